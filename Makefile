@@ -1,0 +1,35 @@
+# The commands a developer or a newcomer needs. `make demo CORPUS=DIR` runs the demo on your images.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup check test slow demo bench
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than 3.11; name another with make PYTHON=…"; exit 2; }
+	@echo "installing into $(VENV) (torch with its CUDA libraries: 6 GB, a few minutes)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,wandb,dev]'
+	@touch $(READY)
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: setup
+	$(BIN)/python -m pytest
+
+slow: setup
+	$(BIN)/python -m pytest -m slow
+
+demo: setup
+	$(BIN)/python -m downstream.demo $(if $(CORPUS),--corpus '$(CORPUS)')
+
+bench: setup
+	for program in tests/bench/bench_*.py; do $(BIN)/python "$$program" || exit 1; done

@@ -1,0 +1,48 @@
+"""A segmentation network in one line: smp's decoder on an encoder of ours, or on a random one."""
+
+from pathlib import Path
+
+import segmentation_models_pytorch as smp
+from torch import nn
+
+from pretrain.archs import ARCHS, find_arch
+from pretrain.card import Card, read_card
+from pretrain.model import init_kaiming
+from pretrain.weights import load_encoder
+from shards.cli import UserError
+
+
+def create_model(decoder: str, encoder: str | Path, classes: int) -> nn.Module:
+    """Build `smp.<decoder>` with `classes` output channels (logits).
+
+    `encoder` is an architecture's name (random weights) or the folder of an export (its weights,
+    loaded strictly): `create_model("Unet", "runs/resnet18.random/export", classes=3)`. Raises
+    `UserError` when the encoder cannot be loaded or does not fit the decoder.
+    """
+    card = None if str(encoder) in ARCHS else read_encoder_card(Path(encoder))
+    arch = str(encoder) if card is None else card.arch
+    _check_dilation(decoder, arch)
+    model: nn.Module = smp.create_model(
+        arch=decoder, encoder_name=arch, encoder_weights=None, classes=classes
+    )
+    part: nn.Module = model.encoder  # type: ignore[assignment]
+    if card is None:
+        init_kaiming(part)
+    else:
+        load_encoder(part, arch, Path(encoder))
+    return model
+
+
+def read_encoder_card(path: Path) -> Card:
+    """The card of an export, given as its folder or its safetensors file."""
+    if not path.exists():
+        raise UserError(
+            f"no encoder {str(path)!r}: neither an architecture (python -m pretrain.archs) nor a "
+            "folder written by python -m pretrain.export"
+        )
+    return read_card(path if path.is_dir() else path.parent)
+
+
+def _check_dilation(decoder: str, arch: str) -> None:
+    if decoder in ("DeepLabV3Plus", "PAN") and not find_arch(arch).dilates:
+        raise UserError(f"{decoder} dilates its encoder, which {arch} cannot; try Unet or FPN")

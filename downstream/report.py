@@ -1,0 +1,156 @@
+"""The demo's picture: what went in, how the encoder learned, and what it did for segmentation."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from downstream.segment import read_results
+from pretrain.card import read_card
+from pretrain.tracking import read_metrics
+from shards.images import decode_image
+from shards.sources import scan_folder
+
+matplotlib.use("Agg")  # draws to files only; must come before pyplot
+from matplotlib import pyplot as plt
+from matplotlib.figure import SubFigure
+
+MASK_COLOURS = np.array([[40, 40, 48], [80, 160, 235], [245, 160, 60]], np.uint8)
+ARMS = ("random", "pre-trained")
+SEEDS = (0, 1, 2)  # of the fine-tuning; one seed alone says little with one labelled image
+
+
+@dataclass(frozen=True, slots=True)
+class DemoFolders:
+    """Where the demo puts what; `given` is the user's corpus, if there is one."""
+
+    out: Path
+    given: Path | None
+
+    @property
+    def synthetic(self) -> Path:
+        return self.out / "synthetic"
+
+    @property
+    def corpus(self) -> Path:
+        return self.given or self.synthetic / "corpus"
+
+    @property
+    def labelled(self) -> Path:
+        return self.synthetic / "segmentation"
+
+    @property
+    def shards(self) -> Path:
+        return self.out / "shards"
+
+    @property
+    def run(self) -> Path:
+        return self.out / "encoder"
+
+    @property
+    def export(self) -> Path:
+        return self.run / "export"
+
+    @property
+    def report(self) -> Path:
+        return self.out / "report.png"
+
+    def segmenter(self, arm: str, seed: int) -> Path:
+        return self.out / f"segment-{arm}-{seed}"
+
+
+def mean_test_scores(folders: DemoFolders, arm: str) -> tuple[list[float], float]:
+    """Test mIoU of each seed, and the mean micro IoU over the seeds."""
+    scores = [read_results(folders.segmenter(arm, seed))["test"] for seed in SEEDS]
+    return [s["miou"] for s in scores], sum(s["iou_micro"] for s in scores) / len(scores)
+
+
+def draw_report(folders: DemoFolders) -> None:
+    """Draw `folders.report` from what the demo's stages have written."""
+    figure = plt.figure(figsize=(13, 10), layout="constrained")
+    parts: Any = figure.subfigures(3, 1, height_ratios=(1.0, 1.05, 1.5))
+    samples, curves, masks = parts
+    _draw_samples(samples, folders)
+    _draw_curves(curves, folders)
+    _draw_masks(masks, folders)
+    figure.savefig(folders.report, dpi=110)
+    plt.close(figure)
+
+
+def _draw_samples(figure: SubFigure, folders: DemoFolders, most: int = 14) -> None:
+    source = scan_folder(folders.corpus)
+    shown = {file.label: file for file in reversed(source.files)}  # the first file of each class
+    labels = sorted(shown)[:most]
+    figure.suptitle(
+        f"Micrographs: {len(source.files)} images of {len(source.classes)} classes", weight="bold"
+    )
+    columns = -(-len(labels) // 2)
+    axes = figure.subplots(2, columns, squeeze=False).flat
+    for axis in axes:
+        axis.axis("off")
+    for axis, label in zip(axes, labels, strict=False):
+        pixels = decode_image((source.root / shown[label].path).read_bytes()).pixels
+        axis.imshow(_central_square(pixels), cmap="gray", vmin=0, vmax=255)
+        axis.set_title(source.classes[label].replace("_", " "), fontsize=8)
+
+
+def _draw_curves(figure: SubFigure, folders: DemoFolders) -> None:
+    card = read_card(folders.export)
+    records = read_metrics(folders.run)
+    epochs = [record["epoch"] for record in records]
+    left, middle, right = figure.subplots(1, 3)
+    left.plot(epochs, [r["train_loss"] for r in records], label="training (augmented)")
+    left.plot(epochs, [r["val_loss"] for r in records], label="validation")
+    left.set(title=f"Pre-training {card.arch}", xlabel="epoch", ylabel="cross entropy")
+    middle.plot(epochs, [r["val_top1"] for r in records], label="top-1")
+    middle.plot(epochs, [r["val_balanced_accuracy"] for r in records], label="mean over classes")
+    middle.axhline(1 / len(card.classes), color="grey", linestyle=":", label="chance")
+    middle.set(title="Validation accuracy", xlabel="epoch", ylim=(0, 1))
+    for arm, colour in zip(ARMS, ("tab:grey", "tab:blue"), strict=True):
+        for seed in SEEDS:
+            steps = read_metrics(folders.segmenter(arm, seed))
+            right.plot(
+                [r["step"] for r in steps],
+                [r["val_iou_micro"] for r in steps],
+                color=colour,
+                label=arm if seed == SEEDS[0] else None,
+            )
+    right.set(title="Fine-tuning on one image", xlabel="step", ylabel="validation IoU (micro)")
+    for axis in (left, middle, right):
+        axis.legend(fontsize=8)
+        axis.grid(alpha=0.3)
+
+
+def _draw_masks(figure: SubFigure, folders: DemoFolders, most: int = 3) -> None:
+    names = sorted(path.name for path in (folders.labelled / "test").iterdir())[:most]
+    titles = ["micrograph", "label"]
+    for arm in ARMS:
+        mious, _ = mean_test_scores(folders, arm)
+        titles.append(f"{arm} encoder: test mIoU {np.mean(mious):.1%}")
+    figure.suptitle("Segmentation after one labelled image, test images", weight="bold")
+    axes: Any = figure.subplots(len(names), 4, squeeze=False)
+    for row, name in zip(axes, names, strict=True):
+        image = np.asarray(Image.open(folders.labelled / "test" / name).convert("RGB"))
+        masks = [folders.labelled / "test_annot" / name]
+        masks += [folders.segmenter(arm, SEEDS[0]) / "masks" / name for arm in ARMS]
+        pictures = [image, *(_coloured(np.asarray(Image.open(mask))) for mask in masks)]
+        for axis, picture in zip(row, pictures, strict=True):
+            axis.imshow(picture)
+            axis.axis("off")
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=10)
+
+
+def _coloured(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return MASK_COLOURS[mask]
+
+
+def _central_square(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    height, width = pixels.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return pixels[top : top + side, left : left + side]

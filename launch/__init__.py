@@ -1,0 +1,1 @@
+"""Many trainings at once: grids and cluster jobs; never imports torch."""

@@ -1,0 +1,1 @@
+"""Shards become an encoder: the DALI loader, the trainer, the export."""

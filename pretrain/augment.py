@@ -1,0 +1,112 @@
+"""Augmentation as numbers: what is done to each sample, drawn from (seed, epoch, sample) alone.
+
+The draws are inputs of the DALI pipeline (loader.py), so a sample gets the same pixels whatever the
+number of processes, the batch it falls into, or the step at which a run was resumed. Every
+geometric change but rotation is one antialiased resize of a region: crop, resizing, stretch, and
+flips by swapped bounds.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pretrain.config import TrainConfig
+from pretrain.order import Ids
+from pretrain.philox import uniforms
+
+STREAM_AUGMENT = 1
+VALIDATION_CROP = 0.875  # share of the shorter side: the usual 224 of 256
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draws:
+    """What is done to N samples. Pixel coordinates are (y, x) in the stored image."""
+
+    roi_start: Floats  # (N, 2); beyond roi_end where the sample is flipped
+    roi_end: Floats  # (N, 2)
+    size: Floats  # (N, 2), pixels after the resize; more than the crop's where a rotation follows
+    rotates: npt.NDArray[np.bool_]  # (N,)
+    angle: Floats  # (N,), degrees
+    contrast: Floats  # (N,), factor
+    shift: Floats  # (N,), added, in shares of full scale
+    noise: Floats  # (N,), standard deviation in shares of full scale
+    noise_at: Floats  # (N, 2), where in the noise bank, in [0, 1)
+
+
+def draw_training(
+    config: TrainConfig,
+    epoch: int,
+    ids: Ids,
+    heights: npt.NDArray[np.integer],
+    widths: npt.NDArray[np.integer],
+) -> Draws:
+    """Paper A's augmentations for these samples in this epoch."""
+    u = uniforms(config.seed, STREAM_AUGMENT, epoch, ids, 14).T
+    rotates = u[0] < config.rotate
+    angle = np.where(rotates, _signed(u[1]) * config.rotate_degrees, 0.0)
+    # A square turned by the angle fits into an upright square `grow` times as large.
+    grow = abs(np.cos(np.radians(angle))) + abs(np.sin(np.radians(angle)))
+    extent = _crop_extent(config, u[2], u[3], heights, widths)
+    image = np.stack([heights, widths], axis=1).astype(np.float64)
+    window = extent * grow[:, None]
+    # Where the upright square would leave the image, the crop shrinks: no border is ever seen.
+    window *= np.minimum(1.0, (image / window).min(axis=1))[:, None]
+    start = (image - window) * u[4:6].T
+    end = start + window
+    flips = np.stack([u[6] < config.vflip, u[7] < config.hflip], axis=1)
+    contrast = 1 + _signed(u[8]) * config.contrast
+    return Draws(
+        roi_start=np.where(flips, end, start).astype(np.float32),
+        roi_end=np.where(flips, start, end).astype(np.float32),
+        size=np.repeat(np.ceil(config.image_size * grow)[:, None], 2, 1).astype(np.float32),
+        rotates=rotates,
+        angle=angle.astype(np.float32),
+        contrast=contrast.astype(np.float32),
+        # Contrast turns around mid-grey: x -> (x - 0.5) * contrast + 0.5 + brightness.
+        shift=(0.5 * (1 - contrast) + _signed(u[9]) * config.brightness).astype(np.float32),
+        noise=(u[10] * config.noise).astype(np.float32),
+        noise_at=u[11:13].T.astype(np.float32),
+    )
+
+
+def draw_validation(
+    config: TrainConfig, heights: npt.NDArray[np.integer], widths: npt.NDArray[np.integer]
+) -> Draws:
+    """The central square of each image and nothing else."""
+    count = len(heights)
+    image = np.stack([heights, widths], axis=1).astype(np.float64)
+    side = VALIDATION_CROP * image.min(axis=1, keepdims=True)
+    zeros = np.zeros(count, np.float32)
+    return Draws(
+        roi_start=((image - side) / 2).astype(np.float32),
+        roi_end=((image + side) / 2).astype(np.float32),
+        size=np.full((count, 2), config.image_size, np.float32),
+        rotates=np.zeros(count, bool),
+        angle=zeros,
+        contrast=np.ones(count, np.float32),
+        shift=zeros,
+        noise=zeros,
+        noise_at=np.zeros((count, 2), np.float32),
+    )
+
+
+def _crop_extent(
+    config: TrainConfig,
+    area_draw: npt.NDArray[np.float64],
+    aspect_draw: npt.NDArray[np.float64],
+    heights: npt.NDArray[np.integer],
+    widths: npt.NDArray[np.integer],
+) -> npt.NDArray[np.float64]:
+    """Height and width of each crop, (N, 2): a share of the area, squarish, inside the image."""
+    squares = np.minimum(heights, widths).astype(np.float64) ** 2
+    area = squares * (config.crop_area_min + (1 - config.crop_area_min) * area_draw)
+    stretch = config.crop_aspect_max ** (_signed(aspect_draw) / 2)
+    sides = np.sqrt(area)
+    return np.stack([np.minimum(sides / stretch, heights), np.minimum(sides * stretch, widths)], 1)
+
+
+def _signed(draws: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return 2 * draws - 1

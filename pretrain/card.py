@@ -1,0 +1,62 @@
+"""The card of an exported encoder: what its user must know to use it rightly. Imports no torch."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from shards.cli import UserError
+
+SCHEMA_VERSION = 1
+CARD_NAME = "card.json"
+ENCODER_NAME = "encoder.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """Facts about `encoder.safetensors`; its `mean`, `std` and `channels` bind whoever feeds it."""
+
+    schema_version: int
+    arch: str  # smp's name
+    timm_name: str
+    timm_features: str  # how far timm's features equal smp's with these weights
+    init: str
+    classes: tuple[str, ...]
+    channels: int  # of the corpus: 1 means that grey was repeated to three channels
+    mean: tuple[float, ...]  # per channel, for values in [0, 1]
+    std: tuple[float, ...]
+    image_size: int  # pixels, side of the training crops
+    converged: bool  # False: at chance level or one class only; do not use
+    metrics: Mapping[str, float]  # of the kept epoch, on the validation split
+    corpus_hash: str
+    config: Mapping[str, Any]
+    versions: Mapping[str, str]
+    sha256: str  # of encoder.safetensors
+
+
+def write_card(folder: Path, card: Card) -> None:
+    """Write `card.json`."""
+    text = json.dumps(asdict(card), indent=1, sort_keys=True) + "\n"
+    (folder / CARD_NAME).write_text(text, encoding="utf-8")
+
+
+def read_card(folder: Path) -> Card:
+    """Read `folder/card.json`. Raises `UserError` when it is absent, damaged or of other schema."""
+    path = folder / CARD_NAME
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"no {CARD_NAME} in {folder}; the encoder cannot be used without it"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    found = content.get("schema_version") if isinstance(content, dict) else None
+    if found != SCHEMA_VERSION:
+        raise UserError(f"{path} has schema_version {found!r}, this version reads {SCHEMA_VERSION}")
+    try:
+        tuples = {key: tuple(content[key]) for key in ("classes", "mean", "std")}
+        return Card(**(content | tuples))
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged: {error}") from error

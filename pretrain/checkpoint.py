@@ -1,0 +1,123 @@
+"""The state of a training run on disk: written whole or not at all, checked when it is read.
+
+A checkpoint is one file whose name holds the first digits of its SHA-256, so content and checksum
+appear in one rename. Two are kept; a damaged newest one is passed over for the one before.
+"""
+
+import hashlib
+import io
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shards.cli import UserError, warn
+
+SCHEMA_VERSION = 1
+KEPT = 2
+_DIGITS = 16  # of the SHA-256 in the name
+_NAME = re.compile(rf"state-(\d{{10}})-([0-9a-f]{{{_DIGITS}}})\.pt")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """How far a run is: everything that its loop must remember."""
+
+    epoch: int = 0  # completed epochs
+    step: int = 0  # completed steps of the epoch after
+    loss_sum: float = 0.0  # over the samples of that epoch so far, all processes
+    best_top1: float = -1.0
+    best_epoch: int = 0
+    stale_epochs: int = 0  # validations since the best
+    micro_batch_size: int = 0
+    threads: int = 0
+    finished: str = ""  # why the run ended; empty while it goes on
+
+
+def save_checkpoint(folder: Path, progress: Progress, state: Mapping[str, Any]) -> None:
+    """Write `state` (tensors and plain values) and `progress`; then drop all but the newest two.
+
+    Raises `UserError` when the disk takes it not; the checkpoints before stay untouched.
+    """
+    buffer = io.BytesIO()
+    content = {"schema_version": SCHEMA_VERSION, "progress": asdict(progress), **state}
+    torch.save(content, buffer)
+    digest = hashlib.sha256(buffer.getbuffer()).hexdigest()[:_DIGITS]
+    known = list_checkpoints(folder)
+    number = _number(known[-1]) + 1 if known else 0
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / f"state-{number:010d}-{digest}.pt", buffer.getbuffer())
+    except OSError as error:
+        raise UserError(f"cannot write a checkpoint to {folder}: {error.strerror}") from error
+    for old in list_checkpoints(folder)[:-KEPT]:
+        old.unlink(missing_ok=True)
+
+
+def load_checkpoint(folder: Path) -> tuple[Progress, dict[str, Any]] | None:
+    """The newest sound checkpoint, its tensors on the CPU; None when there is none at all.
+
+    Raises `UserError` when there are checkpoints and none can be used.
+    """
+    paths = list_checkpoints(folder)
+    for path in reversed(paths):
+        content = _read(path)
+        if content is not None:
+            return Progress(**content.pop("progress")), content
+    if paths:
+        raise UserError(
+            f"no checkpoint in {folder} can be read; delete the folder to start anew, "
+            "or train into another --run-dir"
+        )
+    return None
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+
+
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
+    """Write a file that appears under its name only when all of it is on the disk."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name too
+    finally:
+        os.close(folder)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    data = path.read_bytes()
+    match = _NAME.fullmatch(path.name)
+    if match is None or hashlib.sha256(data).hexdigest()[:_DIGITS] != match[2]:
+        warn(f"checkpoint {path} is damaged; trying the one before")
+        return None
+    content: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    found = content.pop("schema_version", None)
+    if found != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has schema_version {found!r}, this version reads {SCHEMA_VERSION}; "
+            "go on with the version that wrote it, or train into another --run-dir"
+        )
+    return content
+
+
+def _number(path: Path) -> int:
+    match = _NAME.fullmatch(path.name)
+    return int(match[1]) if match else 0

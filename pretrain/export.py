@@ -1,0 +1,113 @@
+"""A training run becomes an encoder that others load: `encoder.safetensors` and its card.
+
+python -m pretrain.export RUN_DIR [--out DIR]
+"""
+
+import json
+import platform
+import shutil
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from segmentation_models_pytorch.encoders import get_encoder
+
+from pretrain.archs import find_arch
+from pretrain.card import CARD_NAME, ENCODER_NAME, SCHEMA_VERSION, Card, write_card
+from pretrain.run import read_run
+from pretrain.weights import StateDict, load_strictly
+from shards.cli import ArgumentParser, UserError, console, program, warn
+from shards.schema import file_sha256
+from shards.settings import as_plain
+
+_ENCODER = "encoder."  # prefix of the encoder's tensors in the classifier
+
+
+@program
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = ArgumentParser(description="Export the encoder of a training run's best epoch.")
+    parser.add_argument("run_dir", type=Path, help="folder of the run")
+    parser.add_argument("--out", type=Path, help="folder to write [RUN_DIR/export]")
+    arguments = parser.parse_args(argv)
+    out = arguments.out or arguments.run_dir / "export"
+    card = export_encoder(arguments.run_dir, out)
+    if not card.converged:
+        warn("this run did not converge: it guesses, or answers one class only; do not publish it")
+    console.print(f"{card.arch}, top-1 {card.metrics['top1']:.2%} on {len(card.classes)} classes")
+    print(out)
+
+
+def export_encoder(run_dir: Path, out: Path) -> Card:
+    """Write the best epoch's encoder and its card to `out`; an earlier export there is replaced.
+
+    Raises `UserError` when the run has no finished epoch, or `out` holds something else.
+    """
+    config, manifest, paths = read_run(run_dir)
+    state, story = _read_best(paths.best)
+    if out.exists() and not (out / CARD_NAME).exists():
+        raise UserError(f"{out} exists and is no export; choose another --out")
+    encoder_state = {
+        name.removeprefix(_ENCODER): tensor
+        for name, tensor in state.items()
+        if name.startswith(_ENCODER)
+    }
+    load_strictly(get_encoder(config.arch, weights=None), encoder_state, str(paths.best))
+
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        save_file(encoder_state, partial / ENCODER_NAME, metadata={"arch": config.arch})
+        spec = find_arch(config.arch)
+        card = Card(
+            schema_version=SCHEMA_VERSION,
+            arch=config.arch,
+            timm_name=spec.timm_name,
+            timm_features=spec.timm_features,
+            init=config.init,
+            classes=manifest.classes,
+            channels=manifest.channels,
+            mean=manifest.mean,
+            std=manifest.std,
+            image_size=config.image_size,
+            converged=story["converged"],
+            metrics=story["scores"] | {"epoch": story["epoch"]},
+            corpus_hash=manifest.corpus_hash,
+            config=as_plain(config),
+            versions=_versions(),
+            sha256=file_sha256(partial / ENCODER_NAME),
+        )
+        write_card(partial, card)
+        shutil.rmtree(out, ignore_errors=True)
+        partial.rename(out)
+    except OSError as error:
+        raise UserError(f"cannot write {error.filename or out}: {error.strerror}") from error
+    return card
+
+
+def _read_best(path: Path) -> tuple[StateDict, dict[str, Any]]:
+    if not path.exists():
+        raise UserError(f"{path.parent} has no finished epoch yet; train on, then export")
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return state, json.loads(file.metadata()["story"])
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+
+
+def _versions() -> dict[str, str]:
+    packages = (
+        "micrograph-pretrain",
+        "torch",
+        "segmentation-models-pytorch",
+        "nvidia-dali-cuda130",
+    )
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+if __name__ == "__main__":
+    main()

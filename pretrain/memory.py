@@ -1,0 +1,55 @@
+"""How many images fit through the network at once: found by trying, on a GPU."""
+
+import copy
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from pretrain.config import TrainConfig
+from shards.cli import UserError, console
+
+CPU_MICRO_BATCH = 32  # enough for batch norm; larger ones are no faster on a CPU
+
+
+def fit_micro_batch(model: nn.Module, config: TrainConfig, accelerator: Accelerator) -> int:
+    """The micro-batch size to use: as configured, or the largest halving that fits in memory.
+
+    All processes get the same. Raises `UserError` when not even two images fit.
+    """
+    share = max(1, config.batch_size // int(accelerator.num_processes))
+    if config.micro_batch_size is not None:
+        return config.micro_batch_size
+    if accelerator.device.type != "cuda":
+        return min(share, CPU_MICRO_BATCH)
+    size = share
+    while not _fits(model, size, config.image_size, accelerator):
+        size //= 2
+        if size < 2:  # batch norm needs two
+            raise UserError(f"{config.arch} at {config.image_size} px does not fit on this GPU")
+    sizes = accelerator.gather(torch.tensor([size], device=accelerator.device))
+    size = int(sizes.min())
+    if accelerator.is_main_process and size < share:
+        console.print(
+            f"micro-batches of {size}; gradients add up to batches of {config.batch_size}"
+        )
+    return size
+
+
+def _fits(model: nn.Module, size: int, side: int, accelerator: Accelerator) -> bool:
+    trial = copy.deepcopy(model)  # the try must leave no trace in running statistics
+    try:
+        images = torch.zeros(size, 3, side, side, device=accelerator.device)
+        with accelerator.autocast():
+            loss = trial(images).float().square().mean()
+        loss.backward()
+        # The optimizer's momentum and DDP's buckets take about the parameters' size again, twice.
+        reserve = 2 * sum(p.numel() * p.element_size() for p in trial.parameters())
+        free, _ = torch.cuda.mem_get_info(accelerator.device)
+        cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return free + cached > reserve
+    except torch.OutOfMemoryError:
+        return False
+    finally:
+        del trial
+        torch.cuda.empty_cache()

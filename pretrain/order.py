@@ -1,0 +1,65 @@
+"""Which samples make up which step: a pure function of (seed, epoch, step), for any process count.
+
+An epoch is a permutation of the training set, cut into steps whose global batches are as equal as
+possible (so there is no small last batch for batch norm to trip over). A global batch is cut into
+slots of at most `micro_batch_size` samples; process `rank` takes every `world`-th slot. Each sample
+comes exactly once an epoch, and the slots of one process accumulating are those of several.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pretrain.philox import philox, uniforms
+
+STREAM_ORDER, STREAM_TORCH = 0, 2  # augment.py has 1
+
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """How the samples of an epoch are dealt out."""
+
+    samples: int
+    batch_size: int  # global
+    micro_batch_size: int  # per process
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.samples // self.batch_size)
+
+    def permutation(self, epoch: int) -> Ids:
+        """All sample ids in the order of this epoch."""
+        ids = np.arange(self.samples)
+        draws = uniforms(self.seed, STREAM_ORDER, epoch, ids, 2)
+        # Two draws of 32 bits: ties of one alone would be likely beyond 65,000 samples.
+        return np.lexsort((draws[:, 1], draws[:, 0]))
+
+    def epoch_batches(self, epoch: int) -> list[Ids]:
+        """The global batch of every step of an epoch."""
+        return np.array_split(self.permutation(epoch), self.steps_per_epoch)
+
+    def slots(self, batch: Ids, world: int) -> list[Ids]:
+        """A global batch cut for `world` processes; slot i belongs to process i % world.
+
+        Every process gets the same number of slots. They differ in size by one at most; only a
+        batch smaller than `world` leaves slots empty.
+        """
+        rounds = max(1, -(-len(batch) // (self.micro_batch_size * world)))
+        return np.array_split(batch, rounds * world)
+
+
+def slot_seed(seed: int, epoch: int, step: int, slot: int) -> int:
+    """Seed of torch's generator for one slot, so that dropout too is a function of position."""
+    counter = np.array([[slot, step, epoch, STREAM_TORCH]])
+    high, low = philox(counter, (seed & 0xFFFFFFFF, seed >> 32))[0, :2].tolist()
+    return int(high) << 31 ^ int(low)  # torch takes 63 bits
+
+
+def validation_slots(samples: int, micro_batch_size: int, rank: int, world: int) -> list[Ids]:
+    """This process's part of the validation set; over all processes each sample comes once."""
+    mine = np.arange(rank, samples, world)
+    return np.array_split(mine, -(-len(mine) // micro_batch_size)) if len(mine) else []

@@ -1,0 +1,82 @@
+"""What the processes of one run decide and share together; trivial where there is only one."""
+
+import os
+import signal
+from collections.abc import Sequence
+from types import FrameType
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import nn
+
+from pretrain.config import TrainConfig
+from shards.cli import UserError
+
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: saved; the same command goes on
+
+
+def start_accelerator(config: TrainConfig) -> Accelerator:
+    """Processes, device and precision. Raises `UserError` when the device is not there."""
+    has_gpu = torch.cuda.is_available()
+    if config.device == "gpu" and not has_gpu:
+        raise UserError("device is 'gpu', but torch finds none; use --device cpu")
+    precision = "no" if config.precision == "fp32" else config.precision
+    accelerator = Accelerator(
+        cpu=config.device == "cpu" or not has_gpu,
+        mixed_precision=precision,
+        # Each process keeps its own batch statistics until `average_statistics`; the default would
+        # overwrite them by those of process 0 before every step.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    # accelerate launch sets OMP_NUM_THREADS=1, so the count is set here.
+    torch.set_num_threads(thread_count(config.threads, accelerator))
+    return accelerator
+
+
+def thread_count(wanted: int | None, accelerator: Accelerator) -> int:
+    """Threads for this process: as wanted, or its share of the cores that it may use."""
+    cores = len(os.sched_getaffinity(0))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+    return wanted or max(1, cores // max(1, min(local, accelerator.num_processes)))
+
+
+def any_of(accelerator: Accelerator, flags: Sequence[bool]) -> list[bool]:
+    """For each flag, whether any process raises it; all processes get the same answer."""
+    if accelerator.num_processes == 1:
+        return list(flags)
+    votes = torch.tensor([float(flag) for flag in flags], device=accelerator.device)
+    return (accelerator.reduce(votes, "sum") > 0).tolist()  # type: ignore[no-any-return]
+
+
+def sum_over(accelerator: Accelerator, values: torch.Tensor) -> torch.Tensor:
+    """The sum of a tensor over all processes."""
+    if accelerator.num_processes == 1:
+        return values
+    return accelerator.reduce(values.to(accelerator.device), "sum")  # type: ignore[no-any-return]
+
+
+def average_statistics(model: nn.Module, accelerator: Accelerator) -> None:
+    """Average batch norm's running statistics over the processes, in place.
+
+    They move linearly in the batches' statistics, so averaging now or later gives the same mean.
+    """
+    if accelerator.num_processes == 1:
+        return
+    for name, buffer in model.named_buffers():
+        if buffer.is_floating_point() and "running_" in name:
+            buffer.copy_(sum_over(accelerator, buffer) / accelerator.num_processes)
+
+
+class Interruption:
+    """Notices SIGTERM and SIGUSR1 (what clusters send before a kill) and only raises a flag."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._owner = os.getpid()
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() == self._owner:  # forked workers inherit the handler
+            self.requested = True

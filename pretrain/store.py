@@ -1,0 +1,56 @@
+"""Random access to a shard set: sample id to encoded image, without any reader state."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pretrain.order import Ids
+from shards.cli import UserError
+from shards.schema import Index, Manifest, read_index, read_manifest
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSplit:
+    """One split of a shard set, open for reading. Sample ids are positions in its index."""
+
+    folder: Path
+    split: str
+    manifest: Manifest
+    index: Index
+    descriptors: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def read(self, ids: Ids) -> list[npt.NDArray[np.uint8]]:
+        """The encoded images of `ids`, each a 1-D uint8 array."""
+        return [self._read_one(row) for row in self.index[ids]]
+
+    def _read_one(self, row: np.void) -> npt.NDArray[np.uint8]:
+        data = os.pread(self.descriptors[row["shard"]], int(row["size"]), int(row["offset"]))
+        if len(data) != row["size"]:
+            name = self.manifest.splits[self.split].shards[row["shard"]].name
+            raise UserError(f"{self.folder / name} ends early; see python -m shards.verify")
+        return np.frombuffer(data, np.uint8)
+
+
+def open_split(folder: Path, split: str) -> ShardSplit:
+    """Open a split. Raises `UserError` when shards are missing or have another size."""
+    manifest = read_manifest(folder)
+    descriptors = []
+    for shard in manifest.splits[split].shards:
+        path = folder / shard.name
+        try:
+            descriptors.append(os.open(path, os.O_RDONLY))
+        except OSError as error:
+            raise UserError(f"cannot open shard {path}: {error.strerror}") from error
+        if os.fstat(descriptors[-1]).st_size != shard.bytes:
+            raise UserError(
+                f"shard {path} is not of the size in the manifest; "
+                f"see python -m shards.verify {folder}"
+            )
+    index = read_index(folder, split)
+    return ShardSplit(folder, split, manifest, index, tuple(descriptors))

@@ -1,0 +1,110 @@
+"""What a run reports: a line per epoch, on the console and in `metrics.jsonl`; wandb if asked."""
+
+import json
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from pretrain.checkpoint import write_atomically
+from pretrain.config import TrainConfig
+from shards.cli import UserError, console, progress_bar
+from shards.settings import as_plain
+
+METRICS_NAME = "metrics.jsonl"
+_WANDB_ID_NAME = "wandb_id.txt"
+
+T = TypeVar("T")
+Record = Mapping[str, float]
+
+
+class Tracker(Protocol):
+    """Where the numbers of a run go."""
+
+    def log(self, record: Record) -> None:
+        """Report one finished epoch."""
+
+    def close(self) -> None:
+        """Flush and release."""
+
+
+class NullTracker:
+    """Reports nothing: what every process but the first has."""
+
+    def log(self, record: Record) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+class RunTracker:
+    """Appends to `metrics.jsonl`, prints a line, and mirrors both to wandb."""
+
+    def __init__(self, folder: Path, config: TrainConfig, epochs_done: int) -> None:
+        self._path = folder / METRICS_NAME
+        self._epochs = config.epochs
+        # A checkpoint may be older than the last line: what is trained again is written again.
+        kept = [record for record in read_metrics(folder) if record["epoch"] <= epochs_done]
+        write_atomically(self._path, "".join(_line(record) for record in kept).encode())
+        self._wandb = _start_wandb(folder, config) if config.wandb else None
+
+    def log(self, record: Record) -> None:
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(_line(record))
+        console.print(
+            f"epoch {record['epoch']:3.0f}/{self._epochs}  lr {record['lr']:.4f}  "
+            f"train loss {record['train_loss']:.3f}  val loss {record['val_loss']:.3f}  "
+            f"top-1 {record['val_top1']:6.2%}  top-5 {record['val_top5']:6.2%}  "
+            f"best {record['best_top1']:6.2%}  {record['images_per_second']:.0f} img/s",
+            soft_wrap=True,
+        )
+        if self._wandb is not None:
+            self._wandb.log(dict(record), step=int(record["epoch"]))
+
+    def close(self) -> None:
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """The records of a run, one per epoch; a last line cut short by a kill is left out."""
+    path = folder / METRICS_NAME
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+def watch(items: Iterable[T], description: str, total: int, done: int) -> Iterator[T]:
+    """Yield `items` under a progress bar that starts at `done`; silent without a terminal."""
+    with progress_bar() as bar:
+        task = bar.add_task(description, total=total, completed=done, note="")
+        for item in items:
+            yield item
+            bar.advance(task)
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record, sort_keys=True) + "\n"
+
+
+def _start_wandb(folder: Path, config: TrainConfig) -> Any:
+    try:
+        import wandb
+    except ImportError:
+        raise UserError("--wandb needs the wandb package: pip install wandb") from None
+    id_file = folder / _WANDB_ID_NAME
+    if not id_file.exists():
+        id_file.write_text(uuid.uuid4().hex, encoding="ascii")
+    return wandb.init(
+        project=config.wandb_project,
+        name=folder.name,
+        id=id_file.read_text(encoding="ascii"),
+        resume="allow",  # a requeued run goes on in its own curve
+        dir=folder,
+        config=as_plain(config),
+    )

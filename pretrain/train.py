@@ -1,0 +1,180 @@
+"""Shards become an encoder: the training loop, from the command line to the last checkpoint.
+
+accelerate launch pretrain/train.py --arch efficientnet-b4
+"""
+
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from pretrain.checkpoint import Progress
+from pretrain.config import TrainConfig
+from pretrain.loader import DaliLoader, Step
+from pretrain.memory import fit_micro_batch
+from pretrain.model import build_classifier
+from pretrain.optim import build_sgd, learning_rate, set_learning_rate
+from pretrain.order import Plan, slot_seed
+from pretrain.processes import EXIT_INTERRUPTED, start_accelerator, sum_over, thread_count
+from pretrain.run import Run
+from pretrain.store import ShardSplit, open_split
+from pretrain.tracking import watch
+from pretrain.validate import validate
+from shards.cli import UserError, console, program
+from shards.settings import load_config
+
+
+@program
+def main(argv: Sequence[str] | None = None) -> None:
+    config = load_config(TrainConfig, argv)
+    train_data, val_data = open_split(config.shards, "train"), open_split(config.shards, "val")
+    manifest = train_data.manifest
+    accelerator = start_accelerator(config)
+    with Run(config, accelerator, manifest) as run:
+        torch.manual_seed(config.seed)
+        classes = len(manifest.classes)
+        model: nn.Module = build_classifier(config.arch, config.init, classes, config.dropout)
+        model.to(accelerator.device)
+        optimizer: Any = build_sgd(model, config)
+        progress = run.resume(model, optimizer)
+        if progress.finished:
+            console.print(f"{run.paths.folder} is finished: {progress.finished}")
+            return
+        micro_batch_size = progress.micro_batch_size or fit_micro_batch(model, config, accelerator)
+        progress = replace(
+            progress, micro_batch_size=micro_batch_size, threads=torch.get_num_threads()
+        )
+        model, optimizer = accelerator.prepare(model, optimizer)
+        run.watch(model, optimizer)
+        plan = _plan(config, len(train_data), micro_batch_size, accelerator)
+        training = Training(config, accelerator, run, plan, model, optimizer)
+        train_loader = _loader(train_data, config, accelerator, micro_batch_size)
+        val_loader = _loader(val_data, config, accelerator, micro_batch_size)
+        while not progress.finished:
+            progress, measured = train_epoch(training, train_loader, progress)
+            scores = validate(model, val_loader, classes, micro_batch_size, accelerator)
+            progress = run.end_epoch(progress, scores, measured)
+        if accelerator.is_main_process:
+            console.print(
+                f"{run.paths.folder}: {progress.finished}; "
+                f"best top-1 {progress.best_top1:.2%} after epoch {progress.best_epoch}"
+            )
+            console.print(f"next: python -m pretrain.export {run.paths.folder}", markup=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What stays the same through all epochs."""
+
+    config: TrainConfig
+    accelerator: Accelerator
+    run: Run
+    plan: Plan
+    model: nn.Module
+    optimizer: Any
+
+
+def train_epoch(
+    training: Training, loader: DaliLoader, progress: Progress
+) -> tuple[Progress, dict[str, float]]:
+    """Train the rest of an epoch. Exits the program, saved, when it is asked to stop."""
+    accelerator, plan, run = training.accelerator, training.plan, training.run
+    rank, world = accelerator.process_index, accelerator.num_processes
+    started, first = time.monotonic(), progress.step
+    steps: Iterator[Step] = loader.steps(plan, progress.epoch, first, rank, world)
+    if accelerator.is_main_process:
+        steps = watch(steps, f"epoch {progress.epoch + 1}", plan.steps_per_epoch, first)
+    lr, seen = training.config.lr, 0
+    for step in steps:
+        lr = learning_rate(training.config, progress.epoch, step.number, plan.steps_per_epoch)
+        set_learning_rate(training.optimizer, lr)
+        loss_sum = train_step(training, step, progress.epoch)
+        # One small reduction tells all processes the loss and what any of them wants.
+        told = torch.tensor(
+            [loss_sum, float(run.interrupted), float(run.checkpoint_due)], dtype=torch.float64
+        )
+        loss_sum, stop, save = sum_over(accelerator, told).tolist()
+        if not math.isfinite(loss_sum):
+            raise UserError(
+                f"the loss became {loss_sum} in epoch {progress.epoch + 1}, step {step.number}, "
+                f"at learning rate {lr:g}; start again with a lower --lr, in a new --run-dir"
+            )
+        seen += step.samples
+        progress = replace(progress, step=step.number + 1, loss_sum=progress.loss_sum + loss_sum)
+        if stop or save:
+            run.save(progress)
+        if stop:
+            if accelerator.is_main_process:
+                console.print("asked to stop: saved; the same command goes on from here")
+            sys.exit(EXIT_INTERRUPTED)
+    seconds = time.monotonic() - started
+    return progress, {
+        "lr": lr,
+        "train_loss": progress.loss_sum / plan.samples,
+        "images_per_second": seen / seconds,
+        "train_seconds": seconds,
+    }
+
+
+def train_step(training: Training, step: Step, epoch: int) -> float:
+    """One optimizer step on this process's part of the global batch; returns its summed loss."""
+    config, accelerator, model = training.config, training.accelerator, training.model
+    rank, world = accelerator.process_index, accelerator.num_processes
+    training.optimizer.zero_grad(set_to_none=True)
+    loss_sum = torch.zeros((), dtype=torch.float64, device=accelerator.device)
+    for position, batch in enumerate(step.batches):
+        torch.manual_seed(slot_seed(config.seed, epoch, step.number, position * world + rank))
+        is_last = position == step.slots - 1
+        with nullcontext() if is_last else accelerator.no_sync(model):
+            logits = model(batch.images)
+            loss = cross_entropy(
+                logits, batch.labels, reduction="sum", label_smoothing=config.label_smoothing
+            )
+            # DDP averages over processes; the sum over them, per sample of the global batch, is
+            # the gradient that one process with all samples would have.
+            accelerator.backward(loss * (world / step.samples))
+        loss_sum += loss.detach().double()
+    training.optimizer.step()
+    return float(loss_sum)
+
+
+def _plan(
+    config: TrainConfig, samples: int, micro_batch_size: int, accelerator: Accelerator
+) -> Plan:
+    plan = Plan(
+        samples=samples,
+        batch_size=config.batch_size,
+        micro_batch_size=micro_batch_size,
+        seed=config.seed,
+    )
+    world = accelerator.num_processes
+    if samples // plan.steps_per_epoch < 2 * world:
+        raise UserError(
+            f"{samples} training images in batches of {config.batch_size} leave a process of "
+            f"{world} without two images; use a larger --batch-size or fewer processes"
+        )
+    return plan
+
+
+def _loader(
+    data: ShardSplit, config: TrainConfig, accelerator: Accelerator, micro_batch_size: int
+) -> DaliLoader:
+    return DaliLoader(
+        data,
+        config,
+        micro_batch_size=micro_batch_size,
+        device=accelerator.device,
+        threads=thread_count(config.loader_threads, accelerator),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Encoder weights from a file: found, checked against their card, loaded strictly or refused."""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from pretrain.card import CARD_NAME, ENCODER_NAME, Card, read_card
+from shards.cli import UserError, console
+from shards.schema import file_sha256
+
+StateDict = dict[str, torch.Tensor]
+
+
+def read_encoder(path: Path) -> tuple[StateDict, Card]:
+    """Read an export, given as its folder or its safetensors file, and check it against its card.
+
+    Raises `UserError` when a file is absent, is no safetensors file, or differs from its SHA-256.
+    """
+    file = path / ENCODER_NAME if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"no encoder at {path}; python -m pretrain.export RUN_DIR makes one")
+    card = read_card(file.parent)
+    found = file_sha256(file)
+    if found != card.sha256:
+        raise UserError(
+            f"{file} is not the file that {CARD_NAME} describes "
+            f"(SHA-256 {found[:12]}…, not {card.sha256[:12]}…); export or download it again"
+        )
+    try:
+        return load_file(file), card
+    except SafetensorError as error:
+        raise UserError(f"{file} is no safetensors file: {error}") from error
+
+
+def load_encoder(encoder: nn.Module, arch: str, path: Path) -> Card:
+    """Load an export into smp's encoder for `arch`: every tensor or none. Returns its card.
+
+    Raises `UserError` for another architecture, and names missing, extra and misshapen tensors.
+    """
+    state, card = read_encoder(path)
+    if card.arch != arch:
+        raise UserError(f"{path} holds a {card.arch}, not a {arch}; use --arch {card.arch}")
+    load_strictly(encoder, state, str(path))
+    if not card.converged:
+        console.print(f"warning: {path} did not converge when it was trained", style="yellow")
+    return card
+
+
+def load_strictly(module: nn.Module, state: StateDict, origin: str) -> None:
+    """Load `state` when names and shapes agree in full. Raises `UserError` naming what does not."""
+    own = module.state_dict()
+    faults = []
+    if missing := sorted(own.keys() - state.keys()):
+        faults.append(f"{len(missing)} tensors missing, first {missing[0]}")
+    if extra := sorted(state.keys() - own.keys()):
+        faults.append(f"{len(extra)} tensors unknown, first {extra[0]}")
+    for name in sorted(own.keys() & state.keys()):
+        if own[name].shape != state[name].shape:
+            shapes = f"{tuple(state[name].shape)}, not {tuple(own[name].shape)}"
+            faults.append(f"{name} has shape {shapes}")
+            break
+    if faults:
+        raise UserError(f"{origin} does not fit: {'; '.join(faults)}")
+    module.load_state_dict(dict(state))  # smp's encoders take keys out of what they are given
+    console.print(f"loaded {len(state)} of {len(own)} tensors from {origin}", markup=False)

@@ -1,0 +1,1 @@
+"""Micrographs become tar shards; imports nothing else of this project and never torch."""

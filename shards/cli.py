@@ -1,0 +1,86 @@
+"""What every program of the project shares with the person at the terminal: errors and progress."""
+
+import argparse
+import functools
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NoReturn, TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+T = TypeVar("T")
+Main = Callable[[Sequence[str] | None], None]
+
+EXIT_USER_ERROR = 2  # argparse's own code for a bad command line
+
+# Programs print results on stdout; bars, warnings and errors go here, so that pipes stay clean.
+console = Console(stderr=True, highlight=False)
+
+
+class UserError(Exception):
+    """Something the user can put right: says what was found and what to do, in one line."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse, but a bad command line is a `UserError` like any other."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see --help)")
+
+
+def program(main: Main) -> Callable[..., None]:
+    """Turn a `UserError` that leaves `main` into one line on stderr and exit code 2."""
+
+    @functools.wraps(main)
+    def run(argv: Sequence[str] | None = None) -> None:
+        try:
+            main(argv)
+        except UserError as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            sys.exit(EXIT_USER_ERROR)
+        except KeyboardInterrupt:
+            sys.exit(130)  # 128 + SIGINT, as shells report it
+
+    return run
+
+
+def warn(message: str) -> None:
+    """Print one warning line on stderr."""
+    console.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
+
+
+def progress_bar(*, visible: bool = True) -> Progress:
+    """A bar with counts, elapsed and remaining time; silent where stderr is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        disable=not (visible and console.is_terminal),
+    )
+
+
+def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Yield `items` under a progress bar; where stderr is no terminal, say only what begins."""
+    if total is None and isinstance(items, Sequence):
+        total = len(items)
+    if not console.is_terminal:
+        counted = f" ({total})" if total is not None else ""
+        console.print(f"{description}{counted} …", markup=False)
+    with progress_bar() as bar:
+        task = bar.add_task(description, total=total, note="")
+        for item in items:
+            yield item
+            bar.advance(task)

@@ -1,0 +1,181 @@
+"""What a shard set is: the sample layout, the binary index and the manifest. THE definition.
+
+A shard set is a folder:
+
+    manifest.json                 classes, counts, normalisation, SHA-256 of every other file
+    train-00000.tar, …            WebDataset tars: KEY.jpg|png, KEY.cls, KEY.json per sample
+    train-00000.idx, …            DALI's index of the same tar (wds2idx v1.2)
+    train.npy, val.npy            one row of `INDEX_DTYPE` per sample, in tar order
+
+KEY is `[0-9a-z_]`, under 90 characters: DALI splits keys at the first dot and its index at white
+space, and a long name needs tar extensions that it misreads. `.cls` is the class index as ASCII
+digits (DALI's reader takes it as UINT8 bytes); `.json` says where the sample comes from.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shards.cli import UserError
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+SPLITS = ("train", "val")
+
+# The only place where these digits stand; from here they travel: manifest -> card -> consumer.
+# Paper A normalises every image by ImageNet's statistics ("Training Classification Models").
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+INDEX_DTYPE = np.dtype(
+    [
+        ("offset", "<u8"),  # byte offset of the encoded image inside its tar
+        ("size", "<u4"),  # bytes of the encoded image
+        ("shard", "<u4"),  # position in the split's list of shards
+        ("label", "<u4"),
+        ("height", "<u4"),  # pixels
+        ("width", "<u4"),
+    ]
+)
+Index = npt.NDArray[np.void]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardInfo:
+    """One tar of a split."""
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+    idx_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitInfo:
+    """One split: its shards in order and how many samples each class has."""
+
+    samples: int
+    class_counts: tuple[int, ...]
+    shards: tuple[ShardInfo, ...]
+    index_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """All that a consumer of a shard set needs to know besides the samples themselves."""
+
+    schema_version: int
+    tool: str
+    classes: tuple[str, ...]
+    channels: int  # 1: every image is grey; 3: at least one is truly coloured
+    mean: tuple[float, ...]  # the normalisation rule, per channel, for values in [0, 1]
+    std: tuple[float, ...]
+    pixel_mean: tuple[float, ...]  # measured over the training images as stored, in [0, 1]
+    pixel_std: tuple[float, ...]
+    splits: Mapping[str, SplitInfo]
+    rejected: Mapping[str, int]  # reason -> files; rejects.jsonl lists them
+    options: Mapping[str, Any]
+    corpus_hash: str
+
+
+def index_file(split: str) -> str:
+    """File name of a split's binary index."""
+    return f"{split}.npy"
+
+
+def idx_file(shard: str) -> str:
+    """File name of the DALI index that belongs to a tar."""
+    return Path(shard).with_suffix(".idx").name
+
+
+def corpus_hash(classes: tuple[str, ...], splits: Mapping[str, SplitInfo]) -> str:
+    """SHA-256 over the classes and every shard's SHA-256: equal exactly when the samples are."""
+    content = {
+        "classes": list(classes),
+        "shards": {
+            name: [shard.sha256 for shard in split.shards] for name, split in splits.items()
+        },
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest.json`; done last, so that its presence means that the set is complete."""
+    text = json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n"
+    (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check `folder/manifest.json`. Raises `UserError` when it is absent or unfit."""
+    path = folder / MANIFEST_NAME
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"no shards in {folder} ({MANIFEST_NAME} is missing); "
+            f"make them with: python -m shards.write --source DIR --out {folder}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    found = content.get("schema_version") if isinstance(content, dict) else None
+    if found != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has schema_version {found!r}, this version reads {SCHEMA_VERSION}; "
+            "write the shards again with this version, or use the version that wrote them"
+        )
+    try:
+        return parse_manifest(content)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {error!r}; write the shards again") from error
+
+
+def parse_manifest(content: Mapping[str, Any]) -> Manifest:
+    """Build a manifest from its JSON content, lists becoming tuples."""
+    splits = {
+        name: SplitInfo(
+            **{
+                **split,
+                "class_counts": tuple(split["class_counts"]),
+                "shards": tuple(ShardInfo(**shard) for shard in split["shards"]),
+            }
+        )
+        for name, split in content["splits"].items()
+    }
+    tuples = {
+        key: tuple(content[key]) for key in ("classes", "mean", "std", "pixel_mean", "pixel_std")
+    }
+    return Manifest(**{**content, **tuples, "splits": splits})
+
+
+def write_index(folder: Path, split: str, index: Index) -> str:
+    """Write a split's binary index and return its SHA-256."""
+    path = folder / index_file(split)
+    np.save(path, index, allow_pickle=False)
+    return file_sha256(path)
+
+
+def read_index(folder: Path, split: str) -> Index:
+    """Open a split's index, memory-mapped. Raises `UserError` when it is absent or unfit."""
+    path = folder / index_file(split)
+    try:
+        index: Index = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot read index {path}: {error}; see python -m shards.verify"
+        ) from error
+    if index.dtype != INDEX_DTYPE:
+        raise UserError(f"index {path} has another layout; write the shards again")
+    return index
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, as hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,264 @@
+"""One loader for every program's settings: dataclass field < `--config recipe.yaml` < flags.
+
+A program's settings are one flat, frozen dataclass. A field's default lives there and nowhere else;
+its help is the string of `Annotated[type, "help"]`; its flag is the name with dashes. Types: int,
+float, str, bool, Path, Literal, `tuple[str, ...]`, and `X | None` (None is spelled `none`).
+"""
+
+import argparse
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
+
+import yaml
+
+from shards.cli import ArgumentParser, UserError
+
+C = TypeVar("C")
+
+_TRUE = {"true", "yes", "on", "1"}
+_FALSE = {"false", "no", "off", "0"}
+
+
+def load_config(
+    cls: type[C], argv: Sequence[str] | None, recipe: Mapping[str, Any] | None = None
+) -> C:
+    """Build `cls` from its defaults, an optional YAML recipe and the command line.
+
+    `recipe` stands in for a `--config` file that a program finds by itself; the file wins over it.
+    Raises `UserError` for an unknown key, a wrong type or choice, a missing value, or a
+    `ValueError` of the dataclass's own `__post_init__`.
+    """
+    parser = _parser(cls)
+    flags, unknown = parser.parse_known_args(argv)
+    given = {name: value for name, value in vars(flags).items() if value is not None}
+    names = [field.name for field in dataclasses.fields(_as_dataclass(cls))]
+    if unknown:
+        raise UserError(_unknown_flag(unknown[0], names))
+    config_file = given.pop("config", None)
+    values = dict(recipe or {})
+    if config_file is not None:
+        values |= read_recipe(Path(config_file))
+    return build_config(cls, values | given)
+
+
+def build_config(cls: type[C], values: Mapping[str, Any]) -> C:
+    """Build `cls` from plain values (as read from YAML or flags), checking names and types."""
+    fields = {field.name: field for field in dataclasses.fields(_as_dataclass(cls))}
+    for key in values:
+        if key not in fields:
+            raise UserError(f"unknown setting {key!r}; {_nearest(key, fields)}")
+    hints = typing.get_type_hints(cls)
+    converted = {key: _convert(key, value, hints[key]) for key, value in values.items()}
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in converted
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        flags = ", ".join(_flag(name) for name in missing)
+        raise UserError(f"missing {flags} (see --help)")
+    try:
+        return cls(**converted)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Read a YAML recipe: a mapping of setting names to values."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no recipe {path}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read recipe {path}: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise UserError(f"recipe {path} must map setting names to values, one `name: value` a line")
+    return content
+
+
+def dump_config(config: Any) -> str:
+    """The resolved settings as YAML that `--config` reads back to an equal config."""
+    return yaml.safe_dump(as_plain(config), sort_keys=False, allow_unicode=True)
+
+
+def as_plain(config: Any) -> dict[str, Any]:
+    """The settings as JSON-able values: paths become strings, tuples become lists."""
+    return {key: _plain(value) for key, value in dataclasses.asdict(config).items()}
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name most like `name`, or None when nothing comes close."""
+    matches = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.5)
+    return matches[0] if matches else None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _as_dataclass(cls: type[Any]) -> Any:
+    if not dataclasses.is_dataclass(cls):
+        raise TypeError(f"{cls.__name__} is not a dataclass")
+    return cls
+
+
+def _parser(cls: type[Any]) -> argparse.ArgumentParser:
+    doc = (cls.__doc__ or "").strip().splitlines()
+    parser = ArgumentParser(
+        description=doc[0] if doc else None,
+        allow_abbrev=False,  # an abbreviation would change meaning when a setting is added
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML recipe; flags win over it")
+    hints = typing.get_type_hints(cls, include_extras=True)
+    for field in dataclasses.fields(_as_dataclass(cls)):
+        _add_flag(parser, field, hints[field.name])
+    return parser
+
+
+def _add_flag(parser: argparse.ArgumentParser, field: Any, hint: Any) -> None:
+    base, notes = _strip_annotated(hint)
+    text = notes.replace("%", "%%")
+    if field.default is dataclasses.MISSING:
+        text += " (required)"
+    elif field.default is not None:  # a help text says itself what None stands for
+        text += f" [{_spell(field.default)}]".replace("%", "%%")
+    if base is bool:
+        parser.add_argument(
+            _flag(field.name), action=argparse.BooleanOptionalAction, default=None, help=text
+        )
+    elif typing.get_origin(base) is tuple:
+        parser.add_argument(_flag(field.name), nargs="+", metavar="VALUE", default=None, help=text)
+    else:
+        parser.add_argument(_flag(field.name), metavar=_metavar(base), default=None, help=text)
+
+
+def _strip_annotated(hint: Any) -> tuple[Any, str]:
+    if typing.get_origin(hint) is typing.Annotated:
+        base, *notes = typing.get_args(hint)
+        return base, " ".join(note for note in notes if isinstance(note, str))
+    return hint, ""
+
+
+def _metavar(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "{" + ",".join(str(choice) for choice in typing.get_args(hint)) + "}"
+    inner = [part for part in typing.get_args(hint) if part is not types.NoneType]
+    if inner and _is_union(hint):
+        return _metavar(inner[0])
+    return {int: "N", float: "X", Path: "PATH"}.get(hint, "NAME")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _spell(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(str(item) for item in value) or "none"
+    return str(value)
+
+
+def _unknown_flag(token: str, names: Sequence[str]) -> str:
+    if not token.startswith("-"):
+        return f"unexpected argument {token!r} (see --help)"
+    key = token.lstrip("-").split("=")[0].replace("-", "_")
+    return f"unknown flag {token.split('=')[0]!r}; {_nearest(key, names, flags=True)}"
+
+
+def _nearest(key: str, names: Iterable[str], *, flags: bool = False) -> str:
+    best = nearest(key, names)
+    if best is None:
+        return "see --help for all settings"
+    return f"nearest is {_flag(best) if flags else best!r}"
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (Union, types.UnionType)
+
+
+def _convert(key: str, value: Any, hint: Any) -> Any:
+    """Convert a value from YAML or a flag to the field's type, or raise naming key and value."""
+    if _is_union(hint):
+        if value is None or (isinstance(value, str) and value.lower() == "none"):
+            return None
+        (inner,) = (part for part in typing.get_args(hint) if part is not types.NoneType)
+        return _convert(key, value, inner)
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        choices = typing.get_args(hint)
+        for choice in choices:
+            if type(value) is not bool and str(value) == str(choice):
+                return choice
+        raise _wrong(key, value, "one of " + ", ".join(str(choice) for choice in choices))
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise _wrong(key, value, "a list")
+        item = typing.get_args(hint)[0]
+        return tuple(_convert(key, part, item) for part in value)
+    return _SCALARS[hint](key, value)
+
+
+def _wrong(key: str, value: Any, wanted: str) -> UserError:
+    return UserError(f"setting {key!r} must be {wanted}, not {value!r}")
+
+
+def _to_bool(key: str, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in _TRUE | _FALSE:
+        return value.lower() in _TRUE
+    raise _wrong(key, value, "true or false")
+
+
+def _to_int(key: str, value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        try:
+            return int(value)
+        except ValueError:
+            pass
+    raise _wrong(key, value, "a whole number")
+
+
+def _to_float(key: str, value: Any) -> float:
+    # YAML 1.1 reads `1e-4` as a string, so numeric strings count as numbers from a file too.
+    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    raise _wrong(key, value, "a number")
+
+
+def _to_str(key: str, value: Any) -> str:
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        return str(value)
+    raise _wrong(key, value, "text")
+
+
+def _to_path(key: str, value: Any) -> Path:
+    if isinstance(value, (str, Path)) and str(value):
+        return Path(value)
+    raise _wrong(key, value, "a path")
+
+
+_SCALARS: dict[Any, typing.Callable[[str, Any], Any]] = {
+    bool: _to_bool,
+    int: _to_int,
+    float: _to_float,
+    str: _to_str,
+    Path: _to_path,
+}

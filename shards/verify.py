@@ -1,0 +1,149 @@
+"""Is a shard set whole? Every checksum, count, label, index row and image is looked at.
+
+python -m shards.verify DIR        exit code 0: whole; 1: each fault is named
+"""
+
+import json
+import os
+import sys
+import tarfile
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+
+from shards.cli import ArgumentParser, UserError, console, program, progress
+from shards.images import RejectedImage, decode_image
+from shards.schema import (
+    Index,
+    Manifest,
+    ShardInfo,
+    SplitInfo,
+    corpus_hash,
+    file_sha256,
+    idx_file,
+    index_file,
+    read_index,
+    read_manifest,
+)
+from shards.tars import TarMember, dali_index, list_members
+
+
+@program
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = ArgumentParser(description="Check a shard set and name every fault.")
+    parser.add_argument("folder", type=Path, help="folder that shards.write made")
+    folder = parser.parse_args(argv).folder
+    manifest = read_manifest(folder)
+    faults = list(find_faults(folder, manifest))
+    for fault in faults:
+        print(fault)
+    if faults:
+        sys.exit(1)
+    total = sum(split.samples for split in manifest.splits.values())
+    console.print(f"{folder}: whole, {total} images, {len(manifest.classes)} classes")
+
+
+def find_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
+    """Yield one line per fault of the shard set in `folder`; none when it is whole."""
+    if manifest.corpus_hash != corpus_hash(manifest.classes, manifest.splits):
+        yield "manifest.json: corpus_hash does not follow from the classes and shards it lists"
+    for name, split in manifest.splits.items():
+        index = None
+        try:
+            index = read_index(folder, name)
+            if file_sha256(folder / index_file(name)) != split.index_sha256:
+                yield f"{index_file(name)}: SHA-256 differs from the manifest"
+        except (UserError, OSError) as error:
+            yield f"{index_file(name)}: {error}"
+        yield from _count_faults(name, split, index)
+        for number, shard in enumerate(progress(split.shards, f"verify {name}")):
+            rows = None if index is None else index[index["shard"] == number]
+            yield from _shard_faults(folder, shard, rows, manifest)
+
+
+def _count_faults(name: str, split: SplitInfo, index: Index | None) -> Iterator[str]:
+    if split.samples != sum(shard.samples for shard in split.shards):
+        yield f"manifest.json: {name} counts {split.samples} samples, its shards another number"
+    if index is None:
+        return
+    if len(index) != split.samples:
+        yield f"{index_file(name)}: {len(index)} rows for {split.samples} samples"
+    counts = np.bincount(index["label"], minlength=len(split.class_counts))
+    if tuple(counts.tolist()) != split.class_counts:
+        yield f"{index_file(name)}: class counts differ from the manifest"
+
+
+def _shard_faults(
+    folder: Path, shard: ShardInfo, rows: Index | None, manifest: Manifest
+) -> Iterator[str]:
+    path = folder / shard.name
+    try:
+        if path.stat().st_size != shard.bytes:
+            yield f"{shard.name}: {path.stat().st_size} bytes, the manifest says {shard.bytes}"
+        if file_sha256(path) != shard.sha256:
+            yield f"{shard.name}: SHA-256 differs from the manifest"
+        if file_sha256(folder / idx_file(shard.name)) != shard.idx_sha256:
+            yield f"{idx_file(shard.name)}: SHA-256 differs from the manifest"
+        members = list_members(path)
+    except (OSError, tarfile.TarError, ValueError, TypeError) as error:
+        yield f"{shard.name}: cannot be read: {error}"
+        return
+    if (folder / idx_file(shard.name)).read_text(encoding="ascii") != dali_index(members):
+        yield f"{idx_file(shard.name)}: does not describe {shard.name}"
+    yield from _sample_faults(path, members, rows, manifest)
+
+
+def _sample_faults(
+    path: Path, members: Sequence[TarMember], rows: Index | None, manifest: Manifest
+) -> Iterator[str]:
+    samples: dict[str, dict[str, TarMember]] = {}
+    for member in members:
+        samples.setdefault(member.key, {})[member.suffix] = member
+    if rows is not None and len(rows) != len(samples):
+        yield f"{path.name}: {len(samples)} samples, the index has {len(rows)}"
+        rows = None
+    with path.open("rb") as stream:
+        for position, (key, parts) in enumerate(samples.items()):
+            row = None if rows is None else rows[position]
+            for fault in _one_sample(stream.fileno(), parts, row, manifest):
+                yield f"{path.name}: sample {key}: {fault}"
+
+
+def _one_sample(
+    descriptor: int, parts: dict[str, TarMember], row: np.void | None, manifest: Manifest
+) -> Iterator[str]:
+    def read(member: TarMember) -> bytes:
+        return os.pread(descriptor, member.size, member.offset)
+
+    images = [suffix for suffix in parts if suffix not in ("cls", "json")]
+    if len(images) != 1 or "cls" not in parts or "json" not in parts:
+        yield f"has the parts {', '.join(sorted(parts))}, wants one image, cls and json"
+        return
+    image = parts[images[0]]
+    data = read(image)
+    try:
+        label = int(read(parts["cls"]))
+        said = json.loads(read(parts["json"]))
+    except ValueError as error:
+        yield f"label or provenance unreadable: {error}"
+        return
+    if not 0 <= label < len(manifest.classes) or manifest.classes[label] != said.get("class"):
+        yield f"label {label} does not fit class {said.get('class')!r}"
+    if sha256(data).hexdigest() != said.get("image_sha256"):
+        yield "image bytes differ from their SHA-256"
+    try:
+        height, width = decode_image(data).pixels.shape[:2]
+    except RejectedImage as reject:
+        yield f"image does not decode: {reject.detail}"
+        return
+    if row is not None and (
+        (row["offset"], row["size"], row["label"]) != (image.offset, image.size, label)
+        or (row["height"], row["width"]) != (height, width)
+    ):
+        yield "the index row does not describe it"
+
+
+if __name__ == "__main__":
+    main()
