@@ -59,6 +59,9 @@ class TrainConfig:
     loader_threads: Annotated[int | None, "of DALI, per process [cores / processes]"] = None
 
     checkpoint_minutes: Annotated[float, "between checkpoints inside an epoch"] = 10.0
+    record_ids: Annotated[bool, "write which samples each step had to ids-RANK-of-WORLD.jsonl"] = (
+        False
+    )
     wandb: Annotated[bool, "log to Weights & Biases too (WANDB_MODE=offline works)"] = False
     wandb_project: Annotated[str, "project there"] = "micrograph-pretrain"
 

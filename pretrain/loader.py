@@ -30,7 +30,7 @@ NOISE_BANK_SIDE = 1024
 class Batch:
     """Samples ready for the network."""
 
-    images: torch.Tensor  # (N, 3, H, W) float32, normalised by the manifest's rule
+    images: torch.Tensor  # (N, 3, H, W) float32, channels last, normalised by the manifest's rule
     labels: torch.Tensor  # (N,) int64
     ids: Ids  # (N,) positions in the split's index
 
@@ -129,10 +129,11 @@ class DaliLoader:
         return [self._data.read(ids), *(getattr(draws, field.name) for field in fields(Draws))]
 
     def _normalise(self, pixels: Any) -> torch.Tensor:
-        """DALI's batch of (C, H, W) in [0, 1], C of 1 or 3, to a normalised tensor of our own."""
-        images = _to_torch(pixels, self._device)
+        """DALI's batch of (H, W, C) in [0, 1], C of 1 or 3, to a normalised tensor of our own."""
+        images = _to_torch(pixels, self._device).permute(0, 3, 1, 2)
         # A grey image becomes three channels here, as late as possible: subtracting expands it.
-        return images.sub(self._mean).div_(self._std)
+        normalised = images.sub(self._mean).div_(self._std)
+        return normalised.contiguous(memory_format=torch.channels_last)
 
 
 def _take(stream: Iterator[Batch], count: int) -> Iterator[Batch]:
@@ -152,7 +153,7 @@ def _noise_bank(config: TrainConfig) -> npt.NDArray[np.float32]:
 def _pixels(
     source: Any, channels: int, side: int, noise_bank: npt.NDArray[np.float32], on_gpu: bool
 ) -> Any:
-    """Encoded bytes and draws to (C, side, side) float in [0, 1], a little beyond after noise."""
+    """Encoded bytes and draws to (side, side, C) float in [0, 1], a little beyond after noise."""
     inputs = [types.UINT8] + [
         types.BOOL if field.name == "rotates" else types.FLOAT for field in fields(Draws)
     ]
@@ -178,7 +179,7 @@ def _pixels(
     bank = types.Constant(noise_bank, device="gpu" if on_gpu else "cpu")
     grain = fn.crop(bank, crop=(side, side), crop_pos_y=noise_at[0], crop_pos_x=noise_at[1])
     images = images * (contrast / 255.0) + shift + grain * noise
-    return fn.transpose(images, perm=[2, 0, 1])
+    return images
 
 
 def _to_torch(pixels: Any, device: torch.device) -> torch.Tensor:

@@ -24,6 +24,7 @@ from torch import nn
 from pretrain.checkpoint import Progress, load_checkpoint, save_checkpoint, write_atomically
 from pretrain.config import TrainConfig
 from pretrain.metrics import Scores
+from pretrain.order import Ids
 from pretrain.processes import Interruption, average_statistics
 from pretrain.tracking import NullTracker, RunTracker, Tracker
 from shards.cli import UserError, console, warn
@@ -41,6 +42,7 @@ _FREE_ON_RESUME = frozenset(
         "loader_threads",
         "micro_batch_size",  # the checkpoint's own is used
         "checkpoint_minutes",
+        "record_ids",
         "wandb",
         "wandb_project",
     }
@@ -144,6 +146,15 @@ class Run:
             save_checkpoint(self.paths.checkpoints, progress, state)
         self._saved_at = time.monotonic()
         self._accelerator.wait_for_everyone()
+
+    def record_ids(self, epoch: int, step: int, ids: Ids) -> None:
+        """If asked for, note which samples this process trains on in a step."""
+        if not self._config.record_ids:
+            return
+        accelerator = self._accelerator
+        name = f"ids-{accelerator.process_index}-of-{accelerator.num_processes}.jsonl"
+        with (self.paths.folder / name).open("a", encoding="ascii") as stream:
+            stream.write(json.dumps({"epoch": epoch, "step": step, "ids": ids.tolist()}) + "\n")
 
     def end_epoch(
         self, progress: Progress, scores: Scores, measured: Mapping[str, float]

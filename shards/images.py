@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 Profile = Literal["fast", "exact"]
 
@@ -120,15 +120,15 @@ def _to_eight_bits(image: Image.Image) -> tuple[Pixels, tuple[str, ...]]:
     pages = getattr(image, "n_frames", 1)
     if pages > 1:
         notes.append(f"page 1 of {pages}")
+    if image.getexif().get(ExifTags.Base.Orientation) in range(2, 9):  # 1: as it lies
+        image = ImageOps.exif_transpose(image)
+        notes.append("EXIF rotation applied")
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         pixels, note = _window(np.asarray(image))
         return pixels, (*notes, note)
-    original = image
-    image = ImageOps.exif_transpose(image)
-    if image is not original:
-        notes.append("EXIF rotation applied")
-    if image.mode != "L":
-        notes += [] if image.mode == "RGB" else [f"from mode {image.mode}"]
+    if image.mode != "L" or image.has_transparency_data:
+        key = " with a transparent colour" if "transparency" in image.info else ""
+        notes += [] if image.mode == "RGB" and not key else [f"from mode {image.mode}{key}"]
         image = _over_black(image)
     pixels = np.asarray(image)
     if pixels.ndim == 3 and _is_grey(pixels):

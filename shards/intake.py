@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -136,7 +137,9 @@ def _run(chunks: Sequence[_Chunk], workers: int) -> Iterator[None]:
             yield
         return
     context = multiprocessing.get_context("spawn")  # forking a process with threads can deadlock
-    with ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context) as pool:
+    with ProcessPoolExecutor(
+        min(workers, len(chunks)), mp_context=context, initializer=_die_with_parent
+    ) as pool:
         futures = [pool.submit(_encode_chunk, chunk) for chunk in chunks]
         try:
             for future in as_completed(futures):
@@ -145,6 +148,18 @@ def _run(chunks: Sequence[_Chunk], workers: int) -> Iterator[None]:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _die_with_parent() -> None:
+    """End this worker when its parent is killed; else it writes on into the next run's spool."""
+    threading.Thread(target=_wait_and_exit, daemon=True).start()
+
+
+def _wait_and_exit() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _encode_chunk(chunk: _Chunk) -> None:
@@ -174,7 +189,9 @@ def _encode_chunk(chunk: _Chunk) -> None:
         partial.write_text(json.dumps(content), encoding="utf-8")
         partial.replace(records)  # the chunk counts as done from here on
     except OSError as error:
-        raise UserError(f"cannot write {error.filename or images}: {error.strerror}") from error
+        raise UserError(
+            f"cannot write {error.filename or images}: {error.strerror or error}"
+        ) from error
 
 
 def _encode_file(chunk: _Chunk, file: SourceFile, offset: int) -> tuple[Accepted, bytes]:
@@ -189,6 +206,7 @@ def _encode_file(chunk: _Chunk, file: SourceFile, offset: int) -> tuple[Accepted
     micrograph = decode_image(source_bytes, grey=options.grey)
     pixels = shrink(micrograph.pixels, options.max_side)
     data, suffix = encode_image(pixels, options.profile)
+    _check_stored(data)
     pixel_sums, square_sums = _channel_sums(pixels)
     sample = Accepted(
         key=_key(chunk.classes[file.label], file.path),
@@ -208,6 +226,14 @@ def _encode_file(chunk: _Chunk, file: SourceFile, offset: int) -> tuple[Accepted
         chunk=chunk.name,
     )
     return sample, data
+
+
+def _check_stored(data: bytes) -> None:
+    """Scaling narrows an image and JPEG flattens a faint one: what is stored must pass as well."""
+    try:
+        decode_image(data)
+    except RejectedImage as reject:
+        raise RejectedImage(reject.reason, f"as stored: {reject.detail}") from reject
 
 
 def _key(class_name: str, path: str) -> str:

@@ -17,6 +17,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -132,7 +133,7 @@ def read_manifest(folder: Path) -> Manifest:
         )
     try:
         return parse_manifest(content)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged: {error!r}; write the shards again") from error
 
 
@@ -166,11 +167,11 @@ def read_index(folder: Path, split: str) -> Index:
     path = folder / index_file(split)
     try:
         index: Index = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, SyntaxError, TokenError, ValueError) as error:
         raise UserError(
             f"cannot read index {path}: {error}; see python -m shards.verify"
         ) from error
-    if index.dtype != INDEX_DTYPE:
+    if index.dtype != INDEX_DTYPE or index.ndim != 1:
         raise UserError(f"index {path} has another layout; write the shards again")
     return index
 

@@ -69,7 +69,10 @@ def _class_files(root: Path, folder: Path, label: int) -> Iterator[SourceFile]:
         subfolders[:] = [name for name in subfolders if _visible(name)]
         paths += [Path(base, name) for name in names if _visible(name)]
     for path in sorted(paths, key=_natural):
-        stat = path.stat()
+        try:
+            stat = path.stat()
+        except OSError as error:  # a link that leads nowhere, say
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
         name = path.relative_to(root).as_posix()
         yield SourceFile(name, label, stat.st_size, stat.st_mtime_ns)
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from shards.canvas import Mask
+from shards.canvas import Drawing, Mask
 from shards.cli import UserError, program, progress
 from shards.microscope import micrograph
 from shards.settings import load_config
@@ -30,6 +30,7 @@ from shards.textures import SEGMENTED, TEXTURES
 CORPUS_STREAM = 0
 # One stream of seeds per split: a larger validation set leaves the test images as they were.
 SPLIT_STREAMS = MappingProxyType({"train": 1, "val": 2, "test": 3})
+REDRAWS = 20  # a class that is always bright stays so
 ONE_SHOT = MappingProxyType({"train": 1, "val": 4, "test": 8})
 
 
@@ -157,9 +158,23 @@ def draw(
     """One micrograph, (size, size) uint8, and its mask: a pure function of the arguments."""
     # By name, not by position in the table: a new class must not redraw the others.
     class_key = zlib.crc32(class_name.encode())
-    rng = np.random.default_rng([seed, class_key, index, stream])
-    drawing = TEXTURES[class_name](rng, size)
+    for attempt in range(REDRAWS):
+        rng = np.random.default_rng([seed, class_key, index, stream, attempt])
+        drawing = TEXTURES[class_name](rng, size)
+        if stream == CORPUS_STREAM or _is_dark(drawing):
+            break
     return micrograph(drawing.image, rng), drawing.mask
+
+
+def _is_dark(drawing: Drawing) -> bool:
+    """Whether the first phase is darker than the matrix.
+
+    The labelled images are of one etching: no network learns from a single image with dark
+    precipitates that they may be bright as well.
+    """
+    if drawing.mask is None:
+        return True
+    return bool(drawing.image[drawing.mask == 1].mean() < drawing.image[drawing.mask == 0].mean())
 
 
 if __name__ == "__main__":

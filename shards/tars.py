@@ -11,9 +11,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from webdataset import TarWriter
 
-from shards.cli import progress
+from shards.cli import UserError, progress
 from shards.intake import Accepted, images_path
 from shards.schema import INDEX_DTYPE, Index, ShardInfo, file_sha256, idx_file
 
@@ -82,6 +81,8 @@ def _write_tar(
     spool: Path,
     classes: Sequence[str],
 ) -> tuple[ShardInfo, Index]:
+    from webdataset import TarWriter  # loads torch where that is installed: seconds, not always
+
     path = folder / name
     with path.open("wb") as stream:
         # mtime=0: plain headers and equal bytes at every run; encoder=False: we hand over bytes.
@@ -108,7 +109,7 @@ def _components(sample: Accepted, spool: Path, classes: Sequence[str]) -> dict[s
         stream.seek(sample.offset)
         image = stream.read(sample.size)
     if hashlib.sha256(image).hexdigest() != sample.image_sha256:
-        raise OSError(f"spool file {images_path(spool, sample.chunk)} changed while it was read")
+        raise UserError(f"{stream.name} has changed; delete {spool.parent} and run again")
     provenance = {
         "class": classes[sample.label],
         "source": sample.source,

@@ -70,8 +70,10 @@ def _count_faults(name: str, split: SplitInfo, index: Index | None) -> Iterator[
         return
     if len(index) != split.samples:
         yield f"{index_file(name)}: {len(index)} rows for {split.samples} samples"
-    counts = np.bincount(index["label"], minlength=len(split.class_counts))
-    if tuple(counts.tolist()) != split.class_counts:
+    classes = len(split.class_counts)
+    # A damaged label may be any 32-bit number: all that are none share the last count.
+    counts = np.bincount(np.minimum(index["label"], classes), minlength=classes + 1)
+    if tuple(counts.tolist()) != (*split.class_counts, 0):
         yield f"{index_file(name)}: class counts differ from the manifest"
 
 
@@ -90,8 +92,12 @@ def _shard_faults(
     except (OSError, tarfile.TarError, ValueError, TypeError) as error:
         yield f"{shard.name}: cannot be read: {error}"
         return
-    if (folder / idx_file(shard.name)).read_text(encoding="ascii") != dali_index(members):
+    described = dali_index(members).encode("utf-8", "surrogateescape")
+    if (folder / idx_file(shard.name)).read_bytes() != described:
         yield f"{idx_file(shard.name)}: does not describe {shard.name}"
+    found = len({member.key for member in members})
+    if found != shard.samples:
+        yield f"{shard.name}: {found} samples, the manifest says {shard.samples}"
     yield from _sample_faults(path, members, rows, manifest)
 
 

@@ -58,6 +58,8 @@ class WriteConfig:
     workers: Annotated[int, "processes"] = 2
 
     def __post_init__(self) -> None:
+        if not self.out.name:
+            raise ValueError(f"out must name a folder to create, not {str(self.out)!r}")
         if self.max_side is not None and self.max_side < 32:
             raise ValueError(f"max_side must be at least 32 pixels, not {self.max_side}")
         if self.val_per_class < 0:
@@ -90,11 +92,16 @@ def write_shards(config: WriteConfig) -> Manifest:
     try:
         return _write(config, source, partial)
     except OSError as error:
-        raise UserError(f"cannot write {error.filename or partial}: {error.strerror}") from error
+        raise UserError(
+            f"cannot write {error.filename or partial}: {error.strerror or error}"
+        ) from error
 
 
 def _write(config: WriteConfig, source: Source, partial: Path) -> Manifest:
     spool = partial / "spool"
+    for leftover in partial.glob("*"):  # tars of a killed run, perhaps of other options
+        if leftover != spool:
+            leftover.unlink()
     options = IntakeOptions(profile=config.profile, max_side=_max_side(config), grey=config.grey)
     intake = take_in(source, spool, options, config.workers)
     _check_classes(source, intake)

@@ -1,0 +1,77 @@
+"""What is drawn for each sample."""
+
+import numpy as np
+
+from pretrain.augment import draw_training, draw_validation
+from pretrain.config import TrainConfig
+
+CONFIG = TrainConfig(arch="resnet18", image_size=64, seed=5)
+IDS = np.arange(4000)
+HEIGHTS, WIDTHS = np.full(4000, 300), np.full(4000, 500)
+
+
+def test_a_sample_is_augmented_the_same_in_any_batch() -> None:
+    many = draw_training(CONFIG, 1, IDS, HEIGHTS, WIDTHS)
+    one = draw_training(CONFIG, 1, IDS[77:78], HEIGHTS[77:78], WIDTHS[77:78])
+    assert np.array_equal(many.roi_start[77], one.roi_start[0])
+    assert many.angle[77] == one.angle[0]
+    assert many.noise[77] == one.noise[0]
+
+
+def test_epochs_augment_differently() -> None:
+    first = draw_training(CONFIG, 0, IDS, HEIGHTS, WIDTHS)
+    second = draw_training(CONFIG, 1, IDS, HEIGHTS, WIDTHS)
+    assert not np.array_equal(first.roi_start, second.roi_start)
+
+
+def test_windows_stay_inside_the_image() -> None:
+    draws = draw_training(CONFIG, 0, IDS, HEIGHTS, WIDTHS)
+    corners = np.stack([draws.roi_start, draws.roi_end])
+    assert corners.min() > -1e-3
+    assert corners[..., 0].max() < 300 + 1e-3
+    assert corners[..., 1].max() < 500 + 1e-3
+
+
+def test_flips_swap_the_bounds_of_half_the_samples() -> None:
+    draws = draw_training(CONFIG, 0, IDS, HEIGHTS, WIDTHS)
+    flipped = (draws.roi_start > draws.roi_end).mean(axis=0)
+    assert np.all(abs(flipped - 0.5) < 0.04)
+    unflipped = TrainConfig(arch="resnet18", hflip=0, vflip=0)
+    draws = draw_training(unflipped, 0, IDS, HEIGHTS, WIDTHS)
+    assert np.all(draws.roi_start < draws.roi_end)
+
+
+def test_angles_are_even_within_their_bound_and_zero_where_none_is_drawn() -> None:
+    draws = draw_training(CONFIG, 0, IDS, HEIGHTS, WIDTHS)
+    assert abs(draws.rotates.mean() - CONFIG.rotate) < 0.04
+    assert not draws.angle[~draws.rotates].any()
+    counts, _ = np.histogram(draws.angle[draws.rotates], bins=9, range=(-45, 45))
+    assert counts.sum() == draws.rotates.sum()
+    assert counts.min() > 0.75 * counts.mean()
+
+
+def test_crops_cover_the_stated_share_of_the_area() -> None:
+    config = TrainConfig(arch="resnet18", rotate=0, crop_aspect_max=1.0, crop_area_min=0.25)
+    squares = np.full(4000, 400)
+    draws = draw_training(config, 0, IDS, squares, squares)
+    sides = abs(draws.roi_end - draws.roi_start)
+    shares = sides.prod(axis=1) / 400**2
+    assert shares.min() >= 0.249
+    assert shares.max() <= 1.001
+    assert abs(shares.mean() - 0.625) < 0.02
+
+
+def test_photometry_turns_around_mid_grey() -> None:
+    config = TrainConfig(arch="resnet18", brightness=0)
+    draws = draw_training(config, 0, IDS, HEIGHTS, WIDTHS)
+    assert np.allclose(0.5 * draws.contrast + draws.shift, 0.5, atol=1e-6)
+    assert draws.contrast.min() < 0.72
+    assert draws.contrast.max() > 1.28
+    assert np.all((draws.noise >= 0) & (draws.noise <= config.noise))
+
+
+def test_validation_takes_the_central_square_and_nothing_else() -> None:
+    draws = draw_validation(CONFIG, np.array([400]), np.array([800]))
+    assert draws.roi_start[0].tolist() == [25, 225]  # 0.875 * 400 = 350 wide, centred
+    assert draws.roi_end[0].tolist() == [375, 575]
+    assert (draws.contrast[0], draws.shift[0], draws.noise[0]) == (1, 0, 0)

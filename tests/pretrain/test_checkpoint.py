@@ -1,0 +1,69 @@
+"""Checkpoints: whole or not at all, and checked."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pretrain.checkpoint import Progress, list_checkpoints, load_checkpoint, save_checkpoint
+from shards.cli import UserError
+
+
+def save(folder: Path, epoch: int) -> None:
+    save_checkpoint(folder, Progress(epoch=epoch), {"model": {"w": torch.full((3,), float(epoch))}})
+
+
+def test_what_is_saved_comes_back(tmp_path: Path) -> None:
+    progress = Progress(epoch=3, step=7, best_top1=0.5, loss_sum=1.25, micro_batch_size=8)
+    save_checkpoint(tmp_path, progress, {"model": {"w": torch.arange(3)}})
+    found = load_checkpoint(tmp_path)
+    assert found is not None
+    assert found[0] == progress
+    assert found[1]["model"]["w"].tolist() == [0, 1, 2]
+
+
+def test_two_are_kept(tmp_path: Path) -> None:
+    for epoch in range(4):
+        save(tmp_path, epoch)
+    assert len(list_checkpoints(tmp_path)) == 2
+    found = load_checkpoint(tmp_path)
+    assert found is not None and found[0].epoch == 3
+
+
+def test_a_truncated_newest_one_falls_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    newest = list_checkpoints(tmp_path)[-1]
+    newest.write_bytes(newest.read_bytes()[:-5])
+    found = load_checkpoint(tmp_path)
+    assert found is not None and found[0].epoch == 1
+    assert "damaged" in capsys.readouterr().err
+
+
+def test_none_that_can_be_read_is_an_error(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    (only,) = list_checkpoints(tmp_path)
+    only.write_bytes(b"garbage")
+    with pytest.raises(UserError, match="no checkpoint"):
+        load_checkpoint(tmp_path)
+
+
+def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
+    assert load_checkpoint(tmp_path / "absent") is None
+
+
+def test_another_schema_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pretrain.checkpoint.SCHEMA_VERSION", 99)
+    save(tmp_path, 1)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="schema_version 99"):
+        load_checkpoint(tmp_path)
+
+
+def test_leftovers_of_a_killed_write_are_ignored(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    (tmp_path / "state-0000000001-0123456789abcdef.pt.partial").write_bytes(b"half")
+    found = load_checkpoint(tmp_path)
+    assert found is not None and found[0].epoch == 1

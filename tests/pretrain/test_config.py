@@ -1,0 +1,51 @@
+"""The settings of a run, and every recipe that ships."""
+
+from pathlib import Path
+
+import pytest
+
+from downstream.config import SegmentConfig
+from pretrain.config import TrainConfig
+from shards.cli import UserError
+from shards.settings import build_config, load_config, read_recipe
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((CONFIGS / "pretrain").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_pretrain_recipe_loads(path: Path) -> None:
+    build_config(TrainConfig, {"arch": "resnet18", **read_recipe(path)})
+
+
+@pytest.mark.parametrize(
+    "path", sorted((CONFIGS / "downstream").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_downstream_recipe_loads(path: Path) -> None:
+    build_config(SegmentConfig, {"data": "somewhere", **read_recipe(path)})
+
+
+def test_the_defaults_are_paper_as() -> None:
+    config = load_config(TrainConfig, ["--arch", "efficientnet-b4"])
+    assert (config.lr, config.momentum, config.weight_decay) == (0.1, 0.9, 1e-4)
+    assert (config.batch_size, config.patience, config.image_size) == (1024, 30, 224)
+    assert (config.lr_decay, config.lr_decay_epochs, config.init) == (0.9, 30, "random")
+    assert config.run_folder == Path("runs/efficientnet-b4.random")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--arch", "resnet19"], "nearest is 'resnet18'"),
+        (["--arch", "resnet18", "--epoch", "3"], "nearest is '--epochs'"),
+        (["--arch", "resnet18", "--epochs", "many"], "'epochs' must be a whole number"),
+        (["--arch", "resnet18", "--image-size", "16"], "image_size 16"),
+        (["--arch", "resnet18", "--lr", "-1"], "'lr' must be above 0"),
+        (["--arch", "resnet18", "--hflip", "2"], "'hflip' must be from 0 to 1"),
+        ([], "missing --arch"),
+    ],
+)
+def test_a_wrong_setting_is_named(flags: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config(TrainConfig, flags)

@@ -1,0 +1,183 @@
+"""Whole training runs: the same numbers twice, after a kill, and in two processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from pretrain.processes import EXIT_INTERRUPTED
+from pretrain.run import RunPaths
+from pretrain.tracking import read_metrics
+from pretrain.train import main as train
+from shards.cli import EXIT_USER_ERROR
+
+ROOT = Path(__file__).parents[2]
+TIMING = {"images_per_second", "train_seconds"}
+
+
+def flags(shards: Path, run: Path, *more: str) -> list[str]:
+    base = ["--arch", "resnet18", "--shards", str(shards), "--run-dir", str(run), "--lr", "0.02"]
+    base += ["--image-size", "32", "--batch-size", "8", "--epochs", "3", "--threads", "1"]
+    return [*base, "--dropout", "0.3", "--loader-threads", "1", *more]
+
+
+def numbers(run: Path) -> list[dict[str, float]]:
+    return [
+        {key: value for key, value in record.items() if key not in TIMING}
+        for record in read_metrics(run)
+    ]
+
+
+def start(arguments: list[str], **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "pretrain" / "train.py"), *arguments],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("whole") / "run"
+    train(flags(shards, run, "--record-ids"))
+    return run
+
+
+def assert_equal_runs(one: Path, other: Path) -> None:
+    assert numbers(one) == numbers(other)
+    first, second = (load_file(RunPaths(run).best) for run in (one, other))
+    assert first.keys() == second.keys()
+    assert all(first[name].equal(second[name]) for name in first)
+
+
+def test_the_same_command_gives_the_same_numbers(
+    shards: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    train(flags(shards, tmp_path / "again"))
+    assert_equal_runs(uninterrupted, tmp_path / "again")
+
+
+def test_a_run_killed_twice_in_mid_epoch_ends_as_if_never_killed(
+    shards: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "killed"
+    every_step = flags(shards, run, "--checkpoint-minutes", "1e-6")
+    for kill_at in (2, 8):  # checkpoints written: in epoch 1, then in epoch 2
+        process = start(every_step)
+        wait_for(lambda at=kill_at: newest_number(run) >= at, process)  # type: ignore[misc]
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    train(every_step)
+    assert_equal_runs(uninterrupted, run)
+
+
+def test_a_terminated_run_saves_and_goes_on(
+    shards: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "terminated"
+    process = start(flags(shards, run))
+    wait_for(lambda: (run / "metrics.jsonl").exists() and bool(read_metrics(run)), process)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate()
+    assert process.returncode == EXIT_INTERRUPTED, output
+    assert "the same command goes on" in output
+    train(flags(shards, run))
+    assert_equal_runs(uninterrupted, run)
+
+
+def test_two_processes_train_on_the_global_batches_of_one(
+    shards: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "two"
+    arguments = flags(shards, run, "--record-ids", "--device", "cpu", "--micro-batch-size", "4")
+    port = str(20_000 + os.getpid() % 20_000)
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    processes = [
+        start(arguments, RANK=rank, LOCAL_RANK=rank, MASTER_PORT=port, **common)
+        for rank in ("0", "1")
+    ]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    alone = read_ids(uninterrupted, 1)
+    together = read_ids(run, 2)
+    assert together == alone
+    assert sorted(i for step in range(6) for i in alone[0, step]) == list(range(48))
+    assert [r["epoch"] for r in read_metrics(run)] == [1, 2, 3]
+
+
+def read_ids(run: Path, world: int) -> dict[tuple[int, int], list[int]]:
+    """(epoch, step) -> sorted ids over all processes."""
+    batches: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for rank in range(world):
+        for line in (run / f"ids-{rank}-of-{world}.jsonl").read_text().splitlines():
+            record: dict[str, Any] = json.loads(line)
+            batches[record["epoch"], record["step"]] += record["ids"]
+    return {at: sorted(ids) for at, ids in batches.items()}
+
+
+def test_a_finished_run_is_left_alone(
+    shards: Path, uninterrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = numbers(uninterrupted)
+    train(flags(shards, uninterrupted))
+    assert "is finished: all 3 epochs done" in capsys.readouterr().err
+    assert numbers(uninterrupted) == before
+
+
+def test_other_settings_in_the_same_folder_are_refused(
+    shards: Path, uninterrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        train([*flags(shards, uninterrupted), "--momentum", "0.5"])
+    assert end.value.code == EXIT_USER_ERROR
+    assert "holds a run with momentum 0.9, not 0.5" in capsys.readouterr().err
+
+
+def test_missing_shards_name_the_command_that_makes_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        train(["--arch", "resnet18", "--shards", str(tmp_path / "no"), "--run-dir", str(tmp_path)])
+    assert end.value.code == EXIT_USER_ERROR
+    assert "python -m shards.write" in capsys.readouterr().err
+
+
+def test_training_stops_early(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "patient"
+    # A rate this small changes nothing that the validation could see.
+    train(flags(shards, run, "--lr", "1e-9", "--patience", "1", "--epochs", "9"))
+    assert len(read_metrics(run)) < 9
+
+
+def test_a_diverging_run_says_so(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        train(flags(shards, tmp_path / "wild", "--lr", "1e30"))
+    assert end.value.code == EXIT_USER_ERROR
+    assert "start again with a lower --lr" in capsys.readouterr().err
+
+
+def newest_number(run: Path) -> int:
+    folder = RunPaths(run).checkpoints
+    names = [path.name for path in folder.glob("state-*.pt")] if folder.is_dir() else []
+    return max((int(name.split("-")[1]) for name in names), default=-1)
+
+
+def wait_for(condition: Any, process: subprocess.Popen[str], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if process.poll() is not None:
+            raise AssertionError(f"ended before its time: {process.communicate()[0]}")
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.005)

@@ -1,0 +1,87 @@
+"""What a person at the terminal sees: one line for their error, a traceback for ours."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+
+from shards.cli import ArgumentParser, UserError, program, progress, warn
+
+
+def _program_that_raises(error: BaseException) -> int | str | None:
+    @program
+    def main(argv: Sequence[str] | None = None) -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as stopped:
+        main([])
+    return stopped.value.code
+
+
+def test_user_error_is_one_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    _program_that_raises(UserError("no such folder: x;\n  make it"))
+    captured = capsys.readouterr()
+    assert captured.err == "error: no such folder: x; make it\n"
+    assert captured.out == ""
+
+
+def test_user_error_exits_with_2() -> None:
+    assert _program_that_raises(UserError("anything")) == 2
+
+
+def test_interrupt_exits_as_shells_expect() -> None:
+    assert _program_that_raises(KeyboardInterrupt()) == 130
+
+
+def test_a_bug_is_not_dressed_up_as_a_user_error() -> None:
+    @program
+    def main(argv: Sequence[str] | None = None) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        main([])
+
+
+def test_program_hands_its_arguments_on() -> None:
+    seen: list[Sequence[str] | None] = []
+
+    @program
+    def main(argv: Sequence[str] | None = None) -> None:
+        seen.append(argv)
+
+    main(["--out", "x"])
+    main()
+    assert seen == [["--out", "x"], None]
+
+
+def test_bad_command_line_is_a_user_error() -> None:
+    parser = ArgumentParser()
+    parser.add_argument("folder")
+    with pytest.raises(UserError, match=r"required: folder \(see --help\)"):
+        parser.parse_args([])
+
+
+def test_a_real_process_fails_in_one_line() -> None:
+    command = [sys.executable, "-m", "shards.write", "--out", "unused"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr == "error: missing --source (see --help)\n"
+
+
+def test_warnings_leave_stdout_clean(capsys: pytest.CaptureFixture[str]) -> None:
+    warn("3 files [of many] rejected")  # brackets are no markup
+    captured = capsys.readouterr()
+    assert captured.err == "warning: 3 files [of many] rejected\n"
+    assert captured.out == ""
+
+
+def test_progress_yields_every_item_in_order() -> None:
+    assert list(progress(iter("abc"), "read")) == ["a", "b", "c"]
+
+
+def test_progress_off_a_terminal_says_only_what_begins(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    list(progress([1, 2], "read"))
+    assert capsys.readouterr().err == "read (2) …\n"

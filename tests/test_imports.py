@@ -1,0 +1,94 @@
+"""The architecture, checked: import directions, a torch-free login node, one home per constant."""
+
+import ast
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("shards", "pretrain", "downstream", "launch")
+MAY_IMPORT = {
+    "shards": set(),
+    "pretrain": {"shards"},
+    "downstream": {"shards", "pretrain"},
+    "launch": {"shards", "pretrain"},
+}
+# What runs on a login node without torch.
+LIGHT = [f"shards.{path.stem}" for path in sorted((ROOT / "shards").glob("[a-z]*.py"))] + [
+    f"pretrain.{name}"
+    for name in ("archs", "augment", "card", "config", "order", "philox", "store")
+]
+HEAVY = ("torch", "nvidia.dali", "wandb", "accelerate", "segmentation_models_pytorch")
+
+
+def imported_packages(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_go_one_way(package: str) -> None:
+    for path in (ROOT / package).rglob("*.py"):
+        ours = imported_packages(path) & set(PACKAGES) - {package}
+        assert ours <= MAY_IMPORT[package], f"{path.name} imports {ours}"
+
+
+def test_light_modules_need_no_torch() -> None:
+    program = (
+        f"import importlib, sys\n"
+        f"for name in {LIGHT!r}: importlib.import_module(name)\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_shards_are_written_where_torch_is_not_installed(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        for number in range(3):
+            pixels = rng.integers(0, 256, (40, 40), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "in" / name / f"{number}.png")
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from shards.write import main\n"
+        f"main(['--source', {str(tmp_path / 'in')!r}, '--out', {str(tmp_path / 'out')!r}])"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (tmp_path / "out" / "manifest.json").exists(), result.stderr
+
+
+def test_no_module_shadows_another() -> None:
+    # `accelerate launch pretrain/train.py` puts pretrain/ first on sys.path.
+    taken = set(sys.stdlib_module_names) | set(packages_distributions()) | set(PACKAGES)
+    for package in PACKAGES:
+        for path in (ROOT / package).glob("*.py"):
+            if path.stem != "__init__":
+                assert path.stem not in taken - {package}, path
+
+
+def test_the_normalisation_constants_have_one_home() -> None:
+    homes = {
+        path.relative_to(ROOT).as_posix()
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        if "0.485" in path.read_text(encoding="utf-8")
+    }
+    assert homes == {"shards/schema.py"}
+
+
+def test_package_files_hold_a_docstring_only() -> None:
+    for package in PACKAGES:
+        body = ast.parse((ROOT / package / "__init__.py").read_text(encoding="utf-8")).body
+        assert len(body) == 1 and isinstance(body[0], ast.Expr), package
