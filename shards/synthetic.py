@@ -41,11 +41,17 @@ class SyntheticConfig:
     out: Annotated[Path, "folder to create: OUT/corpus and OUT/segmentation"]
     images_per_class: Annotated[int, "micrographs drawn per class"] = 120
     size: Annotated[int, "width and height of a micrograph in pixels"] = 160
+    labelled_class: Annotated[str, f"shown by the images with masks: {', '.join(SEGMENTED)}"] = (
+        "layered_oxide"
+    )
     seed: Annotated[int, "the same seed draws the same images, whatever their number"] = 0
 
     def __post_init__(self) -> None:
         if self.images_per_class < 1:
             raise ValueError(f"images_per_class must be at least 1, not {self.images_per_class}")
+        if self.labelled_class not in SEGMENTED:
+            known = ", ".join(SEGMENTED)
+            raise ValueError(f"{self.labelled_class!r} has no masks; those that have: {known}")
         if self.size < 32:
             raise ValueError(f"size must be at least 32 pixels, not {self.size}")
         if not 0 <= self.seed < 2**32:
@@ -74,7 +80,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if partial.exists():  # a killed run left it
         shutil.rmtree(partial)
     jobs = corpus_jobs(partial / "corpus", config.images_per_class, config.size, config.seed)
-    jobs += segmentation_jobs(partial / "segmentation", config.size, config.seed)
+    jobs += segmentation_jobs(
+        partial / "segmentation", config.size, config.seed, config.labelled_class
+    )
     for _ in progress(drawn(jobs), "drawing micrographs", total=len(jobs)):
         pass
     partial.replace(out)
@@ -109,7 +117,7 @@ def segmentation_jobs(
     folder: Path,
     size: int,
     seed: int,
-    class_name: str = "precipitates",
+    class_name: str = "layered_oxide",
     counts: Mapping[str, int] = ONE_SHOT,
 ) -> list[Job]:
     """Images of one class in splits, with masks of the same names; none is in the corpus."""
