@@ -21,6 +21,8 @@ from PIL import ExifTags, Image, ImageOps
 
 Profile = Literal["fast", "exact"]
 
+# Pillow's names. Not all that it has: an EPS named .png would start Ghostscript.
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 MIN_SIDE = 32  # pixels; the deepest stride of the encoders
 MAX_PIXELS = (
     400_000_000  # a 20,000 x 20,000 scan; above it a small file may be a decompression bomb
@@ -103,7 +105,7 @@ def encode_image(pixels: Pixels, profile: Profile) -> tuple[bytes, str]:
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Exception as error:
         kind = "text or another format" if _looks_like_text(data) else "unknown or damaged format"
         raise RejectedImage("not_an_image", kind) from error

@@ -13,7 +13,9 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +128,9 @@ def _cut(files: Sequence[SourceFile]) -> Iterator[tuple[SourceFile, ...]]:
 
 
 def _fingerprint(files: Sequence[SourceFile], source: Source, options: IntakeOptions) -> str:
-    content = [asdict(options), source.classes, [asdict(file) for file in files]]
+    # With the versions of what decodes and encodes: a spool from before an upgrade is not reused.
+    versions = [version("micrograph-pretrain"), version("pillow")]
+    content = [versions, asdict(options), source.classes, [asdict(file) for file in files]]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -145,9 +149,13 @@ def _run(chunks: Sequence[_Chunk], workers: int) -> Iterator[None]:
             for future in as_completed(futures):
                 future.result()
                 yield
-        except BaseException:
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker was killed, most likely for lack of memory; "
+                "the same command goes on from here, with fewer --workers if need be"
+            ) from error
+        finally:
             pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def _die_with_parent() -> None:

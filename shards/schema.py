@@ -2,7 +2,7 @@
 
 A shard set is a folder:
 
-    manifest.json                 classes, counts, normalisation, SHA-256 of every other file
+    manifest.json                 classes, counts, normalisation, SHA-256 of tars and indices
     train-00000.tar, …            WebDataset tars: KEY.jpg|png, KEY.cls, KEY.json per sample
     train-00000.idx, …            DALI's index of the same tar (wds2idx v1.2)
     train.npy, val.npy            one row of `INDEX_DTYPE` per sample, in tar order
@@ -78,7 +78,9 @@ class Manifest:
     channels: int  # 1: every image is grey; 3: at least one is truly coloured
     mean: tuple[float, ...]  # the normalisation rule, per channel, for values in [0, 1]
     std: tuple[float, ...]
-    pixel_mean: tuple[float, ...]  # measured over the training images as stored, in [0, 1]
+    pixel_mean: tuple[
+        float, ...
+    ]  # measured over the training images, at their stored size, in [0, 1]
     pixel_std: tuple[float, ...]
     splits: Mapping[str, SplitInfo]
     rejected: Mapping[str, int]  # reason -> files; rejects.jsonl lists them

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.cli import UserError
+from shards.cli import UserError, warn
 
 # Suffixes that Pillow decodes and that micrographs come in. A file with another suffix is rejected
 # by name, unread: corpora hold notes, tables and vendors' raw files beside their images.
@@ -47,6 +47,9 @@ def scan_folder(root: Path) -> Source:
     folders = sorted((p for p in root.iterdir() if p.is_dir() and _visible(p.name)), key=_natural)
     if not folders:
         raise UserError(f"no class folders in {root}; put the images of each class into a folder")
+    stray = [p.name for p in root.iterdir() if p.is_file() and is_image_name(p.name)]
+    if stray:
+        warn(f"{len(stray)} images lie in {root} itself, in no class folder; they are left out")
     files: list[SourceFile] = []
     for label, folder in enumerate(folders):
         found = list(_class_files(root, folder, label))
@@ -65,7 +68,7 @@ def is_image_name(path: str) -> bool:
 
 def _class_files(root: Path, folder: Path, label: int) -> Iterator[SourceFile]:
     paths = []
-    for base, subfolders, names in os.walk(folder):
+    for base, subfolders, names in os.walk(folder, onerror=_unreadable):
         subfolders[:] = [name for name in subfolders if _visible(name)]
         paths += [Path(base, name) for name in names if _visible(name)]
     for path in sorted(paths, key=_natural):
@@ -75,6 +78,10 @@ def _class_files(root: Path, folder: Path, label: int) -> Iterator[SourceFile]:
             raise UserError(f"cannot read {path}: {error.strerror}") from error
         name = path.relative_to(root).as_posix()
         yield SourceFile(name, label, stat.st_size, stat.st_mtime_ns)
+
+
+def _unreadable(error: OSError) -> None:
+    raise UserError(f"cannot read folder {error.filename}: {error.strerror}") from error
 
 
 def _visible(name: str) -> bool:

@@ -87,6 +87,8 @@ def write_shards(config: WriteConfig) -> Manifest:
     """
     if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
         raise UserError(f"{config.out} exists and is not empty; choose another --out or delete it")
+    if config.out.resolve().is_relative_to(config.source.resolve()):
+        raise UserError(f"{config.out} lies in the source folder; choose an --out outside it")
     source = scan_folder(config.source)
     partial = config.out.with_name(config.out.name + ".partial")
     try:

@@ -1,0 +1,64 @@
+"""What the README shows works: its commands and its two lines, run as they stand there."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SMALL = (
+    "--image-size 32 --epochs 1 --batch-size 8 --lr 0.01"  # so that efficientnet-b4 takes seconds
+)
+
+
+def commands(section: str) -> list[list[str]]:
+    """The indented commands of a section."""
+    text = README.split(f"## {section}\n")[1].split("\n## ")[0]
+    return [shlex.split(line) for line in re.findall(r"^    (\S.*)$", text, re.MULTILINE)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's working folder after the README's three commands."""
+    work = tmp_path_factory.mktemp("user")
+    rng = np.random.default_rng(0)
+    for name in ("austenite", "bainite"):
+        (work / "my_images" / name).mkdir(parents=True)
+        for number in range(10):
+            pixels = rng.integers(0, 256, (48, 48), np.uint8)
+            Image.fromarray(pixels).save(work / "my_images" / name / f"{number}.png")
+    found = commands("Pre-train an encoder")
+    assert [command[0] for command in found] == ["python", "accelerate", "python"]
+    for command in found:
+        run(command, work)
+    return work
+
+
+def run(command: list[str], work: Path) -> None:
+    command = [str(ROOT / word) if word == "pretrain/train.py" else word for word in command]
+    if command[0] == "accelerate":
+        command += SMALL.split()
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    result = subprocess.run(
+        command, cwd=work, env=os.environ | {"PATH": path}, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_lines_that_load_an_encoder(
+    number: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) == 2
+    monkeypatch.chdir(folder)
+    names: dict[str, object] = {}
+    exec(blocks[number], names)
+    assert type(names["model"]).__name__ == "Unet"
