@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.cli import UserError
+from shards.schema import read_versioned
 
 SCHEMA_VERSION = 1
 CARD_NAME = "card.json"
@@ -44,17 +45,11 @@ def write_card(folder: Path, card: Card) -> None:
 def read_card(folder: Path) -> Card:
     """Read `folder/card.json`. Raises `UserError` when it is absent, damaged or of other schema."""
     path = folder / CARD_NAME
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            f"no {CARD_NAME} in {folder}; the encoder cannot be used without it"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    found = content.get("schema_version") if isinstance(content, dict) else None
-    if found != SCHEMA_VERSION:
-        raise UserError(f"{path} has schema_version {found!r}, this version reads {SCHEMA_VERSION}")
+    content = read_versioned(
+        path,
+        SCHEMA_VERSION,
+        absent=f"no {CARD_NAME} in {folder}; the encoder cannot be used without it",
+    )
     try:
         tuples = {key: tuple(content[key]) for key in ("classes", "mean", "std")}
         return Card(**(content | tuples))

@@ -178,6 +178,8 @@ def _pixels(
         images = fn.rotate(images, angle=angle, size=[side, side], interp_type=types.INTERP_LINEAR)
     bank = types.Constant(noise_bank, device="gpu" if on_gpu else "cpu")
     grain = fn.crop(bank, crop=(side, side), crop_pos_y=noise_at[0], crop_pos_x=noise_at[1])
+    if on_gpu:  # arithmetic wants its operands on one side; the other draws are arguments
+        contrast, shift, noise = contrast.gpu(), shift.gpu(), noise.gpu()
     images = images * (contrast / 255.0) + shift + grain * noise
     return images
 

@@ -118,25 +118,36 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def read_manifest(folder: Path) -> Manifest:
     """Read and check `folder/manifest.json`. Raises `UserError` when it is absent or unfit."""
     path = folder / MANIFEST_NAME
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            f"no shards in {folder} ({MANIFEST_NAME} is missing); "
-            f"make them with: python -m shards.write --source DIR --out {folder}"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    found = content.get("schema_version") if isinstance(content, dict) else None
-    if found != SCHEMA_VERSION:
-        raise UserError(
-            f"{path} has schema_version {found!r}, this version reads {SCHEMA_VERSION}; "
-            "write the shards again with this version, or use the version that wrote them"
-        )
+    content = read_versioned(
+        path,
+        SCHEMA_VERSION,
+        absent=f"no shards in {folder} ({MANIFEST_NAME} is missing); "
+        f"make them with: python -m shards.write --source DIR --out {folder}",
+    )
     try:
         return parse_manifest(content)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged: {error!r}; write the shards again") from error
+
+
+def read_versioned(path: Path, version: int, *, absent: str) -> dict[str, Any]:
+    """Read a JSON object that states its `schema_version`.
+
+    Raises `UserError`: `absent` when there is no file, else what is wrong with it.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(absent) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    found = content.get("schema_version") if isinstance(content, dict) else None
+    if found != version:
+        raise UserError(
+            f"{path} has schema_version {found!r}, this version reads {version}; "
+            "make it again with this version, or use the version that made it"
+        )
+    return content  # type: ignore[no-any-return]
 
 
 def parse_manifest(content: Mapping[str, Any]) -> Manifest:
