@@ -19,7 +19,6 @@ matplotlib.use("Agg")  # draws to files only; must come before pyplot
 from matplotlib import pyplot as plt
 from matplotlib.figure import SubFigure
 
-MASK_COLOURS = np.array([[40, 40, 48], [80, 160, 235], [245, 160, 60]], np.uint8)
 ARMS = ("random", "pre-trained")
 SEEDS = (0, 1)  # of the fine-tuning; one seed alone says little with one labelled image
 
@@ -71,8 +70,8 @@ def mean_test_scores(folders: DemoFolders, arm: str) -> tuple[list[float], float
 
 def draw_report(folders: DemoFolders) -> None:
     """Draw `folders.report` from what the demo's stages have written."""
-    figure = plt.figure(figsize=(13, 10), layout="constrained")
-    parts: Any = figure.subfigures(3, 1, height_ratios=(1.0, 1.05, 1.5))
+    figure = plt.figure(figsize=(13, 12), layout="constrained")
+    parts: Any = figure.subfigures(3, 1, height_ratios=(1.0, 1.0, 1.9))
     samples, curves, masks = parts
     _draw_samples(samples, folders)
     _draw_curves(curves, folders)
@@ -89,7 +88,7 @@ def _draw_samples(figure: SubFigure, folders: DemoFolders, most: int = 14) -> No
         f"Micrographs: {len(source.files)} images of {len(source.classes)} classes", weight="bold"
     )
     columns = -(-len(labels) // 2)
-    axes = figure.subplots(2, columns, squeeze=False).flat
+    axes = list(figure.subplots(2, columns, squeeze=False).flat)
     for axis in axes:
         axis.axis("off")
     for axis, label in zip(axes, labels, strict=False):
@@ -107,7 +106,12 @@ def _draw_curves(figure: SubFigure, folders: DemoFolders) -> None:
     left.plot(epochs, [r["val_loss"] for r in records], label="validation")
     left.set(title=f"Pre-training {card.arch}", xlabel="epoch", ylabel="cross entropy")
     middle.plot(epochs, [r["val_top1"] for r in records], label="top-1")
-    middle.plot(epochs, [r["val_balanced_accuracy"] for r in records], label="mean over classes")
+    middle.plot(
+        epochs,
+        [r["val_balanced_accuracy"] for r in records],
+        linestyle="--",
+        label="mean over classes",
+    )
     middle.axhline(1 / len(card.classes), color="grey", linestyle=":", label="chance")
     middle.set(title="Validation accuracy", xlabel="epoch", ylim=(0, 1))
     for arm, colour in zip(ARMS, ("tab:grey", "tab:blue"), strict=True):
@@ -125,28 +129,25 @@ def _draw_curves(figure: SubFigure, folders: DemoFolders) -> None:
         axis.grid(alpha=0.3)
 
 
-def _draw_masks(figure: SubFigure, folders: DemoFolders, most: int = 3) -> None:
+def _draw_masks(figure: SubFigure, folders: DemoFolders, most: int = 8) -> None:
     names = sorted(path.name for path in (folders.labelled / "test").iterdir())[:most]
-    titles = ["micrograph", "label"]
+    figure.suptitle("Segmentation after one labelled image: test images", weight="bold")
+    rows: list[tuple[str, Path]] = [("label", folders.labelled / "test_annot")]
     for arm in ARMS:
         mious, _ = mean_test_scores(folders, arm)
-        titles.append(f"{arm} encoder: test mIoU {np.mean(mious):.1%}")
-    figure.suptitle("Segmentation after one labelled image, test images", weight="bold")
-    axes: Any = figure.subplots(len(names), 4, squeeze=False)
-    for row, name in zip(axes, names, strict=True):
-        image = np.asarray(Image.open(folders.labelled / "test" / name).convert("RGB"))
-        masks = [folders.labelled / "test_annot" / name]
-        masks += [folders.segmenter(arm, SEEDS[0]) / "masks" / name for arm in ARMS]
-        pictures = [image, *(_coloured(np.asarray(Image.open(mask))) for mask in masks)]
-        for axis, picture in zip(row, pictures, strict=True):
-            axis.imshow(picture)
-            axis.axis("off")
-    for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=10)
-
-
-def _coloured(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    return MASK_COLOURS[mask]
+        title = f"{arm}\nmIoU {np.mean(mious):.1%}"
+        rows.append((title, folders.segmenter(arm, SEEDS[0]) / "masks"))
+    axes: Any = figure.subplots(1 + len(rows), len(names), squeeze=False)
+    for column, name in enumerate(names):
+        axes[0, column].imshow(Image.open(folders.labelled / "test" / name), cmap="gray")
+        for row, (_, folder) in enumerate(rows, 1):
+            mask = np.asarray(Image.open(folder / name))
+            # Oxide against the rest, as the demo's recipe asks; the label knows cracks too.
+            axes[row, column].imshow(mask == 1, cmap="Blues_r", vmin=-0.4, vmax=1.2)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+    for axis, title in zip(axes[:, 0], ("micrograph", *(title for title, _ in rows)), strict=True):
+        axis.set_ylabel(title, fontsize=9)
 
 
 def _central_square(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -30,6 +30,7 @@ MIN_BLANK_FLAT = 0.98  # the rest: JPEG's ringing at the border
 # Columns whose grey changes at the bar's very first row. A micrograph as black as its black bar
 # has few of these, but an interface in a micrograph is not straight to one row either.
 MIN_STRAIGHT = 0.5
+MIN_BLANK_STRAIGHT = 0.8  # where no text bears witness; a clipped region with a gentle rim has 0.6
 
 GLYPH_CONTRAST = 64  # grey levels, a quarter of the range
 MIN_GLYPH_EDGES = 10  # in the row with most of them; "5 µm" alone has more, a frame's corners four
@@ -78,7 +79,8 @@ def _bar_rows(band: Pixels, height: int) -> int:
     fits[int(MAX_HEIGHT * height) :] = False
     for last in np.flatnonzero(fits)[::-1]:  # the innermost first: a bar may have lines across
         rows = int(last) + 1
-        if _has_glyphs(band[:rows]) or _is_blank(band[:rows], background, height):
+        blank = begins[last] >= MIN_BLANK_STRAIGHT and rows >= MIN_BLANK_HEIGHT * height
+        if _has_glyphs(band[:rows]) or (blank and _is_blank(band[:rows], background)):
             return rows + _border_rows(band[rows:])
     return 0
 
@@ -89,10 +91,8 @@ def _has_glyphs(bar: Pixels) -> bool:
     return bool(np.count_nonzero(steps > GLYPH_CONTRAST, axis=1).max() >= MIN_GLYPH_EDGES)
 
 
-def _is_blank(bar: Pixels, background: int, height: int) -> bool:
-    return len(bar) >= MIN_BLANK_HEIGHT * height and bool(
-        _near(bar, background, ROUNDING).mean() >= MIN_BLANK_FLAT
-    )
+def _is_blank(bar: Pixels, background: int) -> bool:
+    return bool(_near(bar, background, ROUNDING).mean() >= MIN_BLANK_FLAT)
 
 
 def _border_rows(beyond: Pixels) -> int:

@@ -1,0 +1,39 @@
+"""The whole path, small: micrographs to picture."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from downstream.demo import main
+from downstream.report import ARMS, SEEDS, DemoFolders, mean_test_scores
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_the_demo_ends_with_a_picture_and_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    out = tmp_path / "demo"
+    main(
+        ["--out", str(out), "--images-per-class", "6", "--epochs", "1", "--segment-steps", "3"],
+    )
+    folders = DemoFolders(out, None)
+    with Image.open(folders.report) as picture:
+        assert min(picture.size) > 800
+    for arm in ARMS:
+        mious, micro = mean_test_scores(folders, arm)
+        assert len(mious) == len(SEEDS)
+        assert 0 <= micro <= 1
+    assert "pre-trained" in capfd.readouterr().out
+
+
+def test_the_demo_says_where_it_must_be_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main([])
+    assert "root folder" in capsys.readouterr().err
