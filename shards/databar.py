@@ -1,10 +1,12 @@
 """Finds the data bar that a microscope's software adds at the bottom or top of an image.
 
-A bar is a band over the full width of the image at one of its edges, of one background grey, and
-nearly all of its columns begin at the same row. Text and scale stand on it, or nothing. Whatever
-fits only in part is left alone: a missed bar costs a little, a cut micrograph may cost more.
+A bar is a band over the full width of the image at one of its edges, and nearly all its columns
+begin at the same row. It has text or a scale on a background of one grey, or on the micrograph
+made fainter; or it is empty, of one grey all over. Whatever fits only in part is left alone: a
+missed bar costs little, a cut micrograph may cost more.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,30 +15,34 @@ import numpy.typing as npt
 
 from shards.images import Pixels
 
-Edge = Literal["bottom", "top"]
-Flags = npt.NDArray[np.bool_]
-
 MIN_ROWS = 8  # no text is legible below that
 MIN_HEIGHT, MAX_HEIGHT = 0.02, 0.25  # of the image
-# Frames and scanning margins of up to 4 % hold nothing either, and are no bars.
-MIN_BLANK_HEIGHT = 0.05
 
 # Grey levels about a bar's background: JPEG at quality 75, or resampling, rings that far from text.
 RINGING = 10
-ROUNDING = 2  # the same far from any text; the noise of a micrograph spreads wider
+ROUNDING = 2  # the same far from any text; the noise of most micrographs spreads wider
 
-MIN_FLAT = 0.5  # of a bar's pixels show its background; the densest text known covers 0.45
-MIN_BLANK_FLAT = 0.98  # the rest: JPEG's ringing at the border
+MIN_FLAT = 0.5  # of a bar's pixels have its background; the densest real text seen leaves 0.53
+MIN_BLANK_FLAT = 0.98  # of an empty bar's; the rest is JPEG's ringing at the border
 # Columns whose grey changes at the bar's very first row. A micrograph as black as its black bar
-# has few of these, but an interface in a micrograph is not straight to one row either.
+# has few of these, but interfaces in micrographs are not straight to one row: 0.33 at most seen.
 MIN_STRAIGHT = 0.5
-MIN_BLANK_STRAIGHT = 0.8  # where no text bears witness; a clipped region with a gentle rim has 0.6
 
 GLYPH_CONTRAST = 64  # grey levels, a quarter of the range
-MIN_GLYPH_EDGES = 10  # in the row with most of them; "5 µm" alone has more, a frame's corners four
+MIN_GLYPH_EDGES = 10  # in the row with most of them; "5 µm" alone has more, a frame's sides four
 
+# Empty and translucent bars show less, and must be clearer of what micrographs hold:
+CLEAR_HEIGHT = 0.05  # of the image; black frames and scanning margins of 4 % are common
+CLEAR_STRAIGHT = 0.8  # a clipped region with a gently wavy rim has 0.6
+
+# Of the micrograph's contrast, beneath a translucent bar: less is opaque, more a jump of the beam.
+MIN_KEPT, MAX_KEPT = 0.2, 0.85
+MIN_CONTINUITY = 0.5  # correlation across the bar's first row; across an interface it is about 0
+
+# A bar's innermost rows have no text yet, but show the border's blur, or the waves of an interface.
+RIM_ROWS = 4
 MAX_BORDER_ROWS = 3  # the line that some makers draw between micrograph and bar
-MIN_UNIFORM = 0.9  # of a border line's pixels have its grey
+MIN_UNIFORM = 0.9  # of that line's pixels have its grey
 
 MAX_COLUMNS = 640  # looked at: text survives, and the time does not grow with the width
 
@@ -45,20 +51,23 @@ MAX_COLUMNS = 640  # looked at: text survives, and the time does not grow with t
 class DataBar:
     """Rows `row:` are the bar at the bottom; rows `:row` are the bar at the top."""
 
-    edge: Edge
+    edge: Literal["bottom", "top"]
     row: int
 
 
 def find_data_bar(pixels: Pixels) -> DataBar | None:
-    """Find the bar in `(H, W)` or `(H, W, 3)` uint8; at most one, the bottom looked at first."""
+    """Find the bar in `(H, W)` or `(H, W, 3)` uint8: one at most, the bottom looked at first."""
     grey = pixels if pixels.ndim == 2 else pixels[..., 1]
     height, width = grey.shape
     sampled = grey[:, :: -(-width // MAX_COLUMNS)]
     depth = int(MAX_HEIGHT * height) + MAX_BORDER_ROWS + 1
-    if rows := _bar_rows(np.ascontiguousarray(sampled[: -depth - 1 : -1]), height):
-        return DataBar("bottom", height - rows)
-    if rows := _bar_rows(np.ascontiguousarray(sampled[:depth]), height):
-        return DataBar("top", rows)
+    bottom = np.ascontiguousarray(sampled[: -depth - 1 : -1])
+    top = np.ascontiguousarray(sampled[:depth])
+    for bar_rows in (_opaque_rows, _translucent_rows):
+        if rows := bar_rows(bottom, height):
+            return DataBar("bottom", height - rows)
+        if rows := bar_rows(top, height):
+            return DataBar("top", rows)
     return None
 
 
@@ -67,49 +76,87 @@ def crop_data_bar(pixels: Pixels, bar: DataBar) -> Pixels:
     return pixels[: bar.row] if bar.edge == "bottom" else pixels[bar.row :]
 
 
-def _bar_rows(band: Pixels, height: int) -> int:
+def _opaque_rows(band: Pixels, height: int) -> int:
     """How many of the first rows of `band` (the image's outermost row first) are a bar, or 0."""
-    least = max(MIN_ROWS, round(MIN_HEIGHT * height))
-    background = int(np.bincount(band[:least].ravel()).argmax())
+    background = int(np.bincount(band[: _least_rows(height)].ravel()).argmax())
     flat = _near(band, background, RINGING)
-    begins = _share(flat[:-1] & ~flat[1:])
+    straight = _share(flat[:-1] & ~flat[1:])
     cover = np.cumsum(_share(flat)) / np.arange(1, len(flat) + 1)
-    fits = (begins >= MIN_STRAIGHT) & (cover[:-1] >= MIN_FLAT)
-    fits[: least - 1] = False
-    fits[int(MAX_HEIGHT * height) :] = False
-    for last in np.flatnonzero(fits)[::-1]:  # the innermost first: a bar may have lines across
-        rows = int(last) + 1
-        blank = begins[last] >= MIN_BLANK_STRAIGHT and rows >= MIN_BLANK_HEIGHT * height
-        if _has_glyphs(band[:rows]) or (blank and _is_blank(band[:rows], background)):
+    for rows in _candidates((straight >= MIN_STRAIGHT) & (cover[:-1] >= MIN_FLAT), height):
+        bar = band[:rows]
+        clear = rows >= CLEAR_HEIGHT * height and straight[rows - 1] >= CLEAR_STRAIGHT
+        blank = clear and _near(bar, background, ROUNDING).mean() >= MIN_BLANK_FLAT
+        if blank or _has_glyphs(_steps_along_rows(bar) > GLYPH_CONTRAST):
             return rows + _border_rows(band[rows:])
     return 0
 
 
-def _has_glyphs(bar: Pixels) -> bool:
-    """Whether text or a scale stands on the bar; the lines of a frame have no edges along a row."""
-    steps = np.maximum(bar[:, 1:], bar[:, :-1]) - np.minimum(bar[:, 1:], bar[:, :-1])
-    return bool(np.count_nonzero(steps > GLYPH_CONTRAST, axis=1).max() >= MIN_GLYPH_EDGES)
-
-
-def _is_blank(bar: Pixels, background: int) -> bool:
-    return bool(_near(bar, background, ROUNDING).mean() >= MIN_BLANK_FLAT)
-
-
-def _border_rows(beyond: Pixels) -> int:
-    """The rows of the line between bar and micrograph, or 0."""
-    for rows in range(min(MAX_BORDER_ROWS, len(beyond) - 1), 0, -1):
-        line = _near(beyond[: rows + 1], int(np.median(beyond[0])), RINGING)
-        if line[:rows].mean() >= MIN_UNIFORM and (line[rows - 1] & ~line[rows]).mean() >= (
-            MIN_STRAIGHT
-        ):
+def _translucent_rows(band: Pixels, height: int) -> int:
+    """As `_opaque_rows`, for a bar through which the micrograph shows."""
+    levels = band.astype(np.int16)
+    steps = levels[1:] - levels[:-1]
+    straight = np.maximum(_share(steps > RINGING), _share(steps < -RINGING))
+    for rows in _candidates(straight >= CLEAR_STRAIGHT, height):
+        if rows >= CLEAR_HEIGHT * height and _is_veil(levels[:rows], levels[rows:]):
             return rows
     return 0
 
 
-def _near(values: Pixels, grey: int, levels: int) -> Flags:
+def _candidates(fits: npt.NDArray[np.bool_], height: int) -> Iterator[int]:
+    """Heights of a bar in rows, where `fits` says so of its innermost row.
+
+    The highest first: a bar may have lines across.
+    """
+    allowed = np.flatnonzero(fits[: int(MAX_HEIGHT * height)]) + 1
+    return (int(rows) for rows in allowed[::-1] if rows >= _least_rows(height))
+
+
+def _least_rows(height: int) -> int:
+    return max(MIN_ROWS, round(MIN_HEIGHT * height))
+
+
+def _is_veil(bar: npt.NDArray[np.int16], beyond: npt.NDArray[np.int16]) -> bool:
+    """Whether the micrograph goes on in the bar, fainter, under glyphs that it is too faint for."""
+    low, middle, high = np.percentile(bar[-RIM_ROWS:], (10, 50, 90))
+    low_beyond, middle_beyond, high_beyond = np.percentile(beyond[:RIM_ROWS], (10, 50, 90))
+    kept = (high - low) / max(high_beyond - low_beyond, 1)
+    if not MIN_KEPT <= kept <= MAX_KEPT:
+        return False
+    black = middle - kept * middle_beyond  # what the veil makes of it
+    glyphs = (bar < black - 2 * RINGING) | (bar > black + kept * 255 + 2 * RINGING)
+    if not _has_glyphs(glyphs[:, 1:] != glyphs[:, :-1]):
+        return False
+    inside, outside = bar[-2:].mean(0), beyond[:2].mean(0)  # two rows: half the noise
+    if inside.std() == 0 or outside.std() == 0:
+        return False
+    return bool(np.corrcoef(inside, outside)[0, 1] >= MIN_CONTINUITY)
+
+
+def _has_glyphs(edges: npt.NDArray[np.bool_]) -> bool:
+    """Whether text or a scale stands there; the lines of a frame have no edges along a row."""
+    return bool(np.count_nonzero(edges[:-RIM_ROWS], axis=1).max() >= MIN_GLYPH_EDGES)
+
+
+def _steps_along_rows(bar: Pixels) -> Pixels:
+    return np.maximum(bar[:, 1:], bar[:, :-1]) - np.minimum(bar[:, 1:], bar[:, :-1])
+
+
+def _border_rows(beyond: Pixels) -> int:
+    """The rows of the line between bar and micrograph, or 0."""
+    grey = int(np.median(beyond[0]))
+    line = _near(beyond[: MAX_BORDER_ROWS + 1], grey, RINGING)
+    for rows in range(len(line) - 1, 0, -1):
+        ends = (line[rows - 1] & ~line[rows]).mean() >= MIN_STRAIGHT
+        if ends and line[:rows].mean() >= MIN_UNIFORM:
+            return rows
+    return 0
+
+
+def _near(values: Pixels, grey: int, levels: int) -> npt.NDArray[np.bool_]:
     return (values >= max(grey - levels, 0)) & (values <= min(grey + levels, 255))
 
 
-def _share(flags: Flags) -> npt.NDArray[np.float64]:
+def _share(flags: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     """The share of true columns, per row."""
-    return np.count_nonzero(flags, axis=1) / flags.shape[1]
+    shares: npt.NDArray[np.float64] = flags.mean(axis=1)
+    return shares

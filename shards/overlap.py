@@ -6,14 +6,13 @@ they point everywhere. And the thumbnails must correlate block by block over the
 block counting alike: equal data bars, scale bars and panel letters fill only a few.
 """
 
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from shards.fingerprint import (
-    BASE_SIDE,
-    CODE_BITS,
     LEVEL_RATIO,
     PLACE_UNIT,
     PLACES,
@@ -22,9 +21,10 @@ from shards.fingerprint import (
     base_scale,
 )
 
-MIN_MATCHES = 5  # a shift, scale and turn follow from two
+MIN_MATCHES = 4  # a shift, scale and turn follow from two
 MIN_AGREEMENT = 0.5  # of the matches inside the shared area
 MIN_SCORE = 0.5  # mean correlation of the blocks; distinct images with equal data bars reach 0.45
+MIN_EVIDENCE = 3.6  # matches times score: the fewer places match, the better the image must
 MAX_SCALE = 3.0  # between the base images
 MAX_TURN = np.deg2rad(12)  # codes do not survive more
 
@@ -47,14 +47,27 @@ T = TypeVar("T", bound=np.generic)
 _Bools = npt.NDArray[np.bool_]
 _Ints = npt.NDArray[np.int64]
 _Reals = npt.NDArray[np.float64]
-_Complex = npt.NDArray[np.complex128]
+_Complex = npt.NDArray[np.complexfloating[Any, Any]]
 
 _CHUNK = 256  # pairs at a time: 40 MB of code distances
 _MAX_DISTANCE = 16  # differing bits of 64; codes of unlike places differ in 32 +- 4
-_NO_MATCH = CODE_BITS + 1
 _TOLERANCE = 3.0  # pixels of the base image, 1.6 % of its side
 _LEVEL_TOLERANCE = 0.13  # of a distance: half a step of LEVEL_RATIO
+_ONE_LEVEL = 1.01 / LEVEL_RATIO
 _BLOCK = 8  # pixels of a thumbnail
+
+
+@dataclass(frozen=True, slots=True)
+class _Matches:
+    """Of N pairs, up to M matches each: (N, M). Positions are x + i y in the base images."""
+
+    here: _Complex
+    there: _Complex
+    scale: npt.NDArray[np.float32]  # here over there, as the levels of the two places say
+    valid: _Bools
+
+    def of(self, rows: _Bools) -> "_Matches":
+        return _Matches(self.here[rows], self.there[rows], self.scale[rows], self.valid[rows])
 
 
 def find_overlaps(fingerprints: Fingerprints, first: _Ints, second: _Ints) -> npt.NDArray[np.void]:
@@ -67,68 +80,81 @@ def find_overlaps(fingerprints: Fingerprints, first: _Ints, second: _Ints) -> np
 
 
 def _check(fingerprints: Fingerprints, first: _Ints, second: _Ints) -> npt.NDArray[np.void]:
-    partner, matched = _match(fingerprints, first, second)
-    rows = matched.sum(1) >= MIN_MATCHES
-    first, second, partner, matched = first[rows], second[rows], partner[rows], matched[rows]
-    here = _positions(fingerprints, first)
-    there = np.take_along_axis(_positions(fingerprints, second), partner, 1)
-    steps = _levels(fingerprints, first) - np.take_along_axis(
-        _levels(fingerprints, second), partner, 1
-    )
-    agreed = _vote(here, there, steps, matched)
-    factor, offset, agreed = _refine(here, there, agreed, matched)
-    sizes = _base_sizes(fingerprints, first), _base_sizes(fingerprints, second)
-    shared = matched & _inside((here - offset) / factor, sizes[1])
-    shared &= _inside(factor * there + offset, sizes[0])
-    rows = agreed.sum(1) >= MIN_MATCHES
-    rows &= agreed.sum(1) >= MIN_AGREEMENT * shared.sum(1)
-    size = np.abs(factor[:, 0])
-    rows &= (size <= MAX_SCALE) & (size * MAX_SCALE >= 1)
-    rows &= np.abs(np.angle(factor[:, 0])) <= MAX_TURN
+    matches = _match(fingerprints, first, second)
+    rows = matches.valid.sum(1) >= MIN_MATCHES
+    first, second, matches = first[rows], second[rows], matches.of(rows)
+    agreed = _vote(matches)
+    factor, offset, agreed = _refine(matches, agreed)
+    shared = matches.valid & _inside((matches.here - offset) / factor, fingerprints, second)
+    shared &= _inside(factor * matches.there + offset, fingerprints, first)
+    scale, turn = np.abs(factor[:, 0]), np.angle(factor[:, 0])
+    rows = agreed.sum(1) >= np.maximum(MIN_MATCHES, MIN_AGREEMENT * shared.sum(1))
+    rows &= (scale <= MAX_SCALE) & (scale * MAX_SCALE >= 1) & (np.abs(turn) <= MAX_TURN)
     first, second, factor, offset = first[rows], second[rows], factor[rows, 0], offset[rows, 0]
-    score, share = _correlate(fingerprints, first, second, factor, offset)
     overlaps = _describe(fingerprints, first, second, factor, offset)
-    overlaps["matches"], overlaps["score"], overlaps["share"] = agreed[rows].sum(1), score, share
-    return overlaps[score >= MIN_SCORE]
+    overlaps["matches"] = agreed[rows].sum(1)
+    score, overlaps["share"] = _correlate(fingerprints, first, second, factor, offset)
+    overlaps["score"] = score
+    sure = (score >= MIN_SCORE) & (overlaps["matches"] * score >= MIN_EVIDENCE)
+    return overlaps[sure]
 
 
-def _match(fingerprints: Fingerprints, first: _Ints, second: _Ints) -> tuple[_Ints, _Bools]:
-    """For each place of the first its nearest in the second, and whether each is the other's."""
+def _match(fingerprints: Fingerprints, first: _Ints, second: _Ints) -> _Matches:
+    """Places of the two images whose codes are each other's nearest, and near."""
     a, b = fingerprints["codes"][first], fingerprints["codes"][second]
     distance = np.bitwise_count(a[:, :, None] ^ b[:, None, :])
-    distance[_absent(fingerprints, first)] = _NO_MATCH
-    distance.swapaxes(1, 2)[_absent(fingerprints, second)] = _NO_MATCH
-    partner = distance.argmin(2)
-    back = np.take_along_axis(distance.argmin(1), partner, 1)
-    nearest = np.take_along_axis(distance, partner[:, :, None], 2)[:, :, 0]
-    matched = (back == np.arange(PLACES)) & (nearest <= _MAX_DISTANCE)
-    return partner, matched
+    pair, here, there = np.nonzero(distance <= _MAX_DISTANCE)  # few
+    real = here < fingerprints["count"][first][pair]
+    real &= there < fingerprints["count"][second][pair]
+    pair, here, there = pair[real], here[real], there[real]
+    apart = distance[pair, here, there]
+    mutual = _nearest(pair * PLACES + here, apart) & _nearest(pair * PLACES + there, apart)
+    pair, here, there = pair[mutual], here[mutual], there[mutual]
+    counts = np.bincount(pair, minlength=len(first))
+    column = np.arange(len(pair)) - (np.cumsum(counts) - counts)[pair]
+    table = np.zeros((2, len(first), counts.max(initial=0)), np.int64)
+    table[:, pair, column] = here, there
+    steps = _levels(fingerprints, first, table[0]) - _levels(fingerprints, second, table[1])
+    return _Matches(
+        here=_positions(fingerprints, first, table[0]),
+        there=_positions(fingerprints, second, table[1]),
+        scale=LEVEL_RATIO ** -steps.astype(np.float32),
+        valid=np.asarray(np.arange(table.shape[2]) < counts[:, None]),
+    )
 
 
-def _vote(here: _Complex, there: _Complex, steps: _Ints, matched: _Bools) -> _Bools:
+def _nearest(group: _Ints, distance: npt.NDArray[np.uint8]) -> _Bools:
+    """Mark the member of each group with the least distance, the first of equals."""
+    order = np.lexsort((distance, group))
+    leads = np.diff(group[order], prepend=-1) != 0
+    nearest = np.zeros(len(group), np.bool_)
+    nearest[order[leads]] = True
+    return nearest
+
+
+def _vote(matches: _Matches) -> _Bools:
     """The matches that agree with that match with which the most agree.
 
     One match fixes the shift, and through the levels of its two places roughly the scale.
     """
-    scale = LEVEL_RATIO ** -steps.astype(np.float64)
+    here, there, scale, valid = matches.here, matches.there, matches.scale, matches.valid
     here_apart = here[:, None, :] - here[:, :, None]
     there_apart = there[:, None, :] - there[:, :, None]
     error = np.abs(here_apart - scale[:, :, None] * there_apart)
     agree = error < _TOLERANCE + _LEVEL_TOLERANCE * np.abs(here_apart)
-    agree &= np.abs(steps[:, None, :] - steps[:, :, None]) <= 1
-    agree &= matched[:, None, :] & matched[:, :, None]
+    ratio = scale[:, None, :] / scale[:, :, None]
+    agree &= (ratio < _ONE_LEVEL) & (ratio * _ONE_LEVEL > 1)
+    agree &= valid[:, None, :] & valid[:, :, None]
     most = agree.sum(2).argmax(1)
     return np.take_along_axis(agree, most[:, None, None], 1)[:, 0]
 
 
-def _refine(
-    here: _Complex, there: _Complex, agreed: _Bools, matched: _Bools
-) -> tuple[_Complex, _Complex, _Bools]:
-    """Fit first = factor * second + offset in complex numbers, and keep who fits, ever closer."""
+def _refine(matches: _Matches, agreed: _Bools) -> tuple[_Complex, _Complex, _Bools]:
+    """Fit here = factor * there + offset in complex numbers, and keep who fits, ever closer."""
     for looseness in (3.0, 1.5, 1.0, 1.0):
-        factor, offset = _fit(here, there, agreed)
-        error = np.abs(here - factor * there - offset)
-        agreed = matched & (error < looseness * _TOLERANCE)
+        factor, offset = _fit(matches.here, matches.there, agreed)
+        error = np.abs(matches.here - factor * matches.there - offset)
+        agreed = matches.valid & (error < looseness * _TOLERANCE)
     return factor, offset, agreed
 
 
@@ -157,11 +183,12 @@ def _correlate(
     factor = np.where(larger, factor, 1 / factor)
     ticks = (np.arange(THUMBNAIL_SIDE) + 0.5) / THUMBNAIL_SIDE
     grid = ticks + 1j * ticks[:, None]
-    frame_size, other_size = (_base_sizes(fingerprints, which) for which in (frame, other))
-    points = grid.real * frame_size.real[..., None] + 1j * grid.imag * frame_size.imag[..., None]
+    width, height = (size[..., None] for size in _base_size(fingerprints, frame))
+    points = grid.real * width + 1j * grid.imag * height
     points = (points - offset[:, None, None]) / factor[:, None, None]
-    x = points.real / other_size.real[..., None] * THUMBNAIL_SIDE - 0.5
-    y = points.imag / other_size.imag[..., None] * THUMBNAIL_SIDE - 0.5
+    width, height = (size[..., None] for size in _base_size(fingerprints, other))
+    x = points.real / width * THUMBNAIL_SIDE - 0.5
+    y = points.imag / height * THUMBNAIL_SIDE - 0.5
     limit = THUMBNAIL_SIDE - 0.5
     shared = (x >= -0.5) & (x <= limit) & (y >= -0.5) & (y <= limit)
     drawn = _interpolate(fingerprints["thumbnail"][other], x, y)
@@ -218,28 +245,26 @@ def _describe(
     return overlaps
 
 
-def _absent(fingerprints: Fingerprints, which: _Ints) -> _Bools:
-    return np.asarray(np.arange(PLACES) >= fingerprints["count"][which, None])
+def _levels(fingerprints: Fingerprints, which: _Ints, place: _Ints) -> npt.NDArray[np.int8]:
+    return np.asarray(fingerprints["levels"][which[:, None], place], np.int8)
 
 
-def _levels(fingerprints: Fingerprints, which: _Ints) -> _Ints:
-    return np.asarray(fingerprints["levels"][which].astype(np.int64))
+def _positions(fingerprints: Fingerprints, which: _Ints, place: _Ints) -> _Complex:
+    """x + i y in pixels of the base image."""
+    places = fingerprints["places"][which[:, None], place].astype(np.float32) / PLACE_UNIT
+    return np.asarray(places[..., 0] + 1j * places[..., 1], np.complex64)
 
 
-def _positions(fingerprints: Fingerprints, which: _Ints) -> _Complex:
-    places = fingerprints["places"][which].astype(np.float64) / PLACE_UNIT
-    return np.asarray(places[..., 0] + 1j * places[..., 1])
-
-
-def _base_sizes(fingerprints: Fingerprints, which: _Ints) -> _Complex:
-    """(N, 1) width + i height."""
+def _base_size(fingerprints: Fingerprints, which: _Ints) -> tuple[_Reals, _Reals]:
+    """Width and height, (N, 1) each."""
     height = fingerprints["height"][which, None].astype(np.float64)
     width = fingerprints["width"][which, None].astype(np.float64)
-    return np.asarray((width + 1j * height) * base_scale(height, width))
+    scale = base_scale(height, width)
+    return width * scale, height * scale
 
 
-def _inside(points: _Complex, size: _Complex) -> _Bools:
-    margin = BASE_SIDE / 32  # 6 pixels: a place at the very edge may be in one image only
-    x, y = points.real, points.imag
-    inside = (x > margin) & (x < size.real - margin) & (y > margin) & (y < size.imag - margin)
+def _inside(points: _Complex, fingerprints: Fingerprints, which: _Ints) -> _Bools:
+    width, height = _base_size(fingerprints, which)
+    x, y, margin = points.real, points.imag, _TOLERANCE  # beyond, only one image may have a place
+    inside = (x > margin) & (x < width - margin) & (y > margin) & (y < height - margin)
     return np.asarray(inside)
