@@ -84,10 +84,10 @@ def parse_classes(specs: Sequence[str]) -> tuple[MaskClass, ...]:
         else:
             raise UserError(f"class {spec!r} is none of NAME=INDEX, NAME=#rrggbb, NAME={REST}")
     names = [c.name for c in classes]
-    if len(set(names)) < len(names) or len(classes) < 2:
+    if len(set(names)) < len(names) or len(classes) < 2 or "" in names:
         raise UserError("classes needs at least two different names, background included")
-    if sum(c.value is None for c in classes) > 1:
-        raise UserError(f"only one class can be {REST!r}")
+    if len({c.value for c in classes}) < len(classes):
+        raise UserError(f"two classes stand for the same mask value in: {' '.join(specs)}")
     return tuple(classes)
 
 

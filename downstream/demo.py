@@ -45,13 +45,27 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("the demo uses the project's configs/; run it in the project's root folder")
     if config.corpus is not None and not config.corpus.is_dir():
         raise UserError(f"no such folder: {config.corpus}")
-    shutil.rmtree(config.out, ignore_errors=True)
-    config.out.mkdir(parents=True)
+    _make_empty(config)
     for title, command in _stages(config, folders):
         _run(title, command)
     draw_report(folders)
     _print_table(folders)
     console.print(f"picture: {folders.report}")
+
+
+def _make_empty(config: DemoConfig) -> None:
+    """Empty the output folder, but only if it is an earlier demo's and not the user's corpus."""
+    marker = config.out / ".demo"
+    if config.corpus is not None and config.corpus.resolve().is_relative_to(config.out.resolve()):
+        raise UserError(
+            f"{config.corpus} lies in {config.out}, which the demo empties; copy it out"
+        )
+    if config.out.exists() and not marker.exists() and any(config.out.iterdir()):
+        raise UserError(f"{config.out} holds something else than a demo; choose another --out")
+    if config.out.exists():
+        shutil.rmtree(config.out)
+    config.out.mkdir(parents=True)
+    marker.touch()
 
 
 def _stages(config: DemoConfig, folders: DemoFolders) -> list[tuple[str, list[str]]]:
@@ -62,7 +76,7 @@ def _stages(config: DemoConfig, folders: DemoFolders) -> list[tuple[str, list[st
     write = [*python, "shards.write", "--source", str(folders.corpus), "--out", str(folders.shards)]
     write += ["--max-side", str(2 * SYNTHETIC_SIZE)]
     train = [str(Path(sys.executable).with_name("accelerate")), "launch", "--num_processes", "1"]
-    train += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    train += ["--quiet", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     train += ["pretrain/train.py", "--config", "configs/pretrain/demo.yaml"]
     train += ["--shards", str(folders.shards), "--run-dir", str(folders.run)]
     train += ["--epochs", str(config.epochs)]

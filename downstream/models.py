@@ -19,7 +19,8 @@ def create_model(decoder: str, encoder: str | Path, classes: int) -> nn.Module:
     loaded strictly): `create_model("Unet", "runs/resnet18.random/export", classes=3)`. Raises
     `UserError` when the encoder cannot be loaded or does not fit the decoder.
     """
-    card = None if str(encoder) in ARCHS else read_encoder_card(Path(encoder))
+    is_arch = isinstance(encoder, str) and encoder in ARCHS  # a Path is always a file or folder
+    card = None if is_arch else read_encoder_card(Path(encoder))
     arch = str(encoder) if card is None else card.arch
     _check_dilation(decoder, arch)
     model: nn.Module = smp.create_model(

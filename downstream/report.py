@@ -1,19 +1,20 @@
 """The demo's picture: what went in, how the encoder learned, and what it did for segmentation."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from downstream.segment import read_results
 from pretrain.card import read_card
 from pretrain.tracking import read_metrics
-from shards.images import decode_image
-from shards.sources import scan_folder
+from shards.cli import UserError
+from shards.images import Pixels, RejectedImage, decode_image
+from shards.sources import Source, is_image_name, scan_folder
 
 matplotlib.use("Agg")  # draws to files only; must come before pyplot
 from matplotlib import pyplot as plt
@@ -82,19 +83,26 @@ def draw_report(folders: DemoFolders) -> None:
 
 def _draw_samples(figure: SubFigure, folders: DemoFolders, most: int = 14) -> None:
     source = scan_folder(folders.corpus)
-    shown = {file.label: file for file in reversed(source.files)}  # the first file of each class
-    labels = sorted(shown)[:most]
+    shown = {label: _first_image(source, label) for label in range(len(source.classes))[:most]}
     figure.suptitle(
         f"Micrographs: {len(source.files)} images of {len(source.classes)} classes", weight="bold"
     )
-    columns = -(-len(labels) // 2)
+    columns = -(-len(shown) // 2)
     axes = list(figure.subplots(2, columns, squeeze=False).flat)
     for axis in axes:
         axis.axis("off")
-    for axis, label in zip(axes, labels, strict=False):
-        pixels = decode_image((source.root / shown[label].path).read_bytes()).pixels
+    for axis, (label, pixels) in zip(axes, shown.items(), strict=False):
         axis.imshow(_central_square(pixels), cmap="gray", vmin=0, vmax=255)
         axis.set_title(source.classes[label].replace("_", " "), fontsize=8)
+
+
+def _first_image(source: Source, label: int) -> Pixels:
+    """The first image of a class that decodes; shards.write has seen that there is one."""
+    for file in source.files:
+        if file.label == label and is_image_name(file.path):
+            with suppress(RejectedImage):
+                return decode_image((source.root / file.path).read_bytes()).pixels
+    raise UserError(f"class {source.classes[label]} has no image that decodes")
 
 
 def _draw_curves(figure: SubFigure, folders: DemoFolders) -> None:
@@ -150,7 +158,7 @@ def _draw_masks(figure: SubFigure, folders: DemoFolders, most: int = 8) -> None:
         axis.set_ylabel(title, fontsize=9)
 
 
-def _central_square(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _central_square(pixels: Pixels) -> Pixels:
     height, width = pixels.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

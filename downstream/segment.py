@@ -4,6 +4,7 @@ python -m downstream.segment --data DIR --weights EXPORT
 """
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -59,6 +60,9 @@ def segment(config: SegmentConfig) -> Result:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     data = read_labelled_set(config.data, config.classes)
+    _check_crops(config, data)
+    shutil.rmtree(config.run_dir / "masks", ignore_errors=True)  # of an earlier run
+    config.run_dir.mkdir(parents=True, exist_ok=True)  # now, not when the work is done
     torch.manual_seed(config.seed)
     encoder = config.weights or config.arch or DEFAULT_ARCH
     if config.weights is not None and config.arch is not None:
@@ -76,6 +80,15 @@ def segment(config: SegmentConfig) -> Result:
         _write_masks(config.run_dir / "masks", data.test, masks)
     _write_results(config, result, model)
     return result
+
+
+def _check_crops(config: SegmentConfig, data: LabelledSet) -> None:
+    smallest = min(min(item.pixels.shape[:2]) for item in data.train)
+    if 2 * smallest < config.crop_size:  # mirroring can at most double a side
+        raise UserError(
+            f"crop_size {config.crop_size} is too large for a training image with a side of "
+            f"{smallest} pixels; use --crop-size {max(32, smallest // 32 * 32)}"
+        )
 
 
 class Segmenter:
@@ -142,7 +155,6 @@ def _fine_tune(
             break
     assert best is not None
     model.load_state_dict(best_state)
-    config.run_dir.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(record) + "\n" for record in history)
     (config.run_dir / "metrics.jsonl").write_text(lines, encoding="utf-8")
     return best_step, best
@@ -173,7 +185,7 @@ def _augmentation(config: SegmentConfig) -> nn.Module:
         orientation += [v2.RandomVerticalFlip(), v2.RandomChoice(turns)]
     compose: nn.Module = v2.Compose(
         [
-            v2.RandomCrop(config.crop_size, pad_if_needed=True, padding_mode="reflect"),
+            v2.RandomCrop(config.crop_size, pad_if_needed=True, padding_mode="symmetric"),
             *orientation,
             v2.ColorJitter(brightness=0.3, contrast=0.3),
             v2.RandomApply([v2.GaussianBlur(3)], p=0.25),

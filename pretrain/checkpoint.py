@@ -9,6 +9,7 @@ import io
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def save_checkpoint(folder: Path, progress: Progress, state: Mapping[str, Any]) 
         write_atomically(folder / f"state-{number:010d}-{digest}.pt", buffer.getbuffer())
     except OSError as error:
         raise UserError(f"cannot write a checkpoint to {folder}: {error.strerror}") from error
-    for old in list_checkpoints(folder)[:-KEPT]:
+    for old in [*list_checkpoints(folder)[:-KEPT], *folder.glob("state-*.partial")]:
         old.unlink(missing_ok=True)
 
 
@@ -103,10 +104,15 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:  # another process of this run has just put it aside
+        return None
     match = _NAME.fullmatch(path.name)
     if match is None or hashlib.sha256(data).hexdigest()[:_DIGITS] != match[2]:
-        warn(f"checkpoint {path} is damaged; trying the one before")
+        warn(f"checkpoint {path} is damaged; put aside, trying the one before")
+        with suppress(FileNotFoundError):
+            path.rename(path.with_suffix(".damaged"))  # else it would count among those kept
         return None
     content: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     found = content.pop("schema_version", None)

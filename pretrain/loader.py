@@ -105,15 +105,6 @@ class DaliLoader:
             (pixels,) = self._pipeline.run()
             labels = torch.from_numpy(self._data.index["label"][ids].astype(np.int64))
             yield Batch(self._normalise(pixels), labels.to(self._device, non_blocking=True), ids)
-        self._drain()
-
-    def _drain(self) -> None:
-        # DALI takes the end of an epoch from its source only, so run up to that.
-        try:
-            while True:
-                self._pipeline.run()
-        except StopIteration:
-            return
 
     def _inputs(self, slots: Sequence[Ids], epoch: int | None) -> Iterator[tuple[Ids, Draws]]:
         for ids in slots:

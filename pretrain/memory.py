@@ -37,17 +37,22 @@ def fit_micro_batch(model: nn.Module, config: TrainConfig, accelerator: Accelera
 
 
 def _fits(model: nn.Module, size: int, side: int, accelerator: Accelerator) -> bool:
-    trial = copy.deepcopy(model)  # the try must leave no trace in running statistics
+    trial: nn.Module | None = None
     try:
+        torch.cuda.reset_peak_memory_stats(accelerator.device)
+        trial = copy.deepcopy(model)  # the try must leave no trace in running statistics
         images = torch.zeros(size, 3, side, side, device=accelerator.device)
         with accelerator.autocast():
             loss = trial(images).float().square().mean()
         loss.backward()
         # The optimizer's momentum and DDP's buckets take about the parameters' size again, twice.
         reserve = 2 * sum(p.numel() * p.element_size() for p in trial.parameters())
-        free, _ = torch.cuda.mem_get_info(accelerator.device)
-        cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-        return free + cached > reserve
+        # DALI prefetches batches of floats, for training and for validation, beside torch's own.
+        reserve += 6 * images.numel() * images.element_size()
+        free, total = torch.cuda.mem_get_info(accelerator.device)
+        others = total - free - torch.cuda.memory_reserved(accelerator.device)
+        peak = torch.cuda.max_memory_allocated(accelerator.device)
+        return total - others - peak > reserve
     except torch.OutOfMemoryError:
         return False
     finally:

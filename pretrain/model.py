@@ -1,6 +1,5 @@
 """The network that is trained: smp's own encoder, so that what is exported is what smp loads."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +81,6 @@ def init_kaiming(module: nn.Module) -> None:
         elif isinstance(layer, nn.BatchNorm2d):
             nn.init.ones_(layer.weight)
             nn.init.zeros_(layer.bias)
-
-
-def parameter_count(module: nn.Module) -> int:
-    """Number of trainable values."""
-    return sum(math.prod(p.shape) for p in module.parameters() if p.requires_grad)
 
 
 def _from_imagenet(arch: str, tag: str) -> nn.Module:

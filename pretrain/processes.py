@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Sequence
 from types import FrameType
 
 import torch
@@ -21,6 +20,8 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
     has_gpu = torch.cuda.is_available()
     if config.device == "gpu" and not has_gpu:
         raise UserError("device is 'gpu', but torch finds none; use --device cpu")
+    if config.precision == "fp16" and (config.device == "cpu" or not has_gpu):
+        raise UserError("precision fp16 needs a GPU; use fp32, or bf16")
     precision = "no" if config.precision == "fp32" else config.precision
     accelerator = Accelerator(
         cpu=config.device == "cpu" or not has_gpu,
@@ -39,14 +40,6 @@ def thread_count(wanted: int | None, accelerator: Accelerator) -> int:
     cores = len(os.sched_getaffinity(0))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
     return wanted or max(1, cores // max(1, min(local, accelerator.num_processes)))
-
-
-def any_of(accelerator: Accelerator, flags: Sequence[bool]) -> list[bool]:
-    """For each flag, whether any process raises it; all processes get the same answer."""
-    if accelerator.num_processes == 1:
-        return list(flags)
-    votes = torch.tensor([float(flag) for flag in flags], device=accelerator.device)
-    return (accelerator.reduce(votes, "sum") > 0).tolist()  # type: ignore[no-any-return]
 
 
 def sum_over(accelerator: Accelerator, values: torch.Tensor) -> torch.Tensor:

@@ -7,14 +7,14 @@ checkpoints/       to go on from
 best.safetensors   the classifier after its best epoch, with that epoch's scores
 """
 
+import fcntl
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import torch
 from accelerate import Accelerator
@@ -64,6 +64,10 @@ class RunPaths:
         return self.folder / MANIFEST_NAME
 
     @property
+    def lock(self) -> Path:
+        return self.folder / ".lock"
+
+    @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
@@ -82,9 +86,11 @@ class Run:
         self._tracker: Tracker = NullTracker()
         self._interruption = Interruption()
         self._saved_at = time.monotonic()
+        self._lock: IO[str] | None = None
         _check_same_run(self.paths, config, manifest)
         accelerator.wait_for_everyone()  # all have compared before one writes
         if accelerator.is_main_process:
+            self._lock = _lock(self.paths)
             _write_description(self.paths, config)
         self._model: nn.Module | None = None
         self._optimizer: Any = None
@@ -100,6 +106,8 @@ class Run:
     ) -> None:
         self._tracker.close()
         self._accelerator.end_training()
+        if self._lock is not None:
+            self._lock.close()
 
     def resume(self, model: nn.Module, optimizer: Any) -> Progress:
         """Load the newest checkpoint into the (not yet prepared) model and optimizer."""
@@ -107,6 +115,7 @@ class Run:
         progress = Progress()
         if found is not None:
             progress, state = found
+            progress = replace(progress, finished=self._why_finished(progress))
             model.load_state_dict(dict(state["model"]))
             optimizer.load_state_dict(state["optimizer"])
             if self._accelerator.scaler is not None and state["scaler"] is not None:
@@ -219,7 +228,11 @@ def _check_same_run(paths: RunPaths, config: TrainConfig, manifest: Manifest) ->
     before, corpus, _ = read_run(paths.folder)
     for name in TrainConfig.__dataclass_fields__:
         old, new = getattr(before, name), getattr(config, name)
-        if old != new and name not in _FREE_ON_RESUME:
+        free = name in _FREE_ON_RESUME and not (
+            name == "epochs"
+            and config.lr_schedule == "cosine"  # the curve ends with the last epoch
+        )
+        if old != new and not free:
             raise UserError(
                 f"{paths.folder} holds a run with {name} {old}, not {new}; "
                 "choose another --run-dir, or delete that folder"
@@ -231,11 +244,28 @@ def _check_same_run(paths: RunPaths, config: TrainConfig, manifest: Manifest) ->
         )
 
 
-def _write_description(paths: RunPaths, config: TrainConfig) -> None:
+def _lock(paths: RunPaths) -> IO[str]:
+    """Hold the run's folder until this process ends, however it ends."""
     try:
         paths.folder.mkdir(parents=True, exist_ok=True)
+        stream = paths.lock.open("w")
+    except OSError as error:
+        raise UserError(f"cannot write to {paths.folder}: {error.strerror}") from error
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        stream.close()
+        raise UserError(
+            f"another process is training in {paths.folder}; wait for it, or end it "
+            "(a killed launcher can leave its trainer alive)"
+        ) from None
+    return stream
+
+
+def _write_description(paths: RunPaths, config: TrainConfig) -> None:
+    try:
         # The manifest first: where config.yaml is, the rest is too.
-        shutil.copyfile(config.shards / MANIFEST_NAME, paths.manifest)
+        write_atomically(paths.manifest, (config.shards / MANIFEST_NAME).read_bytes())
         write_atomically(paths.config, dump_config(config).encode())
     except OSError as error:
         raise UserError(f"cannot write to {paths.folder}: {error.strerror}") from error

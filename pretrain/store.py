@@ -9,7 +9,14 @@ import numpy.typing as npt
 
 from pretrain.order import Ids
 from shards.cli import UserError
-from shards.schema import Index, Manifest, read_index, read_manifest
+from shards.schema import (
+    Index,
+    Manifest,
+    file_sha256,
+    index_file,
+    read_index,
+    read_manifest,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,4 +60,9 @@ def open_split(folder: Path, split: str) -> ShardSplit:
                 f"see python -m shards.verify {folder}"
             )
     index = read_index(folder, split)
+    if file_sha256(folder / index_file(split)) != manifest.splits[split].index_sha256:
+        raise UserError(
+            f"{folder / index_file(split)} is not the index that the manifest names; "
+            f"see python -m shards.verify {folder}"
+        )
     return ShardSplit(folder, split, manifest, index, tuple(descriptors))

@@ -37,6 +37,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = load_config(TrainConfig, argv)
     train_data, val_data = open_split(config.shards, "train"), open_split(config.shards, "val")
     manifest = train_data.manifest
+    if len(manifest.classes) < 2 or not len(val_data) or not len(train_data):
+        raise UserError(
+            f"{config.shards} has {len(manifest.classes)} classes, {len(train_data)} training and "
+            f"{len(val_data)} validation images; training needs two classes and both splits"
+        )
     accelerator = start_accelerator(config)
     with Run(config, accelerator, manifest) as run:
         torch.manual_seed(config.seed)
@@ -47,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         optimizer: Any = build_sgd(model, config)
         progress = run.resume(model, optimizer)
         if progress.finished:
-            console.print(f"{run.paths.folder} is finished: {progress.finished}")
+            console.print(f"{run.paths.folder} is finished: {progress.finished}", markup=False)
             return
         micro_batch_size = progress.micro_batch_size or fit_micro_batch(model, config, accelerator)
         progress = replace(
@@ -66,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if accelerator.is_main_process:
             console.print(
                 f"{run.paths.folder}: {progress.finished}; "
-                f"best top-1 {progress.best_top1:.2%} after epoch {progress.best_epoch}"
+                f"best top-1 {progress.best_top1:.2%} after epoch {progress.best_epoch}",
+                markup=False,
             )
             console.print(f"next: python -m pretrain.export {run.paths.folder}", markup=False)
 
@@ -93,9 +99,9 @@ def train_epoch(
     steps: Iterator[Step] = loader.steps(plan, progress.epoch, first, rank, world)
     if accelerator.is_main_process:
         steps = watch(steps, f"epoch {progress.epoch + 1}", plan.steps_per_epoch, first)
-    lr, seen = training.config.lr, 0
+    steps_per_epoch, seen = plan.steps_per_epoch, 0
     for step in steps:
-        lr = learning_rate(training.config, progress.epoch, step.number, plan.steps_per_epoch)
+        lr = learning_rate(training.config, progress.epoch, step.number, steps_per_epoch)
         set_learning_rate(training.optimizer, lr)
         loss_sum = train_step(training, step, progress.epoch)
         # One small reduction tells all processes the loss and what any of them wants.
@@ -118,7 +124,7 @@ def train_epoch(
             sys.exit(EXIT_INTERRUPTED)
     seconds = time.monotonic() - started
     return progress, {
-        "lr": lr,
+        "lr": learning_rate(training.config, progress.epoch, steps_per_epoch - 1, steps_per_epoch),
         "train_loss": progress.loss_sum / plan.samples,
         "images_per_second": seen / seconds,
         "train_seconds": seconds,

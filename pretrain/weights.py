@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pretrain.card import CARD_NAME, ENCODER_NAME, Card, read_card
-from shards.cli import UserError, console
+from shards.cli import UserError, console, warn
 from shards.schema import file_sha256
 
 StateDict = dict[str, torch.Tensor]
@@ -45,7 +45,7 @@ def load_encoder(encoder: nn.Module, arch: str, path: Path) -> Card:
         raise UserError(f"{path} holds a {card.arch}, not a {arch}; use --arch {card.arch}")
     load_strictly(encoder, state, str(path))
     if not card.converged:
-        console.print(f"warning: {path} did not converge when it was trained", style="yellow")
+        warn(f"{path} did not converge when it was trained")
     return card
 
 

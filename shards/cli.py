@@ -37,7 +37,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def program(main: Main) -> Callable[..., None]:
-    """Turn a `UserError` that leaves `main` into one line on stderr and exit code 2."""
+    """Turn a `UserError` or `OSError` that leaves `main` into one line on stderr, exit code 2."""
 
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> None:
@@ -45,6 +45,10 @@ def program(main: Main) -> Callable[..., None]:
             main(argv)
         except UserError as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            sys.exit(EXIT_USER_ERROR)
+        except OSError as error:  # a full disk, a missing right: nothing that a traceback explains
+            where = f" {error.filename}" if error.filename else ""
+            print(f"error: cannot use{where}: {error.strerror or error}", file=sys.stderr)
             sys.exit(EXIT_USER_ERROR)
         except KeyboardInterrupt:
             sys.exit(130)  # 128 + SIGINT, as shells report it

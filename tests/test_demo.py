@@ -30,6 +30,21 @@ def test_the_demo_ends_with_a_picture_and_scores(
     assert "pre-trained" in capfd.readouterr().out
 
 
+@pytest.mark.parametrize("keep", ["thesis.tex", "corpus/a.png"])
+def test_the_demo_deletes_nothing_but_an_earlier_demo(
+    keep: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    kept = tmp_path / "out" / keep
+    kept.parent.mkdir(parents=True)
+    kept.write_text("years of work")
+    corpus = ["--corpus", str(kept.parent)] if "corpus" in keep else []
+    with pytest.raises(SystemExit):
+        main(["--out", str(tmp_path / "out"), *corpus])
+    assert kept.exists()
+    assert capsys.readouterr().err.startswith("error: ")
+
+
 def test_the_demo_says_where_it_must_be_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -79,7 +79,16 @@ def test_sizes_must_agree(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "specs", [("a=0",), ("a=0", "a=1"), ("a=rest", "b=rest"), ("a=0", "b=red"), ("a", "b=1")]
+    "specs",
+    [
+        ("a=0",),
+        ("a=0", "a=1"),
+        ("a=rest", "b=rest"),
+        ("a=0", "b=red"),
+        ("a", "b=1"),
+        ("a=1", "b=1"),
+        ("=1", "b=2"),
+    ],
 )
 def test_unclear_class_lists_are_refused(specs: tuple[str, ...]) -> None:
     with pytest.raises(UserError):

@@ -18,6 +18,7 @@ from pretrain.run import RunPaths
 from pretrain.tracking import read_metrics
 from pretrain.train import main as train
 from shards.cli import EXIT_USER_ERROR
+from shards.write import WriteConfig, write_shards
 
 ROOT = Path(__file__).parents[2]
 TIMING = {"images_per_second", "train_seconds"}
@@ -132,6 +133,39 @@ def test_a_finished_run_is_left_alone(
     train(flags(shards, uninterrupted))
     assert "is finished: all 3 epochs done" in capsys.readouterr().err
     assert numbers(uninterrupted) == before
+
+
+def test_more_epochs_go_on_from_a_finished_run(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "longer"
+    train(flags(shards, run, "--epochs", "1"))
+    train(flags(shards, run, "--epochs", "2"))
+    assert [record["epoch"] for record in read_metrics(run)] == [1, 2]
+
+
+def test_a_second_trainer_in_the_same_folder_is_refused(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "busy"
+    process = start(flags(shards, run, "--epochs", "500"))
+    try:
+        wait_for(lambda: newest_number(run) >= 0, process)
+        with pytest.raises(SystemExit):
+            train(flags(shards, run, "--epochs", "500"))
+        assert "another process is training in" in capsys.readouterr().err
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_corpus_of_one_class_is_refused(
+    tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "noise").symlink_to(corpus / "noise")
+    write_shards(WriteConfig(source=tmp_path / "in", out=tmp_path / "one", workers=1))
+    with pytest.raises(SystemExit):
+        train(flags(tmp_path / "one", tmp_path / "run"))
+    assert "has 1 classes" in capsys.readouterr().err
 
 
 def test_other_settings_in_the_same_folder_are_refused(
