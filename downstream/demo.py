@@ -30,7 +30,7 @@ class DemoConfig:
     corpus: Annotated[Path | None, "folder with one folder of images per class [synthetic]"] = None
     out: Annotated[Path, "folder for everything; emptied first"] = Path("runs/demo")
     images_per_class: Annotated[int, "synthetic micrographs per class"] = 100
-    epochs: Annotated[int, "of pre-training"] = 12
+    epochs: Annotated[int, "of pre-training"] = 14
     segment_steps: Annotated[int, "of fine-tuning, for each of the two segmenters"] = 100
 
 
