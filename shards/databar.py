@@ -20,20 +20,28 @@ MIN_HEIGHT, MAX_HEIGHT = 0.02, 0.25  # of the image
 
 # Grey levels about a bar's background: JPEG at quality 75, or resampling, rings that far from text.
 RINGING = 10
-ROUNDING = 2  # the same far from any text; the noise of most micrographs spreads wider
+ROUNDING = 1  # the same far from text; the noise of micrographs spreads wider
 
 MIN_FLAT = 0.5  # of a bar's pixels have its background; the densest real text seen leaves 0.53
-MIN_BLANK_FLAT = 0.98  # of an empty bar's; the rest is JPEG's ringing at the border
-# Columns whose grey changes at the bar's very first row. A micrograph as black as its black bar
-# has few of these, but interfaces in micrographs are not straight to one row: 0.33 at most seen.
+# A bar's background shows in nearly all columns, beside their letters; between the black boxes of a
+# panel letter and a label it does not.
+MIN_WIDTH, MIN_COLUMN_FLAT = 0.8, 0.4
+# Of the rim's pixels are no more than rounded: 0.44 in the bar that JPEG and resampling mar most,
+# but 0.2 in micrographs of the bar's grey. These must not be taken for a part of it.
+MIN_RIM_EXACT = 0.35
+MIN_BLANK_EXACT = 0.98  # of an empty bar's; the rest is JPEG's ringing at the border
+# Columns whose grey changes just where the bar begins. A micrograph as black as its black bar has
+# few of these, but interfaces in micrographs are less straight: 0.44 at most in real ones.
 MIN_STRAIGHT = 0.5
+BORDER = 2  # rows over which resampling spreads that change
 
 GLYPH_CONTRAST = 64  # grey levels, a quarter of the range
-MIN_GLYPH_EDGES = 10  # in the row with most of them; "5 µm" alone has more, a frame's sides four
+MIN_GLYPH_EDGES = 10  # along a row; "5 µm" alone has more, a frame's sides four
+MIN_GLYPH_ROWS = 4  # with so many edges; the smallest legible letters are five rows high
 
 # Empty and translucent bars show less, and must be clearer of what micrographs hold:
 CLEAR_HEIGHT = 0.05  # of the image; black frames and scanning margins of 4 % are common
-CLEAR_STRAIGHT = 0.8  # a clipped region with a gently wavy rim has 0.6
+CLEAR_STRAIGHT = 0.8  # within one row; a clipped region with a gently wavy rim has 0.6
 
 # Of the micrograph's contrast, beneath a translucent bar: less is opaque, more a jump of the beam.
 MIN_KEPT, MAX_KEPT = 0.2, 0.85
@@ -80,13 +88,18 @@ def _opaque_rows(band: Pixels, height: int) -> int:
     """How many of the first rows of `band` (the image's outermost row first) are a bar, or 0."""
     background = int(np.bincount(band[: _least_rows(height)].ravel()).argmax())
     flat = _near(band, background, RINGING)
-    straight = _share(flat[:-1] & ~flat[1:])
+    straight = _share(flat[:-BORDER] & ~flat[BORDER:])
     cover = np.cumsum(_share(flat)) / np.arange(1, len(flat) + 1)
-    for rows in _candidates((straight >= MIN_STRAIGHT) & (cover[:-1] >= MIN_FLAT), height):
+    for rows in _candidates((straight >= MIN_STRAIGHT) & (cover[:-BORDER] >= MIN_FLAT), height):
         bar = band[:rows]
-        clear = rows >= CLEAR_HEIGHT * height and straight[rows - 1] >= CLEAR_STRAIGHT
-        blank = clear and _near(bar, background, ROUNDING).mean() >= MIN_BLANK_FLAT
-        if blank or _has_glyphs(_steps_along_rows(bar) > GLYPH_CONTRAST):
+        exact = _near(bar, background, ROUNDING)
+        spans = (flat[:rows].mean(axis=0) >= MIN_COLUMN_FLAT).mean() >= MIN_WIDTH
+        labelled = spans and _has_glyphs(_steps_along_rows(bar) > GLYPH_CONTRAST)
+        sharp = (flat[rows - 1] & ~flat[rows]).mean() >= CLEAR_STRAIGHT
+        clear = sharp and rows >= CLEAR_HEIGHT * height
+        if (labelled and exact[-RIM_ROWS:].mean() >= MIN_RIM_EXACT) or (
+            clear and exact.mean() >= MIN_BLANK_EXACT
+        ):
             return rows + _border_rows(band[rows:])
     return 0
 
@@ -134,7 +147,8 @@ def _is_veil(bar: npt.NDArray[np.int16], beyond: npt.NDArray[np.int16]) -> bool:
 
 def _has_glyphs(edges: npt.NDArray[np.bool_]) -> bool:
     """Whether text or a scale stands there; the lines of a frame have no edges along a row."""
-    return bool(np.count_nonzero(edges[:-RIM_ROWS], axis=1).max() >= MIN_GLYPH_EDGES)
+    busy = np.count_nonzero(edges[:-RIM_ROWS], axis=1) >= MIN_GLYPH_EDGES
+    return bool(np.count_nonzero(busy) >= MIN_GLYPH_ROWS)
 
 
 def _steps_along_rows(bar: Pixels) -> Pixels:
