@@ -15,19 +15,34 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from shards.fingerprint import CODE_BITS, PLACES, Fingerprints
+from shards.fingerprint import (
+    CODE_BITS,
+    LEVEL_RATIO,
+    PLACE_UNIT,
+    PLACES,
+    PLACES_PER_LEVEL,
+    Fingerprints,
+)
 from shards.overlap import find_overlaps
 
 _Codes = npt.NDArray[np.uint64]
 _Ints = npt.NDArray[np.int64]
+_Floats = npt.NDArray[np.float32]
+_Words = npt.NDArray[np.int32]
 
-# Meetings (two images with an equal code) per code: sets memory, 64 bytes per code, and time.
+# A meeting: two images have a place with the same code. Their number sets memory and time.
 _MEETINGS_PER_CODE = 8
 # A code that many images share meets only its nearest in the order of codes: a data bar stays
 # cheap, and a thousand frames of one scene still form a chain.
 _REACH = 24
-_MIN_MEETINGS = 2  # two images that meet once do so by chance
+# Two meetings that agree on the shift are seldom chance; one is in most cases.
+_MIN_MEETINGS = 2
 _CANDIDATES_PER_IMAGE = 32
+_BIN = 64.0  # pixels of the base image: shifts in one bin agree
+_BINS = 32  # along each axis; wider shifts than 1024 pixels share the outer ones
+_LEVELS = len(PLACES_PER_LEVEL)
+_SHIFTS = (2 * _LEVELS - 1) * _BINS**2
+_SLICE = 1 << 20  # codes at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,38 +68,56 @@ def _components(images: int, overlaps: npt.NDArray[np.void]) -> _Ints:
 
 
 def _candidates(fingerprints: Fingerprints) -> tuple[_Ints, _Ints]:
-    """Pairs of images that share several codes, the lower position first, in order."""
+    """Pairs of images with several meetings of one shift, the lower position first, in order."""
     images = len(fingerprints)
-    codes, owners = _sorted_codes(fingerprints)
-    meetings = _meetings(_buckets(codes), owners, images)
+    meetings = _meetings(_sorted_places(fingerprints), images)
     needed = _MIN_MEETINGS
     while True:
         often = meetings[: len(meetings) - needed + 1] == meetings[needed - 1 :]
-        pairs = np.unique(meetings[: len(often)][often])
+        pairs = np.unique(meetings[: len(often)][often] // _SHIFTS)
         if len(pairs) <= _CANDIDATES_PER_IMAGE * images:
             return pairs // images, pairs % images
         needed += 1
 
 
-def _sorted_codes(fingerprints: Fingerprints) -> tuple[_Codes, npt.NDArray[np.int32]]:
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """All places of all images in the order of their codes; same bucket, same code."""
+
+    buckets: _Words
+    owners: _Words
+    levels: npt.NDArray[np.int8]
+    x: _Floats
+    y: _Floats
+    meetings: int  # of images with others and with themselves
+
+
+def _sorted_places(fingerprints: Fingerprints) -> _Places:
     counts = fingerprints["count"]
-    codes = fingerprints["codes"][np.arange(PLACES) < counts[:, None]]
-    owners = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    real = np.arange(PLACES) < counts[:, None]
+    codes = fingerprints["codes"][real]
     order = np.argsort(codes, kind="stable")
-    return codes[order], owners[order]
+    sizes = _bucket_sizes(codes[order])
+    places = fingerprints["places"][real][order].astype(np.float32) / np.float32(PLACE_UNIT)
+    return _Places(
+        buckets=np.repeat(np.arange(len(sizes), dtype=np.int32), sizes),
+        owners=np.repeat(np.arange(len(counts), dtype=np.int32), counts)[order],
+        levels=fingerprints["levels"][real][order].astype(np.int8),
+        x=places[:, 0],
+        y=places[:, 1],
+        meetings=_meeting_count(sizes),
+    )
 
 
-def _buckets(codes: _Codes) -> npt.NDArray[np.int32]:
-    """Number the sorted codes by their longest prefix short enough to give meetings in plenty."""
-    if not len(codes):
-        return np.zeros(0, np.int32)
+def _bucket_sizes(codes: _Codes) -> _Ints:
+    """Cut the sorted codes to the shortest prefix with which not too many meet."""
     differs = codes[1:] ^ codes[:-1]
     for bits in range(1, CODE_BITS + 1):
         starts = np.flatnonzero(differs >> np.uint64(CODE_BITS - bits)) + 1
         sizes = np.diff(starts, prepend=0, append=len(codes))
         if _meeting_count(sizes) <= _MEETINGS_PER_CODE * len(codes):
             break
-    return np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+    return sizes
 
 
 def _meeting_count(sizes: _Ints) -> int:
@@ -92,17 +125,37 @@ def _meeting_count(sizes: _Ints) -> int:
     return int((sizes * reach - reach * (reach + 1) // 2).sum())
 
 
-def _meetings(buckets: npt.NDArray[np.int32], owners: npt.NDArray[np.int32], images: int) -> _Ints:
-    """One number per meeting, sorted: lower image * images + higher image."""
-    sizes = np.bincount(buckets) if len(buckets) else np.zeros(0, np.int64)
-    meetings = np.empty(_meeting_count(sizes), np.int64)
+def _meetings(places: _Places, images: int) -> _Ints:
+    """One number per meeting, sorted: (lower image, higher image, shift)."""
+    meetings = np.empty(places.meetings, np.int64)
     count = 0
-    for lag in range(1, _REACH + 1):
-        at = np.flatnonzero(buckets[lag:] == buckets[:-lag])
-        a, b = owners[at].astype(np.int64), owners[at + lag].astype(np.int64)
-        pairs = (np.minimum(a, b) * images + np.maximum(a, b))[a != b]
-        meetings[count : count + len(pairs)] = pairs
-        count += len(pairs)
+    for start in range(0, len(places.owners), _SLICE):
+        for lag in range(1, _REACH + 1):
+            ahead = places.buckets[start + lag : start + lag + _SLICE]
+            here = start + np.flatnonzero(places.buckets[start : start + len(ahead)] == ahead)
+            found = _encode(places, here, here + lag, images)
+            meetings[count : count + len(found)] = found
+            count += len(found)
     meetings = meetings[:count]
     meetings.sort()
     return meetings
+
+
+def _encode(places: _Places, here: _Ints, there: _Ints, images: int) -> _Ints:
+    owners = places.owners
+    swapped = owners[here] > owners[there]
+    here, there = np.where(swapped, there, here), np.where(swapped, here, there)
+    differ = owners[here] != owners[there]
+    here, there = here[differ], there[differ]
+    steps = places.levels[here].astype(np.int64) - places.levels[there]
+    scale = np.float32(LEVEL_RATIO) ** -steps.astype(np.float32)
+    column = _bin(places.x[here] - scale * places.x[there])
+    row = _bin(places.y[here] - scale * places.y[there])
+    shift = ((steps + (_LEVELS - 1)) * _BINS + row) * _BINS + column
+    pair = owners[here].astype(np.int64) * images + owners[there]
+    return np.asarray(pair * _SHIFTS + shift, np.int64)
+
+
+def _bin(shift: _Floats) -> _Ints:
+    number = np.floor(shift / np.float32(_BIN)) + _BINS // 2
+    return np.asarray(np.clip(number, 0, _BINS - 1), np.int64)

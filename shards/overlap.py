@@ -24,7 +24,8 @@ from shards.fingerprint import (
 MIN_MATCHES = 4  # a shift, scale and turn follow from two
 MIN_AGREEMENT = 0.5  # of the matches inside the shared area
 MIN_SCORE = 0.5  # mean correlation of the blocks; distinct images with equal data bars reach 0.45
-MIN_EVIDENCE = 3.6  # matches times score: the fewer places match, the better the image must
+MIN_EVIDENCE = 3.8  # matches times score: the fewer places match, the better the image must
+MIN_SHARE = 0.2  # of the finer image: a dozen blocks to correlate
 MAX_SCALE = 3.0  # between the base images
 MAX_TURN = np.deg2rad(12)  # codes do not survive more
 
@@ -49,7 +50,7 @@ _Ints = npt.NDArray[np.int64]
 _Reals = npt.NDArray[np.float64]
 _Complex = npt.NDArray[np.complexfloating[Any, Any]]
 
-_CHUNK = 256  # pairs at a time: 40 MB of code distances
+_CHUNK = 128  # pairs at a time: 10 MB of code distances, about what a cache holds
 _MAX_DISTANCE = 16  # differing bits of 64; codes of unlike places differ in 32 +- 4
 _TOLERANCE = 3.0  # pixels of the base image, 1.6 % of its side
 _LEVEL_TOLERANCE = 0.13  # of a distance: half a step of LEVEL_RATIO
@@ -93,10 +94,10 @@ def _check(fingerprints: Fingerprints, first: _Ints, second: _Ints) -> npt.NDArr
     first, second, factor, offset = first[rows], second[rows], factor[rows, 0], offset[rows, 0]
     overlaps = _describe(fingerprints, first, second, factor, offset)
     overlaps["matches"] = agreed[rows].sum(1)
-    score, overlaps["share"] = _correlate(fingerprints, first, second, factor, offset)
-    overlaps["score"] = score
-    sure = (score >= MIN_SCORE) & (overlaps["matches"] * score >= MIN_EVIDENCE)
-    return overlaps[sure]
+    score, share = _correlate(fingerprints, first, second, factor, offset)
+    overlaps["score"], overlaps["share"] = score, share
+    sure = (score >= MIN_SCORE) & (share >= MIN_SHARE)
+    return overlaps[sure & (overlaps["matches"] * score >= MIN_EVIDENCE)]
 
 
 def _match(fingerprints: Fingerprints, first: _Ints, second: _Ints) -> _Matches:
