@@ -1,0 +1,285 @@
+"""Public datasets come to disk: resumed where they broke off, checked, never fetched twice.
+
+python -m shards.fetch                              # what there is
+python -m shards.fetch aversa_nffa --dir data/raw   # its files, into data/raw/aversa_nffa
+"""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import requests
+from pooch.downloaders import doi_to_repository
+from rich.console import Console
+from rich.table import Table
+
+from shards.cli import ArgumentParser, UserError, console, program, progress, progress_bar, warn
+from shards.download import TIMEOUT, download
+from shards.public import Dataset, RemoteFile, find_dataset, find_table, read_table
+from shards.sources import is_image_name
+
+RECORD_NAME = "FETCHED.json"  # what was obtained, beside it
+MB = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What a file on disk is, by content."""
+
+    bytes: int
+    sha256: str
+    md5: str
+
+    def matches(self, checksum: str) -> bool:
+        """Whether `checksum` (`sha256:…` or `md5:…`) is this content's."""
+        return checksum in (f"sha256:{self.sha256}", f"md5:{self.md5}")
+
+
+@program
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = ArgumentParser(description="Fetch a public dataset; without a name, list them.")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="dataset to fetch")
+    parser.add_argument("--list", action="store_true", help="list the datasets")
+    parser.add_argument(
+        "--dir", type=Path, default=Path("data/raw"), help="files go to DIR/NAME [%(default)s]"
+    )
+    parser.add_argument("--datasets", type=Path, metavar="FILE", help="another table of datasets")
+    given = parser.parse_args(argv)
+    table = read_table(find_table(given.datasets))
+    if given.name is None or given.list:
+        _print_table(table.values())
+    else:
+        print(fetch(find_dataset(table, given.name), given.dir))
+
+
+def fetch(dataset: Dataset, folder: Path) -> Path:
+    """Bring every file of `dataset` into `folder/NAME` and return that folder.
+
+    A file that is there is read and compared, not fetched. Zip and tar files stay as they are
+    unless the dataset unpacks. Raises `UserError` for a file that is not what its record says, for
+    a dataset that people must get by hand, and for whatever stops a download.
+    """
+    target = folder / dataset.name
+    if not dataset.files:
+        return _collected_by_hand(dataset, target)
+    _tell_terms(dataset)
+    target.mkdir(parents=True, exist_ok=True)
+    record = _read_record(target)
+    files = _listed(dataset, record) if dataset.files == "record" else dataset.files
+    for file in files:
+        path = target / file.name
+        sums = _check_present(path, file, record) if path.exists() else _fetch_file(path, file)
+        record[file.name] = {"url": file.url, "published": file.checksum} | _as_record(sums)
+        _write_record(target, dataset, record)
+        if dataset.unpack and path.suffix.lower() == ".zip":
+            _unpack_flat(path)
+    return target
+
+
+def _fetch_file(path: Path, file: RemoteFile) -> Sums:
+    part = path.with_name(path.name + ".part")
+    size = f" ({file.bytes / 1e9:.2f} GB)" if file.bytes else ""
+    if not console.is_terminal:
+        console.print(f"{file.name}{size} …", markup=False)
+    with progress_bar() as bar:
+        task = bar.add_task(f"{file.name}, MB", total=None, note="")
+
+        def report(have: int, total: int | None) -> None:
+            total = total or file.bytes
+            bar.update(task, completed=have / MB, total=total / MB if total else None)
+
+        download(file.url, part, report)
+    sums = _sums(part)
+    wrong = _difference(sums, file)
+    if wrong:
+        part.unlink()
+        raise UserError(
+            f"{file.name} came with {wrong}; it was deleted. Run again; if that does not help, "
+            f"the file at {file.url} is no longer the one of the table"
+        )
+    if not file.checksum:
+        console.print(
+            f"{file.name}: no checksum is published; its sha256 is now in {RECORD_NAME}",
+            markup=False,
+            soft_wrap=True,
+        )
+    part.rename(path)
+    return sums
+
+
+def _check_present(path: Path, file: RemoteFile, record: Mapping[str, Mapping[str, Any]]) -> Sums:
+    sums = _sums(path)
+    wrong = _difference(sums, file)
+    earlier = record.get(file.name, {}).get("sha256")
+    if not wrong and not file.checksum and earlier and earlier != sums.sha256:
+        wrong = f"sha256 {sums.sha256} where {RECORD_NAME} says {earlier}"
+    if wrong:
+        raise UserError(f"{path} is there, but with {wrong}; delete it and run again")
+    console.print(f"{file.name}: is there and as it should be", markup=False)
+    return sums
+
+
+def _difference(sums: Sums, file: RemoteFile) -> str | None:
+    """What about a file's content is not as its record says, or None."""
+    if file.checksum and not sums.matches(file.checksum):
+        kind, wanted = file.checksum.split(":")
+        return f"{kind} {getattr(sums, kind)} where its record says {wanted}"
+    if file.bytes is not None and sums.bytes != file.bytes:
+        return f"{sums.bytes} bytes where its record says {file.bytes}"
+    return None
+
+
+def _sums(path: Path) -> Sums:
+    sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            sha256.update(block)
+            md5.update(block)
+            size += len(block)
+    return Sums(size, sha256.hexdigest(), md5.hexdigest())
+
+
+def _listed(dataset: Dataset, record: dict[str, dict[str, Any]]) -> list[RemoteFile]:
+    """The files of the DOI's record, asked for once and then kept in our own `record`."""
+    if not record:
+        for file in _ask_record(dataset):
+            record[file.name] = {"url": file.url, "published": file.checksum}
+    return [
+        RemoteFile(url=entry["url"], name=name, checksum=entry["published"])
+        for name, entry in record.items()
+    ]
+
+
+def _ask_record(dataset: Dataset) -> tuple[RemoteFile, ...]:
+    """Ask the record at Zenodo, figshare or a Dataverse for its files and their checksums."""
+    listing = SimpleNamespace(registry={})  # pooch fills it: names to checksums
+    try:
+        repository = doi_to_repository(dataset.doi, timeout=TIMEOUT)
+        repository.populate_registry(listing)
+        return tuple(
+            # Zenodo names a repository's snapshot OWNER/REPOSITORY-TAG.zip: the last part will do.
+            RemoteFile(url=repository.download_url(name), name=Path(name).name, checksum=checksum)
+            for name, checksum in listing.registry.items()
+        )
+    except (requests.RequestException, ValueError, KeyError) as error:
+        raise UserError(
+            f"the record of {dataset.name} gave no list of files ({type(error).__name__}); "
+            f"look at {dataset.page}"
+        ) from error
+
+
+def _collected_by_hand(dataset: Dataset, target: Path) -> Path:
+    """A dataset without addresses: record what somebody put there, or say how to get it."""
+    files = sorted(path for path in target.rglob("*") if path.is_file()) if target.is_dir() else []
+    found = [path for path in files if path.name != RECORD_NAME and not path.name.startswith(".")]
+    if not found:
+        raise UserError(
+            f"no file addresses are known for {dataset.name}: open {dataset.page}, download "
+            f"{dataset.title} and put it into {target}, zip and tar files as they are; then run "
+            f"this again to record what you have. Licence: {dataset.licence or 'see there'}"
+        )
+    _tell_terms(dataset)
+    record = _read_record(target)
+    for path in progress(found, f"reading {target}"):
+        name = path.relative_to(target).as_posix()
+        sums = _check_present(path, RemoteFile(url=dataset.page or "", name=name), record)
+        record[name] = {"url": None, "published": None} | _as_record(sums)
+    _write_record(target, dataset, record)
+    return target
+
+
+def _unpack_flat(archive: Path) -> None:
+    """Put the images and tables of a zip file beside it, without its folders."""
+    with zipfile.ZipFile(archive) as opened:
+        wanted = {
+            member: archive.parent / Path(member.filename).name
+            for member in opened.infolist()
+            if is_image_name(member.filename) or member.filename.lower().endswith(".csv")
+        }
+        if len(set(wanted.values())) < len(wanted):
+            raise UserError(f"{archive} has files of equal names in several folders; unzip it")
+        missing = [
+            (member, path)
+            for member, path in wanted.items()
+            if not path.exists() or path.stat().st_size != member.file_size
+        ]
+        for member, path in progress(missing, f"unpacking {archive.name}"):
+            path.write_bytes(opened.read(member))  # checks the member's CRC
+
+
+def _tell_terms(dataset: Dataset) -> None:
+    licence = dataset.licence or f"see {dataset.page}"
+    console.print(
+        f"{dataset.title}\n  licence: {licence}\n  cite: {dataset.citation}", markup=False
+    )
+    if dataset.restriction:
+        warn(f"{dataset.name} is restricted: {dataset.restriction}")
+    if not dataset.confirmed:
+        warn(f"{dataset.name} is not confirmed: {' '.join(dataset.note.split())}")
+
+
+def _read_record(target: Path) -> dict[str, dict[str, Any]]:
+    path = target / RECORD_NAME
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["files"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"cannot read {path}: {error}; delete it and run again") from error
+
+
+def _write_record(target: Path, dataset: Dataset, record: Mapping[str, Mapping[str, Any]]) -> None:
+    content = {
+        "dataset": dataset.name,
+        "title": dataset.title,
+        "citation": dataset.citation,
+        "doi": dataset.doi,
+        "licence": dataset.licence,
+        "restriction": dataset.restriction,
+        "files": dict(record),
+    }
+    path = target / RECORD_NAME
+    new = path.with_name(f".{RECORD_NAME}.new")  # a kill leaves the old record or the new one
+    new.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    new.replace(path)
+
+
+def _as_record(sums: Sums) -> dict[str, Any]:
+    return {"bytes": sums.bytes, "sha256": sums.sha256}
+
+
+def _print_table(datasets: Iterable[Dataset]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("name", "what", "size", "licence", "DOI or page", "confirmed"):
+        table.add_column(heading, overflow="fold")
+    for dataset in datasets:
+        table.add_row(
+            dataset.name,
+            dataset.title,
+            _size_text(dataset),
+            dataset.licence or "see there",
+            dataset.doi or dataset.landing,
+            ("yes" if dataset.confirmed else "no") + ("" if dataset.files else ", by hand"),
+        )
+    out = Console(highlight=False, markup=False)
+    if not out.is_terminal:
+        out = Console(highlight=False, markup=False, width=240)  # a pipe has no width of its own
+    out.print(table)
+
+
+def _size_text(dataset: Dataset) -> str:
+    if dataset.size:
+        return dataset.size
+    known = [] if dataset.files == "record" else [file.bytes for file in dataset.files]
+    if not known or None in known:
+        return "?"
+    return f"{sum(size or 0 for size in known) / 1e9:.2f} GB"
+
+
+if __name__ == "__main__":
+    main()
