@@ -13,8 +13,10 @@ from downstream.segment import read_results
 from pretrain.card import read_card
 from pretrain.tracking import read_metrics
 from shards.cli import UserError
+from shards.corpus import plain_source
 from shards.images import Pixels, RejectedImage, decode_image
-from shards.sources import Source, is_image_name, scan_folder
+from shards.sources import Listing, is_image_name, list_sources
+from shards.stores import cached_store
 
 matplotlib.use("Agg")  # draws to files only; must come before pyplot
 from matplotlib import pyplot as plt
@@ -82,27 +84,27 @@ def draw_report(folders: DemoFolders) -> None:
 
 
 def _draw_samples(figure: SubFigure, folders: DemoFolders, most: int = 14) -> None:
-    source = scan_folder(folders.corpus)
-    shown = {label: _first_image(source, label) for label in range(len(source.classes))[:most]}
-    figure.suptitle(
-        f"Micrographs: {len(source.files)} images of {len(source.classes)} classes", weight="bold"
-    )
+    source = plain_source(str(folders.corpus))
+    listing = list_sources([source])
+    shown = {label: _first_image(listing, label) for label in range(len(listing.classes))[:most]}
+    count = sum(len(source.files) for source in listing.sources)
+    figure.suptitle(f"Micrographs: {count} images of {len(listing.classes)} classes", weight="bold")
     columns = -(-len(shown) // 2)
     axes = list(figure.subplots(2, columns, squeeze=False).flat)
     for axis in axes:
         axis.axis("off")
     for axis, (label, pixels) in zip(axes, shown.items(), strict=False):
         axis.imshow(_central_square(pixels), cmap="gray", vmin=0, vmax=255)
-        axis.set_title(source.classes[label].replace("_", " "), fontsize=8)
+        axis.set_title(listing.classes[label].replace("_", " "), fontsize=8)
 
 
-def _first_image(source: Source, label: int) -> Pixels:
+def _first_image(listing: Listing, label: int) -> Pixels:
     """The first image of a class that decodes; shards.write has seen that there is one."""
-    for file in source.files:
-        if file.label == label and is_image_name(file.path):
+    for file in (file for source in listing.sources for file in source.files):
+        if file.label == label and is_image_name(file.name):
             with suppress(RejectedImage):
-                return decode_image((source.root / file.path).read_bytes()).pixels
-    raise UserError(f"class {source.classes[label]} has no image that decodes")
+                return decode_image(cached_store(file.location).read(file.entry)).pixels
+    raise UserError(f"class {listing.classes[label]} has no image that decodes")
 
 
 def _draw_curves(figure: SubFigure, folders: DemoFolders) -> None:

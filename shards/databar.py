@@ -8,7 +8,7 @@ missed bar costs little, a cut micrograph may cost more.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +55,9 @@ MIN_UNIFORM = 0.9  # of that line's pixels have its grey
 MAX_COLUMNS = 640  # looked at: text survives, and the time does not grow with the width
 
 
+T = TypeVar("T", bound=np.generic)
+
+
 @dataclass(frozen=True, slots=True)
 class DataBar:
     """Rows `row:` are the bar at the bottom; rows `:row` are the bar at the top."""
@@ -79,9 +82,9 @@ def find_data_bar(pixels: Pixels) -> DataBar | None:
     return None
 
 
-def crop_data_bar(pixels: Pixels, bar: DataBar) -> Pixels:
-    """The micrograph without its bar: a view of `pixels`."""
-    return pixels[: bar.row] if bar.edge == "bottom" else pixels[bar.row :]
+def crop_data_bar(values: npt.NDArray[T], bar: DataBar) -> npt.NDArray[T]:
+    """The micrograph without its bar: a view of `values`, of any depth."""
+    return values[: bar.row] if bar.edge == "bottom" else values[bar.row :]
 
 
 def _opaque_rows(band: Pixels, height: int) -> int:

@@ -1,7 +1,7 @@
-"""Which images of a corpus overlap? Groups that must not be torn apart by a split.
+"""Which images of a corpus overlap?
 
     fingerprints = np.stack([describe(pixels) for pixels in images])
-    groups = find_groups(fingerprints).groups      # equal number: same group
+    overlaps = find_duplicates(fingerprints)       # of dtype shards.overlap.OVERLAP
 
 Images that could overlap are found through codes that they share (an inverted file, as in Sivic and
 Zisserman 2003, doi:10.1109/ICCV.2003.1238663), then looked at by `shards.overlap`. The work grows
@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from shards.fingerprint import (
     CODE_BITS,
@@ -45,26 +43,10 @@ _SHIFTS = (2 * _LEVELS - 1) * _BINS**2
 _SLICE = 1 << 20  # codes at a time
 
 
-@dataclass(frozen=True, slots=True)
-class Duplicates:
-    """The group of each image (its lowest member's position), and the overlaps that bind them."""
-
-    groups: _Ints
-    overlaps: npt.NDArray[np.void]  # of dtype shards.overlap.OVERLAP
-
-
-def find_groups(fingerprints: Fingerprints) -> Duplicates:
-    """Bind images that show the same place, directly or through others. `fingerprints`: (N,)."""
+def find_duplicates(fingerprints: Fingerprints) -> npt.NDArray[np.void]:
+    """The pairs of images that show the same place, as OVERLAP records. `fingerprints`: (N,)."""
     first, second = _candidates(fingerprints)
-    overlaps = find_overlaps(fingerprints, first, second)
-    return Duplicates(_components(len(fingerprints), overlaps), overlaps)
-
-
-def _components(images: int, overlaps: npt.NDArray[np.void]) -> _Ints:
-    edges = (np.ones(len(overlaps), np.int8), (overlaps["first"], overlaps["second"]))
-    _, labels = connected_components(coo_array(edges, shape=(images, images)), directed=False)
-    _, lowest = np.unique(labels, return_index=True)
-    return np.asarray(lowest[labels], np.int64)
+    return find_overlaps(fingerprints, first, second)
 
 
 def _candidates(fingerprints: Fingerprints) -> tuple[_Ints, _Ints]:

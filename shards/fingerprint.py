@@ -116,10 +116,20 @@ def _level(base: Image.Image, level: int) -> _Floats:
 
 def _smooth(values: _Floats) -> _Floats:
     """Convolve with 1 4 6 4 1 along both axes: a Gaussian of sigma 1."""
-    a = np.pad(values, 2, mode="symmetric")
+    a = _mirrored(values)
     a = a[:, :-4] + a[:, 4:] + 4 * (a[:, 1:-3] + a[:, 3:-1]) + 6 * a[:, 2:-2]
     a = a[:-4] + a[4:] + 4 * (a[1:-3] + a[3:-1]) + 6 * a[2:-2]
     return a * np.float32(1 / 256)
+
+
+def _mirrored(values: _Floats) -> _Floats:
+    """Two pixels more on each side; np.pad(mode="symmetric") takes ten times as long."""
+    height, width = values.shape
+    a = np.empty((height + 4, width + 4), np.float32)
+    a[2:-2, 2:-2] = values
+    a[:2, 2:-2], a[-2:, 2:-2] = values[1::-1], values[:-3:-1]
+    a[:, :2], a[:, -2:] = a[:, 3:1:-1], a[:, -3:-5:-1]
+    return a
 
 
 def _blobs(smooth: _Floats, quota: int) -> tuple[_Floats, _Floats, npt.NDArray[np.bool_]]:

@@ -7,19 +7,23 @@ Policy, per kind of input (recorded in each sample's notes when it changed somet
     alpha                   dropped when opaque, else blended over black
     EXIF rotation           applied
     multi-page              the first page
+    16-bit colour           rejected: Pillow would drop the low byte without a word
     RGB with equal channels grey
 """
 
 import io
 import warnings
+import zlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps
+import simplejpeg
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 Profile = Literal["fast", "exact"]
+SUFFIXES: dict[Profile, str] = {"fast": "jpg", "exact": "png"}  # of stored images
 
 # Pillow's names. Not all that it has: an EPS named .png would start Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -28,8 +32,11 @@ MAX_PIXELS = (
     400_000_000  # a 20,000 x 20,000 scan; above it a small file may be a decompression bomb
 )
 WINDOW_PERCENTILES = (0.1, 99.9)  # ignores hot pixels without clipping precipitates
-# Channels of a scanned grey image differ by JPEG rounding; measured colour differs by far more.
+# Channels of a scanned grey image differ by JPEG rounding; measured colour differs by far more. Of
+# a grey image a few pixels may be coloured all the same: annotations, and the chroma that JPEG
+# spreads from a coloured data bar into the row beside it.
 GREY_TOLERANCE = 4
+MAX_COLOURED_SHARE = 1e-3
 
 JPEG_QUALITY = 95
 
@@ -59,27 +66,60 @@ class Micrograph:
         return 1 if self.pixels.ndim == 2 else 3
 
 
+@dataclass(frozen=True, slots=True)
+class RawImage:
+    """As decoded, upright: `(H, W)` of the file's depth, or `(H, W, 3)` uint8 RGB."""
+
+    values: npt.NDArray[Any]
+    notes: tuple[str, ...]
+
+
 def decode_image(data: bytes, *, grey: bool = False, max_pixels: int = MAX_PIXELS) -> Micrograph:
     """Decode a whole image file by the policy above. Raises `RejectedImage`, nothing else."""
+    raw = decode_raw(data, max_pixels=max_pixels)
+    micrograph = to_eight_bits(raw.values, grey=grey)
+    return Micrograph(micrograph.pixels, raw.notes + micrograph.notes)
+
+
+def decode_raw(data: bytes, *, max_pixels: int = MAX_PIXELS) -> RawImage:
+    """Decode at the file's own depth. Raises `RejectedImage`, nothing else."""
     if not data:
         raise RejectedImage("empty", "the file has no bytes")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata; the pixels decide
-            image = _open(data, max_pixels)
-            pixels, notes = _to_eight_bits(image)
-    except RejectedImage:
-        raise
-    except MemoryError:
+            return _decode(_open(data, max_pixels), data)
+    except (RejectedImage, MemoryError):
         raise
     except Exception as error:  # decoders raise anything, struct.error and SyntaxError included
         raise RejectedImage("corrupt", f"{type(error).__name__}: {error}") from error
-    if grey and pixels.ndim == 3:
-        pixels = np.asarray(Image.fromarray(pixels).convert("L"))
-        notes = (*notes, "colour to grey")
-    if pixels.min() == pixels.max():
-        raise RejectedImage("blank", f"every pixel is {pixels.flat[0]}")
-    return Micrograph(pixels, notes)
+
+
+def to_eight_bits(values: npt.NDArray[Any], *, grey: bool = False) -> Micrograph:
+    """Window high depths, fold equal channels (any channels with `grey`) into one.
+
+    Raises `RejectedImage` when nothing but one value is left, or values are not finite.
+    """
+    notes = []
+    if values.dtype != np.uint8:
+        values, note = _window(values)
+        notes.append(note)
+    if values.ndim == 3 and is_grey(values):
+        values = np.ascontiguousarray(values[..., 1])
+        notes.append("equal channels to grey")
+    elif values.ndim == 3 and grey:
+        values = np.asarray(Image.fromarray(values).convert("L"))
+        notes.append("colour to grey")
+    if values.min() == values.max():
+        raise RejectedImage("blank", f"every pixel is {values.flat[0]}")
+    return Micrograph(values, tuple(notes))
+
+
+def is_grey(pixels: Pixels) -> bool:
+    """Whether the channels of `(H, W, 3)` differ by no more than rounding, in every fourth row."""
+    red, green, blue = (np.ascontiguousarray(pixels[::4, :, channel]) for channel in range(3))
+    spread = np.maximum(_apart(red, green), _apart(blue, green))
+    return bool(np.count_nonzero(spread > GREY_TOLERANCE) <= MAX_COLOURED_SHARE * spread.size)
 
 
 def shrink(pixels: Pixels, max_side: int | None) -> Pixels:
@@ -89,18 +129,21 @@ def shrink(pixels: Pixels, max_side: int | None) -> Pixels:
         return pixels
     factor = max_side / max(height, width)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+    # Hamming: sharp as bicubic, no overshoot that looks like charging, a third of Lanczos' time.
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.HAMMING))
 
 
-def encode_image(pixels: Pixels, profile: Profile) -> tuple[bytes, str]:
-    """Encode for the shard: JPEG for `fast`, lossless PNG for `exact`. Returns bytes and suffix."""
+def encode_image(pixels: Pixels, profile: Profile) -> bytes:
+    """Encode for the shard: JPEG for `fast`, lossless PNG for `exact`."""
     stream = io.BytesIO()
     image = Image.fromarray(pixels)
     if profile == "fast":
         image.save(stream, "JPEG", quality=JPEG_QUALITY, subsampling="4:4:4")
-        return stream.getvalue(), "jpg"
-    image.save(stream, "PNG", compress_level=6)
-    return stream.getvalue(), "png"
+        return stream.getvalue()
+    # Run lengths and Huffman codes alone: noise has no repeats to find. On 102 real micrographs
+    # 6 times as fast as Pillow's default, and 3 % smaller.
+    image.save(stream, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
+    return stream.getvalue()
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
@@ -117,26 +160,67 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     return image
 
 
-def _to_eight_bits(image: Image.Image) -> tuple[Pixels, tuple[str, ...]]:
+def _decode(image: Image.Image, data: bytes) -> RawImage:
     notes = []
     pages = getattr(image, "n_frames", 1)
     if pages > 1:
         notes.append(f"page 1 of {pages}")
+    if _is_deep_colour(image):
+        raise RejectedImage("deep_colour", "16 bits per colour; save it as 16-bit grey or 8 bits")
     if image.getexif().get(ExifTags.Base.Orientation) in range(2, 9):  # 1: as it lies
         image = ImageOps.exif_transpose(image)
         notes.append("EXIF rotation applied")
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        pixels, note = _window(np.asarray(image))
-        return pixels, (*notes, note)
-    if image.mode != "L" or image.has_transparency_data:
+    if not _is_deep_grey(image) and (image.mode not in ("L", "RGB") or image.has_transparency_data):
         key = " with a transparent colour" if "transparency" in image.info else ""
-        notes += [] if image.mode == "RGB" and not key else [f"from mode {image.mode}{key}"]
+        notes.append(f"from mode {image.mode}{key}")
         image = _over_black(image)
-    pixels = np.asarray(image)
-    if pixels.ndim == 3 and _is_grey(pixels):
-        pixels = np.ascontiguousarray(pixels[..., 1])
-        notes.append("equal channels to grey")
-    return pixels, tuple(notes)
+    return RawImage(_pixels(image, data), tuple(notes))
+
+
+def _pixels(image: Image.Image, data: bytes) -> npt.NDArray[Any]:
+    """Decode an opened image: plain JPEG by simplejpeg, to the same pixels in half the time.
+
+    It is stricter than Pillow (a file may lack its end marker), which therefore decides.
+    """
+    if image.format == "JPEG" and image.mode in ("L", "RGB") and _is_untouched(image):
+        try:
+            pixels = simplejpeg.decode_jpeg(data, "GRAY" if image.mode == "L" else "RGB")
+            return np.asarray(pixels[..., 0] if image.mode == "L" else pixels)
+        except ValueError:
+            pass
+    return np.asarray(image)
+
+
+def _is_untouched(image: Image.Image) -> bool:
+    """Whether it is as `Image.open` gave it: not yet rotated or converted."""
+    return bool(getattr(image, "tile", ()))
+
+
+def _is_deep_colour(image: Image.Image) -> bool:
+    """Whether Pillow would drop bits: it has modes of more than 8 for grey alone."""
+    return not _is_deep_grey(image) and _bits(image) > 8
+
+
+def _is_deep_grey(image: Image.Image) -> bool:
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def _bits(image: Image.Image) -> int:
+    """Bits per channel in the file, as far as a format can have more than 8."""
+    source: Any = image  # what follows depends on the format's plugin
+    if image.format == "TIFF":
+        return int(max(source.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))))
+    if image.format == "JPEG2000":
+        data = source.fp.getvalue()
+        size = data.index(b"\xff\x4f\xff\x51") + 2  # the SIZ segment of the code stream
+        channels = int.from_bytes(data[size + 38 : size + 40], "big")
+        depths = data[size + 40 : size + 40 + 3 * channels : 3]
+        return int(1 + max(depth & 0x7F for depth in depths))
+    layouts = [tile.args if isinstance(tile.args, tuple) else (tile.args,) for tile in source.tile]
+    if image.format == "PPM":
+        most = max((layout[1] for layout in layouts if len(layout) > 1), default=255)
+        return int(most).bit_length()
+    return 16 if any("16" in str(layout[0]) for layout in layouts) else 8
 
 
 def _over_black(image: Image.Image) -> Image.Image:
@@ -149,10 +233,8 @@ def _over_black(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(black, rgba).convert("RGB")
 
 
-def _is_grey(pixels: Pixels) -> bool:
-    wide = pixels.astype(np.int16)
-    spread = np.maximum(abs(wide[..., 0] - wide[..., 1]), abs(wide[..., 2] - wide[..., 1]))
-    return bool(spread.max() <= GREY_TOLERANCE)
+def _apart(one: Pixels, other: Pixels) -> Pixels:
+    return np.maximum(one, other) - np.minimum(one, other)
 
 
 def _window(values: npt.NDArray[np.generic]) -> tuple[Pixels, str]:

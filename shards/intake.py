@@ -1,8 +1,8 @@
-"""Every source file is read, decoded, checked and encoded once, by several processes, into a spool.
+"""Every source file is read, cleaned, checked and encoded once, by several processes, into a spool.
 
-The work is cut into chunks of a fixed size; a finished chunk is a pair of files whose name is a
-hash of its inputs. So the spool does not depend on the number of workers, and a run that was killed
-goes on with the chunks that it finds.
+The work is cut into chunks of a fixed size; a chunk's files are named after a hash of its inputs.
+So the spool does not depend on the number of workers, and a run that was killed goes on with the
+chunks that it finds.
 """
 
 import hashlib
@@ -12,17 +12,35 @@ import os
 import re
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from importlib.metadata import version
-from pathlib import Path
+from itertools import groupby
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from shards.catalog import (
+    RECORD,
+    Catalog,
+    Records,
+    Rejected,
+    done_path,
+    dump_provenance,
+    images_path,
+    load_catalog,
+    save_chunk,
+)
+from shards.clean import Cleaned, CleanOptions, clean_image
 from shards.cli import UserError, progress
+from shards.fingerprint import Fingerprints, describe, pixel_digest
 from shards.images import (
+    MIN_SIDE,
     Pixels,
     Profile,
     RejectedImage,
@@ -30,9 +48,12 @@ from shards.images import (
     encode_image,
     shrink,
 )
-from shards.sources import Source, SourceFile, is_image_name
+from shards.sources import Listing, SourceFile, is_image_name
+from shards.stores import MAX_FILE_BYTES, cached_store, read_ahead
 
-CHUNK_FILES = 32  # a few seconds of work: little to lose, little overhead
+_FAINT = 64  # grey levels: no image of more comes out of JPEG as one flat grey
+
+CHUNK_FILES = 32  # a second of work: little to lose, little overhead
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,97 +62,50 @@ class IntakeOptions:
 
     profile: Profile
     max_side: int | None
-    grey: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Accepted:
-    """An encoded image in the spool, and where it comes from."""
-
-    key: str
-    label: int
-    source: str
-    source_sha256: str
-    image_sha256: str
-    suffix: str
-    offset: int
-    size: int
-    height: int
-    width: int
-    channels: int
-    pixel_sums: tuple[int, ...]  # per channel, exact, so that their order does not matter
-    square_sums: tuple[int, ...]
-    notes: tuple[str, ...]
-    chunk: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rejected:
-    """A file that stays outside, and why."""
-
-    source: str
-    reason: str
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Intake:
-    """The outcome for all source files, in source order."""
-
-    accepted: tuple[Accepted, ...]
-    rejected: tuple[Rejected, ...]
+    clean: CleanOptions = CleanOptions()  # noqa: RUF009 (frozen)
 
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    root: Path
     spool: Path
     name: str
     classes: tuple[str, ...]
+    source: int
+    origin: str
     files: tuple[SourceFile, ...]
     options: IntakeOptions
+    fatal: frozenset[str] = frozenset()  # names of files that have ended a process
 
 
-def take_in(source: Source, spool: Path, options: IntakeOptions, workers: int) -> Intake:
-    """Encode all of `source` into `spool`. Raises `UserError` when a file or the disk fails."""
+def take_in(listing: Listing, spool: Path, options: IntakeOptions, workers: int) -> Catalog:
+    """Encode all of `listing` into `spool`. Raises `UserError` when a file or the disk fails."""
     spool.mkdir(parents=True, exist_ok=True)
-    chunks = [
-        _Chunk(
-            source.root, spool, _fingerprint(files, source, options), source.classes, files, options
-        )
-        for files in _cut(source.files)
-    ]
-    todo = [chunk for chunk in chunks if not _records_path(chunk.spool, chunk.name).exists()]
+    chunks = list(_cut(listing, spool, options))
+    todo = [chunk for chunk in chunks if not done_path(chunk.spool, chunk.name).exists()]
     for _ in progress(_run(todo, workers), "decode and encode", total=len(todo)):
         pass
-    accepted: list[Accepted] = []
-    rejected: list[Rejected] = []
-    for chunk in chunks:
-        content = json.loads(_records_path(spool, chunk.name).read_text(encoding="utf-8"))
-        accepted += (_accepted(record) for record in content["accepted"])
-        rejected += (Rejected(**record) for record in content["rejected"])
-    return Intake(tuple(accepted), tuple(rejected))
+    return load_catalog(spool, [chunk.name for chunk in chunks])
 
 
-def images_path(spool: Path, chunk: str) -> Path:
-    """The spool file that holds a chunk's encoded images, one after the other."""
-    return spool / f"{chunk}.images"
+def _cut(listing: Listing, spool: Path, options: IntakeOptions) -> Iterator[_Chunk]:
+    for number, source in enumerate(listing.sources):
+        for start in range(0, len(source.files), CHUNK_FILES):
+            files = source.files[start : start + CHUNK_FILES]
+            name = _fingerprint(files, source.spec.name, listing.classes, options)
+            yield _Chunk(spool, name, listing.classes, number, source.spec.name, files, options)
 
 
-def _records_path(spool: Path, chunk: str) -> Path:
-    return spool / f"{chunk}.json"
-
-
-def _cut(files: Sequence[SourceFile]) -> Iterator[tuple[SourceFile, ...]]:
-    for start in range(0, len(files), CHUNK_FILES):
-        yield tuple(files[start : start + CHUNK_FILES])
-
-
-def _fingerprint(files: Sequence[SourceFile], source: Source, options: IntakeOptions) -> str:
+def _fingerprint(
+    files: Sequence[SourceFile], origin: str, classes: Sequence[str], options: IntakeOptions
+) -> str:
     # With the versions of what decodes and encodes: a spool from before an upgrade is not reused.
-    versions = [version("micrograph-pretrain"), version("pillow")]
-    content = [versions, asdict(options), source.classes, [asdict(file) for file in files]]
+    content = [_versions(), asdict(options), origin, classes, [asdict(file) for file in files]]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@lru_cache
+def _versions() -> tuple[str, ...]:
+    return tuple(version(name) for name in ("micrograph-pretrain", "pillow", "numpy"))
 
 
 def _run(chunks: Sequence[_Chunk], workers: int) -> Iterator[None]:
@@ -140,22 +114,53 @@ def _run(chunks: Sequence[_Chunk], workers: int) -> Iterator[None]:
             _encode_chunk(chunk)
             yield
         return
-    context = multiprocessing.get_context("spawn")  # forking a process with threads can deadlock
-    with ProcessPoolExecutor(
-        min(workers, len(chunks)), mp_context=context, initializer=_die_with_parent
-    ) as pool:
-        futures = [pool.submit(_encode_chunk, chunk) for chunk in chunks]
-        try:
+    waiting = {chunk.name: chunk for chunk in chunks}
+    try:
+        with _pool(min(workers, len(chunks))) as pool:
+            futures: dict[Future[None], str] = {
+                pool.submit(_encode_chunk, chunk): chunk.name for chunk in chunks
+            }
             for future in as_completed(futures):
                 future.result()
+                del waiting[futures[future]]
                 yield
+    except BrokenProcessPool:
+        for chunk in waiting.values():
+            _encode_alone(chunk)
+            yield
+
+
+def _encode_alone(chunk: _Chunk) -> None:
+    """Encode after a worker has died: who dies alone was killed by the file that it was reading.
+
+    That file is rejected: a decoder crashed on it, or it needs more memory than there is.
+    """
+    if done_path(chunk.spool, chunk.name).exists():
+        return
+    while True:
+        try:
+            with _pool(1) as pool:
+                pool.submit(_encode_chunk, chunk).result()
+            return
         except BrokenProcessPool as error:
-            raise UserError(
-                "a worker was killed, most likely for lack of memory; "
-                "the same command goes on from here, with fewer --workers if need be"
-            ) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            reading = _reading_path(chunk)
+            name = reading.read_text(encoding="utf-8") if reading.exists() else ""
+            if not name or name in chunk.fatal:
+                raise UserError(
+                    "a worker was killed, most likely for lack of memory; "
+                    "the same command goes on from here, with fewer --workers if need be"
+                ) from error
+            chunk = replace(chunk, fatal=chunk.fatal | {name})
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    context = multiprocessing.get_context("spawn")  # forking a process with threads can deadlock
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _die_with_parent() -> None:
@@ -170,91 +175,163 @@ def _wait_and_exit() -> None:
         os._exit(1)
 
 
+def _reading_path(chunk: _Chunk) -> Path:
+    return chunk.spool / f"{chunk.name}.reading"
+
+
 def _encode_chunk(chunk: _Chunk) -> None:
-    accepted: list[Accepted] = []
+    records: list[Records] = []
+    fingerprints: list[Fingerprints] = []
     rejected: list[Rejected] = []
     images = images_path(chunk.spool, chunk.name)
-    records = _records_path(chunk.spool, chunk.name)
+    reading = _reading_path(chunk)
     try:
-        with images.open("wb") as stream:
-            for file in chunk.files:
+        with images.open("wb") as stream, reading.open("w", encoding="utf-8") as mark:
+            for file, data in _read_files(chunk):
+                mark.seek(0)
+                mark.write(ascii(file.name))
+                mark.truncate()
+                mark.flush()
                 try:
-                    sample, data = _encode_file(chunk, file, stream.tell())
+                    record, fingerprint, encoded = _encode_file(chunk, file, data, stream.tell())
                 except RejectedImage as reject:
                     rejected.append(
-                        Rejected(source=file.path, reason=reject.reason, detail=reject.detail)
+                        Rejected(
+                            origin=chunk.origin,
+                            source=file.name,
+                            reason=reject.reason,
+                            detail=reject.detail,
+                        )
                     )
                 else:
-                    stream.write(data)
-                    accepted.append(sample)
-            stream.flush()
-            os.fsync(stream.fileno())
-        content = {
-            "accepted": [asdict(sample) for sample in accepted],
-            "rejected": [asdict(file) for file in rejected],
-        }
-        partial = records.with_suffix(".json.partial")
-        partial.write_text(json.dumps(content), encoding="utf-8")
-        partial.replace(records)  # the chunk counts as done from here on
+                    stream.write(encoded)
+                    records.append(record)
+                    fingerprints.append(fingerprint)
+        save_chunk(chunk.spool, chunk.name, records, fingerprints, rejected)
+        reading.unlink()
     except OSError as error:
         raise UserError(
             f"cannot write {error.filename or images}: {error.strerror or error}"
         ) from error
 
 
-def _encode_file(chunk: _Chunk, file: SourceFile, offset: int) -> tuple[Accepted, bytes]:
-    if not is_image_name(file.path):
-        raise RejectedImage("not_an_image", f"suffix {Path(file.path).suffix or 'missing'}")
-    path = chunk.root / file.path
-    try:
-        source_bytes = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+def _read_files(chunk: _Chunk) -> Iterator[tuple[SourceFile, bytes | RejectedImage]]:
+    """Every file with its bytes, or with the reason why it was not read."""
+    for location, run in groupby(chunk.files, key=lambda file: file.location):
+        files = list(run)
+        refused = {file.name: reject for file in files if (reject := _refusal(chunk, file))}
+        wanted = [file.entry for file in files if file.name not in refused]
+        content = read_ahead(cached_store(location), wanted)
+        for file in files:
+            if file.name in refused:
+                yield file, refused[file.name]
+                continue
+            data = next(content)
+            if isinstance(data, UserError):
+                raise data
+            yield file, data
+
+
+def _refusal(chunk: _Chunk, file: SourceFile) -> RejectedImage | None:
+    if not is_image_name(file.name):
+        suffix = PurePosixPath(file.name).suffix or "missing"
+        return RejectedImage("not_an_image", f"suffix {suffix}")
+    if (file.entry.size or 0) > MAX_FILE_BYTES:
+        return RejectedImage("too_large", f"{file.entry.size} bytes, at most {MAX_FILE_BYTES}")
+    if ascii(file.name) in chunk.fatal:
+        return RejectedImage("fatal", "ended the process that read it: damaged, or too large")
+    return None
+
+
+def _encode_file(
+    chunk: _Chunk, file: SourceFile, source: bytes | RejectedImage, offset: int
+) -> tuple[Records, Fingerprints, bytes]:
+    """Record, fingerprint, and the encoded image followed by its provenance."""
+    if isinstance(source, RejectedImage):
+        raise source
+    if len(source) > MAX_FILE_BYTES:
+        raise RejectedImage("too_large", f"more than {MAX_FILE_BYTES} bytes")
     options = chunk.options
-    micrograph = decode_image(source_bytes, grey=options.grey)
-    pixels = shrink(micrograph.pixels, options.max_side)
-    data, suffix = encode_image(pixels, options.profile)
-    _check_stored(data)
-    pixel_sums, square_sums = _channel_sums(pixels)
-    sample = Accepted(
-        key=_key(chunk.classes[file.label], file.path),
-        label=file.label,
-        source=file.path,
-        source_sha256=hashlib.sha256(source_bytes).hexdigest(),
-        image_sha256=hashlib.sha256(data).hexdigest(),
-        suffix=suffix,
-        offset=offset,
-        size=len(data),
-        height=pixels.shape[0],
-        width=pixels.shape[1],
-        channels=micrograph.channels,
-        pixel_sums=pixel_sums,
-        square_sums=square_sums,
-        notes=micrograph.notes,
-        chunk=chunk.name,
-    )
-    return sample, data
+    cleaned = clean_image(source, options.clean)
+    pixels = shrink(cleaned.pixels, options.max_side)
+    image = encode_image(pixels, options.profile)
+    _check_stored(image, pixels)
+    said = dump_provenance(_provenance(chunk, file, source, image, cleaned, pixels))
+    record = np.zeros((), RECORD)
+    record["key"] = _key(chunk.classes[file.label], chunk.origin, file.name)
+    record["label"], record["source"] = file.label, chunk.source
+    record["offset"], record["size"], record["said"] = offset, len(image), len(said)
+    record["height"], record["width"] = pixels.shape[:2]
+    record["channels"] = 1 if pixels.ndim == 2 else 3
+    record["pixels"] = bytes.fromhex(pixel_digest(cleaned.pixels))
+    record["stored"] = hashlib.sha256(image).digest()
+    if file.group is not None:
+        record["specimen"] = _digest(f"{chunk.origin}\0{file.group}")[:16]
+    record["sums"], record["squares"] = _channel_sums(pixels)
+    return record, describe(pixels), image + said
 
 
-def _check_stored(data: bytes) -> None:
+def _provenance(
+    chunk: _Chunk,
+    file: SourceFile,
+    source: bytes,
+    image: bytes,
+    cleaned: Cleaned,
+    pixels: Pixels,
+) -> dict[str, Any]:
+    said: dict[str, Any] = {
+        "class": chunk.classes[file.label],
+        "source": file.name,
+        "source_sha256": hashlib.sha256(source).hexdigest(),
+        "image_sha256": hashlib.sha256(image).hexdigest(),
+        "height": pixels.shape[0],
+        "width": pixels.shape[1],
+        "notes": list(cleaned.notes),
+    }
+    if chunk.origin:
+        said["origin"] = chunk.origin
+    if file.group is not None:
+        said["specimen"] = file.group
+    if cleaned.bar is not None:
+        said["data_bar"] = {**asdict(cleaned.bar), "of": cleaned.height}
+    if cleaned.overlay is not None:
+        said["overlay"] = {
+            "marks": cleaned.overlay.marks,
+            "share": round(cleaned.overlay.share, 5),
+            "of": list(cleaned.pixels.shape[:2]),  # the boxes' pixels, before any scaling
+            "boxes": [list(box) for box in cleaned.overlay.boxes],
+        }
+    if file.scale is not None:
+        shrunk = cleaned.pixels.shape[1] / pixels.shape[1]
+        said["nm_per_pixel"] = float(f"{file.scale * shrunk:.6g}")
+    return said
+
+
+def _check_stored(data: bytes, pixels: Pixels) -> None:
     """Scaling narrows an image and JPEG flattens a faint one: what is stored must pass as well."""
+    wide = min(pixels.shape[:2]) >= MIN_SIDE
+    if wide and int(pixels.max()) - int(pixels.min()) > _FAINT:
+        return
     try:
         decode_image(data)
     except RejectedImage as reject:
         raise RejectedImage(reject.reason, f"as stored: {reject.detail}") from reject
 
 
-def _key(class_name: str, path: str) -> str:
-    """A tar-safe name: the class for people, a hash of the source path to make it unique."""
+def _key(class_name: str, origin: str, name: str) -> bytes:
+    """A tar-safe name: the class for people, a hash of source and path to make it unique."""
     readable = re.sub(r"[^0-9a-z]+", "_", class_name.lower()).strip("_")[:40] or "class"
-    return f"{readable}_{hashlib.sha256(path.encode('utf-8', 'surrogateescape')).hexdigest()[:20]}"
+    identity = f"{origin}\0{name}" if origin else name
+    return f"{readable}_{_digest(identity).hex()[:20]}".encode("ascii")
 
 
-def _channel_sums(pixels: Pixels) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    values = pixels.reshape(-1, 1 if pixels.ndim == 2 else 3).astype(np.uint64)
-    return tuple(values.sum(0).tolist()), tuple((values**2).sum(0).tolist())
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
 
 
-def _accepted(record: dict[str, Any]) -> Accepted:
-    tuples = {key: tuple(record[key]) for key in ("pixel_sums", "square_sums", "notes")}
-    return Accepted(**(record | tuples))
+def _channel_sums(pixels: Pixels) -> tuple[list[int], list[int]]:
+    """Sums and sums of squares of each channel, from its histogram; zero for those it has not."""
+    counts = np.array(Image.fromarray(pixels).histogram(), np.uint64).reshape(-1, 256)
+    levels = np.arange(256, dtype=np.uint64)
+    missing = [0] * (3 - len(counts))
+    return [*(counts @ levels).tolist(), *missing], [*(counts @ levels**2).tolist(), *missing]

@@ -2,19 +2,24 @@
 
 A shard set is a folder:
 
-    manifest.json                 classes, counts, normalisation, SHA-256 of tars and indices
+    manifest.json                 classes, counts, normalisation, sources, SHA-256 of all files
     train-00000.tar, …            WebDataset tars: KEY.jpg|png, KEY.cls, KEY.json per sample
     train-00000.idx, …            DALI's index of the same tar (wds2idx v1.2)
     train.npy, val.npy            one row of `INDEX_DTYPE` per sample, in tar order
+    samples.csv                   one row of `SAMPLE_COLUMNS` per sample: the split, to be reused
+    overlaps.csv                  the near-duplicates, pair by pair: `OVERLAP_COLUMNS`
+    rejects.jsonl                 every file left outside: origin, source, reason, detail
+    report.html                   all of it to look at (not part of the set's identity)
 
 KEY is `[0-9a-z_]`, under 90 characters: DALI splits keys at the first dot and its index at white
 space, and a long name needs tar extensions that it misreads. `.cls` is the class index as ASCII
 digits (DALI's reader takes it as UINT8 bytes); `.json` says where the sample comes from.
 """
 
+import csv
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tokenize import TokenError
@@ -25,9 +30,32 @@ import numpy.typing as npt
 
 from shards.cli import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
+SAMPLES_NAME = "samples.csv"
+OVERLAPS_NAME = "overlaps.csv"
+REJECTS_NAME = "rejects.jsonl"
+REPORT_NAME = "report.html"
 SPLITS = ("train", "val")
+LEFT_OUT_SPLIT = "left_out"  # in samples.csv: in no tar, since it overlaps with both sides
+
+SAMPLE_COLUMNS = (
+    "key",
+    "split",  # of SPLITS, or LEFT_OUT_SPLIT
+    "fold",  # where the split was drawn as folds
+    "class",
+    "origin",  # name of the source, empty for the only source of --source
+    "source",  # path within it
+    "group",  # key of its group's first image, empty where it stands alone
+    "specimen",  # the group that its source gives it
+    "height",  # pixels, as stored
+    "width",
+    "channels",
+    "data_bar",  # `bottom 896/960`: cut off at row 896 of 960
+    "overlay_marks",
+    "notes",  # what else was done, joined by `; `
+)
+OVERLAP_COLUMNS = ("first", "second", "x", "y", "scale", "turn", "share", "matches", "score")
 
 # The only place where these digits stand; from here they travel: manifest -> card -> consumer.
 # Paper A normalises every image by ImageNet's statistics ("Training Classification Models").
@@ -45,6 +73,7 @@ INDEX_DTYPE = np.dtype(
     ]
 )
 Index = npt.NDArray[np.void]
+Migration = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +98,17 @@ class SplitInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceInfo:
+    """One source of the corpus, and on what terms its images came."""
+
+    name: str
+    samples: int
+    licence: str | None
+    restriction: str | None  # such as an export control; never published in the open
+    citation: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """All that a consumer of a shard set needs to know besides the samples themselves."""
 
@@ -86,6 +126,11 @@ class Manifest:
     rejected: Mapping[str, int]  # reason -> files; rejects.jsonl lists them
     options: Mapping[str, Any]
     corpus_hash: str
+    name: str  # of the corpus
+    sources: tuple[SourceInfo, ...]
+    decisions: Mapping[str, int]  # what was done or found -> images; samples.csv says which
+    split: Mapping[str, Any]  # the rule, and what groups did to it
+    files: Mapping[str, str]  # name -> SHA-256 of the tables beside the tars
 
 
 def index_file(split: str) -> str:
@@ -121,6 +166,7 @@ def read_manifest(folder: Path) -> Manifest:
     content = read_versioned(
         path,
         SCHEMA_VERSION,
+        migrations={1: _from_version_1},
         absent=f"no shards in {folder} ({MANIFEST_NAME} is missing); "
         f"make them with: python -m shards.write --source DIR --out {folder}",
     )
@@ -130,10 +176,13 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(f"{path} is damaged: {error!r}; write the shards again") from error
 
 
-def read_versioned(path: Path, version: int, *, absent: str) -> dict[str, Any]:
-    """Read a JSON object that states its `schema_version`.
+def read_versioned(
+    path: Path, version: int, *, absent: str, migrations: Mapping[int, Migration] | None = None
+) -> dict[str, Any]:
+    """Read a JSON object that states its `schema_version`, and bring an older one up to `version`.
 
-    Raises `UserError`: `absent` when there is no file, else what is wrong with it.
+    `migrations[n]` turns the content of version n into that of n + 1. Raises `UserError`: `absent`
+    when there is no file, else what is wrong with it.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -142,6 +191,9 @@ def read_versioned(path: Path, version: int, *, absent: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
     found = content.get("schema_version") if isinstance(content, dict) else None
+    while type(found) is int and found < version and migrations and found in migrations:
+        found += 1
+        content = {**migrations[found - 1](content), "schema_version": found}
     if found != version:
         raise UserError(
             f"{path} has schema_version {found!r}, this version reads {version}; "
@@ -165,7 +217,16 @@ def parse_manifest(content: Mapping[str, Any]) -> Manifest:
     tuples = {
         key: tuple(content[key]) for key in ("classes", "mean", "std", "pixel_mean", "pixel_std")
     }
-    return Manifest(**{**content, **tuples, "splits": splits})
+    sources = tuple(SourceInfo(**source) for source in content["sources"])
+    return Manifest(**{**content, **tuples, "splits": splits, "sources": sources})
+
+
+def _from_version_1(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Version 1 knew one source, of unknown licence, and no groups."""
+    counts = [split["samples"] for split in content["splits"].values()]
+    source = SourceInfo(name="", samples=sum(counts), licence=None, restriction=None, citation=None)
+    new = {"name": "", "sources": [asdict(source)], "decisions": {}, "files": {}}
+    return {**content, **new, "split": {"rule": "per_class"}}
 
 
 def write_index(folder: Path, split: str, index: Index) -> str:
@@ -187,6 +248,18 @@ def read_index(folder: Path, split: str) -> Index:
     if index.dtype != INDEX_DTYPE or index.ndim != 1:
         raise UserError(f"index {path} has another layout; write the shards again")
     return index
+
+
+def read_samples(path: Path) -> Iterator[dict[str, str]]:
+    """The rows of a `samples.csv`, one dict of SAMPLE_COLUMNS each. Raises `UserError`."""
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
+            rows = csv.DictReader(stream)
+            if missing := {"key", "split"} - set(rows.fieldnames or ()):
+                raise UserError(f"{path} has no column {min(missing)!r}; is it a samples.csv?")
+            yield from rows
+    except (OSError, csv.Error) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
 
 
 def file_sha256(path: Path) -> str:

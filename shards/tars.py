@@ -1,19 +1,18 @@
 """One split becomes tars: WebDataset members, DALI's index beside each, rows of our own index."""
 
-import hashlib
-import json
 import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from shards.cli import UserError, progress
-from shards.intake import Accepted, images_path
+from shards.catalog import Catalog, Records, dump_provenance, parse_provenance
+from shards.cli import progress
 from shards.schema import INDEX_DTYPE, Index, ShardInfo, file_sha256, idx_file
 
 
@@ -31,17 +30,21 @@ class TarMember:
 def write_split(
     folder: Path,
     split: str,
-    samples: Sequence[Accepted],
-    spool: Path,
-    classes: Sequence[str],
+    catalog: Catalog,
+    order: npt.NDArray[np.int64],
+    groups: Mapping[int, str],
     *,
+    suffix: str,
     shard_samples: int,
     workers: int,
 ) -> tuple[tuple[ShardInfo, ...], Index]:
-    """Write `samples`, in their order, as `split-00000.tar` and so on, and index them."""
-    cuts = [samples[i : i + shard_samples] for i in range(0, len(samples), shard_samples)]
+    """Write the catalog's images at `order`, in that order, as `split-00000.tar` and so on.
+
+    `groups` names the group of the positions that have one; `suffix` is that of the images.
+    """
+    cuts = [order[i : i + shard_samples] for i in range(0, len(order), shard_samples)]
     names = [f"{split}-{number:05d}.tar" for number in range(len(cuts))]
-    write = partial(_write_tar, folder, spool=spool, classes=classes)
+    write = partial(_write_tar, folder, catalog=catalog, groups=groups, suffix=suffix)
     # Threads are enough: the work is reading, hashing and writing, and hashing frees the lock.
     with ThreadPoolExecutor(workers) as pool:
         written = progress(pool.map(write, names, cuts), f"write {split}", total=len(cuts))
@@ -76,19 +79,21 @@ def dali_index(members: Sequence[TarMember]) -> str:
 def _write_tar(
     folder: Path,
     name: str,
-    samples: Sequence[Accepted],
+    positions: npt.NDArray[np.int64],
     *,
-    spool: Path,
-    classes: Sequence[str],
+    catalog: Catalog,
+    groups: Mapping[int, str],
+    suffix: str,
 ) -> tuple[ShardInfo, Index]:
     from webdataset import TarWriter  # loads torch where that is installed: seconds, not always
 
     path = folder / name
+    rows = catalog.records[positions]
     with path.open("wb") as stream:
         # mtime=0: plain headers and equal bytes at every run; encoder=False: we hand over bytes.
         with TarWriter(stream, mtime=0, encoder=False) as tar:
-            for sample in samples:
-                tar.write(_components(sample, spool, classes))
+            for position, row in zip(positions.tolist(), rows, strict=True):
+                tar.write(_components(catalog, row, groups.get(position), suffix))
         stream.flush()
         os.fsync(stream.fileno())
     members = list_members(path)
@@ -96,42 +101,33 @@ def _write_tar(
     idx.write_text(dali_index(members), encoding="ascii")
     info = ShardInfo(
         name=name,
-        samples=len(samples),
+        samples=len(rows),
         bytes=path.stat().st_size,
         sha256=file_sha256(path),
         idx_sha256=file_sha256(idx),
     )
-    return info, _index_rows(members, samples)
+    return info, _index_rows(members, rows)
 
 
-def _components(sample: Accepted, spool: Path, classes: Sequence[str]) -> dict[str, str | bytes]:
-    with images_path(spool, sample.chunk).open("rb") as stream:
-        stream.seek(sample.offset)
-        image = stream.read(sample.size)
-    if hashlib.sha256(image).hexdigest() != sample.image_sha256:
-        raise UserError(f"{stream.name} has changed; delete {spool.parent} and run again")
-    provenance = {
-        "class": classes[sample.label],
-        "source": sample.source,
-        "source_sha256": sample.source_sha256,
-        "image_sha256": sample.image_sha256,
-        "height": sample.height,
-        "width": sample.width,
-        "notes": list(sample.notes),
-    }
+def _components(
+    catalog: Catalog, row: np.void, group: str | None, suffix: str
+) -> dict[str, str | bytes]:
+    image, said = catalog.read(row)
+    if group is not None:
+        said = dump_provenance(parse_provenance(said, catalog.spool) | {"group": group})
     return {
-        "__key__": sample.key,
-        sample.suffix: image,
-        "cls": str(sample.label).encode("ascii"),
-        "json": json.dumps(provenance, sort_keys=True).encode("ascii"),
+        "__key__": row["key"].decode("ascii"),
+        suffix: image,
+        "cls": str(row["label"]).encode("ascii"),
+        "json": said,
     }
 
 
-def _index_rows(members: Sequence[TarMember], samples: Sequence[Accepted]) -> Index:
-    images = {member.key: member for member in members if member.suffix not in ("cls", "json")}
-    rows = np.empty(len(samples), INDEX_DTYPE)
-    for row, sample in zip(rows, samples, strict=True):
-        image = images[sample.key]
-        row["offset"], row["size"] = image.offset, image.size
-        row["label"], row["height"], row["width"] = sample.label, sample.height, sample.width
+def _index_rows(members: Sequence[TarMember], records: Records) -> Index:
+    images = [member for member in members if member.suffix not in ("cls", "json")]
+    rows = np.empty(len(records), INDEX_DTYPE)
+    rows["offset"] = [image.offset for image in images]
+    rows["size"] = [image.size for image in images]
+    for column in ("label", "height", "width"):
+        rows[column] = records[column]
     return rows

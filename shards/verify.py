@@ -1,21 +1,29 @@
 """Is a shard set whole? Every checksum, count, label, index row and image is looked at.
 
 python -m shards.verify DIR        exit code 0: whole; 1: each fault is named
+python -m shards.verify s3://bucket/set --decode 0.01
 """
 
 import json
 import os
 import sys
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
-from shards.cli import ArgumentParser, UserError, console, program, progress
+from shards.cli import ArgumentParser, UserError, console, cores, program, progress
 from shards.images import RejectedImage, decode_image
 from shards.schema import (
+    SAMPLES_NAME,
+    SPLITS,
     Index,
     Manifest,
     ShardInfo,
@@ -26,29 +34,49 @@ from shards.schema import (
     index_file,
     read_index,
     read_manifest,
+    read_samples,
 )
+from shards.stores import filesystem, is_url
 from shards.tars import TarMember, dali_index, list_members
+
+Bring = Callable[[str], AbstractContextManager[Any]]
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description="Check a shard set and name every fault.")
-    parser.add_argument("folder", type=Path, help="folder that shards.write made")
-    folder = parser.parse_args(argv).folder
-    manifest = read_manifest(folder)
-    faults = list(find_faults(folder, manifest))
+    parser.add_argument("set", help="folder that shards.write made, or its URL")
+    help_ = "share of the images to decode; every byte is hashed in any case [1]"
+    parser.add_argument("--decode", type=_share_of_one, default=1.0, metavar="X", help=help_)
+    help_ = "threads [one per core]"
+    parser.add_argument("--workers", type=int, default=cores(), metavar="N", help=help_)
+    options = parser.parse_args(argv)
+    with _local_tables(options.set) as (folder, bring):
+        manifest = read_manifest(folder)
+        faults = list(find_faults(folder, manifest, options.decode, options.workers, bring))
     for fault in faults:
         print(fault)
     if faults:
         sys.exit(1)
     total = sum(split.samples for split in manifest.splits.values())
-    console.print(f"{folder}: whole, {total} images, {len(manifest.classes)} classes")
+    console.print(f"{options.set}: whole, {total} images, {len(manifest.classes)} classes")
 
 
-def find_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
-    """Yield one line per fault of the shard set in `folder`; none when it is whole."""
+def find_faults(
+    folder: Path,
+    manifest: Manifest,
+    decode: float = 1.0,
+    workers: int = 1,
+    bring: Bring = nullcontext,
+) -> Iterator[str]:
+    """Yield one line per fault of the shard set in `folder`; none when it is whole.
+
+    `decode` is the share of the images to decode, evenly spread; `bring` has a tar at hand while it
+    is looked at (a set in an object store is never on this disk as a whole).
+    """
     if manifest.corpus_hash != corpus_hash(manifest.classes, manifest.splits):
         yield "manifest.json: corpus_hash does not follow from the classes and shards it lists"
+    yield from _table_faults(folder, manifest)
     for name, split in manifest.splits.items():
         index = None
         try:
@@ -58,9 +86,32 @@ def find_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
         except (UserError, OSError) as error:
             yield f"{index_file(name)}: {error}"
         yield from _count_faults(name, split, index)
-        for number, shard in enumerate(progress(split.shards, f"verify {name}")):
-            rows = None if index is None else index[index["shard"] == number]
-            yield from _shard_faults(folder, shard, rows, manifest)
+        look = partial(_shard_faults, folder, manifest, index, decode, bring)
+        with ThreadPoolExecutor(workers) as pool:  # hashing and decoding free the lock
+            looked = pool.map(look, range(len(split.shards)), split.shards)
+            for faults in progress(looked, f"verify {name}", total=len(split.shards)):
+                yield from faults
+
+
+def _table_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
+    for name, sha256_ in manifest.files.items():
+        try:
+            if file_sha256(folder / name) != sha256_:
+                yield f"{name}: SHA-256 differs from the manifest"
+        except OSError as error:
+            yield f"{name}: cannot be read: {error.strerror}"
+    if SAMPLES_NAME in manifest.files and (folder / SAMPLES_NAME).exists():
+        yield from _spanning_groups(folder)
+
+
+def _spanning_groups(folder: Path) -> Iterator[str]:
+    sides: dict[str, set[str]] = {}
+    for row in read_samples(folder / SAMPLES_NAME):
+        if row["group"] and row["split"] in SPLITS:
+            sides.setdefault(row["group"], set()).add(row["split"])
+    for group, found in sides.items():
+        if len(found) > 1:
+            yield f"{SAMPLES_NAME}: group {group} spans {' and '.join(sorted(found))}"
 
 
 def _count_faults(name: str, split: SplitInfo, index: Index | None) -> Iterator[str]:
@@ -78,7 +129,24 @@ def _count_faults(name: str, split: SplitInfo, index: Index | None) -> Iterator[
 
 
 def _shard_faults(
-    folder: Path, shard: ShardInfo, rows: Index | None, manifest: Manifest
+    folder: Path,
+    manifest: Manifest,
+    index: Index | None,
+    decode: float,
+    bring: Bring,
+    number: int,
+    shard: ShardInfo,
+) -> list[str]:
+    rows = None if index is None else index[index["shard"] == number]
+    try:
+        with bring(shard.name):
+            return list(_tar_faults(folder, shard, rows, manifest, decode))
+    except OSError as error:
+        return [f"{shard.name}: cannot be read: {error}"]
+
+
+def _tar_faults(
+    folder: Path, shard: ShardInfo, rows: Index | None, manifest: Manifest, decode: float
 ) -> Iterator[str]:
     path = folder / shard.name
     try:
@@ -98,11 +166,15 @@ def _shard_faults(
     found = len({member.key for member in members})
     if found != shard.samples:
         yield f"{shard.name}: {found} samples, the manifest says {shard.samples}"
-    yield from _sample_faults(path, members, rows, manifest)
+    yield from _sample_faults(path, members, rows, manifest, decode)
 
 
 def _sample_faults(
-    path: Path, members: Sequence[TarMember], rows: Index | None, manifest: Manifest
+    path: Path,
+    members: Sequence[TarMember],
+    rows: Index | None,
+    manifest: Manifest,
+    decode: float,
 ) -> Iterator[str]:
     samples: dict[str, dict[str, TarMember]] = {}
     for member in members:
@@ -113,12 +185,18 @@ def _sample_faults(
     with path.open("rb") as stream:
         for position, (key, parts) in enumerate(samples.items()):
             row = None if rows is None else rows[position]
-            for fault in _one_sample(stream.fileno(), parts, row, manifest):
+            due = int((position + 1) * decode) > int(position * decode)
+            for fault in _one_sample(stream.fileno(), parts, row, manifest, decode=due):
                 yield f"{path.name}: sample {key}: {fault}"
 
 
 def _one_sample(
-    descriptor: int, parts: dict[str, TarMember], row: np.void | None, manifest: Manifest
+    descriptor: int,
+    parts: dict[str, TarMember],
+    row: np.void | None,
+    manifest: Manifest,
+    *,
+    decode: bool,
 ) -> Iterator[str]:
     def read(member: TarMember) -> bytes:
         return os.pread(descriptor, member.size, member.offset)
@@ -139,8 +217,10 @@ def _one_sample(
         yield f"label {label} does not fit class {said.get('class')!r}"
     if sha256(data).hexdigest() != said.get("image_sha256"):
         yield "image bytes differ from their SHA-256"
+    height, width = said.get("height"), said.get("width")
     try:
-        height, width = decode_image(data).pixels.shape[:2]
+        if decode:
+            height, width = decode_image(data).pixels.shape[:2]
     except RejectedImage as reject:
         yield f"image does not decode: {reject.detail}"
         return
@@ -149,6 +229,47 @@ def _one_sample(
         or (row["height"], row["width"]) != (height, width)
     ):
         yield "the index row does not describe it"
+
+
+def _share_of_one(text: str) -> float:
+    share = float(text)
+    if not 0 <= share <= 1:
+        raise ValueError
+    return share
+
+
+@contextmanager
+def _local_tables(where: str) -> Iterator[tuple[Path, Bring]]:
+    """The set's folder; of a set at a URL, a temporary one with all but the tars in it."""
+    if not is_url(where):
+        yield Path(where), nullcontext
+        return
+    fs, root = filesystem(where)
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+
+        @contextmanager
+        def bring(name: str) -> Iterator[None]:
+            fetch(name)
+            try:
+                yield
+            finally:
+                (folder / name).unlink()
+
+        def fetch(name: str) -> None:
+            try:
+                fs.get_file(f"{root}/{name}", str(folder / name))
+            except Exception as error:  # every file system has its own
+                raise OSError(f"{where}/{name}: {error}") from error
+
+        try:
+            names = [PurePosixPath(path).name for path in fs.ls(root, detail=False)]
+        except Exception as error:
+            raise UserError(f"cannot list {where}: {error}") from error
+        for name in names:
+            if not name.endswith(".tar"):
+                fetch(name)
+        yield folder, bring
 
 
 if __name__ == "__main__":

@@ -1,48 +1,64 @@
-"""Micrographs become shards: scan, decode and encode, split, shuffle, write, describe.
+"""Micrographs become shards: list, clean and encode, group, split, shuffle, write, describe.
 
 python -m shards.write --source DIR --out DIR
+python -m shards.write --corpus configs/corpora/nanosem.yaml --out s3://bucket/nanosem
 """
 
-import json
 import shutil
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from shards.cli import UserError, console, program, warn
-from shards.images import Profile
-from shards.intake import Accepted, Intake, IntakeOptions, Rejected, take_in
+from shards.assign import Assignment, SplitOptions, assign
+from shards.catalog import Catalog, Rejected
+from shards.clean import CleanOptions, DataBars, Masks, Overlays
+from shards.cli import UserError, console, cores, program, warn
+from shards.corpus import Corpus, plain_source, read_corpus
+from shards.grouping import Grouping, group_images
+from shards.images import SUFFIXES, Profile
+from shards.intake import IntakeOptions, take_in
+from shards.ledger import group_names, write_ledger
+from shards.report import write_report
 from shards.schema import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     SCHEMA_VERSION,
     SPLITS,
     Manifest,
+    SourceInfo,
     SplitInfo,
     corpus_hash,
     write_index,
     write_manifest,
 )
 from shards.settings import as_plain, load_config
-from shards.sources import Source, scan_folder
-from shards.split import draw_validation, shuffled, validation_count
+from shards.sources import Listing, list_sources
+from shards.split import TRAIN, VAL, SplitRule, shuffled
+from shards.stores import is_url
 from shards.tars import write_split
+from shards.upload import check_is_free, upload
 
 FAST_MAX_SIDE = 512  # pixels; 224-px crops of a micrograph lose little, decoding costs a quarter
+_MOST_NAMED = 12  # classes in one warning
+_SPOOL = "spool"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WriteConfig:
-    """Turn a folder of class folders into WebDataset shards."""
+    """Turn micrographs into WebDataset shards: cleaned, without duplicates, split without leaks."""
 
-    source: Annotated[Path, "folder with one folder of images per class"]
-    out: Annotated[Path, "folder to create for the shards"]
+    source: Annotated[
+        str | None, "folder or archive with one folder per class, table, or URL of one"
+    ] = None
+    corpus: Annotated[Path | None, "recipe of several sources, see configs/corpora/"] = None
+    out: Annotated[str, "folder to create for the shards, or URL"]
+    work: Annotated[Path | None, "folder for work in progress [OUT.partial]"] = None
 
     profile: Annotated[Profile, "fast: JPEG, longest side capped; exact: lossless PNG"] = "fast"
     max_side: Annotated[
@@ -50,29 +66,63 @@ class WriteConfig:
     ] = None
     grey: Annotated[bool, "make every image grey, even a truly coloured one"] = False
 
-    val_per_class: Annotated[int, "validation images per class"] = 50
-    max_val_share: Annotated[float, "largest share of a class that validates"] = 0.2
+    data_bars: Annotated[DataBars, "the bars that microscopes add at the edge"] = "crop"
+    overlays: Annotated[Overlays, "images with many burnt-in measurement marks"] = "keep"
+    masks: Annotated[Masks, "images that look like label masks"] = "reject"
+
+    near_duplicates: Annotated[bool, "find overlapping images and keep them together"] = True
+    group_pattern: Annotated[
+        str | None, "regular expression; paths with equal captures are kept together"
+    ] = None
+    licence: Annotated[str | None, "of the images of --source"] = None
+    restriction: Annotated[str | None, "of the images of --source, such as an export control"] = (
+        None
+    )
+
+    split: Annotated[
+        SplitRule,
+        "per_class: images of each; share: of each; folds: one of K; source: leave one out; "
+        "file: as an earlier set",
+    ] = "per_class"
+    val_per_class: Annotated[int, "per_class: validation images of each class"] = 50
+    max_val_share: Annotated[float, "per_class: largest share of a class that validates"] = 0.2
+    val_share: Annotated[float, "share: of each class that validates"] = 0.2
+    folds: Annotated[int, "folds: how many"] = 5
+    fold: Annotated[int, "folds: the one that validates, from 0"] = 0
+    val_source: Annotated[str | None, "source: the source that validates"] = None
+    split_file: Annotated[Path | None, "file: samples.csv of an earlier set, or its folder"] = None
+    split_overlaps: Annotated[
+        bool, "cut a mosaic in space where its class could not validate otherwise"
+    ] = False
     seed: Annotated[int, "decides the split and the order"] = 0
 
     shard_samples: Annotated[int, "samples per tar"] = 2048
-    workers: Annotated[int, "processes"] = 2
+    report: Annotated[bool, "write report.html as well"] = True
+    workers: Annotated[int | None, "processes; 1: this one alone [one per core]"] = None
 
     def __post_init__(self) -> None:
-        if not self.out.name:
-            raise ValueError(f"out must name a folder to create, not {str(self.out)!r}")
+        if (self.source is None) == (self.corpus is None):
+            raise ValueError("give either --source or --corpus (see --help)")
+        if not self.out.strip("./"):
+            raise ValueError(f"out must name a folder to create, not {self.out!r}")
         if self.max_side is not None and self.max_side < 32:
             raise ValueError(f"max_side must be at least 32 pixels, not {self.max_side}")
         if self.val_per_class < 0:
             raise ValueError(f"val_per_class must not be negative, but is {self.val_per_class}")
-        if not 0 < self.max_val_share < 1:
-            raise ValueError(f"max_val_share must lie between 0 and 1, not {self.max_val_share}")
-        if self.shard_samples < 1 or self.workers < 1:
+        for name in ("max_val_share", "val_share"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
+        if self.folds < 2 or not 0 <= self.fold < self.folds:
+            raise ValueError(f"fold must lie in 0 to {self.folds - 1}, not {self.fold}")
+        if self.shard_samples < 1 or (self.workers is not None and self.workers < 1):
             raise ValueError("shard_samples and workers must be at least 1")
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     config = load_config(WriteConfig, argv)
+    if config.corpus is not None:
+        config = load_config(WriteConfig, argv, recipe=read_corpus(config.corpus).settings)
     manifest = write_shards(config)
     for split, info in manifest.splits.items():
         console.print(f"{split}: {info.samples} images in {len(info.shards)} shards")
@@ -82,130 +132,136 @@ def main(argv: Sequence[str] | None = None) -> None:
 def write_shards(config: WriteConfig) -> Manifest:
     """Write a complete shard set to `config.out`, or nothing that looks like one.
 
-    Everything is made in `OUT.partial`, which takes its final name at the end; a killed run goes on
-    from there. Raises `UserError` for a bad source, an `out` that exists, or a failing disk.
+    Everything is made in `OUT.partial`, which takes its final name at the end (or is uploaded, the
+    manifest last); a killed run goes on from there. Raises `UserError` for a bad source, an `out`
+    that exists, or a failing disk.
     """
-    if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
-        raise UserError(f"{config.out} exists and is not empty; choose another --out or delete it")
-    if config.out.resolve().is_relative_to(config.source.resolve()):
-        raise UserError(f"{config.out} lies in the source folder; choose an --out outside it")
-    source = scan_folder(config.source)
-    partial = config.out.with_name(config.out.name + ".partial")
+    partial = _work_folder(config)
+    corpus = _corpus(config)
+    listing = list_sources(corpus.sources)
     try:
-        return _write(config, source, partial)
+        manifest = _write(config, corpus, listing, partial)
+        if is_url(config.out):
+            upload(partial, config.out)
+            _drop_spool(partial)
+            shutil.rmtree(partial)
+        else:
+            _drop_spool(partial)
+            _rename(partial, Path(config.out))
     except OSError as error:
         raise UserError(
             f"cannot write {error.filename or partial}: {error.strerror or error}"
         ) from error
-
-
-def _write(config: WriteConfig, source: Source, partial: Path) -> Manifest:
-    spool = partial / "spool"
-    for leftover in partial.glob("*"):  # tars of a killed run, perhaps of other options
-        if leftover != spool:
-            leftover.unlink()
-    options = IntakeOptions(profile=config.profile, max_side=_max_side(config), grey=config.grey)
-    intake = take_in(source, spool, options, config.workers)
-    _check_classes(source, intake)
-    _report_rejects(intake.rejected)
-
-    validates = draw_validation(
-        [sample.key for sample in intake.accepted],
-        [sample.label for sample in intake.accepted],
-        len(source.classes),
-        per_class=config.val_per_class,
-        max_share=config.max_val_share,
-        seed=config.seed,
-    )
-    _warn_of_small_classes(config, source.classes, intake.accepted)
-
-    splits = {}
-    for split in SPLITS:
-        members = [
-            sample
-            for sample, val in zip(intake.accepted, validates, strict=True)
-            if val == (split == "val")
-        ]
-        splits[split] = _write_one_split(config, source, spool, partial, split, members)
-    manifest = _describe(config, source, intake, validates, splits)
-    rejects = "".join(json.dumps(asdict(file), sort_keys=True) + "\n" for file in intake.rejected)
-    (partial / "rejects.jsonl").write_text(rejects, encoding="utf-8")
-    write_manifest(partial, manifest)
-    shutil.rmtree(spool)
-    if config.out.exists():
-        config.out.rmdir()  # empty, as was checked: renaming needs the name free
-    partial.rename(config.out)
     return manifest
 
 
-def _write_one_split(
-    config: WriteConfig,
-    source: Source,
-    spool: Path,
-    folder: Path,
-    split: str,
-    members: Sequence[Accepted],
-) -> SplitInfo:
-    # Shuffled over the whole split: whoever reads the tars in order sees mixed classes.
-    order = shuffled([sample.key for sample in members], config.seed)
-    shards, index = write_split(
-        folder,
-        split,
-        [members[i] for i in order],
-        spool,
-        source.classes,
-        shard_samples=config.shard_samples,
-        workers=config.workers,
-    )
-    counts = np.bincount(index["label"], minlength=len(source.classes))
-    return SplitInfo(
-        samples=len(index),
-        class_counts=tuple(counts.tolist()),
-        shards=shards,
-        index_sha256=write_index(folder, split, index),
-    )
+def _work_folder(config: WriteConfig) -> Path:
+    """Where everything is made, once `out` is seen to be free. Raises `UserError`."""
+    if is_url(config.out):
+        check_is_free(config.out)
+        return config.work or Path(config.out.rstrip("/").rpartition("/")[2] + ".partial")
+    out = Path(config.out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists and is not empty; choose another --out or delete it")
+    if config.source is not None and not is_url(config.source):
+        inside = out.resolve().is_relative_to(Path(config.source).resolve())
+        if inside:
+            raise UserError(f"{out} lies in the source folder; choose an --out outside it")
+    return config.work or out.with_name(out.name + ".partial")
 
 
-def _describe(
-    config: WriteConfig,
-    source: Source,
-    intake: Intake,
-    validates: npt.NDArray[np.bool_],
-    splits: dict[str, SplitInfo],
-) -> Manifest:
-    channels = max(sample.channels for sample in intake.accepted)
-    training = [s for s, val in zip(intake.accepted, validates, strict=True) if not val]
-    pixel_mean, pixel_std = _pixel_statistics(training, channels)
-    not_content = ("source", "out", "workers")  # the same shards from another folder or machine
-    return Manifest(
+def _corpus(config: WriteConfig) -> Corpus:
+    if config.corpus is not None:
+        return read_corpus(config.corpus)
+    assert config.source is not None  # as __post_init__ has checked
+    source = plain_source(
+        config.source,
+        group=config.group_pattern,
+        licence=config.licence,
+        restriction=config.restriction,
+    )
+    return Corpus("", (source,), {})
+
+
+def _write(config: WriteConfig, corpus: Corpus, listing: Listing, partial: Path) -> Manifest:
+    spool = partial / _SPOOL
+    for leftover in partial.glob("*"):  # tars of a killed run, perhaps of other options
+        if leftover.is_dir() and leftover != spool:
+            shutil.rmtree(leftover)
+        elif leftover != spool:
+            leftover.unlink()
+    workers = config.workers or cores()
+    catalog = take_in(listing, spool, _intake_options(config), workers)
+    _check_classes(listing, catalog)
+    grouping = group_images(catalog, near=config.near_duplicates)
+    rejected = (*catalog.rejected, *grouping.rejected)
+    _warn_of_rejects(rejected)
+
+    names = [source.spec.name for source in listing.sources]
+    options = _split_options(config)
+    assignment = assign(catalog, grouping, names, len(listing.classes), options)
+    _warn_of_split(listing.classes, assignment)
+
+    groups = group_names(catalog, grouping, assignment)
+    splits = {}
+    for split, side in zip(SPLITS, (TRAIN, VAL), strict=True):
+        members = np.flatnonzero(assignment.sides == side)
+        splits[split] = _write_one_split(
+            config, listing, catalog, groups, partial, split, members, workers
+        )
+    files, decisions = write_ledger(partial, catalog, grouping, assignment, rejected, groups)
+    manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         tool=f"micrograph-pretrain {version('micrograph-pretrain')}",
-        classes=source.classes,
-        channels=channels,
+        name=corpus.name,
+        classes=listing.classes,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
-        pixel_mean=pixel_mean,
-        pixel_std=pixel_std,
+        **_channels_and_statistics(catalog, grouping, assignment),
         splits=splits,
-        rejected=dict(sorted(Counter(file.reason for file in intake.rejected).items())),
-        options={key: value for key, value in as_plain(config).items() if key not in not_content}
-        | {"max_side": _max_side(config)},
-        corpus_hash=corpus_hash(source.classes, splits),
+        sources=_source_infos(listing, catalog, assignment),
+        rejected=dict(sorted(Counter(file.reason for file in rejected).items())),
+        decisions=decisions,
+        split=assignment.report(options, listing.classes),
+        options=_content_options(config),
+        files=files,
+        corpus_hash=corpus_hash(listing.classes, splits),
     )
+    if config.report:
+        write_report(partial, manifest, listing)
+    write_manifest(partial, manifest)
+    return manifest
 
 
-def _pixel_statistics(
-    samples: Sequence[Accepted], channels: int
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of all pixels, per channel, in [0, 1]; a grey image counts in each."""
-    pixels = sum(sample.height * sample.width for sample in samples)
-    means, deviations = [], []
-    for channel in range(channels):
-        mean = sum(s.pixel_sums[min(channel, s.channels - 1)] for s in samples) / pixels
-        square = sum(s.square_sums[min(channel, s.channels - 1)] for s in samples) / pixels
-        means.append(round(mean / 255, 6))
-        deviations.append(round((square - mean * mean) ** 0.5 / 255, 6))
-    return tuple(means), tuple(deviations)
+def _drop_spool(partial: Path) -> None:
+    # Renamed first: half a spool under its own name would be taken for a whole one.
+    doomed = partial / f"{_SPOOL}.done"
+    (partial / _SPOOL).rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def _rename(partial: Path, out: Path) -> None:
+    if out.exists():
+        out.rmdir()  # empty, as was checked: renaming needs the name free
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        partial.rename(out)
+    except OSError:  # --work on another file system
+        copied = out.with_name(out.name + ".copying")
+        shutil.rmtree(copied, ignore_errors=True)
+        shutil.copytree(partial, copied)
+        copied.rename(out)
+        shutil.rmtree(partial)
+
+
+def _intake_options(config: WriteConfig) -> IntakeOptions:
+    clean = CleanOptions(
+        data_bars=config.data_bars,
+        overlays=config.overlays,
+        masks=config.masks,
+        grey=config.grey,
+    )
+    return IntakeOptions(profile=config.profile, max_side=_max_side(config), clean=clean)
 
 
 def _max_side(config: WriteConfig) -> int | None:
@@ -214,38 +270,144 @@ def _max_side(config: WriteConfig) -> int | None:
     return config.max_side
 
 
-def _check_classes(source: Source, intake: Intake) -> None:
-    counts = Counter(sample.label for sample in intake.accepted)
-    for label, name in enumerate(source.classes):
-        if not counts[label]:
-            first = next(f for f in intake.rejected if f.source.startswith(f"{name}/"))
-            raise UserError(
-                f"class {name}: all images were rejected, {first.source} as {first.reason} "
-                f"({first.detail}); mend or take away the folder"
-            )
+def _split_options(config: WriteConfig) -> SplitOptions:
+    return SplitOptions(
+        rule=config.split,
+        per_class=config.val_per_class,
+        max_share=config.max_val_share,
+        share=config.val_share,
+        folds=config.folds,
+        fold=config.fold,
+        val_source=config.val_source,
+        file=config.split_file,
+        cut_overlaps=config.split_overlaps,
+        seed=config.seed,
+    )
 
 
-def _report_rejects(rejected: Sequence[Rejected]) -> None:
+def _content_options(config: WriteConfig) -> dict[str, Any]:
+    """The options that decide the bytes: the same shards from another folder or machine."""
+    others = ("source", "corpus", "out", "work", "workers", "report", "split_file")
+    plain = {key: value for key, value in as_plain(config).items() if key not in others}
+    return plain | {"max_side": _max_side(config)}
+
+
+def _write_one_split(
+    config: WriteConfig,
+    listing: Listing,
+    catalog: Catalog,
+    groups: Mapping[int, str],
+    folder: Path,
+    split: str,
+    members: npt.NDArray[np.int64],
+    workers: int,
+) -> SplitInfo:
+    # Shuffled over the whole split: whoever reads the tars in order sees mixed classes.
+    keys = [key.decode("ascii") for key in catalog.records["key"][members].tolist()]
+    shards, index = write_split(
+        folder,
+        split,
+        catalog,
+        members[shuffled(keys, config.seed)],
+        groups,
+        suffix=SUFFIXES[config.profile],
+        shard_samples=config.shard_samples,
+        workers=workers,
+    )
+    counts = np.bincount(index["label"], minlength=len(listing.classes))
+    return SplitInfo(
+        samples=len(index),
+        class_counts=tuple(counts.tolist()),
+        shards=shards,
+        index_sha256=write_index(folder, split, index),
+    )
+
+
+def _source_infos(
+    listing: Listing, catalog: Catalog, assignment: Assignment
+) -> tuple[SourceInfo, ...]:
+    written = np.isin(assignment.sides, (TRAIN, VAL))
+    counts = np.bincount(catalog.records["source"][written], minlength=len(listing.sources))
+    return tuple(
+        SourceInfo(
+            name=source.spec.name,
+            samples=count,
+            licence=source.spec.licence,
+            restriction=source.spec.restriction,
+            citation=source.spec.citation,
+        )
+        for source, count in zip(listing.sources, counts.tolist(), strict=True)
+    )
+
+
+def _channels_and_statistics(
+    catalog: Catalog, grouping: Grouping, assignment: Assignment
+) -> dict[str, Any]:
+    """Channels of all kept images; mean and deviation of the training pixels, in [0, 1].
+
+    A grey image counts in each channel.
+    """
+    channels = int(catalog.records["channels"][grouping.kept].max())
+    training = catalog.records[assignment.sides == TRAIN]
+    pixels = int((training["height"].astype(np.uint64) * training["width"]).sum())
+    means, deviations = [], []
+    for channel in range(channels):
+        own = np.minimum(channel, training["channels"].astype(np.int64) - 1)[:, None]
+        mean = _total(training["sums"], own) / max(pixels, 1)
+        square = _total(training["squares"], own) / max(pixels, 1)
+        means.append(round(mean / 255, 6))
+        deviations.append(round((square - mean * mean) ** 0.5 / 255, 6))
+    return {"channels": channels, "pixel_mean": tuple(means), "pixel_std": tuple(deviations)}
+
+
+def _total(sums: npt.NDArray[np.uint64], channel: npt.NDArray[np.int64]) -> int:
+    return sum(np.take_along_axis(sums, channel, 1)[:, 0].tolist())  # exact: Python's whole numbers
+
+
+def _check_classes(listing: Listing, catalog: Catalog) -> None:
+    counts = np.bincount(catalog.records["label"], minlength=len(listing.classes))
+    for label in np.flatnonzero(counts == 0):
+        names = {
+            (source.spec.name, file.name)
+            for source in listing.sources
+            for file in source.files
+            if file.label == label
+        }
+        first = next(f for f in catalog.rejected if (f.origin, f.source) in names)
+        raise UserError(
+            f"class {listing.classes[label]}: all images were rejected, {first.source} as "
+            f"{first.reason} ({first.detail}); mend or take away the folder"
+        )
+
+
+def _warn_of_rejects(rejected: Sequence[Rejected]) -> None:
     if rejected:
         counts = Counter(file.reason for file in rejected)
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))
         warn(f"{len(rejected)} files rejected ({reasons}); listed in rejects.jsonl")
 
 
-def _warn_of_small_classes(
-    config: WriteConfig, classes: Sequence[str], accepted: Sequence[Accepted]
-) -> None:
-    sizes = Counter(sample.label for sample in accepted)
-    small = []
-    for label, name in enumerate(classes):
-        given = validation_count(sizes[label], config.val_per_class, config.max_val_share)
-        if given < config.val_per_class:
-            small.append(f"{name} {given} of {sizes[label]}")
-    if small:
+def _warn_of_split(classes: Sequence[str], assignment: Assignment) -> None:
+    if assignment.trains_only:
+        names = _some([classes[label] for label in assignment.trains_only])
         warn(
-            f"{len(small)} classes are too small for {config.val_per_class} validation images; "
-            f"they give at most {config.max_val_share:.0%}: {', '.join(small)}"
+            f"{len(assignment.trains_only)} classes train only, since their images are bound in "
+            f"groups too large to validate: {names}; --split-overlaps cuts mosaics in space"
         )
+    short = [
+        f"{classes[label]} {given} of {wanted}"
+        for label, given, wanted in assignment.short
+        if label not in assignment.trains_only
+    ]
+    if short:
+        warn(f"{len(short)} classes give fewer validation images than asked for: {_some(short)}")
+    if assignment.left_out:
+        warn(f"{len(assignment.left_out)} images overlap both sides of the split and are left out")
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more
 
 
 if __name__ == "__main__":

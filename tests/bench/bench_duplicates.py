@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shards.duplicates import find_groups
+from shards.duplicates import find_duplicates
 from shards.fingerprint import FINGERPRINT, PLACES, Fingerprints, describe
 from shards.synthetic import draw
 from shards.textures import TEXTURES
@@ -34,7 +34,7 @@ def main() -> None:
     for images in sizes:
         fingerprints = _made_up(drawn, images)
         start = time.process_time()
-        overlaps = find_groups(fingerprints).overlaps
+        overlaps = find_duplicates(fingerprints)
         seconds = time.process_time() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         planted = overlaps["first"] % PLANTED == 0

@@ -102,7 +102,7 @@ def synthetic_shards(folder: Path) -> Path:
     """About 300 JPEGs of 512 px, as the fast profile stores micrographs."""
     for _ in drawn(corpus_jobs(folder / "in", 30, 512, 0)):
         pass
-    write_shards(WriteConfig(source=folder / "in", out=folder / "shards"))
+    write_shards(WriteConfig(source=str(folder / "in"), out=str(folder / "shards")))
     return folder / "shards"
 
 

@@ -42,8 +42,8 @@ def shards(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("set") / "shards"
     write_shards(
         WriteConfig(
-            source=corpus,
-            out=out,
+            source=str(corpus),
+            out=str(out),
             profile="exact",
             shard_samples=20,
             workers=1,

@@ -162,7 +162,7 @@ def test_a_corpus_of_one_class_is_refused(
 ) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "noise").symlink_to(corpus / "noise")
-    write_shards(WriteConfig(source=tmp_path / "in", out=tmp_path / "one", workers=1))
+    write_shards(WriteConfig(source=str(tmp_path / "in"), out=str(tmp_path / "one"), workers=1))
     with pytest.raises(SystemExit):
         train(flags(tmp_path / "one", tmp_path / "run"))
     assert "has 1 classes" in capsys.readouterr().err

@@ -84,7 +84,8 @@ def colour_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fast_set(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`corpus` as JPEG: 25 training samples in 5 tars, 4 validation samples in one. Read only."""
     out = tmp_path_factory.mktemp("sets") / "fast"
-    write_shards(WriteConfig(source=corpus, out=out, shard_samples=5, workers=1))
+    config = WriteConfig(source=str(corpus), out=str(out), shard_samples=5, report=False, workers=1)
+    write_shards(config)
     return out
 
 
@@ -92,6 +93,13 @@ def fast_set(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exact_set(colour_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`colour_corpus` as lossless PNG, cut like `fast_set`. Read only."""
     out = tmp_path_factory.mktemp("sets") / "exact"
-    config = WriteConfig(source=colour_corpus, out=out, profile="exact", shard_samples=5, workers=1)
+    config = WriteConfig(
+        source=str(colour_corpus),
+        out=str(out),
+        profile="exact",
+        shard_samples=5,
+        report=False,
+        workers=1,
+    )
     write_shards(config)
     return out

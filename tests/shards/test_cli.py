@@ -66,7 +66,7 @@ def test_a_real_process_fails_in_one_line() -> None:
     command = [sys.executable, "-m", "shards.write", "--out", "unused"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 2
-    assert result.stderr == "error: missing --source (see --help)\n"
+    assert result.stderr == "error: give either --source or --corpus (see --help)\n"
 
 
 def test_warnings_leave_stdout_clean(capsys: pytest.CaptureFixture[str]) -> None:

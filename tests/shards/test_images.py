@@ -1,6 +1,7 @@
 """The format policy, line by line: what each kind of file becomes, and which files are refused."""
 
 import io
+import struct
 from typing import Any
 
 import numpy as np
@@ -240,8 +241,27 @@ def test_equal_channels_become_grey() -> None:
 @pytest.mark.parametrize("channel", [0, 2])
 def test_channels_may_differ_by_rounding(difference: int, channels: int, channel: int) -> None:
     values = np.dstack([_halves(100, 150)] * 3)
-    values[7, 7, channel] += difference
+    values[8, :, channel] += difference
     assert decode_image(_file(values)).channels == channels
+
+
+@pytest.mark.parametrize(("rows", "channels"), [(4, 1), (5, 3)])
+def test_a_thousandth_of_the_pixels_may_be_coloured(rows: int, channels: int) -> None:
+    values = np.dstack([np.tile(_halves(100, 150), (6, 16))] * 3)  # 288 x 1024; a quarter counts
+    values[: 4 * rows, :18, 0] = 255  # 72 and 90 of 73,728
+    assert decode_image(_file(values)).channels == channels
+
+
+def test_16_bit_colour_is_refused() -> None:
+    # By hand, since Pillow writes none: a 33 x 33 RGB image of 16 bits as raw PPM-like TIFF.
+    values = np.random.default_rng(0).integers(0, 4096, (33, 33, 3)).astype("<u2")
+    tags = [(256, 4, 1, 33), (257, 4, 1, 33), (258, 3, 3, 122), (259, 3, 1, 1), (262, 3, 1, 2)]
+    tags += [(273, 4, 1, 128), (277, 3, 1, 3), (278, 4, 1, 33), (279, 4, 1, values.nbytes)]
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    head = b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(tags)) + entries + b"\0" * 4
+    data = head + struct.pack("<HHH", 16, 16, 16)
+    data = data.ljust(128, b"\0") + values.tobytes()
+    assert _reason(data) == "deep_colour"
 
 
 def test_grey_option_takes_the_colour_out() -> None:
@@ -377,24 +397,22 @@ def test_scaling_is_antialiased() -> None:
 
 @pytest.mark.parametrize("channels", [None, 3])
 def test_exact_profile_is_lossless(channels: int | None) -> None:
-    data, suffix = encode_image(_noise(channels=channels), "exact")
-    assert suffix == "png"
+    data = encode_image(_noise(channels=channels), "exact")
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), _noise(channels=channels))
 
 
 def test_fast_profile_is_a_jpeg() -> None:
-    data, suffix = encode_image(_noise(channels=3), "fast")
-    assert suffix == "jpg"
+    data = encode_image(_noise(channels=3), "fast")
     assert Image.open(io.BytesIO(data)).format == "JPEG"
 
 
 def test_fast_profile_keeps_colour_at_full_resolution() -> None:
     # The border lies at an odd column: subsampled colour would bleed over it.
     values = np.roll(_halves([200, 10, 10], [10, 10, 200]), 1, axis=1)
-    decoded = np.asarray(Image.open(io.BytesIO(encode_image(values, "fast")[0])))
+    decoded = np.asarray(Image.open(io.BytesIO(encode_image(values, "fast"))))
     assert np.abs(decoded.astype(int) - values).max() < 20
 
 
 def test_grey_jpeg_has_one_channel() -> None:
-    data, _ = encode_image(_noise(), "fast")
+    data = encode_image(_noise(), "fast")
     assert Image.open(io.BytesIO(data)).mode == "L"

@@ -16,10 +16,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from shards.catalog import Catalog, images_path
+from shards.clean import CleanOptions
 from shards.cli import UserError
-from shards.intake import CHUNK_FILES, IntakeOptions, images_path, take_in
+from shards.corpus import plain_source
+from shards.intake import CHUNK_FILES, IntakeOptions, take_in
 from shards.schema import Manifest
-from shards.sources import scan_folder
+from shards.sources import list_sources
 from shards.verify import find_faults
 from shards.write import WriteConfig, write_shards
 
@@ -27,7 +30,8 @@ MakeCorpus = Callable[..., Path]
 
 
 def _write(source: Path, out: Path, **settings: Any) -> Manifest:
-    return write_shards(WriteConfig(source=source, out=out, **({"workers": 1} | settings)))
+    quiet = {"workers": 1, "report": False}
+    return write_shards(WriteConfig(source=str(source), out=str(out), **(quiet | settings)))
 
 
 def _files(folder: Path) -> dict[str, bytes]:
@@ -50,6 +54,10 @@ def _sources(folder: Path) -> list[str]:
 def _rejects(folder: Path) -> dict[str, str]:
     lines = (folder / "rejects.jsonl").read_text().splitlines()
     return {said["source"]: said["reason"] for said in map(json.loads, lines)}
+
+
+def _take_in(root: Path, spool: Path, options: IntakeOptions) -> Catalog:
+    return take_in(list_sources([plain_source(str(root))]), spool, options, workers=1)
 
 
 def _save_noise(path: Path, height: int, width: int) -> None:
@@ -87,11 +95,13 @@ def test_useless_files_are_listed_with_their_reasons(flawed_corpus: Path, tmp_pa
         "b/blank.tif": "blank",
         "b/half.png": "corrupt",
         "b/image.bak": "not_an_image",
+        "b/png_inside.jpg": "duplicate",  # decodes, but is a copy
         "b/tiny.png": "too_small",
     }
     assert manifest.rejected == {
         "blank": 1,
         "corrupt": 1,
+        "duplicate": 1,
         "empty": 1,
         "not_an_image": 4,
         "too_small": 1,
@@ -101,7 +111,7 @@ def test_useless_files_are_listed_with_their_reasons(flawed_corpus: Path, tmp_pa
 def test_the_rest_goes_on(flawed_corpus: Path, tmp_path: Path) -> None:
     _write(flawed_corpus, tmp_path / "out")
     good = [f"{name}/img{number}.png" for name in "ab" for number in range(3)]
-    assert _sources(tmp_path / "out") == [*good, "b/png_inside.jpg"]
+    assert _sources(tmp_path / "out") == good
 
 
 def test_rejects_are_counted_on_stderr(
@@ -109,7 +119,7 @@ def test_rejects_are_counted_on_stderr(
 ) -> None:
     _write(flawed_corpus, tmp_path / "out")
     assert (
-        "8 files rejected (blank 1, corrupt 1, empty 1, not_an_image 4, too_small 1)"
+        "9 files rejected (blank 1, corrupt 1, duplicate 1, empty 1, not_an_image 4, too_small 1)"
         in capsys.readouterr().err
     )
 
@@ -124,7 +134,7 @@ def test_image_that_storing_would_spoil_is_rejected(
     # 800 x 40 becomes 512 x 26; a chess board of 100 and 101 becomes flat as JPEG.
     board = (np.indices(shape).sum(0) % 2 + 100).astype(np.uint8)
     Image.fromarray(board).save(root / "a" / "odd.png")
-    manifest = _write(root, tmp_path / "out")
+    manifest = _write(root, tmp_path / "out", masks="keep")
     assert _rejects(tmp_path / "out") == {"a/odd.png": reason}
     assert list(find_faults(tmp_path / "out", manifest)) == []
 
@@ -199,30 +209,31 @@ def _runs(pid: str) -> bool:
 
 
 def test_half_written_chunk_is_made_anew(make_corpus: MakeCorpus, tmp_path: Path) -> None:
-    source = scan_folder(make_corpus(tmp_path / "corpus", {"a": 3}))
-    options = IntakeOptions(profile="fast", max_side=None, grey=False)
-    first = take_in(source, tmp_path / "spool", options, workers=1)
-    images = images_path(tmp_path / "spool", first.accepted[0].chunk)
+    source = make_corpus(tmp_path / "corpus", {"a": 3})
+    options = IntakeOptions(profile="fast", max_side=None)
+    first = _take_in(source, tmp_path / "spool", options)
+    images = images_path(tmp_path / "spool", first.chunks[0])
     whole = images.read_bytes()
     images.write_bytes(whole[:100])
     images.with_suffix(".json").unlink()  # its presence says that the chunk is done
-    assert take_in(source, tmp_path / "spool", options, workers=1) == first
+    again = _take_in(source, tmp_path / "spool", options)
+    assert again.records.tobytes() == first.records.tobytes()
     assert images.read_bytes() == whole
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"profile": "exact"}, {"max_side": 50}, {"grey": True}],
+    [{"profile": "exact"}, {"max_side": 50}, {"clean": CleanOptions(grey=True)}],
     ids=["profile", "max_side", "grey"],
 )
 def test_chunk_of_other_options_is_not_reused(
     make_corpus: MakeCorpus, tmp_path: Path, change: dict[str, Any]
 ) -> None:
-    source = scan_folder(make_corpus(tmp_path / "corpus", {"a": 3}, colour=True))
-    options = IntakeOptions(profile="fast", max_side=None, grey=False)
-    first = take_in(source, tmp_path / "spool", options, workers=1)
-    second = take_in(source, tmp_path / "spool", replace(options, **change), workers=1)
-    assert first.accepted[0].image_sha256 != second.accepted[0].image_sha256
+    source = make_corpus(tmp_path / "corpus", {"a": 3}, colour=True)
+    options = IntakeOptions(profile="fast", max_side=None)
+    first = _take_in(source, tmp_path / "spool", options)
+    second = _take_in(source, tmp_path / "spool", replace(options, **change))
+    assert first.records["stored"][0] != second.records["stored"][0]
 
 
 def test_file_that_changed_since_a_failed_run_is_read_again(

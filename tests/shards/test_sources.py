@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from shards.cli import UserError
-from shards.sources import Source, is_image_name, scan_folder
+from shards.corpus import plain_source
+from shards.sources import Listing, is_image_name, list_sources
 from shards.write import WriteConfig, write_shards
 
 
@@ -22,14 +23,18 @@ def _tree(root: Path, *paths: str) -> Path:
     return root
 
 
-def _paths(source: Source) -> list[str]:
-    return [file.path for file in source.files]
+def scan_folder(root: Path) -> Listing:
+    return list_sources([plain_source(str(root))])
+
+
+def _paths(listing: Listing) -> list[str]:
+    return [file.name for file in listing.sources[0].files]
 
 
 def test_a_folder_is_a_class(tmp_path: Path) -> None:
     source = scan_folder(_tree(tmp_path, "steel/1.png", "brass/1.png", "brass/2.tif"))
     assert source.classes == ("brass", "steel")
-    assert [(file.path, file.label) for file in source.files] == [
+    assert [(file.name, file.label) for file in source.sources[0].files] == [
         ("brass/1.png", 0),
         ("brass/2.tif", 0),
         ("steel/1.png", 1),
@@ -39,7 +44,7 @@ def test_a_folder_is_a_class(tmp_path: Path) -> None:
 def test_nested_folders_belong_to_the_first_level(tmp_path: Path) -> None:
     source = scan_folder(_tree(tmp_path, "a/1.png", "a/old/deep/2.png", "b/only/nested/3.png"))
     assert source.classes == ("a", "b")
-    assert [file.label for file in source.files] == [0, 0, 1]
+    assert [file.label for file in source.sources[0].files] == [0, 0, 1]
     assert _paths(source) == ["a/1.png", "a/old/deep/2.png", "b/only/nested/3.png"]
 
 
@@ -68,8 +73,8 @@ def test_size_and_time_of_a_file_are_recorded(tmp_path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"12345")
     os.utime(path, ns=(7, 1234567890))
-    (file,) = scan_folder(tmp_path).files
-    assert (file.size, file.mtime_ns) == (5, 1234567890)
+    (file,) = scan_folder(tmp_path).sources[0].files
+    assert (file.entry.size, file.entry.stamp) == (5, "1234567890")
 
 
 def test_other_files_are_listed_for_the_rejects(tmp_path: Path) -> None:
@@ -88,12 +93,12 @@ def test_other_suffix_is_no_image(name: str) -> None:
 
 
 def test_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no such folder: .*nowhere.*one folder per class"):
+    with pytest.raises(UserError, match=r"no such folder or file: .*nowhere.*one folder per class"):
         scan_folder(tmp_path / "nowhere")
 
 
 def test_file_is_no_corpus(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="neither a folder, an archive nor a table"):
         scan_folder(_tree(tmp_path, "image.png") / "image.png")
 
 
@@ -130,7 +135,7 @@ def odd_provenance(
     for name in CLASS_NAMES:
         for path, stem in zip(sorted((root / "corpus" / name).iterdir()), FILE_NAMES, strict=True):
             path.rename(path.with_name(stem + ".png"))
-    write_shards(WriteConfig(source=root / "corpus", out=root / "out", workers=1))
+    write_shards(WriteConfig(source=str(root / "corpus"), out=str(root / "out"), workers=1))
     found = {}
     for path in (root / "out").glob("*.tar"):
         with tarfile.open(path) as tar:
@@ -172,7 +177,9 @@ def test_file_name_that_is_no_utf8_comes_through(
     make_corpus(tmp_path / "corpus", {"a": 2})
     (tmp_path / "corpus" / "a" / "img0.png").rename(tmp_path / "corpus" / "a" / name)
     manifest = write_shards(
-        WriteConfig(source=tmp_path / "corpus", out=tmp_path / "out", workers=1, val_per_class=0)
+        WriteConfig(
+            source=str(tmp_path / "corpus"), out=str(tmp_path / "out"), workers=1, val_per_class=0
+        )
     )
     assert manifest.splits["train"].samples == 2
     assert json.dumps(f"a/{name}").encode() in (tmp_path / "out" / "train-00000.tar").read_bytes()

@@ -1,20 +1,49 @@
-"""The split: how many validate, and that nothing but keys and seed decides who."""
+"""The split: how many validate, that groups stay whole, and that keys and seed alone decide who."""
 
 import numpy as np
 import pytest
 
-from shards.split import draw_validation, shuffled, validation_count
+from shards.split import (
+    LEFT_OUT,
+    TRAIN,
+    VAL,
+    Population,
+    apply_saved,
+    draw_folds,
+    draw_validation,
+    hold_out,
+    share_targets,
+    shuffled,
+    training_only,
+    validation_count,
+    validation_targets,
+    withdraw,
+)
 
 KEYS = [f"k{number}" for number in range(30)]
+
+
+def _population(
+    labels: list[int], groups: list[int] | None = None, keys: list[str] | None = None
+) -> Population:
+    return Population(
+        keys=keys or [f"k{number}" for number in range(len(labels))],
+        labels=np.array(labels, np.int64),
+        groups=np.array(groups or range(len(labels)), np.int64),
+        classes=max(labels) + 1,
+    )
 
 
 def _validating(
     keys: list[str], labels: list[int], *, per_class: int = 50, seed: int = 0
 ) -> set[str]:
-    drawn = draw_validation(
-        keys, labels, max(labels) + 1, per_class=per_class, max_share=0.2, seed=seed
-    )
-    return {key for key, validates in zip(keys, drawn, strict=True) if validates}
+    population = _population(labels, keys=keys)
+    targets = validation_targets(population.class_sizes(), per_class, 0.2)
+    sides = draw_validation(population, targets, seed)
+    return {key for key, side in zip(keys, sides, strict=True) if side == VAL}
+
+
+# How many
 
 
 @pytest.mark.parametrize(
@@ -39,15 +68,17 @@ def test_no_validation_when_none_is_wanted() -> None:
     assert validation_count(1000, per_class=0, max_share=0.2) == 0
 
 
+def test_share_of_each_class_but_one_at_least() -> None:
+    assert share_targets(np.array([0, 1, 2, 10, 18_750]), 0.2).tolist() == [0, 0, 1, 2, 3750]
+
+
 def test_every_class_gives_its_count() -> None:
-    labels = [0] * 15 + [1] * 10 + [2] * 4 + [3]
-    drawn = draw_validation(KEYS, labels, 4, per_class=50, max_share=0.2, seed=0)
-    assert np.bincount(np.array(labels)[drawn], minlength=4).tolist() == [3, 2, 1, 0]
+    population = _population([0] * 15 + [1] * 10 + [2] * 4 + [3])
+    sides = draw_validation(population, np.array([3, 2, 1, 0]), seed=0)
+    assert np.bincount(population.labels[sides == VAL], minlength=4).tolist() == [3, 2, 1, 0]
 
 
-def test_class_without_samples_gives_none() -> None:
-    drawn = draw_validation(["a", "b"], [2, 2], 4, per_class=1, max_share=0.5, seed=0)
-    assert drawn.sum() == 1
+# Which
 
 
 def test_order_is_that_of_the_sha256_of_seed_and_key() -> None:
@@ -101,3 +132,94 @@ def test_old_image_starts_to_validate_only_when_the_count_rises() -> None:
 
 def test_validating_image_goes_on_to_validate_when_the_count_rises() -> None:
     assert _validating(KEYS, [0] * 30, per_class=3) < _validating(KEYS, [0] * 30, per_class=5)
+
+
+# Groups
+
+
+def _spanning(population: Population, sides: np.ndarray) -> set[int]:
+    """Groups with images on both sides."""
+    train = set(population.groups[sides == TRAIN].tolist())
+    return train & set(population.groups[sides == VAL].tolist())
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_group_spans_the_split(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(3, size=200).tolist()
+    population = _population(labels, rng.integers(60, size=200).tolist())  # mixed classes too
+    targets = share_targets(population.class_sizes(), 0.2)
+    sides = draw_validation(population, targets, seed)
+    assert _spanning(population, sides) == set()
+    drawn = np.bincount(population.labels[sides == VAL], minlength=3)
+    assert (drawn <= targets).all()
+    assert (drawn >= 0.5 * targets).all()  # about three images a group
+
+
+def test_single_images_fill_what_groups_leave() -> None:
+    population = _population([0] * 20, [0] * 15 + list(range(1, 6)))
+    sides = draw_validation(population, np.array([4]), seed=0)
+    assert (sides[:15] == TRAIN).all()
+    assert (sides[15:] == VAL).sum() == 4
+
+
+def test_class_that_is_one_group_trains_only() -> None:
+    population = _population([0] * 10 + [1] * 10, [0] * 10 + list(range(1, 11)))
+    targets = np.array([2, 2])
+    sides = draw_validation(population, targets, seed=0)
+    assert training_only(population, sides, targets) == (0,)
+
+
+def test_class_with_less_than_half_its_target_is_withdrawn() -> None:
+    population = _population([0] * 20, [0] * 17 + [1, 2, 3])
+    targets = np.array([8])
+    sides = draw_validation(population, targets, seed=0)
+    assert (sides == VAL).sum() == 3
+    assert training_only(population, sides, targets) == (0,)
+    assert (withdraw(population, sides, (0,)) == TRAIN).all()
+
+
+def test_withdrawn_class_stays_where_its_group_holds_another_class() -> None:
+    population = _population([0, 0, 1, 1], [0, 1, 1, 2])
+    sides = np.array([VAL, VAL, VAL, TRAIN], np.int8)
+    assert withdraw(population, sides, (0,)).tolist() == [TRAIN, VAL, VAL, TRAIN]
+
+
+# Folds, held-out sources, saved splits
+
+
+def test_folds_are_whole_groups_of_balanced_classes() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(3, size=300).tolist()
+    groups = rng.integers(100, size=300).tolist()
+    population = _population(labels, groups)
+    folds = draw_folds(population, 5, seed=0)
+    for group in set(groups):
+        assert len(set(folds[population.groups == group].tolist())) == 1
+    counts = np.array([np.bincount(population.labels[folds == n], minlength=3) for n in range(5)])
+    assert (abs(counts - counts.mean(0)) <= 0.2 * counts.mean(0)).all()
+
+
+def test_every_image_validates_in_one_fold() -> None:
+    folds = draw_folds(_population([0] * 10 + [1] * 10), 5, seed=0)
+    assert np.bincount(folds).tolist() == [4] * 5
+
+
+def test_images_bound_to_a_held_out_source_are_left_out() -> None:
+    population = _population([0] * 5, [0, 0, 1, 1, 2])
+    held = np.array([True, False, False, False, False])
+    assert hold_out(population, held).tolist() == [VAL, LEFT_OUT, TRAIN, TRAIN, TRAIN]
+
+
+def test_saved_split_is_kept_and_new_images_follow_their_group() -> None:
+    population = _population([0] * 5, [0, 0, 1, 1, 2], keys=["a", "new1", "b", "new2", "new3"])
+    sides, torn = apply_saved(population, {"a": "val", "b": "train"})
+    assert sides.tolist() == [VAL, VAL, TRAIN, TRAIN, TRAIN]
+    assert torn == []
+
+
+def test_saved_training_image_that_now_overlaps_validation_is_left_out() -> None:
+    population = _population([0] * 2, [0, 0], keys=["a", "b"])
+    sides, torn = apply_saved(population, {"a": "val", "b": "train"})
+    assert sides.tolist() == [VAL, LEFT_OUT]
+    assert torn == ["b"]

@@ -5,38 +5,53 @@ import json
 import os
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from shards.catalog import Catalog, images_path
 from shards.cli import UserError
-from shards.intake import Accepted, IntakeOptions, images_path, take_in
+from shards.corpus import plain_source
+from shards.intake import IntakeOptions, take_in
 from shards.schema import Index, ShardInfo
-from shards.sources import scan_folder
+from shards.sources import list_sources
 from shards.tars import TarMember, dali_index, list_members, write_split
 
 Written = tuple[tuple[ShardInfo, ...], Index]
 
 
-@pytest.fixture(scope="module")
-def spool(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("spool")
+ORDER = np.array([4, 0, 6, 2, 1, 5, 3])
 
 
 @pytest.fixture(scope="module")
-def samples(
-    make_corpus: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory, spool: Path
-) -> tuple[Accepted, ...]:
+def catalog(make_corpus: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Catalog:
     """Seven encoded images: four of a, three of b."""
-    corpus = make_corpus(tmp_path_factory.mktemp("tars") / "corpus", {"a": 4, "b": 3})
-    options = IntakeOptions(profile="fast", max_side=None, grey=False)
-    return take_in(scan_folder(corpus), spool, options, workers=1).accepted
+    root = tmp_path_factory.mktemp("tars")
+    listing = list_sources([plain_source(str(make_corpus(root / "corpus", {"a": 4, "b": 3})))])
+    options = IntakeOptions(profile="fast", max_side=None)
+    return take_in(listing, root / "spool", options, workers=1)
+
+
+def _write(folder: Path, catalog: Catalog, order: Any = ORDER, workers: int = 1) -> Written:
+    return write_split(
+        folder,
+        "train",
+        catalog,
+        np.asarray(order, np.int64),
+        {0: "first_of_group"},
+        suffix="jpg",
+        shard_samples=3,
+        workers=workers,
+    )
 
 
 @pytest.fixture
-def written(samples: tuple[Accepted, ...], spool: Path, tmp_path: Path) -> Written:
+def written(catalog: Catalog, tmp_path: Path) -> Written:
     """The seven as tars of three, in `tmp_path`."""
-    return write_split(tmp_path, "train", samples, spool, ["a", "b"], shard_samples=3, workers=1)
+    return _write(tmp_path, catalog)
 
 
 def test_split_is_cut_into_tars(written: Written) -> None:
@@ -48,11 +63,12 @@ def test_split_is_cut_into_tars(written: Written) -> None:
     ]
 
 
-def test_samples_keep_their_order(
-    written: Written, samples: tuple[Accepted, ...], tmp_path: Path
+def test_samples_come_in_the_order_asked_for(
+    written: Written, catalog: Catalog, tmp_path: Path
 ) -> None:
     members = [m for shard in written[0] for m in list_members(tmp_path / shard.name)]
-    assert [member.key for member in members if member.suffix == "cls"] == [s.key for s in samples]
+    keys = catalog.keys()
+    assert [m.key for m in members if m.suffix == "cls"] == [keys[i] for i in ORDER]
 
 
 def test_members_of_a_sample_lie_together(written: Written, tmp_path: Path) -> None:
@@ -71,15 +87,15 @@ def test_members_are_plain_files_of_no_one_and_no_time(written: Written, tmp_pat
 
 
 def test_index_row_leads_to_the_image_bytes(
-    written: Written, samples: tuple[Accepted, ...], tmp_path: Path
+    written: Written, catalog: Catalog, tmp_path: Path
 ) -> None:
     shards, index = written
-    for row, sample in zip(index, samples, strict=True):
+    for row, record in zip(index, catalog.records[ORDER], strict=True):
         descriptor = os.open(tmp_path / shards[row["shard"]].name, os.O_RDONLY)
         data = os.pread(descriptor, int(row["size"]), int(row["offset"]))
         os.close(descriptor)
-        assert hashlib.sha256(data).hexdigest() == sample.image_sha256
-        assert (row["label"], row["height"], row["width"]) == (sample.label, 48, 64)
+        assert hashlib.sha256(data).digest() == record["stored"].ljust(32, b"\0")
+        assert (row["label"], row["height"], row["width"]) == (record["label"], 48, 64)
 
 
 def test_provenance_is_ascii_json(written: Written, tmp_path: Path) -> None:
@@ -88,38 +104,45 @@ def test_provenance_is_ascii_json(written: Written, tmp_path: Path) -> None:
         stream = tar.extractfile(name)
         assert stream is not None
         said = json.loads(stream.read().decode("ascii"))
-    assert (said["class"], said["source"]) == ("b", "b/img2.png")
+    assert (said["class"], said["source"]) == ("a", "a/img3.png")
+
+
+def test_group_stands_in_the_provenance(written: Written, tmp_path: Path) -> None:
+    said = []
+    for shard in written[0]:
+        with tarfile.open(tmp_path / shard.name) as tar:
+            streams = [tar.extractfile(name) for name in tar.getnames() if name.endswith(".json")]
+            said += [json.loads(stream.read()) for stream in streams if stream is not None]
+    assert [(s["source"], s["group"]) for s in said if "group" in s] == [
+        ("a/img0.png", "first_of_group")
+    ]
 
 
 def test_workers_do_not_change_the_bytes(
-    written: Written, samples: tuple[Accepted, ...], spool: Path, tmp_path: Path
+    written: Written, catalog: Catalog, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"
     other.mkdir()
-    shards, index = write_split(
-        other, "train", samples, spool, ["a", "b"], shard_samples=3, workers=3
-    )
+    shards, index = _write(other, catalog, workers=3)
     assert shards == written[0]  # SHA-256 of each file included
     assert index.tobytes() == written[1].tobytes()
 
 
-def test_no_samples_give_no_tars(spool: Path, tmp_path: Path) -> None:
-    shards, index = write_split(tmp_path, "val", [], spool, ["a"], shard_samples=3, workers=1)
+def test_no_samples_give_no_tars(catalog: Catalog, tmp_path: Path) -> None:
+    shards, index = _write(tmp_path, catalog, order=[])
     assert (shards, len(index)) == ((), 0)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_spool_that_changed_is_refused(
-    samples: tuple[Accepted, ...], spool: Path, tmp_path: Path
-) -> None:
+def test_spool_that_changed_is_refused(catalog: Catalog, tmp_path: Path) -> None:
     damaged = tmp_path / "out.partial" / "spool"
     damaged.mkdir(parents=True)
-    chunk = samples[0].chunk
-    data = bytearray(images_path(spool, chunk).read_bytes())
+    (chunk,) = catalog.chunks
+    data = bytearray(images_path(catalog.spool, chunk).read_bytes())
     data[100] ^= 1
     images_path(damaged, chunk).write_bytes(data)
-    with pytest.raises(UserError, match=r"has changed; delete .*out\.partial and run again"):
-        write_split(tmp_path, "train", samples, damaged, ["a", "b"], shard_samples=3, workers=1)
+    with pytest.raises(UserError, match=r"damaged; delete .*out\.partial and run again"):
+        _write(tmp_path, replace(catalog, spool=damaged))
 
 
 def test_members_are_listed_with_offset_and_size(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Verifying: a whole set passes, and each fault is named, behind good checksums too."""
 
+import csv
 import json
 import os
 import shutil
@@ -12,7 +13,17 @@ import numpy as np
 import pytest
 
 from shards.cli import UserError
-from shards.schema import INDEX_DTYPE, read_index, read_manifest, write_index
+from shards.schema import (
+    INDEX_DTYPE,
+    SAMPLE_COLUMNS,
+    SourceInfo,
+    file_sha256,
+    read_index,
+    read_manifest,
+    read_samples,
+    write_index,
+)
+from shards.stores import filesystem
 from shards.tars import TarMember, dali_index, list_members
 from shards.verify import find_faults, main
 from shards.write import WriteConfig, write_shards
@@ -57,6 +68,18 @@ def _edit_index(folder: Path, split: str, edit: Callable[[Any], None]) -> None:
     write_index(folder, split, index)
 
 
+def _edit_samples(folder: Path, edit: Callable[[list[dict[str, str]]], None]) -> None:
+    """Change samples.csv and sign it."""
+    path = folder / "samples.csv"
+    rows = list(read_samples(path))
+    edit(rows)
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, SAMPLE_COLUMNS, lineterminator="\r\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    _edit_manifest(folder, lambda content: content["files"].update({path.name: file_sha256(path)}))
+
+
 # Exit codes
 
 
@@ -96,7 +119,8 @@ def test_missing_manifest_exits_with_2_and_names_the_writer(
 
 def test_set_without_validation_is_whole(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    write_shards(WriteConfig(source=corpus, out=out, val_per_class=0, workers=1))
+    config = WriteConfig(source=str(corpus), out=str(out), val_per_class=0, report=False, workers=1)
+    write_shards(config)
     assert _faults(out) == []
 
 
@@ -353,14 +377,29 @@ def test_edited_classes_do_not_fit_the_corpus_hash(folder: Path) -> None:
     assert all("does not fit class 'alpha'" in fault for fault in faults[1:])
 
 
-@pytest.mark.parametrize("found", [0, 2, "1", None])
+@pytest.mark.parametrize("found", [0, 3, "1", None])
 def test_other_schema_version_is_refused(folder: Path, found: Any) -> None:
     def edit(content: dict[str, Any]) -> None:
         content["schema_version"] = found
 
     _edit_manifest(folder, edit)
-    with pytest.raises(UserError, match=f"schema_version {found!r}, this version reads 1"):
+    with pytest.raises(UserError, match=f"schema_version {found!r}, this version reads 2"):
         read_manifest(folder)
+
+
+def test_manifest_of_version_1_is_read(folder: Path) -> None:
+    def edit(content: dict[str, Any]) -> None:
+        content["schema_version"] = 1
+        for key in ("name", "sources", "decisions", "split", "files"):
+            del content[key]
+
+    _edit_manifest(folder, edit)
+    manifest = read_manifest(folder)
+    assert (manifest.schema_version, manifest.split) == (2, {"rule": "per_class"})
+    assert manifest.sources == (
+        SourceInfo(name="", samples=29, licence=None, restriction=None, citation=None),
+    )
+    assert _faults(folder) == []
 
 
 @pytest.mark.parametrize(
@@ -387,3 +426,51 @@ def test_manifest_that_is_no_json_cannot_be_read(folder: Path, data: bytes) -> N
     (folder / "manifest.json").write_bytes(data)
     with pytest.raises(UserError, match=r"cannot read .*manifest\.json"):
         read_manifest(folder)
+
+
+# Tables, sampling, object stores
+
+
+@pytest.mark.parametrize("name", ["samples.csv", "overlaps.csv", "rejects.jsonl"])
+def test_edited_or_missing_table_is_named(folder: Path, name: str) -> None:
+    (folder / name).write_bytes((folder / name).read_bytes() + b"\n")
+    assert f"{name}: SHA-256 differs from the manifest" in _faults(folder)
+    (folder / name).unlink()
+    assert f"{name}: cannot be read: No such file or directory" in _faults(folder)
+
+
+def test_group_on_both_sides_is_named(folder: Path) -> None:
+    def tear(rows: list[dict[str, str]]) -> None:
+        for side in ("train", "val"):
+            next(row for row in rows if row["split"] == side)["group"] = "grain_7"
+
+    _edit_samples(folder, tear)
+    assert _faults(folder) == ["samples.csv: group grain_7 spans train and val"]
+
+
+def test_decoding_can_be_sampled(folder: Path, resign: Resign) -> None:
+    _overwrite(folder / TAR, _members(folder / TAR, "jpg")[0].offset, b"GARBAGE!")
+    resign(folder)
+    manifest = read_manifest(folder)
+    assert any("does not decode" in fault for fault in find_faults(folder, manifest))
+    assert not any("does not decode" in fault for fault in find_faults(folder, manifest, decode=0))
+
+
+def test_threads_name_the_same_faults(folder: Path) -> None:
+    for path in folder.glob("*.tar"):
+        path.write_bytes(path.read_bytes()[:2000])
+    manifest = read_manifest(folder)
+    assert list(find_faults(folder, manifest, workers=4)) == list(find_faults(folder, manifest))
+
+
+def test_set_at_a_url_is_looked_at_tar_by_tar(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fs, _ = filesystem("memory://bucket")
+    fs.put(f"{folder}/", "/bucket/set/", recursive=True)
+    main(["memory://bucket/set"])
+    assert "memory://bucket/set: whole, 29 images" in capsys.readouterr().err
+    fs.rm("/bucket/set/train-00001.tar")
+    with pytest.raises(SystemExit):
+        main(["memory://bucket/set"])
+    assert capsys.readouterr().out.startswith("train-00001.tar: cannot be read: memory://bucket")

@@ -25,7 +25,8 @@ MakeCorpus = Callable[..., Path]
 
 
 def _write(source: Path, out: Path, **settings: Any) -> Manifest:
-    return write_shards(WriteConfig(source=source, out=out, **({"workers": 1} | settings)))
+    quiet = {"workers": 1, "report": False}
+    return write_shards(WriteConfig(source=str(source), out=str(out), **(quiet | settings)))
 
 
 def _files(folder: Path) -> dict[str, bytes]:
@@ -67,7 +68,8 @@ def _save(path: Path, *shape: int, seed: int = 0) -> None:
 def test_a_shard_set_has_these_files(fast_set: Path) -> None:
     # 29 images, a fifth of each class validating (2 + 1 + 1): 25 in tars of 5, and 4.
     train = [f"train-0000{number}.{suffix}" for number in range(5) for suffix in ("idx", "tar")]
-    others = ["manifest.json", "rejects.jsonl", "train.npy", "val.npy"]
+    others = ["manifest.json", "overlaps.csv", "rejects.jsonl", "samples.csv"]
+    others += ["train.npy", "val.npy"]
     assert sorted(_files(fast_set)) == sorted([*train, "val-00000.idx", "val-00000.tar", *others])
 
 
@@ -115,7 +117,7 @@ def test_manifest_counts_what_was_written(fast_set: Path) -> None:
 
 def test_manifest_states_version_and_imagenet_normalisation(fast_set: Path) -> None:
     manifest = read_manifest(fast_set)
-    assert manifest.schema_version == 1
+    assert manifest.schema_version == 2
     assert manifest.tool.startswith("micrograph-pretrain ")
     assert manifest.mean == (0.485, 0.456, 0.406)
     assert manifest.std == (0.229, 0.224, 0.225)
@@ -126,8 +128,21 @@ def test_manifest_records_the_options_that_decide_the_content(fast_set: Path) ->
         "profile": "fast",
         "max_side": 512,
         "grey": False,
+        "data_bars": "crop",
+        "overlays": "keep",
+        "masks": "reject",
+        "near_duplicates": True,
+        "group_pattern": None,
+        "licence": None,
+        "restriction": None,
+        "split": "per_class",
         "val_per_class": 50,
         "max_val_share": 0.2,
+        "val_share": 0.2,
+        "folds": 5,
+        "fold": 0,
+        "val_source": None,
+        "split_overlaps": False,
         "seed": 0,
         "shard_samples": 5,
     }
@@ -267,12 +282,16 @@ def test_leftovers_of_other_options_do_not_get_into_the_set(
         ({"max_val_share": 1.0}, r"max_val_share must lie between 0 and 1, not 1\.0"),
         ({"shard_samples": 0}, "must be at least 1"),
         ({"workers": 0}, "must be at least 1"),
-        ({"out": Path()}, r"out must name a folder to create, not '\.'"),
+        ({"out": "."}, r"out must name a folder to create, not '\.'"),
+        ({"val_share": 1.0}, r"val_share must lie between 0 and 1, not 1\.0"),
+        ({"folds": 3, "fold": 3}, "fold must lie in 0 to 2, not 3"),
+        ({"corpus": Path("x.yaml")}, "give either --source or --corpus"),
+        ({"source": None}, "give either --source or --corpus"),
     ],
 )
 def test_setting_out_of_range_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        WriteConfig(**({"source": Path("x"), "out": Path("y")} | settings))
+        WriteConfig(**({"source": "x", "out": "y"} | settings))
 
 
 # The split
@@ -283,8 +302,8 @@ def test_small_classes_are_warned_of(
 ) -> None:
     _write(corpus, tmp_path / "out", val_per_class=2)
     assert (
-        "2 classes are too small for 2 validation images; they give at most 20%: "
-        "beta 1 of 9, gamma 1 of 8" in capsys.readouterr().err
+        "2 classes give fewer validation images than asked for: beta 1 of 2, gamma 1 of 2"
+        in capsys.readouterr().err
     )
 
 
@@ -292,7 +311,7 @@ def test_large_classes_are_not_warned_of(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _write(corpus, tmp_path / "out", val_per_class=1)
-    assert "too small" not in capsys.readouterr().err
+    assert "fewer validation" not in capsys.readouterr().err
 
 
 def test_every_class_validates_alike_when_it_can(corpus: Path, tmp_path: Path) -> None:

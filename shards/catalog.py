@@ -1,0 +1,182 @@
+"""What a run knows of its images: a record of fixed size each, so that 100,000 take 30 MB.
+
+Images, provenance and fingerprints lie in the spool, chunk by chunk:
+
+    NAME.images     each image's encoded bytes, followed by its provenance as JSON
+    NAME.records    two arrays, one after the other: RECORD and FINGERPRINT
+    NAME.json       what was rejected; written last, so its presence says that the chunk is done
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shards.cli import UserError
+from shards.fingerprint import FINGERPRINT, Fingerprints
+
+RECORD = np.dtype(
+    [
+        ("key", "S64"),
+        ("label", "<u4"),
+        ("source", "<u2"),  # position in the listing
+        ("chunk", "<u4"),  # position in the catalog's chunks
+        ("offset", "<u8"),  # of the encoded image in NAME.images
+        ("size", "<u4"),
+        ("said", "<u4"),  # bytes of provenance behind the image
+        ("height", "<u4"),  # pixels, as stored
+        ("width", "<u4"),
+        ("channels", "u1"),
+        ("pixels", "S32"),  # SHA-256 of the cleaned pixels at their full size
+        ("stored", "S32"),  # SHA-256 of the encoded image
+        ("specimen", "S16"),  # hash of the group that its source gives it, or empty
+        ("sums", "<u8", 3),  # of the stored pixels per channel: exact, in any order
+        ("squares", "<u8", 3),
+    ]
+)
+Records = npt.NDArray[np.void]  # of dtype RECORD, any shape
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rejected:
+    """A file that stays outside, and why. `origin` is the name of its source."""
+
+    origin: str
+    source: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """All accepted images in source order, and all rejected files."""
+
+    spool: Path
+    chunks: tuple[str, ...]
+    records: Records
+    rejected: tuple[Rejected, ...]
+
+    def keys(self) -> list[str]:
+        return [key.decode("ascii") for key in self.records["key"].tolist()]
+
+    def provenance(self, row: np.void) -> dict[str, Any]:
+        """What was recorded of one image when it was taken in."""
+        return parse_provenance(self.read(row)[1], self.spool)
+
+    def read(self, row: np.void) -> tuple[bytes, bytes]:
+        """Encoded image and provenance of one record. Raises `UserError` when they are damaged."""
+        path = images_path(self.spool, self.chunks[row["chunk"]])
+        with path.open("rb") as stream:
+            stream.seek(int(row["offset"]))
+            image = stream.read(int(row["size"]))
+            said = stream.read(int(row["said"]))
+        if hashlib.sha256(image).digest() != row["stored"].ljust(32, b"\0"):
+            raise damaged(self.spool)
+        return image, said
+
+    def described(self) -> Iterator[tuple[np.void, dict[str, Any]]]:
+        """Every record with its provenance, in source order, one chunk in memory at a time."""
+        chunk, blob = None, b""
+        for row in self.records:
+            if row["chunk"] != chunk:
+                chunk = row["chunk"]
+                blob = images_path(self.spool, self.chunks[chunk]).read_bytes()
+            start = int(row["offset"]) + int(row["size"])
+            yield row, parse_provenance(blob[start : start + int(row["said"])], self.spool)
+
+    def fingerprints(self, rows: npt.NDArray[np.int64]) -> Fingerprints:
+        """The fingerprints of some records (ascending positions), in a file of the spool."""
+        path = self.spool / "fingerprints.npy"
+        shape = (len(rows),)
+        gathered = np.lib.format.open_memmap(path, "w+", FINGERPRINT, shape)
+        done = 0
+        for chunk, name in enumerate(self.chunks):
+            first, last = np.searchsorted(self.records["chunk"], [chunk, chunk + 1])
+            begin, end = np.searchsorted(rows, [first, last])
+            inside = rows[begin:end] - first
+            if len(inside):
+                gathered[done : done + len(inside)] = _load(self.spool, name)[1][inside]
+                done += len(inside)
+        return gathered
+
+
+def save_chunk(
+    spool: Path,
+    name: str,
+    records: Sequence[Records],
+    fingerprints: Sequence[Fingerprints],
+    rejected: Sequence[Rejected],
+) -> None:
+    """Write all but NAME.images, NAME.json last. Raises `OSError`."""
+    with records_path(spool, name).open("wb") as stream:
+        np.save(stream, np.array(records, RECORD), allow_pickle=False)
+        np.save(stream, np.array(fingerprints, FINGERPRINT), allow_pickle=False)
+    content = {"rejected": [asdict(file) for file in rejected]}
+    partial = done_path(spool, name).with_suffix(".json.partial")
+    partial.write_text(json.dumps(content), encoding="utf-8")
+    partial.replace(done_path(spool, name))  # the chunk counts as done from here on
+
+
+def load_catalog(spool: Path, chunks: Sequence[str]) -> Catalog:
+    """Read all records of `chunks`, in their order. Raises `UserError` when one is damaged."""
+    parts = []
+    rejected: list[Rejected] = []
+    for number, name in enumerate(chunks):
+        records, _ = _load(spool, name)
+        records["chunk"] = number
+        parts.append(records)
+        try:
+            said = json.loads(done_path(spool, name).read_text(encoding="utf-8"))
+            rejected += (Rejected(**file) for file in said["rejected"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise damaged(spool) from error
+    records = np.concatenate([np.empty(0, RECORD), *parts])
+    return Catalog(spool, tuple(chunks), records, tuple(rejected))
+
+
+def images_path(spool: Path, chunk: str) -> Path:
+    """The spool file that holds a chunk's encoded images and their provenance."""
+    return spool / f"{chunk}.images"
+
+
+def records_path(spool: Path, chunk: str) -> Path:
+    return spool / f"{chunk}.records"
+
+
+def done_path(spool: Path, chunk: str) -> Path:
+    return spool / f"{chunk}.json"
+
+
+def damaged(spool: Path) -> UserError:
+    """The error for a spool that is not what was written."""
+    return UserError(f"{spool} has changed or is damaged; delete {spool.parent} and run again")
+
+
+def parse_provenance(said: bytes, spool: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(said)
+    except ValueError as error:
+        raise damaged(spool) from error
+    return content
+
+
+def dump_provenance(content: Mapping[str, Any]) -> bytes:
+    """ASCII JSON with sorted keys, as it stands in a tar."""
+    return json.dumps(content, sort_keys=True).encode("ascii")
+
+
+def _load(spool: Path, name: str) -> tuple[Records, Fingerprints]:
+    try:
+        with records_path(spool, name).open("rb") as stream:
+            records = np.load(stream, allow_pickle=False)
+            fingerprints = np.load(stream, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise damaged(spool) from error
+    if records.dtype != RECORD or fingerprints.dtype != FINGERPRINT:
+        raise damaged(spool)
+    return records, fingerprints

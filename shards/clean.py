@@ -1,0 +1,98 @@
+"""What of a file's pixels is micrograph: data bars go, masks and over-annotated images stay out.
+
+As paper B cleaned NanoSEM by hand ("Data": bars cropped, images with many burnt-in annotations
+discarded). Every decision is recorded with the sample and undone by another option.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from shards.databar import DataBar, crop_data_bar, find_data_bar
+from shards.images import MIN_SIDE, Pixels, RejectedImage, decode_raw, to_eight_bits
+from shards.overlays import MANY_MARKS, Overlay, find_overlay
+
+DataBars = Literal["crop", "keep"]
+Overlays = Literal["keep", "discard"]
+Masks = Literal["reject", "keep"]
+
+# An indexed mask has few values, and its neighbouring pixels are equal nearly everywhere. Noise
+# sets micrographs apart, even those of few grey levels; with three values none is worth keeping.
+MAX_MASK_VALUES, MIN_MASK_FLAT, CERTAIN_MASK_VALUES = 32, 0.9, 3
+_MASK_SAMPLE_ROWS = 16  # looked at first: most micrographs show more values there
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CleanOptions:
+    """The policies; together with the file they decide the pixels."""
+
+    data_bars: DataBars = "crop"
+    overlays: Overlays = "keep"
+    masks: Masks = "reject"
+    grey: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """A micrograph, `(H, W)` or `(H, W, 3)` uint8, and what was found and done.
+
+    `height` is the file's, before the bar was cropped: with `bar` it says what is missing.
+    """
+
+    pixels: Pixels
+    notes: tuple[str, ...]
+    height: int
+    bar: DataBar | None
+    overlay: Overlay | None
+
+
+def clean_image(data: bytes, options: CleanOptions) -> Cleaned:
+    """Decode and clean one image file. Raises `RejectedImage`, nothing else."""
+    raw = decode_raw(data)
+    if options.masks == "reject":
+        _check_is_no_mask(raw.values)
+    micrograph = to_eight_bits(raw.values, grey=options.grey)
+    bar = find_data_bar(micrograph.pixels) if options.data_bars == "crop" else None
+    if bar is not None:
+        # Anew from the raw values: a bar's black and white spoil the window, its colour the grey.
+        values = _crop(raw.values, bar)
+        micrograph = to_eight_bits(values, grey=options.grey)
+    overlay = find_overlay(micrograph.pixels)
+    if overlay is not None and options.overlays == "discard" and overlay.marks >= MANY_MARKS:
+        raise RejectedImage("overlay", f"{overlay.marks} burnt-in marks, at most {MANY_MARKS - 1}")
+    return Cleaned(
+        micrograph.pixels, raw.notes + micrograph.notes, raw.values.shape[0], bar, overlay
+    )
+
+
+def _crop(values: npt.NDArray[Any], bar: DataBar) -> npt.NDArray[Any]:
+    cropped = np.ascontiguousarray(crop_data_bar(values, bar))
+    if min(cropped.shape[:2]) < MIN_SIDE:
+        height, width = cropped.shape[:2]
+        raise RejectedImage("too_small", f"{width} x {height} pixels without its data bar")
+    return cropped
+
+
+def _check_is_no_mask(values: npt.NDArray[Any]) -> None:
+    sample = values[:: -(-values.shape[0] // _MASK_SAMPLE_ROWS)]
+    if _distinct(sample if sample.ndim == 2 else sample[..., 1]) > MAX_MASK_VALUES:
+        return
+    count = _distinct(values)
+    if count == 1 or count > MAX_MASK_VALUES:  # 1: blank, and called so
+        return
+    equal = values[:, 1:] == values[:, :-1]
+    flat = float((equal if equal.ndim == 2 else equal.all(axis=2)).mean())
+    if count <= CERTAIN_MASK_VALUES or flat >= MIN_MASK_FLAT:
+        raise RejectedImage("mask", f"holds {count} values only; --masks keep takes it")
+
+
+def _distinct(values: npt.NDArray[Any]) -> int:
+    """How many values or colours there are."""
+    if values.ndim == 3:
+        wide = values.astype(np.uint32)
+        values = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
+    elif values.dtype == np.uint8:
+        return int(np.count_nonzero(np.bincount(values.ravel(), minlength=256)))
+    return len(np.unique(values))

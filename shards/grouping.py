@@ -1,0 +1,112 @@
+"""Which images are the same, and which belong together: exact copies go, groups are bound.
+
+A group is what a split must not tear apart: near-duplicates (`shards.duplicates`), and images to
+which their source gives one specimen, both directly or through others.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from shards.catalog import Catalog, Rejected
+from shards.duplicates import find_duplicates
+from shards.overlap import OVERLAP
+
+_Ints = npt.NDArray[np.int64]
+_Bools = npt.NDArray[np.bool_]
+_Edges = tuple[_Ints, _Ints]
+
+
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """Per image of a catalog: whether it stays, and its group (its lowest member's position)."""
+
+    kept: _Bools
+    groups: _Ints
+    overlaps: npt.NDArray[np.void]  # of dtype OVERLAP; positions in the catalog
+    specimens: _Bools  # whether the image's source gives it a group
+    rejected: tuple[Rejected, ...]
+
+    def sizes(self) -> _Ints:
+        """The number of kept images in each image's group."""
+        counts = np.bincount(self.groups[self.kept], minlength=len(self.groups))
+        return np.asarray(counts[self.groups], np.int64)
+
+
+def group_images(catalog: Catalog, *, near: bool = True) -> Grouping:
+    """Remove exact duplicates and bind groups; without `near`, by specimen alone."""
+    first, copies = _first_of_equals(catalog.records["pixels"])
+    conflicting = _conflicting(first, copies, catalog.records["label"])
+    kept = np.ones(len(catalog.records), np.bool_)
+    kept[copies] = False
+    kept[conflicting] = False
+    rows = np.flatnonzero(kept)
+    overlaps = np.zeros(0, OVERLAP)
+    if near:
+        overlaps = find_duplicates(catalog.fingerprints(rows))
+        for end in ("first", "second"):
+            overlaps[end] = rows[overlaps[end]]
+    specimens = catalog.records["specimen"] != b""
+    edges = [
+        (first, copies),
+        (overlaps["first"].astype(np.int64), overlaps["second"].astype(np.int64)),
+        _same_specimen(catalog.records["specimen"]),
+    ]
+    rejected = _rejected(catalog, kept, first, copies, conflicting)
+    groups = _components(len(kept), edges)
+    return Grouping(kept, groups, overlaps, specimens, tuple(rejected))
+
+
+def _components(images: int, edges: Sequence[_Edges]) -> _Ints:
+    one, other = (np.concatenate([edge[end] for edge in edges]) for end in (0, 1))
+    graph = coo_array((np.ones(len(one), np.int8), (one, other)), shape=(images, images))
+    _, labels = connected_components(graph, directed=False)
+    _, lowest = np.unique(labels, return_index=True)
+    return np.asarray(lowest[labels], np.int64)
+
+
+def _first_of_equals(digests: npt.NDArray[np.bytes_]) -> _Edges:
+    """For every exact copy but the first of each: the position of that first, and its own."""
+    _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
+    leader = first[inverse]
+    copies = np.flatnonzero(leader != np.arange(len(digests)))
+    return np.asarray(leader[copies], np.int64), np.asarray(copies, np.int64)
+
+
+def _same_specimen(specimens: npt.NDArray[np.bytes_]) -> _Edges:
+    named = np.flatnonzero(specimens != b"")
+    first, copies = _first_of_equals(specimens[named])
+    return named[first], named[copies]
+
+
+def _conflicting(first: _Ints, copies: _Ints, labels: npt.NDArray[np.uint32]) -> _Ints:
+    """All images whose pixels stand in two classes, first ones included: no label is sure."""
+    torn = np.unique(first[labels[first] != labels[copies]])
+    return np.union1d(torn, copies[np.isin(first, torn)])
+
+
+def _rejected(
+    catalog: Catalog, kept: _Bools, first: _Ints, copies: _Ints, conflicting: _Ints
+) -> Iterator[Rejected]:
+    partner = dict(zip(copies.tolist(), first.tolist(), strict=True))
+    for leader, copy in zip(first.tolist(), copies.tolist(), strict=True):
+        partner.setdefault(leader, copy)
+    torn = set(conflicting.tolist())
+    records: Any = catalog.records
+    for position in sorted(partner):
+        if kept[position]:
+            continue
+        said = catalog.provenance(records[position])
+        other = catalog.provenance(records[partner[position]])
+        reason = "conflicting_labels" if position in torn else "duplicate"
+        yield Rejected(
+            origin=said.get("origin", ""),
+            source=said["source"],
+            reason=reason,
+            detail=f"same pixels as {other['source']} of class {other['class']}",
+        )

@@ -1,0 +1,84 @@
+"""A mosaic is cut in space, so that a class made of one large field can validate as well.
+
+The overlaps of a group place its images on a common plane. A straight cut across the longer side
+puts the far end into validation; whatever touches it, or comes closer than a margin, is left out.
+"""
+
+from collections import defaultdict, deque
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from shards.split import LEFT_OUT, TRAIN, VAL, Sides
+
+MARGIN = 0.1  # of an image's side: textures correlate a little beyond their own pixels
+
+_Ints = npt.NDArray[np.int64]
+_Reals = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Boxes:
+    """Where the images of a mosaic lie on its plane: (N, 2) corners, x and y, any unit."""
+
+    low: _Reals
+    high: _Reals
+
+
+def cut_mosaic(boxes: Boxes, overlaps: _Ints, target: int) -> Sides:
+    """Cut a mosaic so that about `target` images validate; `overlaps` are the found pairs (M, 2).
+
+    Returns the side of each image. No image in training overlaps one in validation, neither on the
+    plane nor by a found pair. All train when no cut leaves both sides an image.
+    """
+    for count in range(target, 0, -1):
+        sides = _cut(boxes, overlaps, count)
+        if (sides == TRAIN).sum() > (sides == VAL).sum():
+            return sides
+    return np.full(len(boxes.low), TRAIN, np.int8)
+
+
+def lay_out(members: _Ints, sizes: _Ints, overlaps: npt.NDArray[np.void]) -> Boxes:
+    """Place `members` of one group on the plane of the first, through their best overlaps.
+
+    `sizes` are their (height, width), (N, 2); `overlaps` (of dtype shards.overlap.OVERLAP, with
+    positions as in `members`) bind all of them. Turns are small and ignored.
+    """
+    place = {int(member): number for number, member in enumerate(members)}
+    edges: dict[int, list[tuple[int, float, float, float]]] = defaultdict(list)
+    for overlap in overlaps[np.argsort(-overlaps["score"], kind="stable")]:
+        one, other = place[int(overlap["first"])], place[int(overlap["second"])]
+        x, y, scale = float(overlap["x"]), float(overlap["y"]), float(overlap["scale"])
+        edges[one].append((other, x, y, scale))
+        edges[other].append((one, -x / scale, -y / scale, 1 / scale))
+    origin = np.zeros((len(members), 2))
+    scale_of = np.ones(len(members))
+    seen = {0}
+    queue = deque([0])
+    while queue:
+        here = queue.popleft()
+        for there, x, y, scale in edges[here]:
+            if there not in seen:
+                seen.add(there)
+                origin[there] = origin[here] + scale_of[here] * np.array([x, y])
+                scale_of[there] = scale_of[here] * scale
+                queue.append(there)
+    return Boxes(origin, origin + scale_of[:, None] * sizes[:, ::-1])
+
+
+def _cut(boxes: Boxes, overlaps: _Ints, count: int) -> Sides:
+    extent = boxes.high.max(0) - boxes.low.min(0)
+    axis = int(extent.argmax())
+    order = np.argsort(-(boxes.low + boxes.high)[:, axis], kind="stable")
+    sides = np.full(len(order), TRAIN, np.int8)
+    held = order[:count]
+    sides[held] = VAL
+    margin = MARGIN * np.median(boxes.high[:, axis] - boxes.low[:, axis])
+    below = (boxes.low[:, None] < boxes.high[held] + margin).all(2)
+    above = (boxes.high[:, None] > boxes.low[held] - margin).all(2)
+    touching = np.any(below & above, axis=1)
+    in_val = sides == VAL
+    for one, other in ((0, 1), (1, 0)):
+        touching[overlaps[in_val[overlaps[:, one]], other]] = True
+    return np.where(touching & ~in_val, np.int8(LEFT_OUT), sides)

@@ -1,0 +1,49 @@
+"""A finished shard set goes to an object store: every file checked, the manifest last."""
+
+from pathlib import Path
+from typing import Any
+
+from shards.cli import UserError, progress
+from shards.schema import MANIFEST_NAME
+from shards.stores import filesystem
+
+
+def check_is_free(url: str) -> None:
+    """Raise `UserError` when `url` already holds a finished shard set, or cannot be reached."""
+    fs, root = filesystem(url)
+    try:
+        taken = fs.exists(f"{root}/{MANIFEST_NAME}")
+    except Exception as error:  # every file system has its own
+        raise UserError(f"cannot reach {url}: {error}") from error
+    if taken:
+        raise UserError(f"{url} holds a shard set; choose another --out or delete it")
+
+
+def upload(folder: Path, url: str) -> None:
+    """Copy a finished set to `url`; the manifest last, since its presence means that it is whole.
+
+    An upload that broke off is begun anew. Raises `UserError` when a file does not arrive whole.
+    """
+    fs, root = filesystem(url)
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    files.sort(key=lambda path: path.name == MANIFEST_NAME)
+    for path in progress(files, f"upload to {url}"):
+        _put(fs, path, f"{root}/{path.name}", url)
+
+
+def _put(fs: Any, path: Path, target: str, url: str) -> None:
+    try:
+        fs.makedirs(target.rpartition("/")[0], exist_ok=True)
+        fs.put_file(str(path), target)
+        fs.invalidate_cache()
+        arrived = fs.info(target)["size"]
+    except Exception as error:
+        raise UserError(
+            f"cannot upload {path.name} to {url}: {error}; run the same command again: "
+            f"{path.parent} keeps what was made"
+        ) from error
+    if arrived != path.stat().st_size:
+        raise UserError(
+            f"{path.name} arrived at {url} with {arrived} bytes of {path.stat().st_size}; "
+            "run the same command again"
+        )
