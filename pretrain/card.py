@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from shards.cli import UserError
-from shards.schema import read_versioned
+from shards.schema import SourceInfo, read_versioned
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CARD_NAME = "card.json"
 ENCODER_NAME = "encoder.safetensors"
 
@@ -31,6 +31,7 @@ class Card:
     converged: bool  # False: at chance level or one class only; do not use
     metrics: Mapping[str, float]  # of the kept epoch, on the validation split
     corpus_hash: str
+    sources: tuple[SourceInfo, ...]  # of the corpus, each with its licence and restriction
     config: Mapping[str, Any]
     versions: Mapping[str, str]
     sha256: str  # of encoder.safetensors
@@ -44,14 +45,20 @@ def write_card(folder: Path, card: Card) -> None:
 
 def read_card(folder: Path) -> Card:
     """Read `folder/card.json`. Raises `UserError` when it is absent, damaged or of other schema."""
-    path = folder / CARD_NAME
+    return read_card_file(folder / CARD_NAME)
+
+
+def read_card_file(path: Path) -> Card:
+    """As `read_card`, of a card under any name."""
     content = read_versioned(
         path,
         SCHEMA_VERSION,
-        absent=f"no {CARD_NAME} in {folder}; the encoder cannot be used without it",
+        migrations={1: lambda content: {**content, "sources": []}},  # 1: licences were not known
+        absent=f"no {path.name} in {path.parent}; the encoder cannot be used without it",
     )
     try:
         tuples = {key: tuple(content[key]) for key in ("classes", "mean", "std")}
-        return Card(**(content | tuples))
+        sources = tuple(SourceInfo(**source) for source in content["sources"])
+        return Card(**(content | tuples | {"sources": sources}))
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged: {error}") from error

@@ -16,11 +16,18 @@ from safetensors.torch import save_file
 from segmentation_models_pytorch.encoders import get_encoder
 
 from pretrain.archs import find_arch
-from pretrain.card import CARD_NAME, ENCODER_NAME, SCHEMA_VERSION, Card, write_card
-from pretrain.run import read_run
+from pretrain.card import (
+    CARD_NAME,
+    ENCODER_NAME,
+    SCHEMA_VERSION,
+    Card,
+    read_card_file,
+    write_card,
+)
+from pretrain.run import RunPaths, read_run
 from pretrain.weights import StateDict, load_strictly
 from shards.cli import ArgumentParser, UserError, console, program, warn
-from shards.schema import file_sha256
+from shards.schema import Manifest, SourceInfo, file_sha256
 from shards.settings import as_plain
 
 _ENCODER = "encoder."  # prefix of the encoder's tensors in the classifier
@@ -76,6 +83,7 @@ def export_encoder(run_dir: Path, out: Path) -> Card:
             converged=story["converged"],
             metrics=story["scores"] | {"epoch": story["epoch"]},
             corpus_hash=manifest.corpus_hash,
+            sources=_sources(manifest, paths),
             config=as_plain(config),
             versions=_versions(),
             sha256=file_sha256(partial / ENCODER_NAME),
@@ -86,6 +94,14 @@ def export_encoder(run_dir: Path, out: Path) -> Card:
     except OSError as error:
         raise UserError(f"cannot write {error.filename or out}: {error.strerror}") from error
     return card
+
+
+def _sources(manifest: Manifest, paths: RunPaths) -> tuple[SourceInfo, ...]:
+    """Of the corpus and of what the run began from: a restriction is not trained away."""
+    if not paths.init_card.exists():
+        return manifest.sources
+    inherited = read_card_file(paths.init_card).sources
+    return (*manifest.sources, *(s for s in inherited if s not in manifest.sources))
 
 
 def _read_best(path: Path) -> tuple[StateDict, dict[str, Any]]:

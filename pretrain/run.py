@@ -2,6 +2,7 @@
 
 config.yaml        the resolved settings; `--config` repeats the run with them
 manifest.json      of the shards it trains on
+init_card.json     of the encoder that it began from, if that was an export
 metrics.jsonl      one line per epoch
 checkpoints/       to go on from
 best.safetensors   the classifier after its best epoch, with that epoch's scores
@@ -21,6 +22,7 @@ from accelerate import Accelerator
 from safetensors.torch import save
 from torch import nn
 
+from pretrain.card import CARD_NAME
 from pretrain.checkpoint import Progress, load_checkpoint, save_checkpoint, write_atomically
 from pretrain.config import TrainConfig
 from pretrain.metrics import Scores
@@ -62,6 +64,10 @@ class RunPaths:
     @property
     def manifest(self) -> Path:
         return self.folder / MANIFEST_NAME
+
+    @property
+    def init_card(self) -> Path:
+        return self.folder / "init_card.json"
 
     @property
     def lock(self) -> Path:
@@ -266,6 +272,8 @@ def _write_description(paths: RunPaths, config: TrainConfig) -> None:
     try:
         # The manifest first: where config.yaml is, the rest is too.
         write_atomically(paths.manifest, (config.shards / MANIFEST_NAME).read_bytes())
+        if (card := Path(config.init) / CARD_NAME).is_file():
+            write_atomically(paths.init_card, card.read_bytes())
         write_atomically(paths.config, dump_config(config).encode())
     except OSError as error:
         raise UserError(f"cannot write to {paths.folder}: {error.strerror}") from error

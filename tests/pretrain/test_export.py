@@ -15,7 +15,7 @@ from pretrain.export import export_encoder
 from pretrain.model import build_encoder
 from pretrain.train import main as train
 from shards.cli import UserError
-from shards.schema import IMAGENET_MEAN, file_sha256
+from shards.schema import IMAGENET_MEAN, SourceInfo, file_sha256
 
 State = dict[str, torch.Tensor]
 
@@ -53,6 +53,44 @@ def test_the_card_tells_what_a_consumer_needs(export: Path, shards: Path) -> Non
     assert card.sha256 == file_sha256(export / "encoder.safetensors")
     assert card.config["lr"] == 0.01
     assert 0 <= card.metrics["top1"] <= 1
+
+
+def test_restriction_of_the_corpus_stands_on_the_card_and_on_all_trained_from_it(
+    shards: Path, tmp_path: Path
+) -> None:
+    restricted = tmp_path / "restricted"
+    shutil.copytree(shards, restricted)
+    content = json.loads((restricted / "manifest.json").read_text())
+    content["sources"][0] |= {"name": "lab", "licence": "own", "restriction": "export controlled"}
+    (restricted / "manifest.json").write_text(json.dumps(content))
+    small = ["--image-size", "32", "--batch-size", "16", "--epochs", "1", "--lr", "0.01"]
+    for name, data, init in (("first", restricted, "random"), ("second", shards, "first/export")):
+        begun = init if init == "random" else str(tmp_path / init)
+        run = tmp_path / name
+        flags = ["--shards", str(data), "--run-dir", str(run), "--init", begun]
+        train(["--arch", "resnet18", *flags, *small])
+        export_encoder(run, run / "export")
+    lab = SourceInfo(
+        name="lab",
+        samples=content["sources"][0]["samples"],
+        licence="own",
+        restriction="export controlled",
+        citation=None,
+    )
+    assert read_card(tmp_path / "first" / "export").sources == (lab,)
+    assert read_card(tmp_path / "second" / "export").sources[1:] == (lab,)
+
+
+def test_card_of_version_1_is_read_and_of_another_refused(export: Path, tmp_path: Path) -> None:
+    content = json.loads((export / "card.json").read_text())
+    del content["sources"]
+    for version in (1, 3):
+        (tmp_path / "card.json").write_text(json.dumps(content | {"schema_version": version}))
+        if version == 1:
+            assert read_card(tmp_path).sources == ()
+            continue
+        with pytest.raises(UserError, match="schema_version 3, this version reads 2"):
+            read_card(tmp_path)
 
 
 def test_it_initialises_another_run(export: Path) -> None:
