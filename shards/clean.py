@@ -22,6 +22,7 @@ Masks = Literal["reject", "keep"]
 # sets micrographs apart, even those of few grey levels; with three values none is worth keeping.
 MAX_MASK_VALUES, MIN_MASK_FLAT, CERTAIN_MASK_VALUES = 32, 0.9, 3
 _MASK_SAMPLE_ROWS = 16  # looked at first: most micrographs show more values there
+_STRIP = 1 << 20  # pixels whose colours are counted at once: the copies are large
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,18 +54,20 @@ def clean_image(data: bytes, options: CleanOptions) -> Cleaned:
     raw = decode_raw(data)
     if options.masks == "reject":
         _check_is_no_mask(raw.values)
-    micrograph = to_eight_bits(raw.values, grey=options.grey)
-    bar = find_data_bar(micrograph.pixels) if options.data_bars == "crop" else None
-    if bar is not None:
-        # Anew from the raw values: a bar's black and white spoil the window, its colour the grey.
-        values = _crop(raw.values, bar)
-        micrograph = to_eight_bits(values, grey=options.grey)
+    bar = _data_bar(raw.values) if options.data_bars == "crop" else None
+    # Cropped first: a bar's black and white spoil the window of a deep image, its colour the grey.
+    values = raw.values if bar is None else _crop(raw.values, bar)
+    micrograph = to_eight_bits(values, grey=options.grey)
     overlay = find_overlay(micrograph.pixels)
     if overlay is not None and options.overlays == "discard" and overlay.marks >= MANY_MARKS:
         raise RejectedImage("overlay", f"{overlay.marks} burnt-in marks, at most {MANY_MARKS - 1}")
     return Cleaned(
         micrograph.pixels, raw.notes + micrograph.notes, raw.values.shape[0], bar, overlay
     )
+
+
+def _data_bar(values: npt.NDArray[Any]) -> DataBar | None:
+    return find_data_bar(values if values.dtype == np.uint8 else to_eight_bits(values).pixels)
 
 
 def _crop(values: npt.NDArray[Any], bar: DataBar) -> npt.NDArray[Any]:
@@ -89,10 +92,21 @@ def _check_is_no_mask(values: npt.NDArray[Any]) -> None:
 
 
 def _distinct(values: npt.NDArray[Any]) -> int:
-    """How many values or colours there are."""
+    """How many values or colours there are; beyond `MAX_MASK_VALUES` it stops to count."""
+    seen = np.empty(0, values.dtype)
+    rows = max(1, _STRIP // values.shape[1])
+    for start in range(0, len(values), rows):
+        seen = np.union1d(seen, _numbered(values[start : start + rows]))
+        if len(seen) > MAX_MASK_VALUES:
+            break
+    return len(seen)
+
+
+def _numbered(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The values that there are, each once; colours as one number."""
     if values.ndim == 3:
         wide = values.astype(np.uint32)
         values = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
     elif values.dtype == np.uint8:
-        return int(np.count_nonzero(np.bincount(values.ravel(), minlength=256)))
-    return len(np.unique(values))
+        return np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+    return np.unique(values)
