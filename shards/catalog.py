@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from shards.cli import UserError
 from shards.fingerprint import FINGERPRINT, Fingerprints
+from shards.schema import npy
 
 RECORD = np.dtype(
     [
@@ -91,18 +92,18 @@ class Catalog:
 
     def fingerprints(self, rows: npt.NDArray[np.int64]) -> Fingerprints:
         """The fingerprints of some records (ascending positions), in a file of the spool."""
-        path = self.spool / "fingerprints.npy"
-        shape = (len(rows),)
-        gathered = np.lib.format.open_memmap(path, "w+", FINGERPRINT, shape)
-        done = 0
-        for chunk, name in enumerate(self.chunks):
-            first, last = np.searchsorted(self.records["chunk"], [chunk, chunk + 1])
-            begin, end = np.searchsorted(rows, [first, last])
-            inside = rows[begin:end] - first
-            if len(inside):
-                gathered[done : done + len(inside)] = _load(self.spool, name)[1][inside]
-                done += len(inside)
-        return gathered
+        if not len(rows):
+            return np.empty(0, FINGERPRINT)
+        path = self.spool / "fingerprints"
+        # Written, then mapped: on a full disk, writing into a map would kill the process.
+        with path.open("wb") as stream:
+            for chunk, name in enumerate(self.chunks):
+                first, last = np.searchsorted(self.records["chunk"], [chunk, chunk + 1])
+                begin, end = np.searchsorted(rows, [first, last])
+                inside = rows[begin:end] - first
+                if len(inside):
+                    stream.write(_load(self.spool, name)[1][inside].tobytes())
+        return np.memmap(path, FINGERPRINT, "r")
 
 
 def save_chunk(
@@ -114,8 +115,8 @@ def save_chunk(
 ) -> None:
     """Write all but NAME.images, NAME.json last. Raises `OSError`."""
     with records_path(spool, name).open("wb") as stream:
-        np.save(stream, np.array(records, RECORD), allow_pickle=False)
-        np.save(stream, np.array(fingerprints, FINGERPRINT), allow_pickle=False)
+        stream.write(npy(np.array(records, RECORD)))
+        stream.write(npy(np.array(fingerprints, FINGERPRINT)))
     content = {"rejected": [asdict(file) for file in rejected]}
     partial = done_path(spool, name).with_suffix(".json.partial")
     partial.write_text(json.dumps(content), encoding="utf-8")

@@ -11,7 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.databar import DataBar, crop_data_bar, find_data_bar
-from shards.images import MIN_SIDE, Pixels, RejectedImage, decode_raw, to_eight_bits
+from shards.images import (
+    MIN_SIDE,
+    WINDOW_PERCENTILES,
+    Pixels,
+    RejectedImage,
+    decode_raw,
+    to_eight_bits,
+    window,
+)
 from shards.overlays import MANY_MARKS, Overlay, find_overlay
 
 DataBars = Literal["crop", "keep"]
@@ -21,6 +29,7 @@ Masks = Literal["reject", "keep"]
 # An indexed mask has few values, and its neighbouring pixels are equal nearly everywhere. Noise
 # sets micrographs apart, even those of few grey levels; with three values none is worth keeping.
 MAX_MASK_VALUES, MIN_MASK_FLAT, CERTAIN_MASK_VALUES = 32, 0.9, 3
+BAR_PERCENTILE = 90.0  # the white of a bar's text takes up less of an image than the rest
 _MASK_SAMPLE_ROWS = 16  # looked at first: most micrographs show more values there
 _STRIP = 1 << 20  # pixels whose colours are counted at once: the copies are large
 
@@ -67,7 +76,12 @@ def clean_image(data: bytes, options: CleanOptions) -> Cleaned:
 
 
 def _data_bar(values: npt.NDArray[Any]) -> DataBar | None:
-    return find_data_bar(values if values.dtype == np.uint8 else to_eight_bits(values).pixels)
+    if values.dtype == np.uint8:
+        return find_data_bar(values)
+    # Beside the white of a bar, 12 bits in 16 are all black: then without the brightest pixels.
+    windows = (WINDOW_PERCENTILES, (WINDOW_PERCENTILES[0], BAR_PERCENTILE))
+    bars = (find_data_bar(window(values, percentiles)[0]) for percentiles in windows)
+    return next((bar for bar in bars if bar is not None), None)
 
 
 def _crop(values: npt.NDArray[Any], bar: DataBar) -> npt.NDArray[Any]:

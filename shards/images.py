@@ -39,6 +39,8 @@ GREY_TOLERANCE = 4
 MAX_COLOURED_SHARE = 1e-3
 
 JPEG_QUALITY = 95
+JPEG_MAX_SIDE = 65_500  # libjpeg's
+_JPEG_END = b"\xff\xd9"
 
 Image.MAX_IMAGE_PIXELS = None  # `MAX_PIXELS` is checked before any pixel is decoded
 
@@ -102,7 +104,7 @@ def to_eight_bits(values: npt.NDArray[Any], *, grey: bool = False) -> Micrograph
     """
     notes = []
     if values.dtype != np.uint8:
-        values, note = _window(values)
+        values, note = window(values)
         notes.append(note)
     if values.ndim == 3 and is_grey(values):
         values = np.ascontiguousarray(values[..., 1])
@@ -180,14 +182,19 @@ def _decode(image: Image.Image, data: bytes) -> RawImage:
 def _pixels(image: Image.Image, data: bytes) -> npt.NDArray[Any]:
     """Decode an opened image: plain JPEG by simplejpeg, to the same pixels in half the time.
 
-    It is stricter than Pillow (a file may lack its end marker), which therefore decides.
+    A missing end marker is forgiven, but not missing rows, which Pillow would make up; of other
+    oddities, such as bytes between markers, Pillow decides.
     """
     if image.format == "JPEG" and image.mode in ("L", "RGB") and _is_untouched(image):
         try:
-            pixels = simplejpeg.decode_jpeg(data, "GRAY" if image.mode == "L" else "RGB")
+            pixels = simplejpeg.decode_jpeg(
+                data if data.endswith(_JPEG_END) else data + _JPEG_END,
+                "GRAY" if image.mode == "L" else "RGB",
+            )
             return np.asarray(pixels[..., 0] if image.mode == "L" else pixels)
-        except ValueError:
-            pass
+        except ValueError as error:
+            if "premature end" in str(error).lower():
+                raise RejectedImage("corrupt", "the file ends before the image does") from error
     return np.asarray(image)
 
 
@@ -237,12 +244,17 @@ def _apart(one: Pixels, other: Pixels) -> Pixels:
     return np.maximum(one, other) - np.minimum(one, other)
 
 
-def _window(values: npt.NDArray[np.generic]) -> tuple[Pixels, str]:
-    """Map high-depth values to 8 bits between two percentiles, and say which values they were."""
-    finite = np.asarray(values, np.float64)
-    if not np.isfinite(finite).all():
+def window(
+    values: npt.NDArray[np.generic], percentiles: tuple[float, float] = WINDOW_PERCENTILES
+) -> tuple[Pixels, str]:
+    """Map high-depth values to 8 bits between two percentiles, and say which values they were.
+
+    Raises `RejectedImage` where all are equal, or one is not finite.
+    """
+    if not np.isfinite(values).all():  # before they are cast, of which a signalling NaN warns
         raise RejectedImage("corrupt", "holds values that are not finite")
-    low, high = np.percentile(finite, WINDOW_PERCENTILES)
+    finite = np.asarray(values, np.float64)
+    low, high = np.percentile(finite, percentiles)
     if high <= low:
         low, high = finite.min(), finite.max()
     if high <= low:

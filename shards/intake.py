@@ -138,6 +138,7 @@ def _encode_alone(chunk: _Chunk) -> None:
     if done_path(chunk.spool, chunk.name).exists():
         return
     while True:
+        _reading_path(chunk).unlink(missing_ok=True)  # a killed run's would blame another file
         try:
             with _pool(1) as pool:
                 pool.submit(_encode_chunk, chunk).result()
@@ -193,7 +194,9 @@ def _encode_chunk(chunk: _Chunk) -> None:
                 mark.truncate()
                 mark.flush()
                 try:
-                    record, fingerprint, encoded = _encode_file(chunk, file, data, stream.tell())
+                    record, fingerprint, encoded = _encode_or_reject(
+                        chunk, file, data, stream.tell()
+                    )
                 except RejectedImage as reject:
                     rejected.append(
                         Rejected(
@@ -241,6 +244,15 @@ def _refusal(chunk: _Chunk, file: SourceFile) -> RejectedImage | None:
     if ascii(file.name) in chunk.fatal:
         return RejectedImage("fatal", "ended the process that read it: damaged, or too large")
     return None
+
+
+def _encode_or_reject(
+    chunk: _Chunk, file: SourceFile, source: bytes | RejectedImage, offset: int
+) -> tuple[Records, Fingerprints, bytes]:
+    try:
+        return _encode_file(chunk, file, source, offset)
+    except MemoryError as error:  # as when the system had ended the process
+        raise RejectedImage("fatal", "needs more memory than there is") from error
 
 
 def _encode_file(

@@ -18,6 +18,7 @@ digits (DALI's reader takes it as UINT8 bytes); `.json` says where the sample co
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -232,7 +233,7 @@ def _from_version_1(content: Mapping[str, Any]) -> dict[str, Any]:
 def write_index(folder: Path, split: str, index: Index) -> str:
     """Write a split's binary index and return its SHA-256."""
     path = folder / index_file(split)
-    np.save(path, index, allow_pickle=False)
+    path.write_bytes(npy(index))
     return file_sha256(path)
 
 
@@ -260,6 +261,13 @@ def read_samples(path: Path) -> Iterator[dict[str, str]]:
             yield from rows
     except (OSError, csv.Error) as error:
         raise UserError(f"cannot read {path}: {error}") from error
+
+
+def npy(array: npt.NDArray[Any]) -> bytes:
+    """The bytes of a `.npy` file. On a full disk, `np.save` itself would not say what is wrong."""
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()
 
 
 def file_sha256(path: Path) -> str:

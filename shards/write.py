@@ -4,9 +4,12 @@ python -m shards.write --source DIR --out DIR
 python -m shards.write --corpus configs/corpora/nanosem.yaml --out s3://bucket/nanosem
 """
 
+import fcntl
+import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +24,7 @@ from shards.clean import CleanOptions, DataBars, Masks, Overlays
 from shards.cli import UserError, console, cores, program, warn
 from shards.corpus import Corpus, plain_source, read_corpus
 from shards.grouping import Grouping, group_images
-from shards.images import SUFFIXES, Profile
+from shards.images import JPEG_MAX_SIDE, SUFFIXES, Profile
 from shards.intake import IntakeOptions, take_in
 from shards.ledger import group_names, write_ledger
 from shards.report import write_report
@@ -107,6 +110,8 @@ class WriteConfig:
             raise ValueError(f"out must name a folder to create, not {self.out!r}")
         if self.max_side is not None and self.max_side < 32:
             raise ValueError(f"max_side must be at least 32 pixels, not {self.max_side}")
+        if self.profile == "fast" and (self.max_side or 0) > JPEG_MAX_SIDE:
+            raise ValueError(f"max_side must be at most {JPEG_MAX_SIDE} pixels in a JPEG")
         if self.val_per_class < 0:
             raise ValueError(f"val_per_class must not be negative, but is {self.val_per_class}")
         for name in ("max_val_share", "val_share"):
@@ -140,19 +145,36 @@ def write_shards(config: WriteConfig) -> Manifest:
     corpus = _corpus(config)
     listing = list_sources(corpus.sources)
     try:
-        manifest = _write(config, corpus, listing, partial)
-        if is_url(config.out):
-            upload(partial, config.out)
-            _drop_spool(partial)
-            shutil.rmtree(partial)
-        else:
-            _drop_spool(partial)
-            _rename(partial, Path(config.out))
+        with _locked(partial):
+            manifest = _write(config, corpus, listing, partial)
+            if is_url(config.out):
+                upload(partial, config.out)
+                _drop_spool(partial)
+                shutil.rmtree(partial)
+            else:
+                _drop_spool(partial)
+                _rename(partial, Path(config.out))
     except OSError as error:
         raise UserError(
             f"cannot write {error.filename or partial}: {error.strerror or error}"
         ) from error
     return manifest
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder until this process ends, however it ends: two runs would mix their files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise UserError(
+            f"another run is writing in {folder}; wait for it, or choose another --out"
+        ) from None
+    finally:
+        os.close(descriptor)
 
 
 def _work_folder(config: WriteConfig) -> Path:

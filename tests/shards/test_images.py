@@ -290,6 +290,15 @@ def test_image_without_its_last_rows_is_corrupt(kind: str) -> None:
     assert _reason(data[: len(data) * 9 // 10]) == "corrupt"
 
 
+def test_jpeg_may_lack_its_end_marker_but_no_rows() -> None:
+    data = _file(_noise(), "JPEG", quality=95)
+    assert data.endswith(b"\xff\xd9")
+    whole = decode_image(data).pixels
+    assert np.array_equal(decode_image(data[:-2]).pixels, whole)
+    assert _reason(data[: len(data) // 2]) == "corrupt"
+    assert _reason(data[: len(data) // 2] + b"\xff\xd9") == "corrupt"
+
+
 def test_png_with_a_flipped_byte_is_corrupt() -> None:
     data = bytearray(_file(_noise()))
     data[len(data) // 2] ^= 1

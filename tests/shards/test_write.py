@@ -1,5 +1,6 @@
 """Writing a shard set: layout, bytes, split, statistics, and what an error leaves behind."""
 
+import fcntl
 import hashlib
 import io
 import json
@@ -249,6 +250,16 @@ def test_out_that_is_a_file_is_left_alone(corpus: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out").read_text() == "precious"
 
 
+def test_second_run_to_the_same_out_is_refused(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.partial").mkdir()
+    descriptor = os.open(tmp_path / "out.partial", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with pytest.raises(UserError, match=r"another run is writing in .*out\.partial"):
+        _write(corpus, tmp_path / "out")
+    os.close(descriptor)
+    _write(corpus, tmp_path / "out")
+
+
 def test_empty_out_is_used(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     _write(corpus, tmp_path / "out")
@@ -280,6 +291,7 @@ def test_leftovers_of_other_options_do_not_get_into_the_set(
         ({"val_per_class": -1}, "val_per_class must not be negative, but is -1"),
         ({"max_val_share": 0.0}, r"max_val_share must lie between 0 and 1, not 0\.0"),
         ({"max_val_share": 1.0}, r"max_val_share must lie between 0 and 1, not 1\.0"),
+        ({"max_side": 70_000}, "max_side must be at most 65500 pixels in a JPEG"),
         ({"shard_samples": 0}, "must be at least 1"),
         ({"workers": 0}, "must be at least 1"),
         ({"out": "."}, r"out must name a folder to create, not '\.'"),
