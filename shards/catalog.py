@@ -33,8 +33,7 @@ RECORD = np.dtype(
         ("height", "<u4"),  # pixels, as stored
         ("width", "<u4"),
         ("channels", "u1"),
-        ("pixels", "S32"),  # SHA-256 of the cleaned pixels at their full size
-        ("stored", "S32"),  # SHA-256 of the encoded image
+        ("stored", "S32"),  # SHA-256 of the encoded image: equal when the stored pixels are
         ("specimen", "S16"),  # hash of the group that its source gives it, or empty
         ("sums", "<u8", 3),  # of the stored pixels per channel: exact, in any order
         ("squares", "<u8", 3),

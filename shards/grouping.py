@@ -40,7 +40,7 @@ class Grouping:
 
 def group_images(catalog: Catalog, *, near: bool = True) -> Grouping:
     """Remove exact duplicates and bind groups; without `near`, by specimen alone."""
-    first, copies = _first_of_equals(catalog.records["pixels"])
+    first, copies = _first_of_equals(catalog.records["stored"])
     conflicting = _conflicting(first, copies, catalog.records["label"])
     kept = np.ones(len(catalog.records), np.bool_)
     kept[copies] = False

@@ -38,7 +38,7 @@ from shards.catalog import (
 )
 from shards.clean import Cleaned, CleanOptions, clean_image
 from shards.cli import UserError, progress
-from shards.fingerprint import Fingerprints, describe, pixel_digest
+from shards.fingerprint import FINGERPRINT, Fingerprints, describe
 from shards.images import (
     MIN_SIDE,
     Pixels,
@@ -62,6 +62,7 @@ class IntakeOptions:
 
     profile: Profile
     max_side: int | None
+    fingerprints: bool = True  # else empty ones: nobody will search for near-duplicates
     clean: CleanOptions = CleanOptions()  # noqa: RUF009 (frozen)
 
 
@@ -275,12 +276,12 @@ def _encode_file(
     record["offset"], record["size"], record["said"] = offset, len(image), len(said)
     record["height"], record["width"] = pixels.shape[:2]
     record["channels"] = 1 if pixels.ndim == 2 else 3
-    record["pixels"] = bytes.fromhex(pixel_digest(cleaned.pixels))
     record["stored"] = hashlib.sha256(image).digest()
     if file.group is not None:
         record["specimen"] = _digest(f"{chunk.origin}\0{file.group}")[:16]
     record["sums"], record["squares"] = _channel_sums(pixels)
-    return record, describe(pixels), image + said
+    fingerprint = describe(pixels) if options.fingerprints else np.zeros((), FINGERPRINT)
+    return record, fingerprint, image + said
 
 
 def _provenance(

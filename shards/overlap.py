@@ -6,12 +6,14 @@ they point everywhere. And the thumbnails must correlate block by block over the
 block counting alike: equal data bars, scale bars and panel letters fill only a few.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from shards.cli import cores
 from shards.fingerprint import (
     LEVEL_RATIO,
     PLACE_UNIT,
@@ -52,7 +54,7 @@ _Complex = npt.NDArray[np.complexfloating[Any, Any]]
 
 _CHUNK = 128  # pairs at a time: 10 MB of code distances, about what a cache holds
 _MAX_DISTANCE = 16  # differing bits of 64; codes of unlike places differ in 32 +- 4
-_TOLERANCE = 3.0  # pixels of the base image, 1.6 % of its side
+_TOLERANCE = 3.0  # pixels of the base image, 2 % of its side
 _LEVEL_TOLERANCE = 0.13  # of a distance: half a step of LEVEL_RATIO
 _ONE_LEVEL = 1.01 / LEVEL_RATIO
 _BLOCK = 8  # pixels of a thumbnail
@@ -73,10 +75,12 @@ class _Matches:
 
 def find_overlaps(fingerprints: Fingerprints, first: _Ints, second: _Ints) -> npt.NDArray[np.void]:
     """Those of the pairs that show the same place, as OVERLAP records in the order given."""
-    found = [
-        _check(fingerprints, first[start : start + _CHUNK], second[start : start + _CHUNK])
-        for start in range(0, len(first), _CHUNK)
-    ]
+
+    def check(start: int) -> npt.NDArray[np.void]:
+        return _check(fingerprints, first[start : start + _CHUNK], second[start : start + _CHUNK])
+
+    with ThreadPoolExecutor(cores()) as pool:  # numpy frees the lock for most of the work
+        found = list(pool.map(check, range(0, len(first), _CHUNK)))
     return np.concatenate([np.zeros(0, OVERLAP), *found])
 
 

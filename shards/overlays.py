@@ -48,6 +48,8 @@ MAX_CLIPPED, MAX_TWO_TONED = 0.12, 0.6  # of the image has one extreme; has any
 MAX_RUNS, MIN_RUNS = 0.005, 4000  # per pixel; allowed in any image
 MAX_CANDIDATES = 500
 
+COARSE_SIDE, MAX_STEP = 400, 3  # pixels of the shorter side that stay, at least
+
 STRIP = 100_000  # pixels looked at at once: the work stays in the cache
 
 Flags = npt.NDArray[np.bool_]
@@ -68,7 +70,12 @@ class Overlay:
 
 
 def find_overlay(pixels: Pixels) -> Overlay | None:
-    """Find the marks in `(H, W)` or `(H, W, 3)` uint8; None where there are none."""
+    """Find the marks in `(H, W)` or `(H, W, 3)` uint8; None where there are none.
+
+    What is drawn over a large image is large: of these every second or third pixel is looked at.
+    """
+    step = max(1, min(min(pixels.shape[:2]) // COARSE_SIDE, MAX_STEP))
+    pixels = np.ascontiguousarray(pixels[::step, ::step])
     height, width = pixels.shape[:2]
     rims = list(zip(*_strips(pixels), strict=True))
     clipped = [_area(strips) / (height * width) for strips in rims]
@@ -85,6 +92,7 @@ def find_overlay(pixels: Pixels) -> Overlay | None:
     groups = _groups(boxes, min(height, width))
     joined = [boxes[groups == group] for group in range(groups.max() + 1)]
     spans = [(*box[:, :2].min(axis=0).tolist(), *box[:, 2:].max(axis=0).tolist()) for box in joined]
+    spans = [(t * step, le * step, b * step, r * step) for t, le, b, r in spans]
     spans.sort(key=lambda box: (-(box[2] - box[0]) * (box[3] - box[1]), box))
     share = sum(area for _, area in found) / (height * width)
     return Overlay(len(boxes), share, tuple(spans[:MAX_BOXES]))

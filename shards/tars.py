@@ -1,5 +1,6 @@
 """One split becomes tars: WebDataset members, DALI's index beside each, rows of our own index."""
 
+import io
 import os
 import tarfile
 from collections.abc import Mapping, Sequence
@@ -85,15 +86,18 @@ def _write_tar(
     groups: Mapping[int, str],
     suffix: str,
 ) -> tuple[ShardInfo, Index]:
-    from webdataset import TarWriter  # loads torch where that is installed: seconds, not always
-
     path = folder / name
     rows = catalog.records[positions]
     with path.open("wb") as stream:
-        # mtime=0: plain headers and equal bytes at every run; encoder=False: we hand over bytes.
-        with TarWriter(stream, mtime=0, encoder=False) as tar:
+        # The members that webdataset's TarWriter would write, whose import loads torch: 1.3 seconds
+        # and 400 MB. TarInfo's defaults (no time, no owner) give plain headers, equal at every run.
+        with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for position, row in zip(positions.tolist(), rows, strict=True):
-                tar.write(_components(catalog, row, groups.get(position), suffix))
+                key = row["key"].decode("ascii")
+                for part, data in _components(catalog, row, groups.get(position), suffix).items():
+                    member = tarfile.TarInfo(f"{key}.{part}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
         stream.flush()
         os.fsync(stream.fileno())
     members = list_members(path)
@@ -109,18 +113,13 @@ def _write_tar(
     return info, _index_rows(members, rows)
 
 
-def _components(
-    catalog: Catalog, row: np.void, group: str | None, suffix: str
-) -> dict[str, str | bytes]:
+def _components(catalog: Catalog, row: np.void, group: str | None, suffix: str) -> dict[str, bytes]:
+    """The members of a sample by suffix, in alphabetical order as webdataset has them."""
     image, said = catalog.read(row)
     if group is not None:
         said = dump_provenance(parse_provenance(said, catalog.spool) | {"group": group})
-    return {
-        "__key__": row["key"].decode("ascii"),
-        suffix: image,
-        "cls": str(row["label"]).encode("ascii"),
-        "json": said,
-    }
+    label = str(row["label"]).encode("ascii")
+    return dict(sorted({suffix: image, "cls": label, "json": said}.items()))
 
 
 def _index_rows(members: Sequence[TarMember], records: Records) -> Index:

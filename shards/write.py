@@ -283,7 +283,12 @@ def _intake_options(config: WriteConfig) -> IntakeOptions:
         masks=config.masks,
         grey=config.grey,
     )
-    return IntakeOptions(profile=config.profile, max_side=_max_side(config), clean=clean)
+    return IntakeOptions(
+        profile=config.profile,
+        max_side=_max_side(config),
+        fingerprints=config.near_duplicates,
+        clean=clean,
+    )
 
 
 def _max_side(config: WriteConfig) -> int | None:
