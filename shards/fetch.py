@@ -2,6 +2,7 @@
 
 python -m shards.fetch                              # what there is
 python -m shards.fetch aversa_nffa --dir data/raw   # its files, into data/raw/aversa_nffa
+python -m shards.fetch micronet_public              # all that the recipe of that name needs
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shards.cli import ArgumentParser, UserError, console, program, progress, progress_bar, warn
+from shards.corpus import read_corpus
 from shards.download import TIMEOUT, download
 from shards.public import Dataset, RemoteFile, find_dataset, find_table, read_table
 from shards.sources import is_image_name
@@ -43,18 +45,37 @@ class Sums:
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description="Fetch a public dataset; without a name, list them.")
-    parser.add_argument("name", nargs="?", metavar="NAME", help="dataset to fetch")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="dataset, or recipe of several")
     parser.add_argument("--list", action="store_true", help="list the datasets")
     parser.add_argument(
         "--dir", type=Path, default=Path("data/raw"), help="files go to DIR/NAME [%(default)s]"
     )
     parser.add_argument("--datasets", type=Path, metavar="FILE", help="another table of datasets")
     given = parser.parse_args(argv)
-    table = read_table(find_table(given.datasets))
+    path = find_table(given.datasets)
+    table = read_table(path)
     if given.name is None or given.list:
         _print_table(table.values())
-    else:
-        print(fetch(find_dataset(table, given.name), given.dir))
+        return
+    failed = []
+    for name in _wanted(given.name, table, path.parent):
+        try:
+            print(fetch(find_dataset(table, name), given.dir))
+        except UserError as error:  # the others may be had all the same
+            failed.append(error)
+    if failed:
+        raise UserError(" Also: ".join(map(str, failed)))
+
+
+def _wanted(name: str, table: Mapping[str, Dataset], recipes: Path) -> list[str]:
+    """The dataset of that name, or all that the recipe of that name names."""
+    recipe = recipes / f"{name}.yaml"
+    if name in table or not recipe.is_file():
+        return [name]
+    named = [source.dataset for source in read_corpus(recipe).sources if source.dataset]
+    if not named:
+        raise UserError(f"{recipe} names no public dataset; its owner has it")
+    return named
 
 
 def fetch(dataset: Dataset, folder: Path) -> Path:

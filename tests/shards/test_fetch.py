@@ -406,3 +406,22 @@ def test_the_recipes_name_datasets_of_the_table(recipe: str) -> None:
         if source.get("dataset"):
             assert source["path"].startswith(f"data/raw/{source['dataset']}/")
             assert source["licence"] == table[source["dataset"]].licence
+
+
+def test_a_recipe_fetches_all_of_its_datasets_and_names_those_it_could_not(
+    origin: Origin, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    by_hand = {"title": "T", "citation": "me", "landing": "https://example.org", "confirmed": True}
+    there = {**by_hand, "files": [{"url": origin.url, "name": "file.tar"}], "licence": "MIT"}
+    table = {"first": by_hand, "second": there}
+    (tmp_path / "datasets.yaml").write_text(json.dumps(table))
+    sources = [{"name": name, "path": "x", "dataset": name} for name in table]
+    (tmp_path / "both.yaml").write_text(json.dumps({"sources": sources}))
+    flags = ["--datasets", str(tmp_path / "datasets.yaml"), "--dir", str(tmp_path / "raw")]
+    with pytest.raises(SystemExit) as stopped:
+        main(["both", *flags])
+    assert stopped.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == f"{tmp_path / 'raw' / 'second'}\n"
+    assert "no file addresses are known for first" in captured.err
+    assert (tmp_path / "raw" / "second" / "file.tar").read_bytes() == origin.content
