@@ -48,12 +48,18 @@ def read_card(folder: Path) -> Card:
     return read_card_file(folder / CARD_NAME)
 
 
+def _from_version_1(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Version 1 knew one source, of unknown licence."""
+    unknown = SourceInfo(name="", samples=0, licence=None, restriction=None, citation=None)
+    return {**content, "sources": [asdict(unknown)]}
+
+
 def read_card_file(path: Path) -> Card:
     """As `read_card`, of a card under any name."""
     content = read_versioned(
         path,
         SCHEMA_VERSION,
-        migrations={1: lambda content: {**content, "sources": []}},  # 1: licences were not known
+        migrations={1: _from_version_1},
         absent=f"no {path.name} in {path.parent}; the encoder cannot be used without it",
     )
     try:

@@ -1,7 +1,7 @@
 """The split of a corpus: settings and groups become sides, and what groups prevented is told."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from shards.catalog import Catalog
 from shards.cli import UserError
 from shards.grouping import Grouping
 from shards.mosaic import cut_mosaic, lay_out
-from shards.schema import SAMPLES_NAME, read_samples
+from shards.schema import SAMPLES_NAME, read_rows
 from shards.settings import nearest
 from shards.split import (
     LEFT_OUT,
@@ -54,16 +54,18 @@ class SplitOptions:
 class Assignment:
     """Per image of the catalog: its side (LEFT_OUT where it was not kept) and its fold, or -1.
 
-    `short` lists (label, images in validation, target) of the classes that got less than wanted,
-    `trains_only` those that got none, `cut` the mosaics cut: (label, validating, left out).
+    `short` lists (label, images in validation, wanted) of the classes that got less than asked for,
+    `trains_only` those with too few or none, `validates_only` those of which nothing trains, `cut`
+    the mosaics that were cut: (label, validating, left out).
     """
 
     sides: Sides
     folds: _Ints
     short: tuple[tuple[int, int, int], ...] = ()
     trains_only: tuple[int, ...] = ()
+    validates_only: tuple[int, ...] = ()
     cut: tuple[tuple[int, int, int], ...] = ()
-    left_out: tuple[int, ...] = field(default=())
+    left_out: tuple[int, ...] = ()
 
     def report(self, options: SplitOptions, classes: Sequence[str]) -> dict[str, Any]:
         """For the manifest."""
@@ -71,6 +73,7 @@ class Assignment:
         return {
             "rule": options.rule,
             "training_only": [classes[label] for label in self.trains_only],
+            "validation_only": [classes[label] for label in self.validates_only],
             "cut": cut,
             "left_out": len(self.left_out),
         }
@@ -100,18 +103,44 @@ def assign(
         held = catalog.records["source"][kept] == _source_number(options.val_source, sources)
         sides = hold_out(population, held)
     elif options.rule == "file":
-        sides, _ = apply_saved(population, read_saved(options.file))
+        saved = _read_saved(options.file)
+        if not any(saved.get(key) == "val" for key in keys):
+            raise UserError(
+                f"{options.file} names no validation image of this corpus; did its sources, "
+                "folders or classes have other names?"
+            )
+        sides = apply_saved(keys, saved, grouping.bonds)[kept]  # a copy may be the one it knows
     else:
         return _draw(catalog, grouping, population, kept, options)
-    return _spread(sides, kept, len(keys), folds)
+    train, val = (
+        np.bincount(population.labels[sides == side], minlength=classes) for side in (TRAIN, VAL)
+    )
+    if not train.any() or not val.any():
+        raise UserError(f"split {options.rule} leaves no images for training, or for validation")
+    return _spread(
+        sides,
+        kept,
+        len(keys),
+        folds,
+        trains_only=tuple(np.flatnonzero((val == 0) & (train > 0)).tolist()),
+        validates_only=tuple(np.flatnonzero((train == 0) & (val > 0)).tolist()),
+    )
 
 
-def read_saved(path: Path | None) -> dict[str, str]:
+def check_options(options: SplitOptions, sources: Sequence[str]) -> None:
+    """Raise `UserError` for options that cannot be met, before hours are spent on the images."""
+    if options.rule == "source":
+        _source_number(options.val_source, sources)
+    if options.rule == "file":
+        _read_saved(options.file)
+
+
+def _read_saved(path: Path | None) -> dict[str, str]:
     """Key -> split of an earlier set's samples.csv (or of the folder that holds it)."""
     if path is None:
         raise UserError("split file needs --split-file: the samples.csv of an earlier set")
     path = path / SAMPLES_NAME if path.is_dir() else path
-    return {row["key"]: row["split"] for row in read_samples(path)}
+    return {row["key"]: row["split"] for row in read_rows(path)}
 
 
 def _draw(
@@ -135,14 +164,14 @@ def _draw(
     sides = withdraw(population, sides, trains_only)
     cut = [entry for entry in cut if entry[0] not in trains_only and entry[1]]
     drawn = np.bincount(population.labels[sides == VAL], minlength=population.classes)
-    short = [(n, int(d), int(t)) for n, (d, t) in enumerate(zip(drawn, targets, strict=True))]
     wanted = _wanted(sizes, options)
+    short = [(n, int(d), int(w)) for n, (d, w) in enumerate(zip(drawn, wanted, strict=True))]
     return _spread(
         sides,
         kept,
         len(catalog.records),
         np.full(len(catalog.records), -1, np.int64),
-        short=tuple((n, d, int(wanted[n])) for n, d, _ in short if d < wanted[n]),
+        short=tuple(entry for entry in short if entry[1] < entry[2]),
         trains_only=trains_only,
         cut=tuple(cut),
     )

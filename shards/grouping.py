@@ -4,7 +4,7 @@ A group is what a split must not tear apart: near-duplicates (`shards.duplicates
 which their source gives one specimen, both directly or through others.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,13 +29,9 @@ class Grouping:
     kept: _Bools
     groups: _Ints
     overlaps: npt.NDArray[np.void]  # of dtype OVERLAP; positions in the catalog
+    bonds: _Ints  # (M, 2): all that binds, copies and specimens included
     specimens: _Bools  # whether the image's source gives it a group
     rejected: tuple[Rejected, ...]
-
-    def sizes(self) -> _Ints:
-        """The number of kept images in each image's group."""
-        counts = np.bincount(self.groups[self.kept], minlength=len(self.groups))
-        return np.asarray(counts[self.groups], np.int64)
 
 
 def group_images(catalog: Catalog, *, near: bool = True) -> Grouping:
@@ -58,13 +54,14 @@ def group_images(catalog: Catalog, *, near: bool = True) -> Grouping:
         _same_specimen(catalog.records["specimen"]),
     ]
     rejected = _rejected(catalog, kept, first, copies, conflicting)
-    groups = _components(len(kept), edges)
-    return Grouping(kept, groups, overlaps, specimens, tuple(rejected))
+    bonds = np.concatenate([np.stack(edge, axis=1) for edge in edges])
+    groups = _components(len(kept), bonds)
+    return Grouping(kept, groups, overlaps, bonds, specimens, tuple(rejected))
 
 
-def _components(images: int, edges: Sequence[_Edges]) -> _Ints:
-    one, other = (np.concatenate([edge[end] for edge in edges]) for end in (0, 1))
-    graph = coo_array((np.ones(len(one), np.int8), (one, other)), shape=(images, images))
+def _components(images: int, bonds: _Ints) -> _Ints:
+    ones = np.ones(len(bonds), np.int8)
+    graph = coo_array((ones, (bonds[:, 0], bonds[:, 1])), shape=(images, images))
     _, labels = connected_components(graph, directed=False)
     _, lowest = np.unique(labels, return_index=True)
     return np.asarray(lowest[labels], np.int64)

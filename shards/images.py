@@ -118,8 +118,8 @@ def to_eight_bits(values: npt.NDArray[Any], *, grey: bool = False) -> Micrograph
 
 
 def is_grey(pixels: Pixels) -> bool:
-    """Whether the channels of `(H, W, 3)` differ by no more than rounding, in every fourth row."""
-    red, green, blue = (np.ascontiguousarray(pixels[::4, :, channel]) for channel in range(3))
+    """Whether the channels of `(H, W, 3)` differ by no more than rounding, in every eighth row."""
+    red, green, blue = (np.ascontiguousarray(pixels[::8, :, channel]) for channel in range(3))
     spread = np.maximum(_apart(red, green), _apart(blue, green))
     return bool(np.count_nonzero(spread > GREY_TOLERANCE) <= MAX_COLOURED_SHARE * spread.size)
 

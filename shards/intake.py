@@ -76,6 +76,7 @@ class _Chunk:
     files: tuple[SourceFile, ...]
     options: IntakeOptions
     fatal: frozenset[str] = frozenset()  # names of files that have ended a process
+    alone: bool = False  # no other chunk is being worked on: the memory is this one's
 
 
 def take_in(listing: Listing, spool: Path, options: IntakeOptions, workers: int) -> Catalog:
@@ -85,18 +86,23 @@ def take_in(listing: Listing, spool: Path, options: IntakeOptions, workers: int)
     todo = [chunk for chunk in chunks if not done_path(chunk.spool, chunk.name).exists()]
     for _ in progress(_run(todo, workers), "decode and encode", total=len(todo)):
         pass
-    return load_catalog(spool, [chunk.name for chunk in chunks])
+    catalog = load_catalog(spool, [chunk.name for chunk in chunks])
+    sources = np.array([chunk.source for chunk in chunks], np.uint16)
+    catalog.records["source"] = sources[
+        catalog.records["chunk"]
+    ]  # a recipe may have reordered them
+    return catalog
 
 
 def _cut(listing: Listing, spool: Path, options: IntakeOptions) -> Iterator[_Chunk]:
     for number, source in enumerate(listing.sources):
         for start in range(0, len(source.files), CHUNK_FILES):
             files = source.files[start : start + CHUNK_FILES]
-            name = _fingerprint(files, source.spec.name, listing.classes, options)
+            name = _chunk_name(files, source.spec.name, listing.classes, options)
             yield _Chunk(spool, name, listing.classes, number, source.spec.name, files, options)
 
 
-def _fingerprint(
+def _chunk_name(
     files: Sequence[SourceFile], origin: str, classes: Sequence[str], options: IntakeOptions
 ) -> str:
     # With the versions of what decodes and encodes: a spool from before an upgrade is not reused.
@@ -106,13 +112,14 @@ def _fingerprint(
 
 @lru_cache
 def _versions() -> tuple[str, ...]:
-    return tuple(version(name) for name in ("micrograph-pretrain", "pillow", "numpy"))
+    names = ("micrograph-pretrain", "pillow", "simplejpeg", "numpy", "scipy")
+    return tuple(version(name) for name in names)
 
 
 def _run(chunks: Sequence[_Chunk], workers: int) -> Iterator[None]:
     if workers == 1 or len(chunks) <= 1:
         for chunk in chunks:
-            _encode_chunk(chunk)
+            _encode_chunk(replace(chunk, alone=True))
             yield
         return
     waiting = {chunk.name: chunk for chunk in chunks}
@@ -125,7 +132,7 @@ def _run(chunks: Sequence[_Chunk], workers: int) -> Iterator[None]:
                 future.result()
                 del waiting[futures[future]]
                 yield
-    except BrokenProcessPool:
+    except (BrokenProcessPool, MemoryError):
         for chunk in waiting.values():
             _encode_alone(chunk)
             yield
@@ -138,6 +145,7 @@ def _encode_alone(chunk: _Chunk) -> None:
     """
     if done_path(chunk.spool, chunk.name).exists():
         return
+    chunk = replace(chunk, alone=True)
     while True:
         _reading_path(chunk).unlink(missing_ok=True)  # a killed run's would blame another file
         try:
@@ -252,7 +260,9 @@ def _encode_or_reject(
 ) -> tuple[Records, Fingerprints, bytes]:
     try:
         return _encode_file(chunk, file, source, offset)
-    except MemoryError as error:  # as when the system had ended the process
+    except MemoryError as error:
+        if not chunk.alone:
+            raise  # beside other workers it may be their memory: tried again alone
         raise RejectedImage("fatal", "needs more memory than there is") from error
 
 
@@ -272,7 +282,7 @@ def _encode_file(
     said = dump_provenance(_provenance(chunk, file, source, image, cleaned, pixels))
     record = np.zeros((), RECORD)
     record["key"] = _key(chunk.classes[file.label], chunk.origin, file.name)
-    record["label"], record["source"] = file.label, chunk.source
+    record["label"] = file.label
     record["offset"], record["size"], record["said"] = offset, len(image), len(said)
     record["height"], record["width"] = pixels.shape[:2]
     record["channels"] = 1 if pixels.ndim == 2 else 3

@@ -251,13 +251,17 @@ def read_index(folder: Path, split: str) -> Index:
     return index
 
 
-def read_samples(path: Path) -> Iterator[dict[str, str]]:
-    """The rows of a `samples.csv`, one dict of SAMPLE_COLUMNS each. Raises `UserError`."""
+def read_rows(path: Path) -> Iterator[dict[str, str]]:
+    """The rows of a `samples.csv` or `overlaps.csv`, a dict of its columns each.
+
+    Raises `UserError` when the file cannot be read or has other columns.
+    """
+    columns = OVERLAP_COLUMNS if path.name == OVERLAPS_NAME else SAMPLE_COLUMNS
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
             rows = csv.DictReader(stream)
-            if missing := {"key", "split"} - set(rows.fieldnames or ()):
-                raise UserError(f"{path} has no column {min(missing)!r}; is it a samples.csv?")
+            if missing := [name for name in columns if name not in (rows.fieldnames or ())]:
+                raise UserError(f"{path} has no column {missing[0]!r}; is it a {SAMPLES_NAME}?")
             yield from rows
     except (OSError, csv.Error) as error:
         raise UserError(f"cannot read {path}: {error}") from error

@@ -4,13 +4,14 @@ import csv
 import glob
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from shards.cli import UserError, warn
-from shards.corpus import TABLE_SUFFIXES, SourceSpec
+from shards.corpus import DEFAULT_COLUMNS, TABLE_SUFFIXES, SourceSpec
 from shards.stores import Entry, is_archive, is_url, natural_key, open_location, open_store
 
 # Suffixes that Pillow decodes and that micrographs come in. A file with another suffix is rejected
@@ -71,8 +72,11 @@ def list_sources(specs: Sequence[SourceSpec]) -> Listing:
     sources = []
     for spec, files in found:
         _check_classes_have_images(spec, files)
+        _check_names_differ(spec, files)
         order = sorted(files, key=_reading_order)
-        sources.append(Source(spec, tuple(_labelled(spec, file, labels) for file in order)))
+        source = Source(spec, tuple(_labelled(spec, file, labels) for file in order))
+        _check_groups_match(source)
+        sources.append(source)
     return Listing(classes, tuple(sources))
 
 
@@ -90,7 +94,7 @@ def _reading_order(file: _Found) -> Any:
 def _labelled(spec: SourceSpec, file: _Found, labels: Mapping[str, int]) -> SourceFile:
     group = file.group
     if group is None and spec.group is not None and (match := re.search(spec.group, file.name)):
-        group = "|".join(part or "" for part in match.groups())
+        group = "|".join(part or "" for part in match.groups()) if any(match.groups()) else None
     scale = spec.scale if file.scale is None else file.scale
     label = labels[file.class_name]
     return SourceFile(file.location, file.entry, file.name, label, group, scale)
@@ -128,7 +132,7 @@ def _class_folders(location: str, prefix: str, *, alone: bool) -> Iterator[_Foun
             f"({', '.join(TABLE_SUFFIXES)}); a source has one folder of images per class"
         )
     entries = open_store(location).entries()
-    skip = _wrapping_folders(entries) if is_archive(location) else 0
+    skip = _wrapping_folders(entries) if alone and is_archive(location) else 0
     stray = 0
     for entry in entries:
         parts = PurePosixPath(entry.path).parts[skip:]
@@ -144,7 +148,7 @@ def _class_folders(location: str, prefix: str, *, alone: bool) -> Iterator[_Foun
 
 def _wrapping_folders(entries: Sequence[Entry]) -> int:
     """How many folders wrap the class folders of an archive, as in `MicroNet/steel/1.png`."""
-    paths = [PurePosixPath(entry.path).parts for entry in entries]
+    paths = [PurePosixPath(e.path).parts for e in entries if is_image_name(e.path)]
     skip = 0
     while paths and all(len(path) > skip + 2 for path in paths):
         if len({path[skip] for path in paths}) > 1:
@@ -179,6 +183,27 @@ def _renamed(spec: SourceSpec, files: list[_Found]) -> list[_Found]:
     return renamed
 
 
+def _check_names_differ(spec: SourceSpec, files: Sequence[_Found]) -> None:
+    """Names are identities: two files of one name would become one sample."""
+    counts = Counter((file.class_name, file.name) for file in files)
+    for (class_name, name), times in counts.items():
+        if times > 1:
+            raise UserError(
+                f"source {spec.name or spec.path[0]} has {name} of class {class_name} {times} "
+                "times; make its paths sources of their own, each with a name"
+            )
+
+
+def _check_groups_match(source: Source) -> None:
+    """A pattern that fits no path would leave specimens torn, without a word."""
+    spec = source.spec
+    if spec.group is not None and not any(file.group for file in source.files):
+        raise UserError(
+            f"no path of {spec.name or spec.path[0]} matches the group pattern {spec.group!r}; "
+            f"one of its paths is {source.files[0].name}"
+        )
+
+
 def _check_classes_have_images(spec: SourceSpec, files: Sequence[_Found]) -> None:
     with_images = {file.class_name for file in files if is_image_name(file.name)}
     empty = {file.class_name for file in files} - with_images
@@ -186,9 +211,10 @@ def _check_classes_have_images(spec: SourceSpec, files: Sequence[_Found]) -> Non
         empty |= _empty_folders(spec.path[0])
     if empty:
         name = min(empty, key=natural_key)
-        raise UserError(
-            f"class folder {spec.path[0]}/{name} has no images; add some or take the folder away"
-        )
+        where = f"class folder {spec.path[0]}/{name}"
+        if spec.name or spec.layout != "folders":
+            where = f"class {name} of source {spec.name or spec.path[0]}"
+        raise UserError(f"{where} has no images; add some or take it away")
 
 
 def _empty_folders(root: str) -> set[str]:
@@ -210,7 +236,8 @@ def _table_files(location: str, columns: Mapping[str, str]) -> Iterator[_Found]:
     rows = _table_rows(location)
     base = location.rsplit("/", 1)[0] if "/" in location else "."
     for number, row in enumerate(rows, 1):
-        for needed in ("path", "label"):
+        named = [name for name in columns if columns[name] != DEFAULT_COLUMNS[name]]
+        for needed in ("path", "label", *named):
             if columns[needed] not in row:
                 raise UserError(
                     f"{location} has no column {columns[needed]!r} for the {needed}; it has "

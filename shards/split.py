@@ -4,12 +4,14 @@ No group ever spans the split. A class to which groups leave too few validation 
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 SplitRule = Literal["per_class", "share", "folds", "source", "file"]
 
@@ -58,7 +60,11 @@ def training_only(population: Population, sides: Sides, targets: _Ints) -> tuple
 
 
 def withdraw(population: Population, sides: Sides, labels: Sequence[int]) -> Sides:
-    """Put these classes back into training, but for groups that hold another class as well."""
+    """Put these classes back into training.
+
+    Groups that validate with another class as well stay: of a class so short, a few images then
+    validate all the same.
+    """
     others = ~np.isin(population.labels, labels)
     mixed = np.isin(population.groups, population.groups[others & (sides == VAL)])
     back = np.isin(population.labels, labels) & (sides != TRAIN) & ~mixed
@@ -103,18 +109,25 @@ def hold_out(population: Population, held: npt.NDArray[np.bool_]) -> Sides:
     return np.where(held, np.int8(VAL), sides)
 
 
-def apply_saved(population: Population, saved: dict[str, str]) -> tuple[Sides, list[str]]:
-    """The split of an earlier set: what it validated validates, with its whole group.
+def apply_saved(keys: Sequence[str], saved: Mapping[str, str], bonds: _Ints) -> Sides:
+    """The split of an earlier set for the keys that it knows; `bonds` (M, 2) are bound positions.
 
-    What it trained on but now shares a group with validation is left out. Returns the sides, and
-    the keys left out so.
+    A new image follows what it is bound to into validation. What trained then and is now bound to a
+    validating image, directly or through new ones, is left out, and what was left out stays so.
     """
-    said = np.array([saved.get(key, "") for key in population.keys])
-    in_val = np.isin(population.groups, population.groups[said == "val"])
-    sides = np.where(in_val, np.int8(VAL), np.int8(TRAIN))
-    torn = in_val & (said == "train")
-    sides[torn] = LEFT_OUT
-    return sides, [population.keys[i] for i in np.flatnonzero(torn).tolist()]
+    said = np.array([saved.get(key, "") for key in keys])
+    new = said == ""
+    # Only new images hand validation on: the pieces of a mosaic that was cut stay apart.
+    linking = bonds[new[bonds].any(axis=1)]
+    ones = np.ones(len(linking), np.int8)
+    graph = coo_array((ones, (linking[:, 0], linking[:, 1])), shape=(len(keys), len(keys)))
+    _, pieces = connected_components(graph, directed=False)
+    reached = np.isin(pieces, pieces[said == "val"])
+    reached[bonds[(said[bonds] == "val").any(axis=1)]] = True
+    sides = np.where(reached & new, np.int8(VAL), np.int8(TRAIN))
+    sides[(reached & (said == "train")) | (said == "left_out")] = LEFT_OUT
+    sides[said == "val"] = VAL
+    return sides
 
 
 def shuffled(keys: Sequence[str], seed: int) -> _Ints:

@@ -12,7 +12,7 @@ import re
 import tarfile
 import threading
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -40,7 +40,10 @@ class Entry:
 
 
 class Store(Protocol):
-    """Files by name. `read` raises `UserError` when a file is gone or changes under our hands."""
+    """Files by name. `read` raises `UserError` when a file is gone, or is not as it was listed.
+
+    What a web server does not date, and what a table names by URL, is known by its size at most.
+    """
 
     def entries(self) -> list[Entry]: ...
 
@@ -192,18 +195,19 @@ class _RemoteStore:
         name = f"{self._root.rstrip('/')}/{entry.path}"
         try:
             data: bytes = self._fs.cat_file(name)
+            now = _remote_entry(entry.path, self._fs.info(name)) if entry.stamp else entry
         except Exception as error:
             raise UserError(f"cannot read {self.url}/{entry.path}: {_say(error)}") from error
-        if entry.size is not None and len(data) != entry.size:
+        if now.stamp != entry.stamp or (entry.size is not None and len(data) != entry.size):
             raise UserError(
-                f"{self.url}/{entry.path} changed while it was read ({entry.size} bytes when "
-                f"listed, {len(data)} now); run the same command again: it goes on"
+                f"{self.url}/{entry.path} changed since it was listed ({entry.size} bytes then, "
+                f"{len(data)} now); run the same command again: it goes on"
             )
         return data
 
 
 def _remote_entry(path: str, info: dict[str, Any]) -> Entry:
-    stamps = (info.get(key) for key in ("ETag", "etag", "LastModified", "mtime", "created"))
+    stamps = (info.get(key) for key in ("ETag", "etag", "LastModified", "mtime"))
     return Entry(path, info.get("size"), str(next((s for s in stamps if s is not None), "")))
 
 
@@ -323,13 +327,8 @@ _DECOMPRESSORS: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
 }
 
 
-def natural_order(paths: Iterable[str]) -> list[str]:
-    """`img2` before `img10`; the plain name decides between equals such as `img2` and `img02`."""
-    return sorted(paths, key=natural_key)
-
-
 def natural_key(path: str) -> tuple[list[tuple[int, str]], str]:
-    """Sorts as `natural_order` does."""
+    """Sorts `img2` before `img10`; the plain name decides between `img2` and `img02`."""
     parts = re.split(r"(\d+)", path)
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], path
 

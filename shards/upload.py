@@ -1,11 +1,14 @@
 """A finished shard set goes to an object store: every file checked, the manifest last."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 from shards.cli import UserError, progress
 from shards.schema import MANIFEST_NAME
 from shards.stores import filesystem
+
+_OURS = re.compile(r"(train|val)(-\d{5}\.(tar|idx)|\.npy)")
 
 
 def check_is_free(url: str) -> None:
@@ -25,10 +28,19 @@ def upload(folder: Path, url: str) -> None:
     An upload that broke off is begun anew. Raises `UserError` when a file does not arrive whole.
     """
     fs, root = filesystem(url)
-    files = sorted(path for path in folder.iterdir() if path.is_file())
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != ".")
+    _clear(fs, root, {path.name for path in files})
     files.sort(key=lambda path: path.name == MANIFEST_NAME)
     for path in progress(files, f"upload to {url}"):
         _put(fs, path, f"{root}/{path.name}", url)
+
+
+def _clear(fs: Any, root: str, names: set[str]) -> None:
+    """Remove what an upload of other options has left when it broke off: tars match patterns."""
+    for path in fs.ls(root, detail=False) if fs.exists(root) else ():
+        name = path.rpartition("/")[2]
+        if _OURS.fullmatch(name) and name not in names:
+            fs.rm_file(path)
 
 
 def _put(fs: Any, path: Path, target: str, url: str) -> None:

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -22,6 +22,7 @@ import numpy as np
 from shards.cli import ArgumentParser, UserError, console, cores, program, progress
 from shards.images import RejectedImage, decode_image
 from shards.schema import (
+    OVERLAPS_NAME,
     SAMPLES_NAME,
     SPLITS,
     Index,
@@ -34,7 +35,7 @@ from shards.schema import (
     index_file,
     read_index,
     read_manifest,
-    read_samples,
+    read_rows,
 )
 from shards.stores import filesystem, is_url
 from shards.tars import TarMember, dali_index, list_members
@@ -77,6 +78,9 @@ def find_faults(
     if manifest.corpus_hash != corpus_hash(manifest.classes, manifest.splits):
         yield "manifest.json: corpus_hash does not follow from the classes and shards it lists"
     yield from _table_faults(folder, manifest)
+    sides = _read_sides(folder, manifest)
+    if sides is not None and (folder / OVERLAPS_NAME).exists():
+        yield from _split_faults(folder, sides)
     for name, split in manifest.splits.items():
         index = None
         try:
@@ -86,7 +90,7 @@ def find_faults(
         except (UserError, OSError) as error:
             yield f"{index_file(name)}: {error}"
         yield from _count_faults(name, split, index)
-        look = partial(_shard_faults, folder, manifest, index, decode, bring)
+        look = partial(_shard_faults, folder, manifest, name, sides, index, decode, bring)
         with ThreadPoolExecutor(workers) as pool:  # hashing and decoding free the lock
             looked = pool.map(look, range(len(split.shards)), split.shards)
             for faults in progress(looked, f"verify {name}", total=len(split.shards)):
@@ -100,18 +104,35 @@ def _table_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
                 yield f"{name}: SHA-256 differs from the manifest"
         except OSError as error:
             yield f"{name}: cannot be read: {error.strerror}"
-    if SAMPLES_NAME in manifest.files and (folder / SAMPLES_NAME).exists():
-        yield from _spanning_groups(folder)
+    known = {shard.name for split in manifest.splits.values() for shard in split.shards}
+    for path in sorted(folder.glob("*.tar")):
+        if path.name not in known:
+            yield f"{path.name}: is not in the manifest, yet who reads *.tar reads it too"
 
 
-def _spanning_groups(folder: Path) -> Iterator[str]:
-    sides: dict[str, set[str]] = {}
-    for row in read_samples(folder / SAMPLES_NAME):
-        if row["group"] and row["split"] in SPLITS:
-            sides.setdefault(row["group"], set()).add(row["split"])
-    for group, found in sides.items():
+def _split_faults(folder: Path, sides: Mapping[str, str]) -> Iterator[str]:
+    """Name what binds images on both sides: near-duplicates and specimens, as the tables say."""
+    for row in read_rows(folder / OVERLAPS_NAME):
+        ends = row["first"], row["second"]
+        if {sides.get(key, "") for key in ends} == set(SPLITS):
+            yield f"{OVERLAPS_NAME}: {ends[0]} and {ends[1]} overlap across the split"
+    specimens: dict[tuple[str, str], set[str]] = {}
+    for row in read_rows(folder / SAMPLES_NAME):
+        if row["specimen"] and row["split"] in SPLITS:
+            specimens.setdefault((row["origin"], row["specimen"]), set()).add(row["split"])
+    for (_, specimen), found in specimens.items():
         if len(found) > 1:
-            yield f"{SAMPLES_NAME}: group {group} spans {' and '.join(sorted(found))}"
+            yield f"{SAMPLES_NAME}: specimen {specimen} lies on both sides of the split"
+
+
+def _read_sides(folder: Path, manifest: Manifest) -> dict[str, str] | None:
+    """Key -> split as samples.csv has it; None where the set has none, or a damaged one."""
+    if SAMPLES_NAME not in manifest.files:  # of version 1
+        return None
+    try:
+        return {row["key"]: row["split"] for row in read_rows(folder / SAMPLES_NAME)}
+    except UserError:  # `_table_faults` says why
+        return None
 
 
 def _count_faults(name: str, split: SplitInfo, index: Index | None) -> Iterator[str]:
@@ -131,6 +152,8 @@ def _count_faults(name: str, split: SplitInfo, index: Index | None) -> Iterator[
 def _shard_faults(
     folder: Path,
     manifest: Manifest,
+    split: str,
+    sides: Mapping[str, str] | None,
     index: Index | None,
     decode: float,
     bring: Bring,
@@ -140,9 +163,23 @@ def _shard_faults(
     rows = None if index is None else index[index["shard"] == number]
     try:
         with bring(shard.name):
-            return list(_tar_faults(folder, shard, rows, manifest, decode))
+            faults = list(_tar_faults(folder, shard, rows, manifest, decode))
+            if sides is not None:
+                faults += _side_faults(folder / shard.name, split, sides)
+            return faults
     except OSError as error:
         return [f"{shard.name}: cannot be read: {error}"]
+
+
+def _side_faults(path: Path, split: str, sides: Mapping[str, str]) -> Iterator[str]:
+    """Name the samples of a tar that samples.csv puts elsewhere, or does not know."""
+    try:
+        keys = {member.key for member in list_members(path)}
+    except (OSError, tarfile.TarError, ValueError, TypeError):  # `_tar_faults` says why
+        return
+    for key in sorted(keys):
+        if sides.get(key) != split:
+            yield f"{path.name}: sample {key}: {SAMPLES_NAME} has it in {sides.get(key)}"
 
 
 def _tar_faults(

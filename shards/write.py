@@ -18,12 +18,12 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 
-from shards.assign import Assignment, SplitOptions, assign
+from shards.assign import Assignment, SplitOptions, assign, check_options
 from shards.catalog import Catalog, Rejected
 from shards.clean import CleanOptions, DataBars, Masks, Overlays
 from shards.cli import UserError, console, cores, program, warn
 from shards.corpus import Corpus, plain_source, read_corpus
-from shards.grouping import Grouping, group_images
+from shards.grouping import group_images
 from shards.images import JPEG_MAX_SIDE, SUFFIXES, Profile
 from shards.intake import IntakeOptions, take_in
 from shards.ledger import group_names, write_ledger
@@ -31,6 +31,7 @@ from shards.report import write_report
 from shards.schema import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    MANIFEST_NAME,
     SCHEMA_VERSION,
     SPLITS,
     Manifest,
@@ -50,6 +51,8 @@ from shards.upload import check_is_free, upload
 FAST_MAX_SIDE = 512  # pixels; 224-px crops of a micrograph lose little, decoding costs a quarter
 _MOST_NAMED = 12  # classes in one warning
 _SPOOL = "spool"
+_SPOOL_DONE = "spool.done"  # about to be deleted
+_MARK = ".shards-write"  # in a spool: what lies in that work folder may be deleted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,6 +120,8 @@ class WriteConfig:
         for name in ("max_val_share", "val_share"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
+        if self.split_overlaps and self.split not in ("per_class", "share"):
+            raise ValueError(f"split_overlaps goes with per_class or share, not {self.split}")
         if self.folds < 2 or not 0 <= self.fold < self.folds:
             raise ValueError(f"fold must lie in 0 to {self.folds - 1}, not {self.fold}")
         if self.shard_samples < 1 or (self.workers is not None and self.workers < 1):
@@ -141,8 +146,9 @@ def write_shards(config: WriteConfig) -> Manifest:
     manifest last); a killed run goes on from there. Raises `UserError` for a bad source, an `out`
     that exists, or a failing disk.
     """
-    partial = _work_folder(config)
     corpus = _corpus(config)
+    partial = _work_folder(config, corpus)
+    check_options(_split_options(config), [source.name for source in corpus.sources])
     listing = list_sources(corpus.sources)
     try:
         with _locked(partial):
@@ -152,8 +158,7 @@ def write_shards(config: WriteConfig) -> Manifest:
                 _drop_spool(partial)
                 shutil.rmtree(partial)
             else:
-                _drop_spool(partial)
-                _rename(partial, Path(config.out))
+                _publish(partial, Path(config.out))
     except OSError as error:
         raise UserError(
             f"cannot write {error.filename or partial}: {error.strerror or error}"
@@ -163,11 +168,18 @@ def write_shards(config: WriteConfig) -> Manifest:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder until this process ends, however it ends: two runs would mix their files."""
+    """Hold the folder until this process ends, however it ends: two runs would mix their files.
+
+    A folder of the user's own is refused: what lies in a work folder is deleted.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()) and not _is_ours(folder):
+        raise UserError(f"{folder} holds other things than a run; choose a new or empty folder")
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        (folder / _SPOOL).mkdir(exist_ok=True)
+        (folder / _SPOOL / _MARK).touch()
         yield
     except BlockingIOError:
         raise UserError(
@@ -177,19 +189,28 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _work_folder(config: WriteConfig) -> Path:
+def _is_ours(folder: Path) -> bool:
+    finished = folder.suffix == ".partial" and (folder / MANIFEST_NAME).exists()
+    return (folder / _SPOOL / _MARK).exists() or (folder / _SPOOL_DONE).exists() or finished
+
+
+def _work_folder(config: WriteConfig, corpus: Corpus) -> Path:
     """Where everything is made, once `out` is seen to be free. Raises `UserError`."""
     if is_url(config.out):
         check_is_free(config.out)
-        return config.work or Path(config.out.rstrip("/").rpartition("/")[2] + ".partial")
-    out = Path(config.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists and is not empty; choose another --out or delete it")
-    if config.source is not None and not is_url(config.source):
-        inside = out.resolve().is_relative_to(Path(config.source).resolve())
-        if inside:
-            raise UserError(f"{out} lies in the source folder; choose an --out outside it")
-    return config.work or out.with_name(out.name + ".partial")
+        work = config.work or Path(config.out.rstrip("/").rpartition("/")[2] + ".partial")
+        folders = [work]
+    else:
+        out = Path(config.out)
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out} exists and is not empty; choose another --out or delete it")
+        work = config.work or out.with_name(out.name + ".partial")
+        folders = [out, work]
+    for source in (path for spec in corpus.sources for path in spec.path if not is_url(path)):
+        for folder in folders:
+            if folder.resolve().is_relative_to(Path(source).resolve()):
+                raise UserError(f"{folder} lies in the source {source}; choose one outside it")
+    return work
 
 
 def _corpus(config: WriteConfig) -> Corpus:
@@ -214,15 +235,16 @@ def _write(config: WriteConfig, corpus: Corpus, listing: Listing, partial: Path)
             leftover.unlink()
     workers = config.workers or cores()
     catalog = take_in(listing, spool, _intake_options(config), workers)
-    _check_classes(listing, catalog)
     grouping = group_images(catalog, near=config.near_duplicates)
     rejected = (*catalog.rejected, *grouping.rejected)
+    _check_classes(listing, catalog.records["label"][grouping.kept], rejected)
     _warn_of_rejects(rejected)
 
     names = [source.spec.name for source in listing.sources]
     options = _split_options(config)
     assignment = assign(catalog, grouping, names, len(listing.classes), options)
-    _warn_of_split(listing.classes, assignment)
+    can_cut = config.split in ("per_class", "share") and not config.split_overlaps
+    _warn_of_split(listing.classes, assignment, can_cut=can_cut)
 
     groups = group_names(catalog, grouping, assignment)
     splits = {}
@@ -239,7 +261,7 @@ def _write(config: WriteConfig, corpus: Corpus, listing: Listing, partial: Path)
         classes=listing.classes,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
-        **_channels_and_statistics(catalog, grouping, assignment),
+        **_channels_and_statistics(catalog, assignment),
         splits=splits,
         sources=_source_infos(listing, catalog, assignment),
         rejected=dict(sorted(Counter(file.reason for file in rejected).items())),
@@ -257,23 +279,25 @@ def _write(config: WriteConfig, corpus: Corpus, listing: Listing, partial: Path)
 
 def _drop_spool(partial: Path) -> None:
     # Renamed first: half a spool under its own name would be taken for a whole one.
-    doomed = partial / f"{_SPOOL}.done"
+    doomed = partial / _SPOOL_DONE
     (partial / _SPOOL).rename(doomed)
     shutil.rmtree(doomed)
 
 
-def _rename(partial: Path, out: Path) -> None:
+def _publish(partial: Path, out: Path) -> None:
+    """Give the finished set its name, or copy it to another file system and then name it."""
     if out.exists():
         out.rmdir()  # empty, as was checked: renaming needs the name free
     out.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    if partial.stat().st_dev == out.parent.stat().st_dev:
+        _drop_spool(partial)
         partial.rename(out)
-    except OSError:  # --work on another file system
-        copied = out.with_name(out.name + ".copying")
-        shutil.rmtree(copied, ignore_errors=True)
-        shutil.copytree(partial, copied)
-        copied.rename(out)
-        shutil.rmtree(partial)
+        return
+    copied = out.with_name(out.name + ".copying")
+    shutil.rmtree(copied, ignore_errors=True)
+    shutil.copytree(partial, copied, ignore=shutil.ignore_patterns(_SPOOL))
+    copied.rename(out)
+    shutil.rmtree(partial)  # with the spool: a copy that broke off goes on from it
 
 
 def _intake_options(config: WriteConfig) -> IntakeOptions:
@@ -367,14 +391,13 @@ def _source_infos(
     )
 
 
-def _channels_and_statistics(
-    catalog: Catalog, grouping: Grouping, assignment: Assignment
-) -> dict[str, Any]:
-    """Channels of all kept images; mean and deviation of the training pixels, in [0, 1].
+def _channels_and_statistics(catalog: Catalog, assignment: Assignment) -> dict[str, Any]:
+    """Channels of all images written; mean and deviation of the training pixels, in [0, 1].
 
     A grey image counts in each channel.
     """
-    channels = int(catalog.records["channels"][grouping.kept].max())
+    written = np.isin(assignment.sides, (TRAIN, VAL))
+    channels = int(catalog.records["channels"][written].max())
     training = catalog.records[assignment.sides == TRAIN]
     pixels = int((training["height"].astype(np.uint64) * training["width"]).sum())
     means, deviations = [], []
@@ -391,8 +414,10 @@ def _total(sums: npt.NDArray[np.uint64], channel: npt.NDArray[np.int64]) -> int:
     return sum(np.take_along_axis(sums, channel, 1)[:, 0].tolist())  # exact: Python's whole numbers
 
 
-def _check_classes(listing: Listing, catalog: Catalog) -> None:
-    counts = np.bincount(catalog.records["label"], minlength=len(listing.classes))
+def _check_classes(
+    listing: Listing, labels: npt.NDArray[np.uint32], rejected: Sequence[Rejected]
+) -> None:
+    counts = np.bincount(labels, minlength=len(listing.classes))
     for label in np.flatnonzero(counts == 0):
         names = {
             (source.spec.name, file.name)
@@ -400,10 +425,10 @@ def _check_classes(listing: Listing, catalog: Catalog) -> None:
             for file in source.files
             if file.label == label
         }
-        first = next(f for f in catalog.rejected if (f.origin, f.source) in names)
+        first = next(file for file in rejected if (file.origin, file.source) in names)
         raise UserError(
             f"class {listing.classes[label]}: all images were rejected, {first.source} as "
-            f"{first.reason} ({first.detail}); mend or take away the folder"
+            f"{first.reason} ({first.detail}); mend the images or take the class away"
         )
 
 
@@ -414,12 +439,18 @@ def _warn_of_rejects(rejected: Sequence[Rejected]) -> None:
         warn(f"{len(rejected)} files rejected ({reasons}); listed in rejects.jsonl")
 
 
-def _warn_of_split(classes: Sequence[str], assignment: Assignment) -> None:
+def _warn_of_split(classes: Sequence[str], assignment: Assignment, *, can_cut: bool) -> None:
+    if assignment.validates_only:
+        names = _some([classes[label] for label in assignment.validates_only])
+        warn(
+            f"{len(assignment.validates_only)} classes validate but have nothing to train: {names}"
+        )
     if assignment.trains_only:
         names = _some([classes[label] for label in assignment.trains_only])
+        hint = "; --split-overlaps cuts mosaics in space" if can_cut else ""
         warn(
-            f"{len(assignment.trains_only)} classes train only, since their images are bound in "
-            f"groups too large to validate: {names}; --split-overlaps cuts mosaics in space"
+            f"{len(assignment.trains_only)} classes train only, since the groups of their images "
+            f"leave too few, or none, to validate: {names}{hint}"
         )
     short = [
         f"{classes[label]} {given} of {wanted}"

@@ -87,7 +87,8 @@ def test_card_of_version_1_is_read_and_of_another_refused(export: Path, tmp_path
     for version in (1, 3):
         (tmp_path / "card.json").write_text(json.dumps(content | {"schema_version": version}))
         if version == 1:
-            assert read_card(tmp_path).sources == ()
+            (source,) = read_card(tmp_path).sources
+            assert (source.licence, source.restriction) == (None, None)
             continue
         with pytest.raises(UserError, match="schema_version 3, this version reads 2"):
             read_card(tmp_path)

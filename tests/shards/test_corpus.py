@@ -14,7 +14,7 @@ from PIL import Image
 
 from shards.cli import UserError
 from shards.corpus import SourceSpec, read_corpus
-from shards.schema import SourceInfo, read_manifest, read_samples
+from shards.schema import SourceInfo, read_manifest, read_rows
 from shards.settings import build_config
 from shards.sources import Listing, list_sources
 from shards.verify import find_faults
@@ -219,7 +219,7 @@ sources:
 
 
 def test_sources_with_equal_file_names_do_not_collide(merged: Path) -> None:
-    rows = list(read_samples(merged / "samples.csv"))
+    rows = list(read_rows(merged / "samples.csv"))
     assert len({row["key"] for row in rows}) == 36
     assert {row["origin"] for row in rows if row["source"] == "steel/s0_1.png"} == {"one", "two"}
     assert list(find_faults(merged, read_manifest(merged))) == []
@@ -242,7 +242,7 @@ def test_settings_of_the_corpus_count(merged: Path) -> None:
 
 def test_specimens_named_by_a_pattern_are_not_torn(merged: Path) -> None:
     sides: dict[str, set[str]] = {}
-    for row in read_samples(merged / "samples.csv"):
+    for row in read_rows(merged / "samples.csv"):
         if row["origin"] == "one":
             assert row["specimen"] == row["source"].split("/")[1].split("_")[0]
             sides.setdefault(row["specimen"], set()).add(row["split"])
@@ -266,7 +266,7 @@ def test_flag_wins_over_the_corpus(tmp_path: Path, merged: Path) -> None:
     recipe = tmp_path / "corpus.yaml"
     flags = ["--split", "source", "--val-source", "two", "--workers", "1", "--no-report"]
     main(["--corpus", str(recipe), "--out", str(tmp_path / "held"), *flags])
-    rows = read_samples(tmp_path / "held" / "samples.csv")
+    rows = read_rows(tmp_path / "held" / "samples.csv")
     assert {(row["origin"], row["split"]) for row in rows} == {
         ("one", "train"),
         ("two", "val"),
@@ -279,7 +279,7 @@ def test_saved_split_is_used_again(tmp_path: Path, merged: Path) -> None:
     recipe = str(tmp_path / "corpus.yaml")
     main(["--corpus", recipe, "--out", str(tmp_path / "again"), *flags, "--no-report"])
     first, second = (
-        {row["key"]: row["split"] for row in read_samples(folder / "samples.csv")}
+        {row["key"]: row["split"] for row in read_rows(folder / "samples.csv")}
         for folder in (merged, tmp_path / "again")
     )
     assert second == first
@@ -292,7 +292,7 @@ def test_folds_partition_the_corpus(tmp_path: Path, merged: Path) -> None:
         flags = ["--split", "folds", "--folds", "3", "--fold", str(fold), "--workers", "1"]
         recipe = str(tmp_path / "corpus.yaml")
         main(["--corpus", recipe, "--out", str(out), *flags, "--no-report"])
-        rows = list(read_samples(out / "samples.csv"))
+        rows = list(read_rows(out / "samples.csv"))
         assert {row["fold"] for row in rows if row["split"] == "val"} == {str(fold)}
         validating += [row["key"] for row in rows if row["split"] == "val"]
     assert len(validating) == len(set(validating)) == 36
@@ -305,3 +305,64 @@ def test_unknown_source_to_hold_out_is_named(
     with pytest.raises(SystemExit):
         main(["--corpus", str(tmp_path / "corpus.yaml"), "--out", str(tmp_path / "x"), *flags])
     assert "nearest is 'two'" in capsys.readouterr().err
+
+
+# What must not be passed over in silence
+
+
+def test_two_paths_with_one_name_do_not_become_one_sample(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        path = tmp_path / folder / "images" / "steel" / "1.png"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(folder.encode())
+    with pytest.raises(UserError, match=r"images/steel/1\.png of class steel 2 times; make its"):
+        _listing(tmp_path / "a" / "images", tmp_path / "b" / "images")
+
+
+def test_pattern_that_fits_nothing_is_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "steel").mkdir()
+    (tmp_path / "steel" / "s1_1.png").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"no path of s matches .*one of its paths is steel/s1_1"):
+        _listing(tmp_path, group="(specimen[0-9]+)")
+
+
+def test_column_that_a_recipe_names_must_be_there(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(b"x")
+    table = _table(tmp_path, "csv", [{"path": "1.png", "label": "a", "Specimen": "S1"}])
+    columns = {"path": "path", "label": "label", "group": "specimen", "scale": "scale"}
+    with pytest.raises(UserError, match="has no column 'specimen' for the group"):
+        _listing(table, layout="table", columns=columns)
+
+
+@pytest.mark.parametrize("stray", ["M/README.txt", "LICENSE"])
+def test_notes_in_an_archive_do_not_move_the_classes(tmp_path: Path, stray: str) -> None:
+    with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
+        for name in ("M/steel/1.png", "M/iron/2.png", stray):
+            archive.writestr(name, b"x")
+    listing = _listing(tmp_path / "c.zip")
+    assert {label for name, label in _labelled(listing).items() if name.endswith(".png")} == {
+        "steel",
+        "iron",
+    }
+
+
+def test_sources_in_another_order_keep_their_numbers_after_a_kill(
+    tmp_path: Path, merged: Path
+) -> None:
+    text = (tmp_path / "corpus.yaml").read_text()
+    head, _, listed = text.partition("sources:\n")
+    turned = "\n".join(reversed(listed.splitlines()))
+    recipe = _write_recipe(tmp_path / "turned.yaml", f"{head}sources:\n{turned}\n")
+    flags = ["--work", str(tmp_path / "work"), "--workers", "1", "--no-report"]
+    flags += ["--split", "source", "--val-source", "one"]
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit):  # after all the work, which stays in the spool
+        main(["--corpus", str(tmp_path / "corpus.yaml"), "--out", f"{tmp_path}/file/x", *flags])
+    assert list((tmp_path / "work" / "spool").glob("*.images"))
+    main(["--corpus", str(recipe), "--out", str(tmp_path / "y"), *flags])
+    rows = read_rows(tmp_path / "y" / "samples.csv")
+    assert {(row["origin"], row["split"]) for row in rows} == {
+        ("one", "val"),
+        ("two", "train"),
+        ("three", "train"),
+    }

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shards.schema import Manifest, read_manifest, read_samples
+from shards.cli import UserError
+from shards.schema import Manifest, read_manifest, read_rows
 from shards.synthetic import draw
 from shards.write import WriteConfig, write_shards
 
@@ -28,7 +29,7 @@ def _write(source: Path, out: Path, **settings: Any) -> Manifest:
 
 
 def _samples(folder: Path) -> dict[str, dict[str, str]]:
-    return {row["source"]: row for row in read_samples(folder / "samples.csv")}
+    return {row["source"]: row for row in read_rows(folder / "samples.csv")}
 
 
 def _rejects(folder: Path) -> dict[str, tuple[str, str]]:
@@ -195,3 +196,22 @@ def test_cut_mosaic_leaks_nothing(real: Path) -> None:
     for one, other in itertools.combinations(split, 2):  # by the names, not by what was found
         if _beside((one, other)):
             assert {split[one], split[other]} != {"train", "val"}
+
+
+def test_class_that_copies_empty_is_an_error(make_corpus: MakeCorpus, tmp_path: Path) -> None:
+    root = make_corpus(tmp_path / "corpus", {"a": 3})
+    shutil.copytree(root / "a", root / "b")
+    with pytest.raises(UserError, match=r"class a: all images were rejected, a/img0\.png as confl"):
+        _write(root, tmp_path / "out")
+
+
+def test_rule_that_leaves_a_class_untrained_says_so(
+    make_corpus: MakeCorpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_corpus(tmp_path / "corpus", {"a": 4, "b": 8})
+    # All of a are one specimen, which lies in one fold or the other.
+    settings = {"group_pattern": "^(a)/", "split": "folds", "folds": 2}
+    reports = [_write(root, tmp_path / str(fold), fold=fold, **settings).split for fold in range(2)]
+    assert sorted(r["validation_only"] + r["training_only"] for r in reports) == [["a"], ["a"]]
+    assert {len(r["validation_only"]) for r in reports} == {0, 1}
+    assert "1 classes validate but have nothing to train: a" in capsys.readouterr().err

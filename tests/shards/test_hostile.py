@@ -32,7 +32,7 @@ from shards.schema import (
     SPLITS,
     read_index,
     read_manifest,
-    read_samples,
+    read_rows,
 )
 from shards.verify import find_faults
 from shards.write import WriteConfig, write_shards
@@ -573,7 +573,7 @@ def test_no_hostile_file_ends_a_run_or_makes_it_large_or_slow(written: Written) 
 def test_every_hostile_file_is_rejected_with_its_reason_or_accepted(
     hostile: Corpus, written: Written
 ) -> None:
-    became = {row["source"]: "accepted" for row in read_samples(written.out / SAMPLES_NAME)}
+    became = {row["source"]: "accepted" for row in read_rows(written.out / SAMPLES_NAME)}
     for line in (written.out / REJECTS_NAME).read_text().splitlines():
         said = json.loads(line)
         assert said["source"] not in became

@@ -247,8 +247,8 @@ def test_channels_may_differ_by_rounding(difference: int, channels: int, channel
 
 @pytest.mark.parametrize(("rows", "channels"), [(4, 1), (5, 3)])
 def test_a_thousandth_of_the_pixels_may_be_coloured(rows: int, channels: int) -> None:
-    values = np.dstack([np.tile(_halves(100, 150), (6, 16))] * 3)  # 288 x 1024; a quarter counts
-    values[: 4 * rows, :18, 0] = 255  # 72 and 90 of 73,728
+    values = np.dstack([np.tile(_halves(100, 150), (12, 16))] * 3)  # 576 x 1024; an eighth counts
+    values[: 8 * rows, :18, 0] = 255  # 72 and 90 of 73,728
     assert decode_image(_file(values)).channels == channels
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shards.cli import UserError
-from shards.schema import read_manifest, read_samples
+from shards.schema import read_manifest, read_rows
 from shards.stores import filesystem
 from shards.verify import main as verify
 from shards.write import WriteConfig, write_shards
@@ -74,7 +74,7 @@ def test_archive_on_s3_is_read_in_place(bucket: str, corpus: Path, tmp_path: Pat
     fs, _ = filesystem(bucket)
     fs.put_file(str(tmp_path / "c.zip"), "micrographs/c.zip")
     _write(f"{bucket}/c.zip", str(tmp_path / "out"))
-    assert len(list(read_samples(tmp_path / "out" / "samples.csv"))) == 29
+    assert len(list(read_rows(tmp_path / "out" / "samples.csv"))) == 29
 
 
 def test_set_on_s3_is_whole_and_equal(

@@ -220,7 +220,7 @@ def test_sources_of_a_recipe_are_named_and_read(odd_corpus: Path, tmp_path: Path
     recipe = tmp_path / "both.yaml"
     archive = shutil.make_archive(str(tmp_path / "packed"), "zip", odd_corpus)
     recipe.write_text(
-        f"name: both\nsources:\n- {{name: plain, path: {odd_corpus}, classes: {{one: uno}}}}\n"
+        f"name: both\nsources:\n- {{name: plain, path: {odd_corpus}}}\n"
         f"- {{name: packed, path: {archive}, restriction: none of yours}}\n"
     )
     out = tmp_path / "set"

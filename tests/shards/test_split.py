@@ -211,15 +211,32 @@ def test_images_bound_to_a_held_out_source_are_left_out() -> None:
     assert hold_out(population, held).tolist() == [VAL, LEFT_OUT, TRAIN, TRAIN, TRAIN]
 
 
-def test_saved_split_is_kept_and_new_images_follow_their_group() -> None:
-    population = _population([0] * 5, [0, 0, 1, 1, 2], keys=["a", "new1", "b", "new2", "new3"])
-    sides, torn = apply_saved(population, {"a": "val", "b": "train"})
-    assert sides.tolist() == [VAL, VAL, TRAIN, TRAIN, TRAIN]
-    assert torn == []
+def _bonds(*pairs: tuple[int, int]) -> np.ndarray:
+    return np.array(pairs, np.int64).reshape(-1, 2)
 
 
-def test_saved_training_image_that_now_overlaps_validation_is_left_out() -> None:
-    population = _population([0] * 2, [0, 0], keys=["a", "b"])
-    sides, torn = apply_saved(population, {"a": "val", "b": "train"})
-    assert sides.tolist() == [VAL, LEFT_OUT]
-    assert torn == ["b"]
+def test_saved_split_is_kept_and_new_images_follow_what_binds_them() -> None:
+    keys = ["a", "new1", "b", "new2", "new3", "new4"]
+    sides = apply_saved(keys, {"a": "val", "b": "train"}, _bonds((0, 1), (2, 3), (1, 5)))
+    assert sides.tolist() == [VAL, VAL, TRAIN, TRAIN, TRAIN, VAL]
+
+
+@pytest.mark.parametrize("bonds", [[(0, 1)], [(0, 2), (2, 1)]], ids=["directly", "through a new"])
+def test_saved_training_image_that_is_bound_to_validation_is_left_out(
+    bonds: list[tuple[int, int]],
+) -> None:
+    sides = apply_saved(["a", "b", "new"], {"a": "val", "b": "train"}, _bonds(*bonds))
+    assert sides[:2].tolist() == [VAL, LEFT_OUT]
+
+
+def test_mosaic_that_was_cut_is_cut_alike_again() -> None:
+    # A chain: each overlaps the next, and what was left out keeps the sides apart.
+    said = ["train", "train", "left_out", "val", "val"]
+    saved = dict(zip("abcde", said, strict=True))
+    sides = apply_saved(list("abcde"), saved, _bonds((0, 1), (1, 2), (2, 3), (3, 4)))
+    assert sides.tolist() == [TRAIN, TRAIN, LEFT_OUT, VAL, VAL]
+
+
+def test_no_bonds_leave_the_saved_split_as_it_was() -> None:
+    sides = apply_saved(["a", "b"], {"a": "val"}, _bonds())
+    assert sides.tolist() == [VAL, TRAIN]

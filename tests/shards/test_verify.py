@@ -20,7 +20,7 @@ from shards.schema import (
     file_sha256,
     read_index,
     read_manifest,
-    read_samples,
+    read_rows,
     write_index,
 )
 from shards.stores import filesystem
@@ -71,7 +71,7 @@ def _edit_index(folder: Path, split: str, edit: Callable[[Any], None]) -> None:
 def _edit_samples(folder: Path, edit: Callable[[list[dict[str, str]]], None]) -> None:
     """Change samples.csv and sign it."""
     path = folder / "samples.csv"
-    rows = list(read_samples(path))
+    rows = list(read_rows(path))
     edit(rows)
     with path.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, SAMPLE_COLUMNS, lineterminator="\r\n")
@@ -439,13 +439,44 @@ def test_edited_or_missing_table_is_named(folder: Path, name: str) -> None:
     assert f"{name}: cannot be read: No such file or directory" in _faults(folder)
 
 
-def test_group_on_both_sides_is_named(folder: Path) -> None:
+def test_specimen_on_both_sides_is_named(folder: Path) -> None:
     def tear(rows: list[dict[str, str]]) -> None:
         for side in ("train", "val"):
-            next(row for row in rows if row["split"] == side)["group"] = "grain_7"
+            next(row for row in rows if row["split"] == side)["specimen"] = "grain_7"
 
     _edit_samples(folder, tear)
-    assert _faults(folder) == ["samples.csv: group grain_7 spans train and val"]
+    assert _faults(folder) == ["samples.csv: specimen grain_7 lies on both sides of the split"]
+
+
+def test_overlap_across_the_split_is_named(folder: Path) -> None:
+    keys = {row["split"]: row["key"] for row in read_rows(folder / "samples.csv")}
+    path = folder / "overlaps.csv"
+    with path.open("a", newline="") as stream:
+        stream.write(f"{keys['val']},{keys['train']},1,2,1,0,0.5,20,0.9\r\n")
+    _edit_manifest(folder, lambda content: content["files"].update({path.name: file_sha256(path)}))
+    assert _faults(folder) == [
+        f"overlaps.csv: {keys['val']} and {keys['train']} overlap across the split"
+    ]
+
+
+def test_sample_that_the_table_puts_elsewhere_is_named(folder: Path) -> None:
+    changed = []
+
+    def move(rows: list[dict[str, str]]) -> None:
+        row = next(row for row in rows if row["split"] == "train")
+        row["split"] = "val"
+        changed.append(row["key"])
+
+    _edit_samples(folder, move)
+    (fault,) = _faults(folder)
+    assert fault.endswith(f"sample {changed[0]}: samples.csv has it in val")
+
+
+def test_tar_that_the_manifest_does_not_know_is_named(folder: Path) -> None:
+    (folder / "train-00009.tar").write_bytes(b"of another run")
+    assert _faults(folder) == [
+        "train-00009.tar: is not in the manifest, yet who reads *.tar reads it too"
+    ]
 
 
 def test_decoding_can_be_sampled(folder: Path, resign: Resign) -> None:

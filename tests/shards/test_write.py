@@ -10,6 +10,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -260,6 +261,37 @@ def test_second_run_to_the_same_out_is_refused(corpus: Path, tmp_path: Path) -> 
     _write(corpus, tmp_path / "out")
 
 
+@pytest.mark.parametrize("place", ["work", "out.partial"])
+def test_folder_of_other_things_is_not_worked_in(corpus: Path, tmp_path: Path, place: str) -> None:
+    (tmp_path / place / "deep").mkdir(parents=True)
+    (tmp_path / place / "deep" / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match="holds other things than a run; choose a new or empty"):
+        _write(corpus, tmp_path / "out", work=tmp_path / place)
+    assert (tmp_path / place / "deep" / "thesis.tex").read_text() == "precious"
+
+
+@pytest.mark.parametrize("setting", ["out", "work"])
+def test_nothing_is_made_in_the_source(
+    make_corpus: MakeCorpus, tmp_path: Path, setting: str
+) -> None:
+    root = make_corpus(tmp_path / "corpus", {"a": 3})
+    folders = {"out": tmp_path / "out", "work": tmp_path / "work"} | {setting: root / "new"}
+    with pytest.raises(UserError, match=r"new lies in the source .*corpus; choose one outside"):
+        _write(root, folders["out"], work=folders["work"])
+    assert [path.name for path in root.iterdir()] == ["a"]
+
+
+def test_work_on_another_file_system_is_copied(
+    corpus: Path, fast_set: Path, tmp_path: Path
+) -> None:
+    with TemporaryDirectory(dir="/dev/shm") as work:
+        if Path(work).stat().st_dev == tmp_path.stat().st_dev:
+            pytest.skip("no second file system at hand")
+        _write(corpus, tmp_path / "out", work=Path(work) / "w", shard_samples=5)
+        assert list(Path(work).iterdir()) == []
+    assert _files(tmp_path / "out") == _files(fast_set)
+
+
 def test_empty_out_is_used(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     _write(corpus, tmp_path / "out")
@@ -277,6 +309,7 @@ def test_leftovers_of_other_options_do_not_get_into_the_set(
 ) -> None:
     partial = tmp_path / "out.partial"
     (partial / "spool").mkdir(parents=True)
+    (partial / "spool" / ".shards-write").touch()
     (partial / "spool" / "0123.images").write_bytes(b"half a chunk")
     for name in ("train-00009.tar", "train-00009.idx", "manifest.json"):
         (partial / name).write_bytes(b"from a run with smaller shards")
@@ -296,6 +329,7 @@ def test_leftovers_of_other_options_do_not_get_into_the_set(
         ({"workers": 0}, "must be at least 1"),
         ({"out": "."}, r"out must name a folder to create, not '\.'"),
         ({"val_share": 1.0}, r"val_share must lie between 0 and 1, not 1\.0"),
+        ({"split": "folds", "split_overlaps": True}, "split_overlaps goes with per_class or share"),
         ({"folds": 3, "fold": 3}, "fold must lie in 0 to 2, not 3"),
         ({"corpus": Path("x.yaml")}, "give either --source or --corpus"),
         ({"source": None}, "give either --source or --corpus"),
