@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from shards.corpus import read_corpus
+from shards.settings import load_config
+from shards.write import WriteConfig
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALL = (
@@ -21,7 +25,9 @@ SMALL = (
 def commands(section: str) -> list[list[str]]:
     """The indented commands of a section."""
     text = README.split(f"## {section}\n")[1].split("\n## ")[0]
-    return [shlex.split(line) for line in re.findall(r"^    (\S.*)$", text, re.MULTILINE)]
+    return [
+        shlex.split(line, comments=True) for line in re.findall(r"^    (\S.*)$", text, re.MULTILINE)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(10):
             pixels = rng.integers(0, 256, (48, 48), np.uint8)
             Image.fromarray(pixels).save(work / "my_images" / name / f"{number}.png")
-    found = commands("Pre-train an encoder")
+    found = [*commands("Prepare a corpus")[:1], *commands("Pre-train an encoder")]
     assert [command[0] for command in found] == ["python", "accelerate", "python"]
     for command in found:
         run(command, work)
@@ -50,6 +56,18 @@ def run(command: list[str], work: Path) -> None:
         command, cwd=work, env=os.environ | {"PATH": path}, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_corpus_commands_are_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, fetch, write = commands("Prepare a corpus")
+    assert plain[:3] == write[:3] == ["python", "-m", "shards.write"]
+    assert fetch[:3] == ["python", "-m", "shards.fetch"]
+    recipe = read_corpus(ROOT / "configs" / "corpora" / f"{fetch[3]}.yaml")
+    monkeypatch.chdir(ROOT)
+    config = load_config(WriteConfig, write[3:], recipe=recipe.settings)
+    assert config.corpus is not None and read_corpus(config.corpus) == recipe
 
 
 @pytest.mark.parametrize("number", [0, 1])
