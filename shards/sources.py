@@ -101,7 +101,7 @@ def _labelled(spec: SourceSpec, file: _Found, labels: Mapping[str, int]) -> Sour
 
 
 def _files(spec: SourceSpec) -> Iterator[_Found]:
-    locations = [location for path in spec.path for location in _expand(path)]
+    locations = [location for path in spec.path for location in _expand(path, spec.dataset)]
     for location in locations:
         if spec.layout == "table":
             yield from _table_files(location, spec.columns)
@@ -114,13 +114,15 @@ def _files(spec: SourceSpec) -> Iterator[_Found]:
             yield from _class_folders(location, prefix, alone=len(locations) == 1)
 
 
-def _expand(path: str) -> list[str]:
+def _expand(path: str, dataset: str | None) -> list[str]:
     if is_url(path):
         return [path]
     if Path(path).exists():
         return [path]
     if glob.has_magic(path) and (matches := glob.glob(path)):  # noqa: PTH207 (any root)
         return sorted(matches, key=natural_key)
+    if dataset is not None:
+        raise UserError(f"{path} is not there; get it with: python -m shards.fetch {dataset}")
     kinds = "a folder with one folder per class, an archive, or a table"
     raise UserError(f"no such folder or file: {path}; a source is {kinds}")
 

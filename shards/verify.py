@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import tarfile
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -269,9 +270,12 @@ def _one_sample(
 
 
 def _share_of_one(text: str) -> float:
-    share = float(text)
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
     if not 0 <= share <= 1:
-        raise ValueError
+        raise ArgumentTypeError(f"must lie between 0 and 1, not {text!r}")
     return share
 
 

@@ -132,6 +132,11 @@ def test_renaming_a_class_that_is_not_there_is_a_mistake(tmp_path: Path) -> None
         _listing(tmp_path, classes={"b": "x"})
 
 
+def test_source_that_was_not_fetched_says_how(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"get it with: python -m shards\.fetch uhcsdb"):
+        _listing(tmp_path / "*.tar", dataset="uhcsdb")
+
+
 # Tables
 
 

@@ -487,6 +487,15 @@ def test_decoding_can_be_sampled(folder: Path, resign: Resign) -> None:
     assert not any("does not decode" in fault for fault in find_faults(folder, manifest, decode=0))
 
 
+@pytest.mark.parametrize("share", ["2", "-0.1", "half"])
+def test_share_to_decode_is_checked(
+    folder: Path, share: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([str(folder), "--decode", share])
+    assert f"must lie between 0 and 1, not {share!r}" in capsys.readouterr().err
+
+
 def test_threads_name_the_same_faults(folder: Path) -> None:
     for path in folder.glob("*.tar"):
         path.write_bytes(path.read_bytes()[:2000])
