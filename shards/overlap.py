@@ -54,7 +54,7 @@ _Complex = npt.NDArray[np.complexfloating[Any, Any]]
 
 _CHUNK = 128  # pairs at a time: 10 MB of code distances, about what a cache holds
 _MAX_DISTANCE = 16  # differing bits of 64; codes of unlike places differ in 32 +- 4
-_TOLERANCE = 3.0  # pixels of the base image, 2 % of its side
+_TOLERANCE = 3.0  # pixels of the base image, 2.3 % of its side
 _LEVEL_TOLERANCE = 0.13  # of a distance: half a step of LEVEL_RATIO
 _ONE_LEVEL = 1.01 / LEVEL_RATIO
 _BLOCK = 8  # pixels of a thumbnail
@@ -108,7 +108,9 @@ def _match(fingerprints: Fingerprints, first: _Ints, second: _Ints) -> _Matches:
     """Places of the two images whose codes are each other's nearest, and near."""
     a, b = fingerprints["codes"][first], fingerprints["codes"][second]
     distance = np.bitwise_count(a[:, :, None] ^ b[:, None, :])
-    pair, here, there = np.nonzero(distance <= _MAX_DISTANCE)  # few
+    # Few; and flat, which takes a tenth of the time of np.nonzero in three dimensions.
+    near = np.flatnonzero(distance <= _MAX_DISTANCE)
+    pair, here, there = np.unravel_index(near, distance.shape)
     real = here < fingerprints["count"][first][pair]
     real &= there < fingerprints["count"][second][pair]
     pair, here, there = pair[real], here[real], there[real]
