@@ -173,7 +173,7 @@ def _locked(folder: Path) -> Iterator[None]:
     A folder of the user's own is refused: what lies in a work folder is deleted.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()) and not _is_ours(folder):
+    if not _is_ours(folder):
         raise UserError(f"{folder} holds other things than a run; choose a new or empty folder")
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -190,6 +190,9 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _is_ours(folder: Path) -> bool:
+    """Whether a run has made it, or it holds but empty folders: then all of it may be deleted."""
+    if not any(path for path in folder.rglob("*") if not path.is_dir()):
+        return True
     finished = folder.suffix == ".partial" and (folder / MANIFEST_NAME).exists()
     return (folder / _SPOOL / _MARK).exists() or (folder / _SPOOL_DONE).exists() or finished
 
