@@ -4,12 +4,8 @@ python -m shards.write --source DIR --out DIR
 python -m shards.write --corpus configs/corpora/nanosem.yaml --out s3://bucket/nanosem
 """
 
-import fcntl
-import os
-import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -31,7 +27,6 @@ from shards.report import write_report
 from shards.schema import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    MANIFEST_NAME,
     SCHEMA_VERSION,
     SPLITS,
     Manifest,
@@ -44,15 +39,11 @@ from shards.schema import (
 from shards.settings import as_plain, load_config
 from shards.sources import Listing, list_sources
 from shards.split import TRAIN, VAL, SplitRule, shuffled
-from shards.stores import is_url
 from shards.tars import write_split
-from shards.upload import check_is_free, upload
+from shards.workplace import SPOOL, choose_work_folder, empty_but_spool, hold, publish
 
 FAST_MAX_SIDE = 512  # pixels; 224-px crops of a micrograph lose little, decoding costs a quarter
 _MOST_NAMED = 12  # classes in one warning
-_SPOOL = "spool"
-_SPOOL_DONE = "spool.done"  # about to be deleted
-_MARK = ".shards-write"  # in a spool: what lies in that work folder may be deleted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,73 +138,19 @@ def write_shards(config: WriteConfig) -> Manifest:
     that exists, or a failing disk.
     """
     corpus = _corpus(config)
-    partial = _work_folder(config, corpus)
+    paths = [path for source in corpus.sources for path in source.path]
+    partial = choose_work_folder(config.out, config.work, paths)
     check_options(_split_options(config), [source.name for source in corpus.sources])
     listing = list_sources(corpus.sources)
     try:
-        with _locked(partial):
+        with hold(partial):
             manifest = _write(config, corpus, listing, partial)
-            if is_url(config.out):
-                upload(partial, config.out)
-                _drop_spool(partial)
-                shutil.rmtree(partial)
-            else:
-                _publish(partial, Path(config.out))
+            publish(partial, config.out)
     except OSError as error:
         raise UserError(
             f"cannot write {error.filename or partial}: {error.strerror or error}"
         ) from error
     return manifest
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder until this process ends, however it ends: two runs would mix their files.
-
-    A folder of the user's own is refused: what lies in a work folder is deleted.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    if not _is_ours(folder):
-        raise UserError(f"{folder} holds other things than a run; choose a new or empty folder")
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        (folder / _SPOOL).mkdir(exist_ok=True)
-        (folder / _SPOOL / _MARK).touch()
-        yield
-    except BlockingIOError:
-        raise UserError(
-            f"another run is writing in {folder}; wait for it, or choose another --out"
-        ) from None
-    finally:
-        os.close(descriptor)
-
-
-def _is_ours(folder: Path) -> bool:
-    """Whether a run has made it, or it holds but empty folders: then all of it may be deleted."""
-    if not any(path for path in folder.rglob("*") if not path.is_dir()):
-        return True
-    finished = folder.suffix == ".partial" and (folder / MANIFEST_NAME).exists()
-    return (folder / _SPOOL / _MARK).exists() or (folder / _SPOOL_DONE).exists() or finished
-
-
-def _work_folder(config: WriteConfig, corpus: Corpus) -> Path:
-    """Where everything is made, once `out` is seen to be free. Raises `UserError`."""
-    if is_url(config.out):
-        check_is_free(config.out)
-        work = config.work or Path(config.out.rstrip("/").rpartition("/")[2] + ".partial")
-        folders = [work]
-    else:
-        out = Path(config.out)
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UserError(f"{out} exists and is not empty; choose another --out or delete it")
-        work = config.work or out.with_name(out.name + ".partial")
-        folders = [out, work]
-    for source in (path for spec in corpus.sources for path in spec.path if not is_url(path)):
-        for folder in folders:
-            if folder.resolve().is_relative_to(Path(source).resolve()):
-                raise UserError(f"{folder} lies in the source {source}; choose one outside it")
-    return work
 
 
 def _corpus(config: WriteConfig) -> Corpus:
@@ -230,14 +167,9 @@ def _corpus(config: WriteConfig) -> Corpus:
 
 
 def _write(config: WriteConfig, corpus: Corpus, listing: Listing, partial: Path) -> Manifest:
-    spool = partial / _SPOOL
-    for leftover in partial.glob("*"):  # tars of a killed run, perhaps of other options
-        if leftover.is_dir() and leftover != spool:
-            shutil.rmtree(leftover)
-        elif leftover != spool:
-            leftover.unlink()
+    empty_but_spool(partial)
     workers = config.workers or cores()
-    catalog = take_in(listing, spool, _intake_options(config), workers)
+    catalog = take_in(listing, partial / SPOOL, _intake_options(config), workers)
     grouping = group_images(catalog, near=config.near_duplicates)
     rejected = (*catalog.rejected, *grouping.rejected)
     _check_classes(listing, catalog.records["label"][grouping.kept], rejected)
@@ -278,29 +210,6 @@ def _write(config: WriteConfig, corpus: Corpus, listing: Listing, partial: Path)
         write_report(partial, manifest, listing)
     write_manifest(partial, manifest)
     return manifest
-
-
-def _drop_spool(partial: Path) -> None:
-    # Renamed first: half a spool under its own name would be taken for a whole one.
-    doomed = partial / _SPOOL_DONE
-    (partial / _SPOOL).rename(doomed)
-    shutil.rmtree(doomed)
-
-
-def _publish(partial: Path, out: Path) -> None:
-    """Give the finished set its name, or copy it to another file system and then name it."""
-    if out.exists():
-        out.rmdir()  # empty, as was checked: renaming needs the name free
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if partial.stat().st_dev == out.parent.stat().st_dev:
-        _drop_spool(partial)
-        partial.rename(out)
-        return
-    copied = out.with_name(out.name + ".copying")
-    shutil.rmtree(copied, ignore_errors=True)
-    shutil.copytree(partial, copied, ignore=shutil.ignore_patterns(_SPOOL))
-    copied.rename(out)
-    shutil.rmtree(partial)  # with the spool: a copy that broke off goes on from it
 
 
 def _intake_options(config: WriteConfig) -> IntakeOptions:

@@ -1,0 +1,108 @@
+"""The folder where a set is made until it is whole: whose it is, held by one run, named last."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shards.cli import UserError
+from shards.schema import MANIFEST_NAME
+from shards.stores import is_url
+from shards.upload import check_is_free, upload
+
+SPOOL = "spool"
+_SPOOL_DONE = "spool.done"  # about to be deleted
+_MARK = ".shards-write"  # in a spool: what lies in that work folder may be deleted
+
+
+def choose_work_folder(out: str, work: Path | None, sources: Iterable[str]) -> Path:
+    """Where everything is made, once `out` is seen to be free. Raises `UserError`."""
+    if is_url(out):
+        check_is_free(out)
+        work = work or Path(out.rstrip("/").rpartition("/")[2] + ".partial")
+        folders = [work]
+    else:
+        named = Path(out)
+        if named.exists() and (not named.is_dir() or any(named.iterdir())):
+            raise UserError(f"{out} exists and is not empty; choose another --out or delete it")
+        work = work or named.with_name(named.name + ".partial")
+        folders = [named, work]
+    for source in (path for path in sources if not is_url(path)):
+        for folder in folders:
+            if folder.resolve().is_relative_to(Path(source).resolve()):
+                raise UserError(f"{folder} lies in the source {source}; choose one outside it")
+    return work
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Hold the folder until this process ends, however it ends: two runs would mix their files.
+
+    A folder of the user's own is refused: what lies in a work folder is deleted.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not _is_ours(folder):
+        raise UserError(f"{folder} holds other things than a run; choose a new or empty folder")
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        (folder / SPOOL).mkdir(exist_ok=True)
+        (folder / SPOOL / _MARK).touch()
+        yield
+    except BlockingIOError:
+        raise UserError(
+            f"another run is writing in {folder}; wait for it, or choose another --out"
+        ) from None
+    finally:
+        os.close(descriptor)
+
+
+def empty_but_spool(folder: Path) -> None:
+    """Remove what a killed run has left, perhaps of other options, but for its spool."""
+    for leftover in folder.glob("*"):
+        if leftover.is_dir() and leftover.name != SPOOL:
+            shutil.rmtree(leftover)
+        elif leftover.name != SPOOL:
+            leftover.unlink()
+
+
+def publish(folder: Path, out: str) -> None:
+    """Give the finished set its name, by renaming, copying to another disk, or uploading it."""
+    if is_url(out):
+        upload(folder, out)
+        _drop_spool(folder)
+        shutil.rmtree(folder)
+    else:
+        _rename_or_copy(folder, Path(out))
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a run has made it, or it holds but empty folders: then all of it may be deleted."""
+    if not any(path for path in folder.rglob("*") if not path.is_dir()):
+        return True
+    finished = folder.suffix == ".partial" and (folder / MANIFEST_NAME).exists()
+    return (folder / SPOOL / _MARK).exists() or (folder / _SPOOL_DONE).exists() or finished
+
+
+def _rename_or_copy(folder: Path, out: Path) -> None:
+    if out.exists():
+        out.rmdir()  # empty, as was checked: renaming needs the name free
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if folder.stat().st_dev == out.parent.stat().st_dev:
+        _drop_spool(folder)
+        folder.rename(out)
+        return
+    copied = out.with_name(out.name + ".copying")
+    shutil.rmtree(copied, ignore_errors=True)
+    shutil.copytree(folder, copied, ignore=shutil.ignore_patterns(SPOOL))
+    copied.rename(out)
+    shutil.rmtree(folder)  # with the spool: a copy that broke off goes on from it
+
+
+def _drop_spool(folder: Path) -> None:
+    # Renamed first: half a spool under its own name would be taken for a whole one.
+    doomed = folder / _SPOOL_DONE
+    (folder / SPOOL).rename(doomed)
+    shutil.rmtree(doomed)
