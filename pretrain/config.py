@@ -19,7 +19,12 @@ class TrainConfig:
     init: Annotated[str, "random (Kaiming), imagenet, or an exported encoder.safetensors"] = (
         "random"
     )
-    shards: Annotated[Path, "folder made by python -m shards.write"] = Path("data/shards")
+    shards: Annotated[
+        str, "folder made by python -m shards.write, or its URL (s3://, https://)"
+    ] = "data/shards"
+    cache_dir: Annotated[
+        Path | None, "where shards from a URL go [~/.cache/micrograph-pretrain]"
+    ] = None
     run_dir: Annotated[Path | None, "folder of this run [runs/ARCH.INIT]"] = None
     image_size: Annotated[int, "side of the training crops in pixels"] = 224
     seed: Annotated[int, "decides initial weights, order and augmentation"] = 0

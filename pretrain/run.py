@@ -30,7 +30,7 @@ from pretrain.order import Ids
 from pretrain.processes import Interruption, average_statistics
 from pretrain.tracking import NullTracker, RunTracker, Tracker
 from shards.cli import UserError, console, warn
-from shards.schema import MANIFEST_NAME, Manifest, read_manifest
+from shards.schema import MANIFEST_NAME, Manifest, manifest_text, read_manifest
 from shards.settings import build_config, dump_config, read_recipe
 
 # Settings that do not change what an epoch computes, so a run may go on with others.
@@ -38,6 +38,7 @@ _FREE_ON_RESUME = frozenset(
     {
         "run_dir",
         "shards",  # the corpus hash is compared instead
+        "cache_dir",
         "epochs",
         "patience",
         "threads",
@@ -97,7 +98,7 @@ class Run:
         accelerator.wait_for_everyone()  # all have compared before one writes
         if accelerator.is_main_process:
             self._lock = _lock(self.paths)
-            _write_description(self.paths, config)
+            _write_description(self.paths, config, manifest)
         self._model: nn.Module | None = None
         self._optimizer: Any = None
 
@@ -268,10 +269,10 @@ def _lock(paths: RunPaths) -> IO[str]:
     return stream
 
 
-def _write_description(paths: RunPaths, config: TrainConfig) -> None:
+def _write_description(paths: RunPaths, config: TrainConfig, manifest: Manifest) -> None:
     try:
         # The manifest first: where config.yaml is, the rest is too.
-        write_atomically(paths.manifest, (config.shards / MANIFEST_NAME).read_bytes())
+        write_atomically(paths.manifest, manifest_text(manifest).encode())
         if (card := Path(config.init) / CARD_NAME).is_file():
             write_atomically(paths.init_card, card.read_bytes())
         write_atomically(paths.config, dump_config(config).encode())

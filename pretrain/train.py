@@ -25,6 +25,7 @@ from pretrain.optim import build_sgd, learning_rate, set_learning_rate
 from pretrain.order import Plan, slot_seed
 from pretrain.processes import EXIT_INTERRUPTED, start_accelerator, sum_over, thread_count
 from pretrain.run import Run
+from pretrain.staging import stage
 from pretrain.store import ShardSplit, open_split
 from pretrain.tracking import watch
 from pretrain.validate import validate
@@ -35,7 +36,8 @@ from shards.settings import load_config
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     config = load_config(TrainConfig, argv)
-    train_data, val_data = open_split(config.shards, "train"), open_split(config.shards, "val")
+    folder = stage(config.shards, config.cache_dir)
+    train_data, val_data = open_split(folder, "train"), open_split(folder, "val")
     manifest = train_data.manifest
     if len(manifest.classes) < 2 or not len(val_data) or not len(train_data):
         raise UserError(

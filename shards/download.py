@@ -163,7 +163,7 @@ def _check_room(part: Path, version: Version) -> None:
     if version.bytes is not None and version.bytes > free:
         raise UserError(
             f"{part.stem} needs {version.bytes / 1e9:.1f} GB, but {part.parent} has "
-            f"{free / 1e9:.1f} GB free; make room or choose another --dir"
+            f"{free / 1e9:.1f} GB free; make room or choose another folder"
         )
 
 

@@ -157,8 +157,12 @@ def corpus_hash(classes: tuple[str, ...], splits: Mapping[str, SplitInfo]) -> st
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json`; done last, so that its presence means that the set is complete."""
-    text = json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n"
-    (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
+    (folder / MANIFEST_NAME).write_text(manifest_text(manifest), encoding="utf-8")
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """What stands in `manifest.json`."""
+    return json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n"
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -21,7 +21,7 @@ MAY_IMPORT = {
 # What runs on a login node without torch.
 LIGHT = [f"shards.{path.stem}" for path in sorted((ROOT / "shards").glob("[a-z]*.py"))] + [
     f"pretrain.{name}"
-    for name in ("archs", "augment", "card", "config", "order", "philox", "store")
+    for name in ("archs", "augment", "card", "config", "order", "philox", "staging", "store")
 ]
 HEAVY = ("torch", "nvidia.dali", "wandb", "accelerate", "segmentation_models_pytorch")
 

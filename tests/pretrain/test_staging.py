@@ -1,0 +1,340 @@
+"""Shards from a URL: copied once, checked, gone on with after a kill; from real servers."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pretrain.staging import MARKS_NAME, stage
+from pretrain.store import open_split
+from shards.cli import UserError
+from shards.stores import filesystem
+from shards.verify import main as verify
+from shards.write import WriteConfig, write_shards
+
+
+class Origin:
+    """A web server of one folder: what it was asked, and where it makes its clients wait."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.asked: list[tuple[str, str | None]] = []  # (name, Range header)
+        self.pause_after: int | None = None  # bytes of a body, until `go_on` is set
+        self.go_on = threading.Event()
+        self.url = ""
+
+    def tars_asked(self) -> Counter[str]:
+        return Counter(name for name, _ in self.asked if name.endswith(".tar"))
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    def __init__(self, *args: object, origin: Origin) -> None:
+        self.origin = origin
+        super().__init__(*args, directory=str(origin.folder))  # type: ignore[arg-type]
+
+    def do_GET(self) -> None:
+        wanted, path = self.headers["Range"], Path(self.translate_path(self.path))
+        self.origin.asked.append((path.name, wanted))
+        if not path.is_file():
+            self.send_error(404)
+            return
+        content = path.read_bytes()
+        start = int(re.findall(r"\d+", wanted)[0]) if wanted else 0
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(content) - start))
+        self.send_header("ETag", f'"{path.stat().st_mtime_ns}"')
+        self.end_headers()
+        first = self.origin.pause_after if path.suffix == ".tar" else None
+        self.wfile.write(content[start:][:first])
+        if first is not None:
+            self.origin.go_on.wait(60)
+            self.wfile.write(content[start:][first:])
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def heavy_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three tars of 360, 180 and 180 kB: more than the 64 kB that come at a time."""
+    folder = tmp_path_factory.mktemp("heavy")
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (folder / "in" / name).mkdir(parents=True)
+        for number in range(4):
+            pixels = rng.integers(0, 256, (300, 300), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "in" / name / f"{number}.png")
+    write_shards(
+        WriteConfig(
+            source=str(folder / "in"),
+            out=str(folder / "out"),
+            profile="exact",
+            shard_samples=4,
+            val_per_class=1,
+            workers=1,
+        )
+    )
+    return folder / "out"
+
+
+@pytest.fixture
+def origin(heavy_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Origin]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    folder = tmp_path / "www" / "set"
+    folder.mkdir(parents=True)
+    for path in heavy_set.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    state = Origin(tmp_path / "www")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, origin=state)) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        state.url = f"http://127.0.0.1:{server.server_port}/set"
+        yield state
+        state.go_on.set()
+        server.shutdown()
+        thread.join()
+
+
+def start(url: str, cache: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "pretrain.staging", url, "--cache-dir", str(cache)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def tar_names(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("*.tar")}
+
+
+def test_a_staged_set_is_the_whole_set_and_is_copied_once(
+    origin: Origin, heavy_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = stage(origin.url, tmp_path / "cache")
+    verify([str(folder)])
+    assert "whole, 8 images" in capsys.readouterr().err
+    assert open_split(folder, "train").read(np.arange(6))[0].size > 0
+    assert stage(origin.url + "/", tmp_path / "cache") == folder
+    assert origin.tars_asked() == Counter(tar_names(heavy_set))
+
+
+def test_a_local_folder_is_used_as_it_is(heavy_set: Path) -> None:
+    assert stage(str(heavy_set)) == stage(f"file://{heavy_set}") == heavy_set
+
+
+def test_the_cache_lies_where_the_system_wants_caches(
+    origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert tmp_path / "xdg" / "micrograph-pretrain" in stage(origin.url).parents
+
+
+def test_a_damaged_cached_file_is_fetched_again(
+    origin: Origin, heavy_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = stage(origin.url, tmp_path / "cache")
+    name = min(tar_names(folder))
+    content = bytearray((folder / name).read_bytes())
+    content[1000] ^= 1
+    (folder / name).write_bytes(content)
+    (folder / "train.npy").unlink()
+    stage(origin.url, tmp_path / "cache")
+    assert f"{name} is damaged; fetching it again" in " ".join(capsys.readouterr().err.split())
+    assert (folder / name).read_bytes() == (heavy_set / name).read_bytes()
+    assert (folder / "train.npy").read_bytes() == (heavy_set / "train.npy").read_bytes()
+    assert sum(origin.tars_asked().values()) == len(tar_names(heavy_set)) + 1
+
+
+def test_damage_behind_an_unchanged_date_is_found_when_asked_for(
+    origin: Origin, heavy_set: Path, tmp_path: Path
+) -> None:
+    folder = stage(origin.url, tmp_path / "cache")
+    path = folder / min(tar_names(folder))
+    before, content = path.stat(), bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    stage(origin.url, tmp_path / "cache", check=True)
+    assert path.read_bytes() == (heavy_set / path.name).read_bytes()
+
+
+def test_a_damaged_origin_is_refused(origin: Origin, tmp_path: Path) -> None:
+    path = origin.folder / "set" / "train-00000.tar"
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"train-00000.tar has SHA-256 .* the set is damaged"):
+        stage(origin.url, tmp_path / "cache")
+    assert not list((tmp_path / "cache").rglob("manifest.json"))
+
+
+def test_a_set_that_changes_at_its_url_is_another_set(
+    origin: Origin, shards: Path, tmp_path: Path
+) -> None:
+    first = stage(origin.url, tmp_path / "cache")
+    for path in shards.iterdir():
+        (origin.folder / "set" / path.name).write_bytes(path.read_bytes())
+    second = stage(origin.url, tmp_path / "cache")
+    assert first != second
+    assert len(open_split(first, "train")) == 6
+    assert len(open_split(second, "train")) == 48
+
+
+def test_two_processes_at_once_copy_once(origin: Origin, heavy_set: Path, tmp_path: Path) -> None:
+    origin.pause_after = 1000
+    processes = [start(origin.url, tmp_path / "cache") for _ in range(2)]
+    wait_for(lambda: [name for name, _ in origin.asked].count("manifest.json") == 2)
+    time.sleep(0.3)  # for the second to come to the lock
+    origin.go_on.set()
+    outputs = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert outputs[0][0] == outputs[1][0]
+    assert "waiting for the process" in outputs[0][1] + outputs[1][1]
+    assert origin.tars_asked() == Counter(tar_names(heavy_set))
+
+
+def test_a_killed_copy_goes_on(origin: Origin, heavy_set: Path, tmp_path: Path) -> None:
+    origin.pause_after = 200_000
+    process = start(origin.url, tmp_path / "cache")
+    first = "train-00000.tar"
+    wait_for(lambda: any(p.stat().st_size > 60_000 for p in tmp_path.rglob(f"{first}.part")))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not list((tmp_path / "cache").rglob(first))
+    origin.go_on.set()
+    origin.pause_after = None
+    folder = stage(origin.url, tmp_path / "cache")
+    assert any(name == first and wanted for name, wanted in origin.asked)
+    for name in tar_names(heavy_set):
+        assert (folder / name).read_bytes() == (heavy_set / name).read_bytes()
+    assert not list(folder.glob("*.part*"))
+
+
+def test_a_full_disk_is_named_before_anything_is_copied(origin: Origin, tmp_path: Path) -> None:
+    cache = tmp_path / "small"
+    cache.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(cache)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("may not mount a small file system here")
+    try:
+        with pytest.raises(UserError, match=r"make room or choose another --cache-dir"):
+            stage(origin.url, cache)
+        assert not origin.tars_asked()
+    finally:
+        subprocess.run(["umount", str(cache)], check=True)
+
+
+def test_a_wrong_address_is_named(origin: Origin, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no shards at .*/nowhere: .* 404"):
+        stage(f"{origin.url}/nowhere", tmp_path / "cache")
+
+
+def test_a_cache_that_cannot_be_written_is_named(origin: Origin, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot use the cache .* choose another --cache-dir"):
+        stage(origin.url, tmp_path / "file")
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    pytest.importorskip("s3fs", reason="needs pip install '.[s3]'")
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3_set(endpoint: str, heavy_set: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """URL of `heavy_set` in a bucket that the environment leads to, as a user's does."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    filesystem("s3://staged")[0].clear_instance_cache()
+    fs, _ = filesystem("s3://staged")
+    fs.mkdir("staged")
+    fs.put(f"{heavy_set}/", "staged/set/", recursive=True)
+    yield "s3://staged/set"
+    fs.rm("staged", recursive=True)
+
+
+def test_a_set_on_s3_is_staged_whole(
+    s3_set: str, heavy_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = stage(s3_set, tmp_path)
+    verify([str(folder)])
+    assert "whole, 8 images" in capsys.readouterr().err
+    assert {p.name for p in heavy_set.iterdir()} - {p.name for p in folder.iterdir()} <= {
+        "report.html"
+    }
+
+
+def test_a_copy_from_s3_goes_on_and_mends_what_was_damaged(
+    s3_set: str, heavy_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = stage(s3_set, tmp_path)
+    good, bad = sorted(tar_names(folder))[:2]
+    for name in (good, bad):
+        content = (folder / name).read_bytes()
+        (folder / f"{name}.part").write_bytes(content[:150_000])
+        (folder / name).unlink()
+    (folder / f"{bad}.part").write_bytes(bytes(150_000))
+    (folder / MARKS_NAME).write_text("{")
+    fs, _ = filesystem(s3_set)
+    cat_file, starts = fs.cat_file, []
+
+    def counted(path: str, start: int, end: int) -> bytes:
+        starts.append((path.rpartition("/")[2], start))
+        content: bytes = cat_file(path, start=start, end=end)
+        return content
+
+    monkeypatch.setattr(fs, "cat_file", counted)
+    stage(s3_set, tmp_path)
+    tars = sorted(asked for asked in starts if asked[0].endswith(".tar"))
+    assert tars == [(good, 150_000), (bad, 0), (bad, 150_000)]
+    for name in (good, bad):
+        assert (folder / name).read_bytes() == (heavy_set / name).read_bytes()
+
+
+def test_a_lost_bucket_is_named(s3_set: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no shards at s3://nowhere/set"):
+        stage("s3://nowhere/set", tmp_path)
+
+
+def test_missing_credentials_are_asked_for(
+    s3_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    filesystem(s3_set)[0].clear_instance_cache()
+    with pytest.raises(UserError, match=r"give credentials that may read it \(AWS_PROFILE"):
+        stage(s3_set, tmp_path)
+
+
+def wait_for(condition: object, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.01)
