@@ -6,7 +6,6 @@ appear in one rename. Two are kept; a damaged newest one is passed over for the 
 
 import hashlib
 import io
-import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,6 +15,7 @@ from typing import Any
 
 import torch
 
+from pretrain.atomic import write_atomically
 from shards.cli import UserError, warn
 
 SCHEMA_VERSION = 1
@@ -82,25 +82,6 @@ def list_checkpoints(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
-
-
-def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """Write a file that appears under its name only when all of it is on the disk."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the new name too
-    finally:
-        os.close(folder)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -22,8 +22,9 @@ from accelerate import Accelerator
 from safetensors.torch import save
 from torch import nn
 
+from pretrain.atomic import write_atomically
 from pretrain.card import CARD_NAME
-from pretrain.checkpoint import Progress, load_checkpoint, save_checkpoint, write_atomically
+from pretrain.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pretrain.config import TrainConfig
 from pretrain.metrics import Scores
 from pretrain.order import Ids

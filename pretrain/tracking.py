@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from pretrain.checkpoint import write_atomically
+from pretrain.atomic import write_atomically
 from pretrain.config import TrainConfig
 from shards.cli import UserError, console, progress_bar
 from shards.settings import as_plain

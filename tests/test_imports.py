@@ -21,7 +21,18 @@ MAY_IMPORT = {
 # What runs on a login node without torch.
 LIGHT = [f"shards.{path.stem}" for path in sorted((ROOT / "shards").glob("[a-z]*.py"))] + [
     f"pretrain.{name}"
-    for name in ("archs", "augment", "card", "config", "order", "philox", "staging", "store")
+    for name in (
+        "archs",
+        "atomic",
+        "augment",
+        "card",
+        "config",
+        "order",
+        "philox",
+        "staging",
+        "status",
+        "store",
+    )
 ]
 HEAVY = ("torch", "nvidia.dali", "wandb", "accelerate", "segmentation_models_pytorch")
 
