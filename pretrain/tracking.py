@@ -1,20 +1,22 @@
 """What a run reports: a line per epoch, on the console and in `metrics.jsonl`; wandb if asked."""
 
 import json
+import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from statistics import median
+from typing import Any, Protocol
 
 from pretrain.atomic import write_atomically
 from pretrain.config import TrainConfig
-from shards.cli import UserError, console, progress_bar
+from pretrain.pace import duration
+from shards.cli import UserError, console
 from shards.settings import as_plain
 
 METRICS_NAME = "metrics.jsonl"
 _WANDB_ID_NAME = "wandb_id.txt"
 
-T = TypeVar("T")
 Record = Mapping[str, float]
 
 
@@ -47,16 +49,24 @@ class RunTracker:
         # A checkpoint may be older than the last line: what is trained again is written again.
         kept = [record for record in read_metrics(folder) if record["epoch"] <= epochs_done]
         write_atomically(self._path, "".join(_line(record) for record in kept).encode())
+        self._records = kept
+        self._ended = time.monotonic()  # the epoch before
         self._wandb = _start_wandb(folder, config) if config.wandb else None
 
     def log(self, record: Record) -> None:
+        now = time.monotonic()
+        record = {**record, "epoch_seconds": now - self._ended}  # with validation and checkpoints
+        self._records.append(record)
+        self._ended = now
+        left = seconds_left(self._records, self._epochs) or 0.0
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(_line(record))
         console.print(
             f"epoch {record['epoch']:3.0f}/{self._epochs}  lr {record['lr']:.4f}  "
             f"train loss {record['train_loss']:.3f}  val loss {record['val_loss']:.3f}  "
             f"top-1 {record['val_top1']:6.2%}  top-5 {record['val_top5']:6.2%}  "
-            f"best {record['best_top1']:6.2%}  {record['images_per_second']:.0f} img/s",
+            f"best {record['best_top1']:6.2%}  {record['images_per_second']:.0f} img/s  "
+            f"waiting {record['data_wait']:.1%}  left {duration(left)}",
             soft_wrap=True,
         )
         if self._wandb is not None:
@@ -79,13 +89,10 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     return records
 
 
-def watch(items: Iterable[T], description: str, total: int, done: int) -> Iterator[T]:
-    """Yield `items` under a progress bar that starts at `done`; silent without a terminal."""
-    with progress_bar() as bar:
-        task = bar.add_task(description, total=total, completed=done, note="")
-        for item in items:
-            yield item
-            bar.advance(task)
+def seconds_left(records: Sequence[Record], epochs: int) -> float | None:
+    """Until the last of `epochs` ends, judged by the latest epochs; None before the first."""
+    latest = [record["epoch_seconds"] for record in records[-5:] if "epoch_seconds" in record]
+    return median(latest) * (epochs - records[-1]["epoch"]) if latest else None
 
 
 def _line(record: Record) -> str:

@@ -5,8 +5,7 @@ accelerate launch pretrain/train.py --arch efficientnet-b4
 
 import math
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,11 +22,11 @@ from pretrain.memory import fit_micro_batch
 from pretrain.model import build_classifier
 from pretrain.optim import build_sgd, learning_rate, set_learning_rate
 from pretrain.order import Plan, slot_seed
+from pretrain.pace import Pace
 from pretrain.processes import EXIT_INTERRUPTED, start_accelerator, sum_over, thread_count
 from pretrain.run import Run
 from pretrain.staging import stage
 from pretrain.store import ShardSplit, open_split
-from pretrain.tracking import watch
 from pretrain.validate import validate
 from shards.cli import UserError, console, program
 from shards.settings import load_config
@@ -63,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         model, optimizer = accelerator.prepare(model, optimizer)
         run.watch(model, optimizer)
         plan = _plan(config, len(train_data), micro_batch_size, accelerator)
-        training = Training(config, accelerator, run, plan, model, optimizer)
+        pace = Pace(config.epochs, plan.steps_per_epoch, visible=accelerator.is_main_process)
+        training = Training(config, accelerator, run, plan, pace, model, optimizer)
         train_loader = _loader(train_data, config, accelerator, micro_batch_size)
         val_loader = _loader(val_data, config, accelerator, micro_batch_size)
         while not progress.finished:
@@ -87,6 +87,7 @@ class Training:
     accelerator: Accelerator
     run: Run
     plan: Plan
+    pace: Pace
     model: nn.Module
     optimizer: Any
 
@@ -97,12 +98,9 @@ def train_epoch(
     """Train the rest of an epoch. Exits the program, saved, when it is asked to stop."""
     accelerator, plan, run = training.accelerator, training.plan, training.run
     rank, world = accelerator.process_index, accelerator.num_processes
-    started, first = time.monotonic(), progress.step
-    steps: Iterator[Step] = loader.steps(plan, progress.epoch, first, rank, world)
-    if accelerator.is_main_process:
-        steps = watch(steps, f"epoch {progress.epoch + 1}", plan.steps_per_epoch, first)
-    steps_per_epoch, seen = plan.steps_per_epoch, 0
-    for step in steps:
+    steps = loader.steps(plan, progress.epoch, progress.step, rank, world)
+    steps_per_epoch = plan.steps_per_epoch
+    for step in training.pace.watch(steps, progress.epoch, progress.step):
         lr = learning_rate(training.config, progress.epoch, step.number, steps_per_epoch)
         set_learning_rate(training.optimizer, lr)
         loss_sum = train_step(training, step, progress.epoch)
@@ -116,7 +114,6 @@ def train_epoch(
                 f"the loss became {loss_sum} in epoch {progress.epoch + 1}, step {step.number}, "
                 f"at learning rate {lr:g}; start again with a lower --lr, in a new --run-dir"
             )
-        seen += step.samples
         progress = replace(progress, step=step.number + 1, loss_sum=progress.loss_sum + loss_sum)
         if stop or save:
             run.save(progress)
@@ -124,12 +121,10 @@ def train_epoch(
             if accelerator.is_main_process:
                 console.print("asked to stop: saved; the same command goes on from here")
             sys.exit(EXIT_INTERRUPTED)
-    seconds = time.monotonic() - started
     return progress, {
         "lr": learning_rate(training.config, progress.epoch, steps_per_epoch - 1, steps_per_epoch),
         "train_loss": progress.loss_sum / plan.samples,
-        "images_per_second": seen / seconds,
-        "train_seconds": seconds,
+        **training.pace.measured(),
     }
 
 

@@ -28,6 +28,7 @@ LIGHT = [f"shards.{path.stem}" for path in sorted((ROOT / "shards").glob("[a-z]*
         "card",
         "config",
         "order",
+        "pace",
         "philox",
         "staging",
         "status",

@@ -21,7 +21,7 @@ from shards.cli import EXIT_USER_ERROR
 from shards.write import WriteConfig, write_shards
 
 ROOT = Path(__file__).parents[2]
-TIMING = {"images_per_second", "train_seconds"}
+TIMING = {"images_per_second", "data_wait", "train_seconds", "epoch_seconds"}
 
 
 def flags(shards: Path, run: Path, *more: str) -> list[str]:
