@@ -24,7 +24,7 @@ from pretrain.card import (
     read_card_file,
     write_card,
 )
-from pretrain.run import RunPaths, read_run
+from pretrain.run_folder import RunPaths, read_run
 from pretrain.weights import StateDict, load_strictly
 from shards.cli import ArgumentParser, UserError, console, program, warn
 from shards.schema import Manifest, SourceInfo, file_sha256

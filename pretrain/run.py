@@ -1,18 +1,10 @@
-"""The folder of one training run: its settings, its checkpoints, its best weights, its record.
-
-config.yaml        the resolved settings; `--config` repeats the run with them
-manifest.json      of the shards it trains on
-init_card.json     of the encoder that it began from, if that was an export
-metrics.jsonl      one line per epoch
-checkpoints/       to go on from
-best.safetensors   the classifier after its best epoch, with that epoch's scores
-"""
+"""One training run on disk: opened, locked, resumed, saved, and its best weights kept."""
 
 import fcntl
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -29,10 +21,11 @@ from pretrain.config import TrainConfig
 from pretrain.metrics import Scores
 from pretrain.order import Ids
 from pretrain.processes import Interruption, average_statistics
+from pretrain.run_folder import RunPaths, read_run
 from pretrain.tracking import NullTracker, RunTracker, Tracker
 from shards.cli import UserError, console, warn
-from shards.schema import MANIFEST_NAME, Manifest, manifest_text, read_manifest
-from shards.settings import build_config, dump_config, read_recipe
+from shards.schema import Manifest, manifest_text
+from shards.settings import dump_config
 
 # Settings that do not change what an epoch computes, so a run may go on with others.
 _FREE_ON_RESUME = frozenset(
@@ -51,37 +44,6 @@ _FREE_ON_RESUME = frozenset(
         "wandb_project",
     }
 )
-
-
-@dataclass(frozen=True, slots=True)
-class RunPaths:
-    """Where things lie in a run's folder."""
-
-    folder: Path
-
-    @property
-    def config(self) -> Path:
-        return self.folder / "config.yaml"
-
-    @property
-    def manifest(self) -> Path:
-        return self.folder / MANIFEST_NAME
-
-    @property
-    def init_card(self) -> Path:
-        return self.folder / "init_card.json"
-
-    @property
-    def lock(self) -> Path:
-        return self.folder / ".lock"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
-
-    @property
-    def best(self) -> Path:
-        return self.folder / "best.safetensors"
 
 
 class Run:
@@ -220,14 +182,6 @@ class Run:
                 f"the run had {progress.threads} threads and now has {torch.get_num_threads()}: "
                 "its numbers will be close to, not the same as, those of one never interrupted"
             )
-
-
-def read_run(folder: Path) -> tuple[TrainConfig, Manifest, RunPaths]:
-    """The settings and the corpus of an existing run. Raises `UserError` when there is none."""
-    paths = RunPaths(folder)
-    if not paths.config.is_file():
-        raise UserError(f"no training run in {folder} (config.yaml is missing)")
-    return build_config(TrainConfig, read_recipe(paths.config)), read_manifest(folder), paths
 
 
 def _check_same_run(paths: RunPaths, config: TrainConfig, manifest: Manifest) -> None:

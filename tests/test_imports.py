@@ -30,9 +30,11 @@ LIGHT = [f"shards.{path.stem}" for path in sorted((ROOT / "shards").glob("[a-z]*
         "order",
         "pace",
         "philox",
+        "run_folder",
         "staging",
         "status",
         "store",
+        "tracking",
     )
 ]
 HEAVY = ("torch", "nvidia.dali", "wandb", "accelerate", "segmentation_models_pytorch")

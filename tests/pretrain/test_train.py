@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from pretrain.processes import EXIT_INTERRUPTED
-from pretrain.run import RunPaths
+from pretrain.run_folder import RunPaths
 from pretrain.tracking import read_metrics
 from pretrain.train import main as train
 from shards.cli import EXIT_USER_ERROR
