@@ -8,7 +8,14 @@ from pretrain.archs import INITS, find_arch
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "gpu"]
-Schedule = Literal["step", "cosine"]
+Schedule = Literal["step", "cosine", "constant"]
+Optimizer = Literal["sgd", "adam", "adamw"]
+Loss = Literal["cross_entropy", "bce"]
+
+_SHARES = (
+    *("hflip", "vflip", "rotate", "brightness", "contrast", "noise"),
+    *("class_weights", "class_balance", "mix_share"),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,16 +41,29 @@ class TrainConfig:
     batch_size: Annotated[int, "global: over all processes and accumulated micro-batches"] = 1024
     micro_batch_size: Annotated[int | None, "per process and forward pass [what fits]"] = None
 
-    lr: Annotated[float, "peak learning rate of SGD"] = 0.1
-    momentum: Annotated[float, "of SGD"] = 0.9
-    weight_decay: Annotated[float, "of SGD, on all parameters"] = 1e-4
-    lr_schedule: Annotated[Schedule, "step: times lr_decay; cosine: to zero at the last epoch"] = (
-        "step"
-    )
+    optimizer: Annotated[Optimizer, "sgd has momentum; adam and adamw have torch's betas"] = "sgd"
+    lr: Annotated[float, "peak learning rate"] = 0.1
+    lr_batch_size: Annotated[
+        int | None, "batch size that lr is meant for; lr grows in proportion [as it is]"
+    ] = None
+    momentum: Annotated[float, "of sgd"] = 0.9
+    weight_decay: Annotated[float, "pull to zero; decoupled from the gradient in adamw only"] = 1e-4
+    decay_norm_and_bias: Annotated[bool, "weight decay on norms and biases too"] = True
+    clip_grad: Annotated[float | None, "largest norm of the gradient [no limit]"] = None
+    lr_schedule: Annotated[
+        Schedule, "step: times lr_decay; cosine: to zero at the last epoch; constant"
+    ] = "step"
     # Paper A: "decayed by 10 percent every 30 epochs". The script it builds on decays *to* 10 %.
     lr_decay: Annotated[float, "factor of the step schedule; 0.1 is the other reading"] = 0.9
     lr_decay_epochs: Annotated[int, "epochs between two decays"] = 30
     warmup_epochs: Annotated[float, "linear warm-up from zero"] = 0.0
+    loss: Annotated[Loss, "cross_entropy; bce: a sigmoid per class, as paper B"] = "cross_entropy"
+    class_weights: Annotated[
+        float, "power of the inverse class frequency in the loss; 1: classes count alike"
+    ] = 0.0
+    class_balance: Annotated[
+        float, "power of the inverse class frequency in drawing; 1: classes come equally often"
+    ] = 0.0
     label_smoothing: Annotated[float, "share of the target given to all classes alike"] = 0.0
     dropout: Annotated[float, "before the linear layer of the head"] = 0.0
 
@@ -57,6 +77,10 @@ class TrainConfig:
     brightness: Annotated[float, "largest shift, as a share of full scale"] = 0.2
     contrast: Annotated[float, "largest relative change"] = 0.3
     noise: Annotated[float, "largest deviation of Gaussian noise, as a share of full scale"] = 0.05
+
+    mixup: Annotated[float, "alpha of mixup's Beta distribution; 0: none"] = 0.0
+    cutmix: Annotated[float, "alpha of cutmix's; with mixup, half of the samples each"] = 0.0
+    mix_share: Annotated[float, "share of the samples that are mixed at all"] = 1.0
 
     device: Annotated[Device, "where to train"] = "auto"
     precision: Annotated[Precision, "of the forward pass"] = "fp32"
@@ -78,19 +102,32 @@ class TrainConfig:
             )
         for name in ("epochs", "patience", "batch_size", "lr_decay_epochs"):
             _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        for name in ("micro_batch_size", "threads", "loader_threads"):
+        for name in ("micro_batch_size", "threads", "loader_threads", "lr_batch_size"):
             value = getattr(self, name)
             _require(name, value, value is None or value >= 1, "at least 1")
-        for name in ("hflip", "vflip", "rotate", "brightness", "contrast", "noise"):
+        for name in _SHARES:
             _require(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "from 0 to 1")
         for name in ("dropout", "label_smoothing", "momentum"):
             _require(name, getattr(self, name), 0 <= getattr(self, name) < 1, "from 0 to below 1")
+        _require(
+            "clip_grad", self.clip_grad, self.clip_grad is None or self.clip_grad > 0, "above 0"
+        )
         for name in ("lr", "lr_decay", "crop_area_min", "checkpoint_minutes"):
             _require(name, getattr(self, name), getattr(self, name) > 0, "above 0")
         _require("crop_area_min", self.crop_area_min, self.crop_area_min <= 1, "at most 1")
         _require("crop_aspect_max", self.crop_aspect_max, self.crop_aspect_max >= 1, "at least 1")
-        for name in ("weight_decay", "warmup_epochs", "rotate_degrees", "seed"):
+        for name in ("weight_decay", "warmup_epochs", "rotate_degrees", "seed", "mixup", "cutmix"):
             _require(name, getattr(self, name), getattr(self, name) >= 0, "not negative")
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate after warm-up, for the batch size of this run."""
+        return self.lr * (self.batch_size / self.lr_batch_size if self.lr_batch_size else 1.0)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether mixup or cutmix make images of two samples."""
+        return bool(self.mixup or self.cutmix) and self.mix_share > 0
 
     @property
     def run_folder(self) -> Path:

@@ -32,7 +32,7 @@ class Batch:
 
     images: torch.Tensor  # (N, 3, H, W) float32, channels last, normalised by the manifest's rule
     labels: torch.Tensor  # (N,) int64
-    ids: Ids  # (N,) positions in the split's index
+    ids: Ids  # (N,) draws (order.py): positions in the split's index, modulo its length
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +103,13 @@ class DaliLoader:
         while expected:
             ids = expected.popleft()
             (pixels,) = self._pipeline.run()
-            labels = torch.from_numpy(self._data.index["label"][ids].astype(np.int64))
+            rows = self._data.index[ids % len(self._data)]
+            labels = torch.from_numpy(rows["label"].astype(np.int64))
             yield Batch(self._normalise(pixels), labels.to(self._device, non_blocking=True), ids)
 
     def _inputs(self, slots: Sequence[Ids], epoch: int | None) -> Iterator[tuple[Ids, Draws]]:
         for ids in slots:
-            rows = self._data.index[ids]
+            rows = self._data.index[ids % len(self._data)]
             heights, widths = rows["height"], rows["width"]
             if epoch is None:
                 yield ids, draw_validation(self._config, heights, widths)
@@ -117,7 +118,10 @@ class DaliLoader:
 
     def _next_inputs(self) -> list[Any]:
         ids, draws = next(self._queue)
-        return [self._data.read(ids), *(getattr(draws, field.name) for field in fields(Draws))]
+        return [
+            self._data.read(ids % len(self._data)),
+            *(getattr(draws, field.name) for field in fields(Draws)),
+        ]
 
     def _normalise(self, pixels: Any) -> torch.Tensor:
         """DALI's batch of (H, W, C) in [0, 1], C of 1 or 3, to a normalised tensor of our own."""

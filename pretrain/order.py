@@ -4,6 +4,9 @@ An epoch is a permutation of the training set, cut into steps whose global batch
 possible (so there is no small last batch for batch norm to trip over). A global batch is cut into
 slots of at most `micro_batch_size` samples; process `rank` takes every `world`-th slot. Each sample
 comes exactly once an epoch, and the slots of one process accumulating are those of several.
+
+With `balance` an epoch has as many draws, but classes share them more evenly (balance.py). A draw
+is then a sample id, plus the number of samples for each time that it has come in this epoch.
 """
 
 from dataclasses import dataclass
@@ -11,9 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pretrain.balance import balanced_draws
 from pretrain.philox import philox, uniforms
 
-STREAM_ORDER, STREAM_TORCH = 0, 2  # augment.py has 1
+STREAM_ORDER, STREAM_TORCH = 0, 2  # augment.py has 1, mixing.py 3, balance.py 4
 
 Ids = npt.NDArray[np.int64]
 
@@ -26,17 +30,21 @@ class Plan:
     batch_size: int  # global
     micro_batch_size: int  # per process
     seed: int
+    labels: Ids | None = None  # of all samples; only balancing wants them
+    balance: float = 0.0  # power of the inverse class frequency
 
     @property
     def steps_per_epoch(self) -> int:
         return -(-self.samples // self.batch_size)
 
     def permutation(self, epoch: int) -> Ids:
-        """All sample ids in the order of this epoch."""
+        """All draws in the order of this epoch."""
         ids = np.arange(self.samples)
-        draws = uniforms(self.seed, STREAM_ORDER, epoch, ids, 2)
-        # Two draws of 32 bits: ties of one alone would be likely beyond 65,000 samples.
-        return np.lexsort((draws[:, 1], draws[:, 0]))
+        if self.balance and self.labels is not None:
+            ids = balanced_draws(self.labels, self.balance, self.seed, epoch)
+        keys = uniforms(self.seed, STREAM_ORDER, epoch, ids, 2)
+        # Two keys of 32 bits: ties of one alone would be likely beyond 65,000 samples.
+        return ids[np.lexsort((keys[:, 1], keys[:, 0]))]
 
     def epoch_batches(self, epoch: int) -> list[Ids]:
         """The global batch of every step of an epoch."""

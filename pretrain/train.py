@@ -10,18 +10,19 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from pretrain.checkpoint import Progress
 from pretrain.config import TrainConfig
 from pretrain.loader import DaliLoader, Step
 from pretrain.memory import fit_micro_batch
 from pretrain.model import build_classifier
-from pretrain.optim import build_sgd, learning_rate, set_learning_rate
-from pretrain.order import Plan, slot_seed
+from pretrain.objective import Objective, build_objective
+from pretrain.optim import build_optimizer, learning_rate, set_learning_rate
+from pretrain.order import Ids, Plan, slot_seed
 from pretrain.pace import Pace
 from pretrain.processes import EXIT_INTERRUPTED, start_accelerator, sum_over, thread_count
 from pretrain.run import Run
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model: nn.Module = build_classifier(config.arch, config.init, classes, config.dropout)
         # A fifth faster on CPUs (ResNet-18, 112 px) and what tensor cores want on GPUs.
         model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer: Any = build_sgd(model, config)
+        optimizer: Any = build_optimizer(model, config)
         progress = run.resume(model, optimizer)
         if progress.finished:
             console.print(f"{run.paths.folder} is finished: {progress.finished}", markup=False)
@@ -61,9 +62,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         model, optimizer = accelerator.prepare(model, optimizer)
         run.watch(model, optimizer)
-        plan = _plan(config, len(train_data), micro_batch_size, accelerator)
+        labels = train_data.index["label"].astype(np.int64)
+        plan = _plan(config, labels, micro_batch_size, accelerator)
         pace = Pace(config.epochs, plan.steps_per_epoch, visible=accelerator.is_main_process)
-        training = Training(config, accelerator, run, plan, pace, model, optimizer)
+        objective = build_objective(config, labels, classes, accelerator.device)
+        training = Training(config, accelerator, run, plan, pace, objective, model, optimizer)
         train_loader = _loader(train_data, config, accelerator, micro_batch_size)
         val_loader = _loader(val_data, config, accelerator, micro_batch_size)
         while not progress.finished:
@@ -88,6 +91,7 @@ class Training:
     run: Run
     plan: Plan
     pace: Pace
+    objective: Objective
     model: nn.Module
     optimizer: Any
 
@@ -138,27 +142,29 @@ def train_step(training: Training, step: Step, epoch: int) -> float:
         torch.manual_seed(slot_seed(config.seed, epoch, step.number, position * world + rank))
         is_last = position == step.slots - 1
         with nullcontext() if is_last else accelerator.no_sync(model):
-            logits = model(batch.images)
-            loss = cross_entropy(
-                logits, batch.labels, reduction="sum", label_smoothing=config.label_smoothing
-            )
+            loss = training.objective(model, batch, epoch)
             # DDP averages over processes; the sum over them, per sample of the global batch, is
             # the gradient that one process with all samples would have.
             accelerator.backward(loss * (world / step.samples))
         loss_sum += loss.detach().double()
         training.run.record_ids(epoch, step.number, batch.ids)
+    if config.clip_grad is not None:
+        accelerator.clip_grad_norm_(model.parameters(), config.clip_grad)
     training.optimizer.step()
     return float(loss_sum)
 
 
 def _plan(
-    config: TrainConfig, samples: int, micro_batch_size: int, accelerator: Accelerator
+    config: TrainConfig, labels: Ids, micro_batch_size: int, accelerator: Accelerator
 ) -> Plan:
+    samples = len(labels)
     plan = Plan(
         samples=samples,
         batch_size=config.batch_size,
         micro_batch_size=micro_batch_size,
         seed=config.seed,
+        labels=labels,
+        balance=config.class_balance,
     )
     world = accelerator.num_processes
     if samples // plan.steps_per_epoch < 2 * world:
