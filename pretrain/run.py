@@ -52,6 +52,7 @@ class Run:
     def __init__(self, config: TrainConfig, accelerator: Accelerator, manifest: Manifest) -> None:
         self.paths = RunPaths(config.run_folder)
         self._config = config
+        self._manifest = manifest
         self._accelerator = accelerator
         self._tracker: Tracker = NullTracker()
         self._interruption = Interruption()
@@ -92,7 +93,9 @@ class Run:
                 self._accelerator.scaler.load_state_dict(state["scaler"])
             self._report_resume(progress)
         if self._accelerator.is_main_process:
-            self._tracker = RunTracker(self.paths.folder, self._config, progress.epoch)
+            self._tracker = RunTracker(
+                self.paths.folder, self._config, self._manifest, progress.epoch
+            )
         return progress
 
     def watch(self, model: nn.Module, optimizer: Any) -> None:
@@ -148,7 +151,8 @@ class Run:
             self._keep_best(scores, epoch)
         progress = replace(progress, finished=self._why_finished(progress))
         record = {f"val_{name}": value for name, value in scores.scalars().items()}
-        self._tracker.log({"epoch": epoch, **measured, **record, "best_top1": progress.best_top1})
+        record |= {"best_top1": progress.best_top1}
+        self._tracker.log({"epoch": epoch, **measured, **record}, scores.confusion)
         self.save(progress)
         return progress
 

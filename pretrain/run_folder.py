@@ -4,6 +4,8 @@ config.yaml        the resolved settings; `--config` repeats the run with them
 manifest.json      of the shards it trains on
 init_card.json     of the encoder that it began from, if that was an export
 metrics.jsonl      one line per epoch
+curves.png         the same to look at
+confusion.png      of the best epoch: which classes are taken for which
 checkpoints/       to go on from
 best.safetensors   the classifier after its best epoch, with that epoch's scores
 

@@ -4,6 +4,7 @@ import json
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
@@ -12,19 +13,21 @@ from pretrain.atomic import write_atomically
 from pretrain.config import TrainConfig
 from pretrain.pace import duration
 from shards.cli import UserError, console
+from shards.schema import Manifest
 from shards.settings import as_plain
 
 METRICS_NAME = "metrics.jsonl"
 _WANDB_ID_NAME = "wandb_id.txt"
 
 Record = Mapping[str, float]
+Confusion = Sequence[Sequence[int]]  # [true class][predicted class]
 
 
 class Tracker(Protocol):
     """Where the numbers of a run go."""
 
-    def log(self, record: Record) -> None:
-        """Report one finished epoch."""
+    def log(self, record: Record, confusion: Confusion) -> None:
+        """Report one finished epoch; `confusion` is [true class][predicted class]."""
 
     def close(self) -> None:
         """Flush and release."""
@@ -33,7 +36,7 @@ class Tracker(Protocol):
 class NullTracker:
     """Reports nothing: what every process but the first has."""
 
-    def log(self, record: Record) -> None:
+    def log(self, record: Record, confusion: Confusion) -> None:
         return
 
     def close(self) -> None:
@@ -43,7 +46,11 @@ class NullTracker:
 class RunTracker:
     """Appends to `metrics.jsonl`, prints a line, and mirrors both to wandb."""
 
-    def __init__(self, folder: Path, config: TrainConfig, epochs_done: int) -> None:
+    def __init__(
+        self, folder: Path, config: TrainConfig, manifest: Manifest, epochs_done: int
+    ) -> None:
+        from pretrain.plots import Pictures  # matplotlib: not on every login node
+
         self._path = folder / METRICS_NAME
         self._epochs = config.epochs
         # A checkpoint may be older than the last line: what is trained again is written again.
@@ -51,9 +58,10 @@ class RunTracker:
         write_atomically(self._path, "".join(_line(record) for record in kept).encode())
         self._records = kept
         self._ended = time.monotonic()  # the epoch before
-        self._wandb = _start_wandb(folder, config) if config.wandb else None
+        self._wandb = _start_wandb(folder, config, manifest) if config.wandb else None
+        self._pictures = Pictures(folder, manifest.classes)
 
-    def log(self, record: Record) -> None:
+    def log(self, record: Record, confusion: Confusion) -> None:
         now = time.monotonic()
         record = {**record, "epoch_seconds": now - self._ended}  # with validation and checkpoints
         self._records.append(record)
@@ -71,10 +79,21 @@ class RunTracker:
         )
         if self._wandb is not None:
             self._wandb.log(dict(record), step=int(record["epoch"]))
+        self._show(self._pictures.update(self._records, confusion))
 
     def close(self) -> None:
+        self._show(self._pictures.draw())
         if self._wandb is not None:
+            if (best := best_record(self._records)) is not None:
+                self._wandb.summary["best_epoch"] = int(best["epoch"])
             self._wandb.finish()
+
+    def _show(self, pictures: Sequence[Path]) -> None:
+        if self._wandb is not None and pictures:
+            from wandb import Image
+
+            images = {path.stem: Image(str(path)) for path in pictures}
+            self._wandb.log(images, step=int(self._records[-1]["epoch"]))
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
@@ -89,6 +108,11 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     return records
 
 
+def best_record(records: Sequence[Record]) -> Record | None:
+    """The epoch whose weights are kept: the first with the highest validation top-1."""
+    return max(records, key=lambda record: record["val_top1"]) if records else None
+
+
 def seconds_left(records: Sequence[Record], epochs: int) -> float | None:
     """Until the last of `epochs` ends, judged by the latest epochs; None before the first."""
     latest = [record["epoch_seconds"] for record in records[-5:] if "epoch_seconds" in record]
@@ -99,7 +123,7 @@ def _line(record: Record) -> str:
     return json.dumps(record, sort_keys=True) + "\n"
 
 
-def _start_wandb(folder: Path, config: TrainConfig) -> Any:
+def _start_wandb(folder: Path, config: TrainConfig, manifest: Manifest) -> Any:
     try:
         import wandb
     except ImportError:
@@ -113,5 +137,16 @@ def _start_wandb(folder: Path, config: TrainConfig) -> Any:
         id=id_file.read_text(encoding="ascii"),
         resume="allow",  # a requeued run goes on in its own curve
         dir=folder,
-        config=as_plain(config),
+        config={**as_plain(config), "corpus": _describe_corpus(manifest)},
     )
+
+
+def _describe_corpus(manifest: Manifest) -> dict[str, Any]:
+    """What an encoder's card says of its corpus."""
+    return {
+        "classes": list(manifest.classes),
+        "images": {name: split.samples for name, split in manifest.splits.items()},
+        "channels": manifest.channels,
+        "corpus_hash": manifest.corpus_hash,
+        "sources": [asdict(source) for source in manifest.sources],
+    }
