@@ -21,13 +21,12 @@ from pretrain.card import (
     ENCODER_NAME,
     SCHEMA_VERSION,
     Card,
-    read_card_file,
     write_card,
 )
-from pretrain.run_folder import RunPaths, read_run
+from pretrain.run_folder import read_run, read_sources
 from pretrain.weights import StateDict, load_strictly
 from shards.cli import ArgumentParser, UserError, console, program, warn
-from shards.schema import Manifest, SourceInfo, file_sha256
+from shards.schema import file_sha256
 from shards.settings import as_plain
 
 _ENCODER = "encoder."  # prefix of the encoder's tensors in the classifier
@@ -83,7 +82,7 @@ def export_encoder(run_dir: Path, out: Path) -> Card:
             converged=story["converged"],
             metrics=story["scores"] | {"epoch": story["epoch"]},
             corpus_hash=manifest.corpus_hash,
-            sources=_sources(manifest, paths),
+            sources=read_sources(manifest, paths),
             config=as_plain(config),
             versions=_versions(),
             sha256=file_sha256(partial / ENCODER_NAME),
@@ -94,14 +93,6 @@ def export_encoder(run_dir: Path, out: Path) -> Card:
     except OSError as error:
         raise UserError(f"cannot write {error.filename or out}: {error.strerror}") from error
     return card
-
-
-def _sources(manifest: Manifest, paths: RunPaths) -> tuple[SourceInfo, ...]:
-    """Of the corpus and of what the run began from: a restriction is not trained away."""
-    if not paths.init_card.exists():
-        return manifest.sources
-    inherited = read_card_file(paths.init_card).sources
-    return (*manifest.sources, *(s for s in inherited if s not in manifest.sources))
 
 
 def _read_best(path: Path) -> tuple[StateDict, dict[str, Any]]:

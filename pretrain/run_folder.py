@@ -19,9 +19,10 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from pretrain.card import read_card_file
 from pretrain.config import TrainConfig
 from shards.cli import UserError
-from shards.schema import MANIFEST_NAME, Manifest, read_manifest
+from shards.schema import MANIFEST_NAME, Manifest, SourceInfo, read_manifest
 from shards.settings import build_config, read_recipe
 
 
@@ -62,6 +63,14 @@ def read_run(folder: Path) -> tuple[TrainConfig, Manifest, RunPaths]:
     if not paths.config.is_file():
         raise UserError(f"no training run in {folder} (config.yaml is missing)")
     return build_config(TrainConfig, read_recipe(paths.config)), read_manifest(folder), paths
+
+
+def read_sources(manifest: Manifest, paths: RunPaths) -> tuple[SourceInfo, ...]:
+    """Of the corpus and of what the run began from: a restriction is not trained away."""
+    if not paths.init_card.exists():
+        return manifest.sources
+    inherited = read_card_file(paths.init_card).sources
+    return (*manifest.sources, *(s for s in inherited if s not in manifest.sources))
 
 
 def read_story(paths: RunPaths) -> dict[str, Any] | None:

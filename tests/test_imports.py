@@ -34,6 +34,7 @@ LIGHT = [f"shards.{path.stem}" for path in sorted((ROOT / "shards").glob("[a-z]*
         "staging",
         "status",
         "store",
+        "summary",
         "tracking",
     )
 ]

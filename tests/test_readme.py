@@ -32,7 +32,7 @@ def commands(section: str) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's working folder after the README's three commands."""
+    """A user's working folder after the README's first commands."""
     work = tmp_path_factory.mktemp("user")
     rng = np.random.default_rng(0)
     for name in ("austenite", "bainite"):
@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = rng.integers(0, 256, (48, 48), np.uint8)
             Image.fromarray(pixels).save(work / "my_images" / name / f"{number}.png")
     found = [*commands("Prepare a corpus")[:1], *commands("Pre-train an encoder")]
-    assert [command[0] for command in found] == ["python", "accelerate", "python"]
+    assert [command[0] for command in found] == ["python", "accelerate", "python", "python"]
     for command in found:
         run(command, work)
     return work

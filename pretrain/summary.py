@@ -1,0 +1,343 @@
+"""What a person wants to know of a training run, on one screen; of several, a table to compare.
+
+python -m pretrain.summary runs/efficientnet-b4.random
+python -m pretrain.summary runs/*            the best first
+python -m pretrain.summary runs/* --json     for programs
+
+Imports no torch.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from pretrain.card import CARD_NAME
+from pretrain.pace import duration
+from pretrain.run_folder import RunPaths, read_run, read_sources, read_story
+from pretrain.status import Status, read_status
+from pretrain.tracking import read_metrics, seconds_left
+from shards.cli import ArgumentParser, UserError, program, warn
+
+_LISTED = 5  # worst classes, and most confused pairs
+_SILENCE = 900.0  # seconds without a sign of life after which a run has probably been killed
+_BARS = "▁▂▃▄▅▆▇█"
+_CURVE_WIDTH = 60  # characters
+
+
+@program
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = ArgumentParser(description="Tell how training runs stand and how good they are.")
+    parser.add_argument("run", nargs="+", type=Path, help="folder of a run")
+    parser.add_argument("--json", action="store_true", help="all of it, as a JSON list")
+    arguments = parser.parse_args(argv)
+    summaries = _summarise_all(arguments.run)
+    if arguments.json:
+        print(json.dumps([asdict(summary) for summary in summaries], indent=1))
+    elif len(arguments.run) == 1:
+        _print_one(summaries[0])
+    else:
+        _print_table(summaries)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassScore:
+    """How many of a class's validation images were recognised."""
+
+    name: str
+    right: int
+    images: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Confusion:
+    """How many of a class's validation images were taken for another."""
+
+    true: str
+    predicted: str
+    count: int
+    images: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """A run as it stands. Accuracies are shares in [0, 1], of the kept epoch."""
+
+    run: str
+    arch: str
+    init: str
+    image_size: int  # pixels
+    corpus: str
+    corpus_hash: str
+    classes: int
+    train_images: int
+    val_images: int
+    licences: tuple[str, ...]
+    restrictions: tuple[str, ...]
+    state: str  # of `status.State`, `killed`, or `unknown`
+    reason: str
+    epoch: int  # completed
+    epochs: int
+    seconds_left: float | None  # at most
+    converged: bool | None
+    best_epoch: int | None
+    top1: float | None
+    top5: float | None
+    balanced_accuracy: float | None
+    worst_classes: tuple[ClassScore, ...]
+    most_confused: tuple[Confusion, ...]
+    curve: tuple[float, ...]  # validation top-1 by epoch
+    epoch_seconds: float | None  # the median
+    images_per_second: float | None
+    data_wait: float | None  # share of the training time
+    trained_seconds: float
+    next_step: str
+
+
+def summarise(folder: Path) -> Summary:
+    """Read a run's folder. Raises `UserError` when there is no run in it, or it is damaged."""
+    config, manifest, paths = read_run(folder)
+    records = read_metrics(folder)
+    story = read_story(paths)
+    sources = read_sources(manifest, paths)
+    status = read_status(folder)
+    epoch = int(records[-1]["epoch"]) if records else 0
+    state, reason = _state(status, epoch, config.epochs)
+    scores = story["scores"] if story else {}
+    counts = np.asarray(story["confusion"] if story else [], dtype=np.int64)
+    converged = story["converged"] if story else None
+    return Summary(
+        run=str(folder),
+        arch=config.arch,
+        init=config.init,
+        image_size=config.image_size,
+        corpus=manifest.name,
+        corpus_hash=manifest.corpus_hash,
+        classes=len(manifest.classes),
+        train_images=manifest.splits["train"].samples,
+        val_images=manifest.splits["val"].samples,
+        licences=tuple(sorted({source.licence or "unknown" for source in sources})),
+        restrictions=tuple(
+            f"{source.name}: {source.restriction}" for source in sources if source.restriction
+        ),
+        state=state,
+        reason=reason,
+        epoch=epoch,
+        epochs=config.epochs,
+        seconds_left=seconds_left(records, config.epochs) if state == "running" else None,
+        converged=converged,
+        best_epoch=story["epoch"] if story else None,
+        top1=scores.get("top1"),
+        top5=scores.get("top5"),
+        balanced_accuracy=scores.get("balanced_accuracy"),
+        worst_classes=_worst_classes(counts, manifest.classes),
+        most_confused=_most_confused(counts, manifest.classes),
+        curve=tuple(record["val_top1"] for record in records),
+        epoch_seconds=_median(records, "epoch_seconds"),
+        images_per_second=_median(records, "images_per_second"),
+        data_wait=_median(records, "data_wait"),
+        trained_seconds=sum(record.get("epoch_seconds", 0.0) for record in records),
+        next_step=_next_step(state, converged, paths),
+    )
+
+
+def sparkline(values: Sequence[float], width: int = _CURVE_WIDTH) -> str:
+    """Values as a row of at most `width` bars, from their lowest to their highest."""
+    if not values:
+        return ""
+    bins = [float(np.mean(part)) for part in np.array_split(values, min(width, len(values)))]
+    low, span = min(bins), max(bins) - min(bins)
+    top = len(_BARS) - 1
+    return "".join(_BARS[round(top * (value - low) / span) if span else 0] for value in bins)
+
+
+def _summarise_all(folders: Sequence[Path]) -> list[Summary]:
+    """Of several folders, what is no run is passed over with a warning: `runs/*` is convenient."""
+    summaries = []
+    for folder in folders:
+        try:
+            summaries.append(summarise(folder))
+        except UserError as error:
+            if len(folders) == 1:
+                raise
+            warn(f"{folder} left out: {error}")
+    if not summaries:
+        raise UserError("none of these folders holds a training run")
+    return sorted(summaries, key=lambda summary: -(summary.top1 or 0))
+
+
+def _state(status: Status | None, epoch: int, epochs: int) -> tuple[str, str]:
+    if status is None:
+        return ("finished", "") if epoch >= epochs else ("unknown", "")
+    silence = time.time() - status.updated
+    if status.state == "running" and silence > _SILENCE:
+        return "killed", f"no sign of life for {duration(silence)}"
+    return status.state, status.reason
+
+
+def _worst_classes(counts: np.ndarray, classes: Sequence[str]) -> tuple[ClassScore, ...]:
+    scores = [
+        ClassScore(name=name, right=int(counts[label, label]), images=int(counts[label].sum()))
+        for label, name in enumerate(classes)
+        if len(counts) and counts[label].sum()
+    ]
+    worst = sorted(scores, key=lambda score: (score.right / score.images, -score.images))
+    return tuple(score for score in worst[:_LISTED] if score.right < score.images)
+
+
+def _most_confused(counts: np.ndarray, classes: Sequence[str]) -> tuple[Confusion, ...]:
+    pairs = [
+        Confusion(
+            true=classes[row],
+            predicted=classes[column],
+            count=int(counts[row, column]),
+            images=int(counts[row].sum()),
+        )
+        for row, column in np.argwhere(counts)
+        if row != column
+    ]
+    return tuple(sorted(pairs, key=lambda pair: (-pair.count, pair.images))[:_LISTED])
+
+
+def _median(records: Sequence[dict[str, float]], name: str) -> float | None:
+    values = [record[name] for record in records if name in record]
+    return median(values) if values else None
+
+
+def _next_step(state: str, converged: bool | None, paths: RunPaths) -> str:
+    folder = paths.folder
+    if state == "running":
+        return "" if converged is not False else "wait, or end it: so far it does not converge"
+    if state in ("interrupted", "killed", "unknown"):
+        return f"accelerate launch pretrain/train.py --config {paths.config} --run-dir {folder}"
+    if state == "failed" or not converged:
+        return "train again with a lower --lr, or from --init imagenet, in another --run-dir"
+    if (folder / "export" / CARD_NAME).exists():
+        return f"python -m downstream.segment --data DIR --weights {folder / 'export'}"
+    return f"python -m pretrain.export {folder}"
+
+
+def _print_one(summary: Summary) -> None:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    init = summary.init if summary.init not in ("random", "imagenet") else f"{summary.init} weights"
+    rows = {
+        "run": summary.run,
+        "arch": f"{summary.arch} from {init}, {summary.image_size} px",
+        "corpus": f"{summary.corpus or summary.corpus_hash[:12]}: {summary.classes} classes, "
+        f"{summary.train_images} training and {summary.val_images} validation images",
+        "licences": ", ".join(summary.licences),
+        "restricted": "; ".join(summary.restrictions),
+        "state": _say_state(summary),
+        "best": _say_best(summary),
+        "top-1": _say_curve(summary),
+        "speed": _say_speed(summary),
+        "worst classes": "\n".join(
+            f"{score.right / score.images:4.0%} of {score.images} {score.name}"
+            for score in summary.worst_classes
+        ),
+        "most confused": "\n".join(
+            f"{pair.count} of {pair.images} {pair.true} taken for {pair.predicted}"
+            for pair in summary.most_confused
+        ),
+        "next": summary.next_step,
+    }
+    for name, text in rows.items():
+        if text:
+            table.add_row(name, text)
+    _out().print(table)
+
+
+def _say_state(summary: Summary) -> str:
+    text = f"{summary.state}, {summary.epoch} of {summary.epochs} epochs"
+    if summary.reason:
+        text += f": {summary.reason}"
+    if summary.seconds_left is not None:
+        text += f", at most {duration(summary.seconds_left)} left"
+    return text
+
+
+def _say_best(summary: Summary) -> str:
+    if summary.top1 is None or summary.top5 is None or summary.balanced_accuracy is None:
+        return "no epoch validated yet"
+    text = (
+        f"epoch {summary.best_epoch}: top-1 {summary.top1:.1%}, top-5 {summary.top5:.1%}, "
+        f"mean of classes {summary.balanced_accuracy:.1%}"
+    )
+    return text if summary.converged else f"{text}; NOT CONVERGED: it guesses, do not use it"
+
+
+def _say_curve(summary: Summary) -> str:
+    if not summary.curve:
+        return ""
+    low, high = min(summary.curve), max(summary.curve)
+    return f"{sparkline(summary.curve)}  from {low:.1%} to {high:.1%}"
+
+
+def _say_speed(summary: Summary) -> str:
+    if summary.epoch_seconds is None or summary.images_per_second is None:
+        return ""
+    text = f"{duration(summary.epoch_seconds)} per epoch, {summary.images_per_second:.0f} img/s"
+    if summary.data_wait is not None:
+        text += f", {summary.data_wait:.1%} of the time waiting for data"
+    return f"{text}; {duration(summary.trained_seconds)} in all"
+
+
+def _print_table(summaries: Sequence[Summary]) -> None:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("run", overflow="fold")
+    headings = (
+        "state",
+        "epochs",
+        "best",
+        "top-1",
+        "top-5",
+        "class mean",
+        "per epoch",
+        "img/s",
+        "wait",
+    )
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "state" else "right", no_wrap=True)
+    for summary in summaries:
+        state = summary.state
+        if summary.converged is False:
+            state += ", at chance"
+        time_ = None if summary.epoch_seconds is None else duration(summary.epoch_seconds)
+        speed = summary.images_per_second
+        table.add_row(
+            summary.run,
+            state,
+            f"{summary.epoch}/{summary.epochs}",
+            str(summary.best_epoch or "-"),
+            _percent(summary.top1),
+            _percent(summary.top5),
+            _percent(summary.balanced_accuracy),
+            time_ or "-",
+            "-" if speed is None else f"{speed:.0f}",
+            _percent(summary.data_wait),
+        )
+    _out().print(table)
+    if len({summary.corpus_hash for summary in summaries}) > 1:
+        warn("these runs validate on different images: their accuracies do not compare")
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
+
+
+def _out() -> Console:
+    """Results go to stdout; a pipe has no width of its own."""
+    out = Console(highlight=False, markup=False)
+    return out if out.is_terminal else Console(highlight=False, markup=False, width=200)
+
+
+if __name__ == "__main__":
+    main()

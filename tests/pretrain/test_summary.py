@@ -1,0 +1,140 @@
+"""A run at a glance: how it stands, how good it is, what it confuses, and what to do next."""
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from pretrain.config import TrainConfig
+from pretrain.run_folder import RunPaths
+from pretrain.status import Status, write_status
+from pretrain.summary import main, sparkline, summarise
+from shards.cli import UserError
+from shards.schema import read_manifest, write_manifest
+from shards.settings import dump_config
+
+# discs, noise, stripes; true class by row.
+CONFUSION = [[4, 0, 0], [1, 3, 0], [3, 0, 1]]
+
+
+@pytest.fixture
+def run(shards: Path, tmp_path: Path) -> Path:
+    return make_run(shards, tmp_path / "run", top1=8 / 12)
+
+
+def make_run(shards: Path, folder: Path, top1: float, *, converged: bool = True) -> Path:
+    """Three epochs of four, the second the best: the files that a training run leaves."""
+    folder.mkdir()
+    paths = RunPaths(folder)
+    write_manifest(folder, read_manifest(shards))
+    paths.config.write_text(dump_config(TrainConfig(arch="resnet18", epochs=4)))
+    records = [
+        {
+            "epoch": epoch,
+            "val_top1": share,
+            "epoch_seconds": 10.0,
+            "images_per_second": 5.0,
+            "data_wait": 0.02,
+        }
+        for epoch, share in enumerate((top1 / 2, top1, top1 / 2), 1)
+    ]
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    (folder / "metrics.jsonl").write_text(lines)
+    scores = {"loss": 1.0, "top1": top1, "top5": 1.0, "balanced_accuracy": top1}
+    story = {"epoch": 2, "scores": scores, "converged": converged, "confusion": CONFUSION}
+    save_file({"x": np.zeros(1)}, paths.best, metadata={"story": json.dumps(story)})
+    return folder
+
+
+def status(folder: Path, **fields: object) -> None:
+    now = Status(state="running", epoch=3, epochs=4, updated=time.time())
+    write_status(folder, replace(now, **fields))
+
+
+def test_the_scores_are_those_of_the_kept_epoch(run: Path) -> None:
+    summary = summarise(run)
+    assert (summary.best_epoch, summary.top1) == (2, 8 / 12)
+    assert [(s.name, s.right, s.images) for s in summary.worst_classes] == [
+        ("stripes", 1, 4),
+        ("noise", 3, 4),
+    ]
+    assert [(c.true, c.predicted, c.count) for c in summary.most_confused] == [
+        ("stripes", "discs", 3),
+        ("noise", "discs", 1),
+    ]
+
+
+def test_a_running_run_says_how_long_at_most(run: Path) -> None:
+    status(run)
+    assert summarise(run).state == "running"
+    assert summarise(run).seconds_left == 10  # one epoch
+
+
+def test_a_run_silent_for_long_was_killed_and_goes_on_by_its_own_settings(run: Path) -> None:
+    status(run, updated=time.time() - 3600)
+    summary = summarise(run)
+    assert (summary.state, summary.reason) == ("killed", "no sign of life for 1 h 0 min")
+    assert f"--config {run / 'config.yaml'} --run-dir {run}" in summary.next_step
+
+
+def test_a_finished_run_is_to_be_exported_then_used(run: Path) -> None:
+    status(run, state="finished", reason="all done")
+    assert summarise(run).next_step == f"python -m pretrain.export {run}"
+    (run / "export").mkdir()
+    (run / "export" / "card.json").touch()
+    assert "downstream.segment" in summarise(run).next_step
+
+
+def test_a_run_at_chance_is_not_recommended(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(shards, tmp_path / "run", 0.3, converged=False)
+    status(run, state="finished")
+    main([str(run)])
+    shown = capsys.readouterr().out
+    assert "NOT CONVERGED" in shown
+    assert "lower --lr" in shown
+
+
+def test_several_runs_are_compared_the_best_first(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [make_run(shards, tmp_path / name, top1) for name, top1 in (("a", 0.5), ("b", 0.75))]
+    main([str(path) for path in (*runs, tmp_path)])
+    out, err = capsys.readouterr()
+    assert out.index(str(runs[1])) < out.index(str(runs[0]))
+    assert "75.0%" in out
+    assert "left out: no training run" in " ".join(err.split())
+
+
+def test_json_holds_the_same(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([str(run), "--json"])
+    (content,) = json.loads(capsys.readouterr().out)
+    assert content["top1"] == 8 / 12
+    assert content["most_confused"][0]["count"] == 3
+
+
+def test_a_run_before_its_first_validation_can_be_shown(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    RunPaths(run).best.unlink()
+    (run / "metrics.jsonl").unlink()
+    main([str(run)])
+    assert "no epoch validated yet" in capsys.readouterr().out
+
+
+def test_damaged_weights_are_named(run: Path) -> None:
+    RunPaths(run).best.write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"best.safetensors is damaged"):
+        summarise(run)
+
+
+@pytest.mark.parametrize(
+    ("values", "bars"), [([], ""), ([1, 1], "▁▁"), ([0, 7, 3.5], "▁█▅"), ([0, 0, 1, 1], "▁█")]
+)
+def test_a_curve_fits_into_a_line(values: list[float], bars: str) -> None:
+    assert sparkline(values, width=2 if len(values) == 4 else 60) == bars
