@@ -5,9 +5,10 @@ from pathlib import Path
 import segmentation_models_pytorch as smp
 from torch import nn
 
-from pretrain.archs import ARCHS, find_arch
+from pretrain.archs import ARCHS, TIMM_PREFIX, find_arch
 from pretrain.card import Card, read_card
-from pretrain.model import init_kaiming
+from pretrain.model import init_random
+from pretrain.timm_models import encoder_options, kind_of
 from pretrain.weights import load_encoder
 from shards.cli import UserError
 
@@ -19,16 +20,22 @@ def create_model(decoder: str, encoder: str | Path, classes: int) -> nn.Module:
     loaded strictly): `create_model("Unet", "runs/resnet18.random/export", classes=3)`. Raises
     `UserError` when the encoder cannot be loaded or does not fit the decoder.
     """
-    is_arch = isinstance(encoder, str) and encoder in ARCHS  # a Path is always a file or folder
+    is_arch = isinstance(encoder, str) and (  # a Path is always a file or folder
+        encoder in ARCHS or encoder.startswith(TIMM_PREFIX)
+    )
     card = None if is_arch else read_encoder_card(Path(encoder))
     arch = str(encoder) if card is None else card.arch
-    _check_dilation(decoder, arch)
+    _check_fit(decoder, arch)
     model: nn.Module = smp.create_model(
-        arch=decoder, encoder_name=arch, encoder_weights=None, classes=classes
+        arch=decoder,
+        encoder_name=arch,
+        encoder_weights=None,
+        classes=classes,
+        **encoder_options(arch),
     )
     part: nn.Module = model.encoder  # type: ignore[assignment]
     if card is None:
-        init_kaiming(part)
+        init_random(part, arch)
     else:
         load_encoder(part, arch, Path(encoder))
     return model
@@ -44,6 +51,11 @@ def read_encoder_card(path: Path) -> Card:
     return read_card(path if path.is_dir() else path.parent)
 
 
-def _check_dilation(decoder: str, arch: str) -> None:
-    if decoder in ("DeepLabV3Plus", "PAN") and not find_arch(arch).dilates:
+def _check_fit(decoder: str, arch: str) -> None:
+    if decoder in ("DeepLabV3Plus", "PAN") and find_arch(arch).dilates is False:
         raise UserError(f"{decoder} dilates its encoder, which {arch} cannot; try Unet or FPN")
+    if arch.startswith(TIMM_PREFIX) and (kind_of(arch) == "vit") != (decoder == "DPT"):
+        raise UserError(
+            f"{decoder} does not fit {arch}: DPT is for encoders of one resolution (ViT), "
+            "all others are for those of several"
+        )

@@ -1,20 +1,24 @@
 """The encoders that can be trained: one row per architecture, in smp's spelling. Imports no torch.
 
-python -m pretrain.archs        prints the table
+python -m pretrain.archs [--json]        prints the table
 """
 
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Literal
 
-from shards.cli import UserError, program
+from shards.cli import ArgumentParser, UserError, program
 from shards.settings import nearest
 
-INITS = ("random", "imagenet")
+# Beyond the table: smp takes any timm model that has this before its name (pretrain.timm_models).
+TIMM_PREFIX = "tu-"
 
 # What stands between the encoder's last feature map and the pooling of the classification head.
 # smp's DenseNet and Xception end before the final ReLU of the original networks; its EfficientNet
 # holds the original head convolution `_conv_head`/`_bn1` but leaves it out of the features.
-HeadInput = Literal["features", "relu", "efficientnet_head"]
+# A timm encoder's are pooled as they are, a vision transformer's after its own final norm.
+HeadInput = Literal["features", "relu", "efficientnet_head", "timm"]
 
 # Equality of smp's and timm's deepest feature maps with the same weights.
 TimmFeatures = Literal["equal", "equal at native size", "other padding"]
@@ -22,104 +26,177 @@ TimmFeatures = Literal["equal", "equal at native size", "other padding"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ArchSpec:
-    """What is particular to one architecture."""
+    """What is particular to one architecture; None where only timm itself can tell."""
 
     timm_name: str
-    weight_tag: str = "imagenet"  # smp's name of the ImageNet weights
-    min_size: int = 32  # pixels; the smallest side of an input
-    dilates: bool = True  # whether smp can trade stride for dilation (DeepLabV3+, PAN)
+    params: float | None  # millions, of the encoder
+    weight_tag: str | None = "imagenet"  # smp's name of the ImageNet weights
+    min_size: int = 16  # pixels; the smallest side of an input that is tested
+    dilates: bool | None = True  # whether smp can trade stride for dilation (DeepLabV3+, PAN)
     head_input: HeadInput = "features"
     timm_features: TimmFeatures = "equal"
     lr_note: str = ""
 
 
-def _plain(timm_name: str) -> ArchSpec:
-    return ArchSpec(timm_name=timm_name)
+def _plain(timm_name: str, params: float, weight_tag: str = "imagenet") -> ArchSpec:
+    return ArchSpec(timm_name=timm_name, params=params, weight_tag=weight_tag)
 
 
-def _vgg(timm_name: str, *, batch_norm: bool) -> ArchSpec:
+def _vgg(timm_name: str, params: float) -> ArchSpec:
     # Paper A's VGG-11 and VGG-13 without batch norm diverged at lr 0.1 and stayed at chance.
-    note = "" if batch_norm else "no batch norm: diverges at lr 0.1, try 0.01"
-    return ArchSpec(timm_name=timm_name, dilates=False, lr_note=note)
+    note = "" if timm_name.endswith("_bn") else "no batch norm: diverges at lr 0.1, try 0.01"
+    return ArchSpec(timm_name=timm_name, params=params, min_size=32, dilates=False, lr_note=note)
 
 
-def _efficientnet(number: int) -> ArchSpec:
+def _densenet(timm_name: str, params: float) -> ArchSpec:
+    return ArchSpec(
+        timm_name=timm_name, params=params, min_size=32, dilates=False, head_input="relu"
+    )
+
+
+def _efficientnet(number: int, params: float) -> ArchSpec:
     return ArchSpec(
         timm_name=f"tf_efficientnet_b{number}",
+        params=params,
+        min_size=32,
         head_input="efficientnet_head",
         # smp pads for the native resolution, timm for the actual one; b0 agrees at multiples of 32.
         timm_features="equal" if number == 0 else "equal at native size",
     )
 
 
-ARCHS: dict[str, ArchSpec] = {
-    **{
-        f"vgg{depth}{suffix}": _vgg(f"vgg{depth}{suffix}", batch_norm=bool(suffix))
-        for depth in (11, 13, 16, 19)
-        for suffix in ("", "_bn")
-    },
-    **{
-        name: ArchSpec(timm_name=name, dilates=False, head_input="relu")
-        for name in ("densenet121", "densenet161", "densenet169", "densenet201")
-    },
-    "dpn68": _plain("dpn68"),
-    "dpn68b": ArchSpec(timm_name="dpn68b", weight_tag="imagenet+5k"),
-    "dpn92": ArchSpec(timm_name="dpn92", weight_tag="imagenet+5k"),
-    "dpn98": _plain("dpn98"),
-    "dpn107": ArchSpec(timm_name="dpn107", weight_tag="imagenet+5k"),
-    "dpn131": _plain("dpn131"),
-    **{f"efficientnet-b{number}": _efficientnet(number) for number in range(8)},
-    "resnet18": _plain("resnet18"),
-    "resnet34": _plain("resnet34"),
-    "resnet50": _plain("resnet50"),
-    "resnet101": _plain("resnet101"),
-    "resnet152": _plain("resnet152"),
-    "inceptionv4": ArchSpec(timm_name="inception_v4", dilates=False, timm_features="other padding"),
-    "inceptionresnetv2": ArchSpec(
-        timm_name="inception_resnet_v2", dilates=False, timm_features="other padding"
-    ),
-    "xception": ArchSpec(
-        timm_name="legacy_xception",
+def _other_padding(timm_name: str, params: float, head_input: HeadInput = "features") -> ArchSpec:
+    return ArchSpec(
+        timm_name=timm_name,
+        params=params,
         dilates=False,
-        head_input="relu",
+        head_input=head_input,
         timm_features="other padding",
-    ),
-    "mobilenet_v2": _plain("mobilenetv2_100"),
-    "resnext50_32x4d": _plain("resnext50_32x4d"),
-    "resnext101_32x8d": _plain("resnext101_32x8d"),
-    "se_resnet50": _plain("legacy_seresnet50"),
-    "se_resnet101": _plain("legacy_seresnet101"),
-    "se_resnet152": _plain("legacy_seresnet152"),
-    "se_resnext50_32x4d": _plain("legacy_seresnext50_32x4d"),
-    "se_resnext101_32x4d": _plain("legacy_seresnext101_32x4d"),
-    "senet154": _plain("legacy_senet154"),
+    )
+
+
+ARCHS: dict[str, ArchSpec] = {
+    "vgg11": _vgg("vgg11", 9.22),
+    "vgg11_bn": _vgg("vgg11_bn", 9.23),
+    "vgg13": _vgg("vgg13", 9.40),
+    "vgg13_bn": _vgg("vgg13_bn", 9.41),
+    "vgg16": _vgg("vgg16", 14.71),
+    "vgg16_bn": _vgg("vgg16_bn", 14.72),
+    "vgg19": _vgg("vgg19", 20.02),
+    "vgg19_bn": _vgg("vgg19_bn", 20.04),
+    "densenet121": _densenet("densenet121", 6.95),
+    "densenet161": _densenet("densenet161", 26.47),
+    "densenet169": _densenet("densenet169", 12.48),
+    "densenet201": _densenet("densenet201", 18.09),
+    "dpn68": _plain("dpn68", 11.78),
+    "dpn68b": _plain("dpn68b", 11.78, "imagenet+5k"),
+    "dpn92": _plain("dpn92", 34.98, "imagenet+5k"),
+    "dpn98": _plain("dpn98", 58.88),
+    "dpn107": _plain("dpn107", 84.23, "imagenet+5k"),
+    "dpn131": _plain("dpn131", 76.57),
+    "efficientnet-b0": _efficientnet(0, 4.01),
+    "efficientnet-b1": _efficientnet(1, 6.51),
+    "efficientnet-b2": _efficientnet(2, 7.70),
+    "efficientnet-b3": _efficientnet(3, 10.70),
+    "efficientnet-b4": _efficientnet(4, 17.55),
+    "efficientnet-b5": _efficientnet(5, 28.34),
+    "efficientnet-b6": _efficientnet(6, 40.74),
+    "efficientnet-b7": _efficientnet(7, 63.79),
+    "resnet18": _plain("resnet18", 11.18),
+    "resnet34": _plain("resnet34", 21.28),
+    "resnet50": _plain("resnet50", 23.51),
+    "resnet101": _plain("resnet101", 42.50),
+    "resnet152": _plain("resnet152", 58.14),
+    "inceptionv4": _other_padding("inception_v4", 41.14),
+    "inceptionresnetv2": _other_padding("inception_resnet_v2", 54.31),
+    "xception": _other_padding("legacy_xception", 20.81, "relu"),
+    "mobilenet_v2": _plain("mobilenetv2_100", 2.22),
+    "resnext50_32x4d": _plain("resnext50_32x4d", 22.98),
+    "resnext101_32x8d": _plain("resnext101_32x8d", 86.74),
+    "se_resnet50": _plain("legacy_seresnet50", 26.04),
+    "se_resnet101": _plain("legacy_seresnet101", 47.28),
+    "se_resnet152": _plain("legacy_seresnet152", 64.77),
+    "se_resnext50_32x4d": _plain("legacy_seresnext50_32x4d", 25.51),
+    "se_resnext101_32x4d": _plain("legacy_seresnext101_32x4d", 46.91),
+    "senet154": _plain("legacy_senet154", 113.04),
 }
 
 
 def find_arch(name: str) -> ArchSpec:
-    """The row of `name`. Raises `UserError` naming the nearest architecture."""
-    try:
+    """The row of `name`; for `tu-NAME` what can be said without asking timm whether NAME exists.
+
+    Raises `UserError` naming the nearest architecture.
+    """
+    if name in ARCHS:
         return ARCHS[name]
-    except KeyError:
-        like = nearest(name, ARCHS)
-        hint = f"nearest is {like!r}; " if like else ""
-        raise UserError(f"unknown arch {name!r}; {hint}all: python -m pretrain.archs") from None
+    if name.startswith(TIMM_PREFIX):
+        return _of_timm(name.removeprefix(TIMM_PREFIX))
+    like = nearest(name, ARCHS)
+    hint = f"nearest is {like!r}; " if like else ""
+    raise UserError(
+        f"unknown arch {name!r}; {hint}all: python -m pretrain.archs; "
+        f"a timm model: {TIMM_PREFIX}NAME"
+    )
+
+
+def _of_timm(timm_name: str) -> ArchSpec:
+    if not timm_name or any(character in timm_name for character in "/\\:"):
+        raise UserError(
+            f"{TIMM_PREFIX}{timm_name} names no timm model; an arch is {TIMM_PREFIX}NAME as in "
+            f"{TIMM_PREFIX}convnext_tiny, and weights of your own go to --init"
+        )
+    return ArchSpec(
+        timm_name=timm_name,
+        params=None,
+        weight_tag=None,
+        min_size=1,
+        dilates=None,
+        head_input="timm",
+    )
 
 
 @program
-def main(argv: object = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = ArgumentParser(description="Print the encoders that can be trained.")
+    parser.add_argument("--json", action="store_true", help="for programs: an object per arch")
+    if parser.parse_args(argv).json:
+        print(json.dumps({name: asdict(spec) for name, spec in ARCHS.items()}, indent=1))
+    else:
+        _print_table()
+
+
+def _print_table() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None)
-    for heading in ("arch", "timm name", "ImageNet tag", "dilates", "timm features", "note"):
-        table.add_column(heading, no_wrap=heading == "arch")
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 100  # characters, what the columns take
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for heading in ("arch", "timm name"):
+        table.add_column(f"\n{heading}", overflow="fold")
+    for heading in ("params\n(M)", "min\n(px)"):
+        table.add_column(heading, justify="right")
+    for heading in ("ImageNet\ntag", "\ndilates", "timm\nfeatures"):
+        table.add_column(heading, overflow="fold")
     for name, spec in ARCHS.items():
-        dilates = "yes" if spec.dilates else "no"
         table.add_row(
-            name, spec.timm_name, spec.weight_tag, dilates, spec.timm_features, spec.lr_note
+            name + (" *" if spec.lr_note else ""),
+            spec.timm_name,
+            f"{spec.params:.2f}",
+            str(spec.min_size),
+            spec.weight_tag,
+            "yes" if spec.dilates else "no",
+            spec.timm_features,
         )
-    Console().print(table)
+    console.print(table)
+    for note in sorted({spec.lr_note for spec in ARCHS.values()} - {""}):
+        console.print(f"* {note}")
+    console.print(
+        f"Parameters are the encoder's. {TIMM_PREFIX}NAME takes any timm model that has feature "
+        "maps, such as\ntu-convnext_tiny, tu-swin_tiny_patch4_window7_224 and "
+        "tu-vit_small_patch16_224."
+    )
 
 
 if __name__ == "__main__":

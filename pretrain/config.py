@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pretrain.archs import INITS, find_arch
+from pretrain.archs import find_arch
+from pretrain.inits import resolve_init
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "gpu"]
@@ -22,7 +23,9 @@ _SHARES = (
 class TrainConfig:
     """Pre-train an encoder on shards; the defaults are paper A's recipe (NASA/TM-20210026119)."""
 
-    arch: Annotated[str, "encoder to train; all: python -m pretrain.archs"]
+    arch: Annotated[
+        str, "encoder to train: python -m pretrain.archs lists them; or tu-NAME, a timm model"
+    ]
     init: Annotated[str, "random (Kaiming), imagenet, or an exported encoder.safetensors"] = (
         "random"
     )
@@ -134,8 +137,7 @@ class TrainConfig:
         """Where the run lives: the same command finds its run again."""
         if self.run_dir is not None:
             return self.run_dir
-        init = self.init if self.init in INITS else Path(self.init).stem
-        return Path("runs") / f"{self.arch}.{init}"
+        return Path("runs") / f"{self.arch}.{resolve_init(self.init).label}"
 
 
 def _require(name: str, value: object, holds: bool, wanted: str) -> None:

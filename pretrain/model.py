@@ -1,14 +1,15 @@
 """The network that is trained: smp's own encoder, so that what is exported is what smp loads."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
-from segmentation_models_pytorch.encoders import get_encoder
+from segmentation_models_pytorch.encoders import TimmViTEncoder, get_encoder
 from torch import nn
 from torch.nn import functional
 
-from pretrain.archs import find_arch
+from pretrain.archs import TIMM_PREFIX, find_arch
+from pretrain.inits import resolve_init
+from pretrain.timm_models import build_timm_encoder, freeze_unused, pretrained_tag
 from pretrain.weights import load_encoder
 from shards.cli import UserError
 
@@ -24,23 +25,35 @@ class Classifier(nn.Module):
         self.encoder = encoder
         self._head_input = find_arch(arch).head_input
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(self._features(), classes)
+        self.linear = nn.Linear(self._feature_channels(), classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        features = self._before_pooling(self.encoder(images)[-1])
-        return self.linear(self.dropout(features.mean((2, 3))))  # type: ignore[no-any-return]
+        return self.linear(self.dropout(self.pool(self.features(images))))  # type: ignore[no-any-return]
 
-    def _before_pooling(self, features: torch.Tensor) -> torch.Tensor:
-        """Complete what smp's encoder leaves out of the original network (archs.HeadInput)."""
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """The deepest feature map, `(N, C, h, w)`, as the head takes it (archs.HeadInput)."""
+        encoder: Any = self.encoder  # smp publishes no types
+        if isinstance(encoder, TimmViTEncoder):
+            maps, _prefix_tokens = encoder(images)
+            tokens = encoder.model.norm(maps[-1].permute(0, 2, 3, 1))
+            return tokens.permute(0, 3, 1, 2)  # type: ignore[no-any-return]
+        features: torch.Tensor = encoder(images)[-1]
         if self._head_input == "relu":
             return functional.relu(features)
         if self._head_input == "efficientnet_head":
-            encoder: Any = self.encoder
             return functional.silu(encoder._bn1(encoder._conv_head(features)))
         return features
 
-    def _features(self) -> int:
-        encoder: Any = self.encoder  # smp publishes no types
+    def pool(self, features: torch.Tensor) -> torch.Tensor:
+        """Average over positions, `(N, C)`; some vision transformers have their norm after it."""
+        pooled = features.mean((2, 3))
+        encoder: Any = self.encoder
+        if isinstance(encoder, TimmViTEncoder) and hasattr(encoder.model, "fc_norm"):
+            return encoder.model.fc_norm(pooled)  # type: ignore[no-any-return]
+        return pooled
+
+    def _feature_channels(self) -> int:
+        encoder: Any = self.encoder
         if self._head_input == "efficientnet_head":
             return int(encoder._conv_head.out_channels)
         return int(encoder.out_channels[-1])
@@ -51,20 +64,48 @@ def build_encoder(arch: str, init: str) -> nn.Module:
 
     Raises `UserError` when the weights cannot be had or do not fit.
     """
-    spec = find_arch(arch)
-    if init == "imagenet":
-        return _from_imagenet(arch, spec.weight_tag)
-    encoder: nn.Module = get_encoder(arch, weights=None)
-    if init == "random":
-        init_kaiming(encoder)
+    wanted = resolve_init(init)
+    if wanted.kind == "imagenet":
+        return _from_imagenet(arch)
+    encoder = bare_encoder(arch)
+    if wanted.path is None:
+        init_random(encoder, arch)
     else:
-        load_encoder(encoder, arch, Path(init))
+        load_encoder(encoder, arch, wanted.path)
     return encoder
 
 
-def build_classifier(arch: str, init: str, classes: int, dropout: float) -> Classifier:
-    """The classifier to train; draws from torch's global generator."""
-    return Classifier(arch, build_encoder(arch, init), classes, dropout)
+def build_classifier(
+    arch: str, init: str, classes: int, dropout: float, image_size: int | None = None
+) -> Classifier:
+    """The classifier to train; draws from torch's global generator.
+
+    Raises `UserError` as `build_encoder` does, and when it does not take images of `image_size`.
+    """
+    model = Classifier(arch, build_encoder(arch, init), classes, dropout)
+    if arch.startswith(TIMM_PREFIX):  # of the table, `min_size` says what it takes
+        freeze_unused(model, arch, image_size)
+    return model
+
+
+def bare_encoder(arch: str) -> nn.Module:
+    """smp's encoder for `arch`, to be given weights."""
+    if arch.startswith(TIMM_PREFIX):
+        return build_timm_encoder(arch)
+    find_arch(arch)  # says more than smp does
+    encoder: nn.Module = get_encoder(arch, weights=None)
+    return encoder
+
+
+def imagenet_tag(arch: str) -> str:
+    """The name, in smp or timm, of the weights that `--init imagenet` takes."""
+    return find_arch(arch).weight_tag or pretrained_tag(arch)
+
+
+def init_random(encoder: nn.Module, arch: str) -> None:
+    """Paper A's initialisation; timm's models keep the one that each was published with."""
+    if not arch.startswith(TIMM_PREFIX):
+        init_kaiming(encoder)
 
 
 def init_kaiming(module: nn.Module) -> None:
@@ -83,9 +124,14 @@ def init_kaiming(module: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
 
 
-def _from_imagenet(arch: str, tag: str) -> nn.Module:
+def _from_imagenet(arch: str) -> nn.Module:
+    tag = imagenet_tag(arch)
     try:
+        if arch.startswith(TIMM_PREFIX):
+            return build_timm_encoder(arch, pretrained=True)
         encoder: nn.Module = get_encoder(arch, weights=tag)
+    except UserError:
+        raise
     except Exception as error:  # the hub client raises many kinds, its own and requests'
         raise UserError(
             f"cannot get the ImageNet weights {tag!r} of {arch}: {error}; they come from the "

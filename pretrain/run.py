@@ -15,9 +15,9 @@ from safetensors.torch import save
 from torch import nn
 
 from pretrain.atomic import write_atomically
-from pretrain.card import CARD_NAME
 from pretrain.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pretrain.config import TrainConfig
+from pretrain.inits import resolve_init
 from pretrain.metrics import Scores
 from pretrain.order import Ids
 from pretrain.processes import Interruption, average_statistics
@@ -232,7 +232,7 @@ def _write_description(paths: RunPaths, config: TrainConfig, manifest: Manifest)
     try:
         # The manifest first: where config.yaml is, the rest is too.
         write_atomically(paths.manifest, manifest_text(manifest).encode())
-        if (card := Path(config.init) / CARD_NAME).is_file():
+        if (card := resolve_init(config.init).card_path) and card.is_file():
             write_atomically(paths.init_card, card.read_bytes())
         write_atomically(paths.config, dump_config(config).encode())
     except OSError as error:

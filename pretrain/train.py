@@ -48,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with Run(config, accelerator, manifest) as run:
         torch.manual_seed(config.seed)
         classes = len(manifest.classes)
-        model: nn.Module = build_classifier(config.arch, config.init, classes, config.dropout)
+        model: nn.Module = build_classifier(
+            config.arch, config.init, classes, config.dropout, config.image_size
+        )
         # A fifth faster on CPUs (ResNet-18, 112 px) and what tensor cores want on GPUs.
         model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer: Any = build_optimizer(model, config)

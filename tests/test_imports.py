@@ -27,6 +27,7 @@ LIGHT = [f"shards.{path.stem}" for path in sorted((ROOT / "shards").glob("[a-z]*
         "augment",
         "card",
         "config",
+        "inits",
         "order",
         "pace",
         "philox",

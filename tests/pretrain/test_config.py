@@ -40,7 +40,7 @@ def test_the_defaults_are_paper_as() -> None:
         (["--arch", "resnet19"], "nearest is 'resnet18'"),
         (["--arch", "resnet18", "--epoch", "3"], "nearest is '--epochs'"),
         (["--arch", "resnet18", "--epochs", "many"], "'epochs' must be a whole number"),
-        (["--arch", "resnet18", "--image-size", "16"], "image_size 16"),
+        (["--arch", "vgg11", "--image-size", "31"], "image_size 31 is under vgg11's 32 pixels"),
         (["--arch", "resnet18", "--lr", "-1"], "'lr' must be above 0"),
         (["--arch", "resnet18", "--hflip", "2"], "'hflip' must be from 0 to 1"),
         ([], "missing --arch"),

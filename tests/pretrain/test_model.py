@@ -1,57 +1,59 @@
-"""The classifier around smp's encoder."""
+"""The classifier around smp's encoder; every arch of the table is built in test_archs.py."""
+
+import re
 
 import pytest
 import torch
-from torch import nn
 
-from pretrain.archs import ARCHS, find_arch
+from pretrain.inits import resolve_init
 from pretrain.model import build_classifier, build_encoder
 from shards.cli import UserError
 
-# One arch per kind of head input and of initialisation; all 43 are built by a slow test.
-SAMPLE = ("resnet18", "efficientnet-b0", "densenet121", "mobilenet_v2", "vgg11")
 
-
-@pytest.mark.parametrize("arch", SAMPLE)
-def test_every_parameter_gets_a_gradient(arch: str) -> None:
-    check_gradients(arch)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("arch", [arch for arch in ARCHS if arch not in SAMPLE])
-def test_every_parameter_of_every_arch_gets_a_gradient(arch: str) -> None:
-    check_gradients(arch)
-
-
-def check_gradients(arch: str) -> None:
+def test_the_head_pools_drops_and_is_linear() -> None:
     torch.manual_seed(0)
-    model = build_classifier(arch, "random", classes=3, dropout=0.0)
-    logits = model(torch.randn(2, 3, 64, 64))
-    assert logits.shape == (2, 3)
-    logits.square().sum().backward()
-    without = [name for name, p in model.named_parameters() if p.grad is None]
-    assert without == []
+    model = build_classifier("resnet18", "random", classes=3, dropout=0.5).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        pooled = model.encoder(images)[-1].mean((2, 3))
+        wanted = pooled @ model.linear.weight.T + model.linear.bias
+        assert torch.allclose(model(images), wanted, atol=1e-5)
+        assert not torch.equal(model.train()(images), model(images))
 
 
-def test_random_weights_follow_he() -> None:
-    torch.manual_seed(0)
-    encoder = build_encoder("efficientnet-b0", "random")  # smp alone leaves it at 0.41 of this
-    conv = encoder._blocks[5]._expand_conv  # type: ignore[index, union-attr]
-    assert isinstance(conv, nn.Conv2d)
-    wanted = (2 / conv.in_channels) ** 0.5
-    assert conv.weight.std().item() == pytest.approx(wanted, rel=0.05)
+def test_efficientnets_own_head_convolution_is_trained() -> None:
+    model = build_classifier("efficientnet-b0", "random", classes=3, dropout=0.0)
+    assert model.features(torch.randn(1, 3, 64, 64)).shape == (1, 1280, 2, 2)
 
 
-def test_an_unknown_arch_names_the_nearest() -> None:
-    with pytest.raises(UserError, match="nearest is 'efficientnet-b4'"):
-        find_arch("efficientnet_b4")
+def test_random_weights_are_the_seeds() -> None:
+    def weight(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return build_encoder("resnet18", "random").state_dict()["layer4.1.conv2.weight"]
+
+    assert torch.equal(weight(0), weight(0))
+    assert not torch.equal(weight(0), weight(1))
 
 
-def test_the_table_holds_paper_as_encoders() -> None:
-    assert len(ARCHS) == 43
-    assert {"vgg16_bn", "dpn131", "senet154", "xception", "efficientnet-b7"} <= ARCHS.keys()
-    assert {name for name, spec in ARCHS.items() if spec.weight_tag == "imagenet+5k"} == {
-        "dpn68b",
-        "dpn92",
-        "dpn107",
-    }
+@pytest.mark.parametrize(
+    ("init", "kind", "label"),
+    [
+        ("random", "random", "random"),
+        ("imagenet", "imagenet", "imagenet"),
+        ("runs/a/export", "export", "export"),
+        ("runs/a/export/encoder.safetensors", "export", "encoder"),
+    ],
+)
+def test_an_init_is_random_imagenet_or_an_export(init: str, kind: str, label: str) -> None:
+    found = resolve_init(init)
+    assert (found.kind, found.label) == (kind, label)
+    assert (found.path is None) == (kind != "export")
+
+
+def test_imagenet_weights_that_cannot_be_had_name_their_tag(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for arch, tag in (("dpn68b", "imagenet+5k"), ("tu-convnext_atto", "d2_in1k")):
+        with pytest.raises(UserError, match=re.escape(f"weights {tag!r} of {arch}: ")):
+            build_encoder(arch, "imagenet")
