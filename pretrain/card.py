@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pretrain.archs import find_arch
 from shards.cli import UserError
 from shards.schema import SourceInfo, read_versioned
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 CARD_NAME = "card.json"
 ENCODER_NAME = "encoder.safetensors"
 
@@ -22,7 +23,12 @@ class Card:
     arch: str  # smp's name
     timm_name: str
     timm_features: str  # how far timm's features equal smp's with these weights
+    # Between them at image_size: largest difference / largest value; None: not known, or maps of
+    # another size.
+    timm_difference: float | None
+    encoder_options: Mapping[str, Any]  # of smp beside the name: smp.Unet(arch, **encoder_options)
     init: str
+    init_tag: str  # the name in smp or timm of the weights that `imagenet` means; else empty
     classes: tuple[str, ...]
     channels: int  # of the corpus: 1 means that grey was repeated to three channels
     mean: tuple[float, ...]  # per channel, for values in [0, 1]
@@ -54,12 +60,18 @@ def _from_version_1(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, "sources": [asdict(unknown)]}
 
 
+def _from_version_2(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Version 2 knew the table's archs only, and measured nothing."""
+    tag = find_arch(content["arch"]).weight_tag if content["init"] == "imagenet" else ""
+    return {**content, "init_tag": tag, "encoder_options": {}, "timm_difference": None}
+
+
 def read_card_file(path: Path) -> Card:
     """As `read_card`, of a card under any name."""
     content = read_versioned(
         path,
         SCHEMA_VERSION,
-        migrations={1: _from_version_1},
+        migrations={1: _from_version_1, 2: _from_version_2},
         absent=f"no {path.name} in {path.parent}; the encoder cannot be used without it",
     )
     try:

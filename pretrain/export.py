@@ -1,9 +1,14 @@
-"""A training run becomes an encoder that others load: `encoder.safetensors` and its card.
+"""A training run becomes an encoder that others load.
 
 python -m pretrain.export RUN_DIR [--out DIR]
+
+encoder.safetensors    for smp, strictly: smp.Unet(arch).encoder.load_state_dict(load_file(...))
+card.json              what its user must know (pretrain.card)
+timm/                  for timm (pretrain.timm_export)
 """
 
 import json
+import math
 import platform
 import shutil
 from collections.abc import Sequence
@@ -13,7 +18,6 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from segmentation_models_pytorch.encoders import get_encoder
 
 from pretrain.archs import find_arch
 from pretrain.card import (
@@ -23,7 +27,10 @@ from pretrain.card import (
     Card,
     write_card,
 )
+from pretrain.model import Classifier, bare_encoder, imagenet_tag
 from pretrain.run_folder import read_run, read_sources
+from pretrain.timm_export import TIMM_FOLDER, TimmExport, write_timm_folder
+from pretrain.timm_models import encoder_options
 from pretrain.weights import StateDict, load_strictly
 from shards.cli import ArgumentParser, UserError, console, program, warn
 from shards.schema import file_sha256
@@ -55,25 +62,39 @@ def export_encoder(run_dir: Path, out: Path) -> Card:
     state, story = _read_best(paths.best)
     if out.exists() and not (out / CARD_NAME).exists():
         raise UserError(f"{out} exists and is no export; choose another --out")
+    model = Classifier(config.arch, bare_encoder(config.arch), len(manifest.classes), dropout=0.0)
+    load_strictly(model, state, str(paths.best))
     encoder_state = {
         name.removeprefix(_ENCODER): tensor
         for name, tensor in state.items()
         if name.startswith(_ENCODER)
     }
-    load_strictly(get_encoder(config.arch, weights=None), encoder_state, str(paths.best))
+    sources = read_sources(manifest, paths)
 
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
         save_file(encoder_state, partial / ENCODER_NAME, metadata={"arch": config.arch})
+        timm_export = TimmExport(
+            arch=config.arch,
+            classes=manifest.classes,
+            mean=manifest.mean,
+            std=manifest.std,
+            image_size=config.image_size,
+            sources=sources,
+        )
+        timm_difference = write_timm_folder(partial / TIMM_FOLDER, model, timm_export)
         spec = find_arch(config.arch)
         card = Card(
             schema_version=SCHEMA_VERSION,
             arch=config.arch,
             timm_name=spec.timm_name,
             timm_features=spec.timm_features,
+            timm_difference=timm_difference if math.isfinite(timm_difference) else None,
+            encoder_options=encoder_options(config.arch),
             init=config.init,
+            init_tag=imagenet_tag(config.arch) if config.init == "imagenet" else "",
             classes=manifest.classes,
             channels=manifest.channels,
             mean=manifest.mean,
@@ -82,7 +103,7 @@ def export_encoder(run_dir: Path, out: Path) -> Card:
             converged=story["converged"],
             metrics=story["scores"] | {"epoch": story["epoch"]},
             corpus_hash=manifest.corpus_hash,
-            sources=read_sources(manifest, paths),
+            sources=sources,
             config=as_plain(config),
             versions=_versions(),
             sha256=file_sha256(partial / ENCODER_NAME),
@@ -111,6 +132,7 @@ def _versions() -> dict[str, str]:
         "micrograph-pretrain",
         "torch",
         "segmentation-models-pytorch",
+        "timm",
         "nvidia-dali-cuda130",
     )
     return {"python": platform.python_version()} | {name: version(name) for name in packages}

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 import segmentation_models_pytorch as smp
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 
 from pretrain.card import read_card
 from pretrain.export import export_encoder
-from pretrain.model import build_encoder
+from pretrain.model import build_classifier, build_encoder
 from pretrain.train import main as train
 from shards.cli import UserError
-from shards.schema import IMAGENET_MEAN, SourceInfo, file_sha256
+from shards.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo, file_sha256
 
 State = dict[str, torch.Tensor]
 
@@ -25,7 +26,7 @@ def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "resnet18"
     train(
         f"--arch resnet18 --shards {shards} --run-dir {folder} --image-size 32 "
-        "--batch-size 16 --epochs 1 --lr 0.01".split()
+        "--batch-size 16 --epochs 1 --lr 0.01 --threads 1".split()
     )
     return folder
 
@@ -52,6 +53,8 @@ def test_the_card_tells_what_a_consumer_needs(export: Path, shards: Path) -> Non
     assert card.corpus_hash == manifest["corpus_hash"]
     assert card.sha256 == file_sha256(export / "encoder.safetensors")
     assert card.config["lr"] == 0.01
+    assert (card.init, card.init_tag, card.encoder_options) == ("random", "", {})
+    assert card.timm_difference == 0
     assert 0 <= card.metrics["top1"] <= 1
 
 
@@ -63,8 +66,21 @@ def test_restriction_of_the_corpus_stands_on_the_card_and_on_all_trained_from_it
     content = json.loads((restricted / "manifest.json").read_text())
     content["sources"][0] |= {"name": "lab", "licence": "own", "restriction": "export controlled"}
     (restricted / "manifest.json").write_text(json.dumps(content))
-    small = ["--image-size", "32", "--batch-size", "16", "--epochs", "1", "--lr", "0.01"]
-    for name, data, init in (("first", restricted, "random"), ("second", shards, "first/export")):
+    small = [
+        "--image-size",
+        "32",
+        "--batch-size",
+        "48",
+        "--epochs",
+        "1",
+        "--lr",
+        "0.01",
+        "--threads",
+        "1",
+    ]
+    file = "first/export/encoder.safetensors"
+    runs = (("first", restricted, "random"), ("second", shards, "first/export"))
+    for name, data, init in (*runs, ("third", shards, file)):
         begun = init if init == "random" else str(tmp_path / init)
         run = tmp_path / name
         flags = ["--shards", str(data), "--run-dir", str(run), "--init", begun]
@@ -78,20 +94,60 @@ def test_restriction_of_the_corpus_stands_on_the_card_and_on_all_trained_from_it
         citation=None,
     )
     assert read_card(tmp_path / "first" / "export").sources == (lab,)
-    assert read_card(tmp_path / "second" / "export").sources[1:] == (lab,)
+    for name in ("second", "third"):
+        assert read_card(tmp_path / name / "export").sources[1:] == (lab,)
+        readme = (tmp_path / name / "export" / "timm" / "README.md").read_text()
+        assert "Restricted (lab): export controlled" in readme
 
 
-def test_card_of_version_1_is_read_and_of_another_refused(export: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_older_card_is_read(export: Path, tmp_path: Path, version: int) -> None:
+    content = json.loads((export / "card.json").read_text()) | {"init": "imagenet"}
+    new = ["init_tag", "encoder_options", "timm_difference"] + ["sources"] * (version == 1)
+    older = {key: value for key, value in content.items() if key not in new}
+    (tmp_path / "card.json").write_text(json.dumps(older | {"schema_version": version}))
+    card = read_card(tmp_path)
+    assert (card.init_tag, card.encoder_options, card.timm_difference) == ("imagenet", {}, None)
+    (source,) = card.sources
+    assert (source.licence is None) or version == 2
+
+
+def test_a_newer_card_is_refused(export: Path, tmp_path: Path) -> None:
     content = json.loads((export / "card.json").read_text())
-    del content["sources"]
-    for version in (1, 3):
-        (tmp_path / "card.json").write_text(json.dumps(content | {"schema_version": version}))
-        if version == 1:
-            (source,) = read_card(tmp_path).sources
-            assert (source.licence, source.restriction) == (None, None)
-            continue
-        with pytest.raises(UserError, match="schema_version 3, this version reads 2"):
-            read_card(tmp_path)
+    (tmp_path / "card.json").write_text(json.dumps(content | {"schema_version": 99}))
+    with pytest.raises(UserError, match="schema_version 99, this version reads 3"):
+        read_card(tmp_path)
+
+
+def test_timm_and_smp_load_the_timm_folder_in_one_line(export: Path) -> None:
+    name, images = f"local-dir:{export}/timm", torch.randn(2, 3, 64, 64)
+    ours = build_encoder("resnet18", str(export)).eval()
+    headless = timm.create_model(name, pretrained=True, num_classes=0).eval()
+    maps = timm.create_model(name, pretrained=True, features_only=True).eval()
+    segmenter = smp.Unet(f"tu-{name}", encoder_weights=True, classes=3).eval()
+    with torch.no_grad():
+        wanted = ours(images)[-1]
+        assert torch.equal(headless(images), wanted.mean((2, 3)))
+        assert torch.equal(maps(images)[-1], wanted)
+        assert torch.equal(segmenter.encoder(images)[-1], wanted)
+
+
+def test_timms_config_says_how_to_feed_it_and_what_it_answers(export: Path) -> None:
+    loaded = timm.create_model(f"local-dir:{export}/timm", pretrained=True)
+    data = timm.data.resolve_model_data_config(loaded)
+    assert (tuple(data["mean"]), tuple(data["std"])) == (IMAGENET_MEAN, IMAGENET_STD)
+    assert tuple(data["input_size"]) == (3, 32, 32)
+    assert loaded.pretrained_cfg["label_names"] == ["discs", "noise", "stripes"]
+    assert loaded.pretrained_cfg["license"] == "unknown"
+
+
+def test_timms_classifier_answers_as_ours(export: Path, run: Path) -> None:
+    trained = build_classifier("resnet18", "random", classes=3, dropout=0.0)
+    trained.load_state_dict(load_file(run / "best.safetensors"))
+    loaded = timm.create_model(f"local-dir:{export}/timm", pretrained=True).eval()
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(loaded(images), trained.eval()(images), atol=1e-5)
 
 
 def test_it_initialises_another_run(export: Path) -> None:
