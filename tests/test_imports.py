@@ -19,26 +19,31 @@ MAY_IMPORT = {
     "launch": {"shards", "pretrain"},
 }
 # What runs on a login node without torch.
-LIGHT = [f"shards.{path.stem}" for path in sorted((ROOT / "shards").glob("[a-z]*.py"))] + [
-    f"pretrain.{name}"
-    for name in (
-        "archs",
-        "atomic",
-        "augment",
-        "card",
-        "config",
-        "inits",
-        "order",
-        "pace",
-        "philox",
-        "run_folder",
-        "staging",
-        "status",
-        "store",
-        "summary",
-        "tracking",
-    )
-]
+LIGHT = (
+    [f"shards.{path.stem}" for path in sorted((ROOT / "shards").glob("[a-z]*.py"))]
+    + [
+        f"pretrain.{name}"
+        for name in (
+            "archs",
+            "atomic",
+            "augment",
+            "card",
+            "config",
+            "inits",
+            "order",
+            "pace",
+            "philox",
+            "run_folder",
+            "staging",
+            "status",
+            "store",
+            "summary",
+            "tracking",
+        )
+    ]
+    + [f"launch.{path.stem}" for path in sorted((ROOT / "launch").glob("[a-z]*.py"))]
+)
+LIGHT.remove("launch.figure")  # draws with matplotlib; launch.collect does without where need be
 HEAVY = ("torch", "nvidia.dali", "wandb", "accelerate", "segmentation_models_pytorch")
 
 

@@ -1,0 +1,281 @@
+"""A grid file becomes tasks: a product of axes over one of our programs, index and task one to one.
+
+    python -m launch.grid GRID [--index N] [--json]      GRID: a YAML file, or a frozen tasks.json
+
+name: demo                          axes: what is varied; a task for every combination
+program: pretrain.train               arch: [resnet18, resnet50]      the values of one setting
+root: runs/demo                       start: {cold: {init: random}, warm: {init: imagenet}}
+config: recipe.yaml                 exclude: [{arch: resnet50, start: cold}]
+settings: {epochs: 100}             include: [{arch: vgg11, start: cold}]
+resources: {gpus: 1, time: "8:00:00"}
+overrides: [{match: {arch: resnet50}, settings: {batch_size: 512}, resources: {time: "1-0"}}]
+"""
+
+import itertools
+import json
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from launch.programs import check_settings, find_program
+from launch.resources import Resources, SlurmSettings
+from launch.tasks import Grid, Point, Task, as_plain_task, find_task, thaw
+from shards.cli import ArgumentParser, UserError, program
+from shards.settings import build_config, nearest, read_recipe
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_NAME_LENGTH = 120  # a folder and, with a suffix, a file: most file systems take 255 bytes
+
+
+@program
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = ArgumentParser(description="Print the tasks of a grid.")
+    parser.add_argument("grid", type=Path, help="YAML file of the grid, or a frozen tasks.json")
+    parser.add_argument("--index", type=int, help="only this task: its command line")
+    parser.add_argument("--json", action="store_true", help="all that is known of the tasks")
+    arguments = parser.parse_args(argv)
+    grid = load_grid(arguments.grid)
+    tasks = grid.tasks if arguments.index is None else (find_task(grid, arguments.index),)
+    if arguments.json:
+        plain = [as_plain_task(task) for task in tasks]
+        print(json.dumps(plain if arguments.index is None else plain[0], indent=1))
+    elif arguments.index is not None:
+        print(shlex.join(tasks[0].command))
+    else:
+        for task in tasks:
+            print(f"{task.index:4d}  {task.name:32s}  {shlex.join(task.command)}")
+
+
+def load_grid(path: Path) -> Grid:
+    """The grid of a YAML file, or of the tasks.json that a submission froze."""
+    if path.suffix == ".json":
+        return thaw(path)
+    return build_grid(path)
+
+
+_KEYS = (
+    *("name", "program", "root", "config", "settings", "axes", "exclude", "include", "task"),
+    *("resources", "overrides", "slurm", "then", "finally"),
+)
+
+
+def build_grid(path: Path) -> Grid:
+    """Read a grid file and check every task of it. Raises `UserError` naming what is wrong."""
+    content = _read(path)
+    try:
+        return _build(content, path)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return read_recipe(path)
+    except UserError as error:
+        raise UserError(str(error).replace("recipe", "grid", 1)) from error
+
+
+def _build(content: dict[str, Any], path: Path) -> Grid:
+    _check_keys("grid", content, _KEYS)
+    if "program" not in content or "axes" not in content:
+        raise UserError("a grid needs at least `program` and `axes`")
+    name = str(content.get("name", path.stem))
+    root = Path(content.get("root", Path("runs") / name))
+    axes = {str(key): _axis(str(key), values) for key, values in _mapping(content, "axes").items()}
+    points = _points(axes, content)
+    tasks = tuple(_task(index, point, axes, content, root) for index, point in enumerate(points))
+    _check_distinct(tasks)
+    for task in tasks:
+        _check(task)
+    return Grid(
+        name=name,
+        root=root,
+        axes={key: tuple(values) for key, values in axes.items()},
+        tasks=tasks,
+        slurm=build_config(SlurmSettings, _mapping(content, "slurm")),
+        then=_commands(content, "then"),
+        finally_=_commands(content, "finally"),
+    )
+
+
+def _axis(name: str, values: Any) -> dict[str, dict[str, Any]]:
+    """Label -> settings: of a list, the values of the setting `name`; of a mapping, as given."""
+    if isinstance(values, Mapping):
+        axis = {str(label): settings or {} for label, settings in values.items()}
+        for label, settings in axis.items():
+            if not isinstance(settings, Mapping):
+                raise UserError(f"axis {name!r}: {label!r} must map settings to values")
+    elif isinstance(values, list):
+        axis = {_spell(value): {name: value} for value in values}
+        if len(axis) < len(values):
+            twice = next(v for v in values if sum(_spell(v) == _spell(w) for w in values) > 1)
+            raise UserError(f"axis {name!r} holds {twice!r} twice")
+    else:
+        raise UserError(f"axis {name!r} must be a list of values, or map labels to settings")
+    if not axis:
+        raise UserError(f"axis {name!r} is empty")
+    return axis
+
+
+def _points(axes: Mapping[str, Mapping[str, Any]], content: dict[str, Any]) -> list[Point]:
+    """The product in the file's order, less what is excluded, then what is included."""
+    product = itertools.product(*(list(labels) for labels in axes.values()))
+    points: list[Point] = [dict(zip(axes, labels, strict=True)) for labels in product]
+    for match in _matches(content, "exclude", axes):
+        kept = [point for point in points if not _fits(point, match)]
+        if len(kept) == len(points):
+            raise UserError(f"exclude {_spell(match)} fits no task")
+        points = kept
+    for point in content.get("include", []):
+        _check_keys("include", point, axes)
+        missing = [key for key in axes if key not in point]
+        if missing:
+            raise UserError(f"include {_spell(point)} leaves out {', '.join(missing)}")
+        points.append({key: _spell(point[key]) for key in axes})
+    if not points:
+        raise UserError("no task is left")
+    return points
+
+
+def _matches(
+    content: dict[str, Any], key: str, axes: Mapping[str, Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    entries = content.get(key, [])
+    if not isinstance(entries, list):
+        raise UserError(f"{key} must be a list of {{axis: value}}")
+    for entry in entries:
+        _check_match(key, entry, axes)
+    return entries
+
+
+def _check_match(where: str, match: Any, axes: Mapping[str, Mapping[str, Any]]) -> None:
+    _check_keys(where, match, axes)
+    for axis, wanted in match.items():
+        for label in wanted if isinstance(wanted, list) else [wanted]:
+            if _spell(label) not in axes[axis]:
+                like = nearest(_spell(label), axes[axis])
+                hint = f"; nearest is {like!r}" if like else ""
+                raise UserError(f"{where}: axis {axis!r} has no {label!r}{hint}")
+
+
+def _fits(point: Point, match: Mapping[str, Any]) -> bool:
+    """Whether the point has one of the values wanted on every axis that `match` names."""
+    return all(
+        point[axis] in [_spell(w) for w in (wanted if isinstance(wanted, list) else [wanted])]
+        for axis, wanted in match.items()
+    )
+
+
+def _task(
+    index: int,
+    point: Point,
+    axes: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    content: dict[str, Any],
+    root: Path,
+) -> Task:
+    settings = dict(_mapping(content, "settings"))
+    resources = dict(_mapping(content, "resources"))
+    for axis, label in point.items():
+        # An included point may hold a value that is not on the axis of the product.
+        settings |= axes[axis].get(label, {axis: label})
+    overrides = content.get("overrides", [])
+    for override in overrides:
+        _check_keys("override", override, ("match", "settings", "resources"))
+        match = _mapping(override, "match")
+        _check_keys("match", match, axes)
+        if _fits(point, match):
+            settings |= _mapping(override, "settings")
+            resources |= _mapping(override, "resources")
+    name = _task_name(point, content.get("task"))
+    found = find_program(str(content["program"]))
+    if found.folder_setting in settings:
+        raise UserError(f"leave out {found.folder_setting!r}: it is root/NAME for every task")
+    config = content.get("config")
+    return Task(
+        index=index,
+        name=name,
+        program=str(content["program"]),
+        folder=root / name,
+        point=point,
+        config=Path(config) if config else None,
+        settings=settings | {found.folder_setting: str(root / name)},
+        resources=build_config(Resources, resources),
+    )
+
+
+def _task_name(point: Point, template: Any) -> str:
+    """The template filled in, else the values joined by dots; a path counts by its last part."""
+    short = {axis: _slug(str(label)) for axis, label in point.items()}
+    try:
+        name = str(template).format(**short) if template else ".".join(short.values())
+    except (KeyError, IndexError, ValueError) as error:
+        raise UserError(
+            f"task name {template!r} does not fit the axes {', '.join(point)} ({error})"
+        ) from error
+    if not _NAME.fullmatch(name) or len(name) > _NAME_LENGTH:
+        raise UserError(f"task name {name!r} does not serve as a folder; set `task` otherwise")
+    return name
+
+
+def _slug(label: str) -> str:
+    parts = [part for part in label.split("/") if part not in ("", ".", "..")]
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", parts[-1] if parts else label).strip("-") or "none"
+
+
+def _check_distinct(tasks: Iterable[Task]) -> None:
+    by_name: dict[str, Task] = {}
+    for task in tasks:
+        if task.name in by_name:
+            raise UserError(
+                f"tasks {by_name[task.name].index} and {task.index} are both named {task.name!r} "
+                f"({_spell(by_name[task.name].point)} and {_spell(task.point)}); tell them apart "
+                "by `task`, or drop one"
+            )
+        by_name[task.name] = task
+
+
+def _check(task: Task) -> None:
+    values = dict(read_recipe(task.config)) if task.config else {}
+    try:
+        check_settings(find_program(task.program), values | dict(task.settings))
+    except UserError as error:
+        raise UserError(f"task {task.name}: {error}") from error
+
+
+def _commands(content: dict[str, Any], key: str) -> tuple[str, ...]:
+    commands = content.get(key, [])
+    if not isinstance(commands, list) or not all(isinstance(c, str) for c in commands):
+        raise UserError(f"{key} must be a list of command lines")
+    return tuple(commands)
+
+
+def _mapping(content: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = content.get(key) or {}
+    if not isinstance(value, dict):
+        raise UserError(f"{key} must map names to values, not {value!r}")
+    return value
+
+
+def _check_keys(where: str, content: Any, known: Iterable[str]) -> None:
+    if not isinstance(content, Mapping):
+        raise UserError(f"{where} must map names to values, not {content!r}")
+    for key in content:
+        if key not in known:
+            like = nearest(str(key), known)
+            hint = f"nearest is {like!r}" if like else f"there are {', '.join(known)}"
+            raise UserError(f"{where} has an unknown key {key!r}; {hint}")
+
+
+def _spell(value: Any) -> str:
+    """A value as it would stand in YAML, on one line."""
+    if isinstance(value, str):
+        return value
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""The programs that tasks run: how each is started, where it puts its results, how it stands.
+
+Programs are known by name and by what they leave in their folder; none is imported. A settings
+class is loaded by its name, to find a misspelt setting before a cluster has queued the task.
+"""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from shards.cli import UserError
+from shards.settings import build_config, nearest
+
+Launcher = Literal["accelerate", "python"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Program:
+    """How one program is started and read."""
+
+    launcher: Launcher
+    settings: str  # "module:Class" of its settings; the module imports no torch
+    folder_setting: str = "run_dir"
+    # A file of its folder that is there only when all is done; None: it writes a status.json.
+    result_name: str | None = None
+
+
+PROGRAMS: dict[str, Program] = {
+    "pretrain.train": Program(launcher="accelerate", settings="pretrain.config:TrainConfig"),
+    "downstream.segment": Program(
+        launcher="python", settings="downstream.config:SegmentConfig", result_name="results.json"
+    ),
+}
+
+
+def find_program(name: str) -> Program:
+    """The row of `name`. Raises `UserError` naming the nearest program."""
+    try:
+        return PROGRAMS[name]
+    except KeyError:
+        like = nearest(name, PROGRAMS)
+        hint = f"nearest is {like!r}" if like else f"there are {', '.join(PROGRAMS)}"
+        raise UserError(f"unknown program {name!r}; {hint}") from None
+
+
+def check_settings(program: Program, values: Mapping[str, Any]) -> None:
+    """Raise `UserError` for settings that the program would refuse."""
+    module, _, name = program.settings.partition(":")
+    build_config(getattr(importlib.import_module(module), name), values)
+
+
+def command_flags(values: Mapping[str, Any]) -> list[str]:
+    """The command line flags that stand for `values`."""
+    flags = []
+    for name, value in values.items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(flag if value else f"--no-{flag[2:]}")
+        elif isinstance(value, (list, tuple)):
+            flags += [flag, *(str(item) for item in value)]
+        else:
+            flags += [flag, "none" if value is None else str(value)]
+    return flags

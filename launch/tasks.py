@@ -1,0 +1,110 @@
+"""A grid's tasks, and the file that freezes them at submission: an edited grid changes no queue."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from launch.programs import command_flags
+from launch.resources import Resources, SlurmSettings
+from pretrain.atomic import write_atomically
+from shards.cli import UserError
+from shards.schema import read_versioned
+from shards.settings import as_plain, build_config
+
+SCHEMA_VERSION = 1
+
+# Where launch keeps its own files under a grid's root; no task's name begins with an underscore.
+OWN_FOLDER = "_launch"
+
+Point = Mapping[str, Any]  # one value for each axis
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """One training (or whatever the program does): a name, a command line and resources."""
+
+    index: int
+    name: str
+    program: str
+    folder: Path  # the program's run folder
+    point: Point  # the value (or label) on each axis
+    config: Path | None  # recipe of the program
+    settings: Mapping[str, Any]  # on top of the recipe
+    resources: Resources
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """Module and flags: what follows `python -m` or `accelerate launch --module`."""
+        recipe = ("--config", str(self.config)) if self.config else ()
+        return (self.program, *recipe, *command_flags(self.settings))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grid:
+    """All tasks that belong together, and where their results lie."""
+
+    name: str
+    root: Path
+    axes: Mapping[str, tuple[str, ...]]  # labels, in the order of the file
+    tasks: tuple[Task, ...]
+    slurm: SlurmSettings = field(default_factory=SlurmSettings)
+    then: tuple[str, ...] = ()  # commands after a task has finished, as part of it
+    finally_: tuple[str, ...] = ()  # commands after all tasks, with the collecting
+
+    @property
+    def own(self) -> Path:
+        """The folder of launch's own files."""
+        return self.root / OWN_FOLDER
+
+    def log(self, task: Task) -> Path:
+        """Where a task's output goes, on SLURM as on one machine."""
+        return self.own / "logs" / f"{task.name}.log"
+
+
+def find_task(grid: Grid, index: int) -> Task:
+    """Task number `index`."""
+    if not 0 <= index < len(grid.tasks):
+        raise UserError(f"{grid.name} has tasks 0 to {len(grid.tasks) - 1}, none {index}")
+    return grid.tasks[index]
+
+
+def as_plain_task(task: Task) -> dict[str, Any]:
+    """A task as JSON-able values."""
+    return as_plain(task) | {"command": list(task.command)}
+
+
+def freeze(grid: Grid, path: Path) -> None:
+    """Write all that is known of a grid's tasks."""
+    content = {"schema_version": SCHEMA_VERSION, **asdict(grid)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(content, indent=1, default=str) + "\n").encode())
+
+
+def thaw(path: Path) -> Grid:
+    """Read what `freeze` wrote. Raises `UserError` when it is absent, damaged or too old."""
+    content = read_versioned(path, SCHEMA_VERSION, absent=f"no grid {path}")
+    try:
+        tasks = tuple(
+            Task(
+                **task
+                | {
+                    "folder": Path(task["folder"]),
+                    "config": Path(task["config"]) if task["config"] else None,
+                    "resources": build_config(Resources, task["resources"]),
+                }
+            )
+            for task in content["tasks"]
+        )
+        return Grid(
+            name=content["name"],
+            root=Path(content["root"]),
+            axes={axis: tuple(labels) for axis, labels in content["axes"].items()},
+            tasks=tasks,
+            slurm=build_config(SlurmSettings, content["slurm"]),
+            then=tuple(content["then"]),
+            finally_=tuple(content["finally_"]),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged: {error}") from error
