@@ -41,9 +41,12 @@ LIGHT = (
             "tracking",
         )
     ]
-    + [f"launch.{path.stem}" for path in sorted((ROOT / "launch").glob("[a-z]*.py"))]
+    + [
+        f"launch.{path.stem}"
+        for path in sorted((ROOT / "launch").glob("[a-z]*.py"))
+        if path.stem != "figure"  # draws with matplotlib; launch.collect does without where need be
+    ]
 )
-LIGHT.remove("launch.figure")  # draws with matplotlib; launch.collect does without where need be
 HEAVY = ("torch", "nvidia.dali", "wandb", "accelerate", "segmentation_models_pytorch")
 
 
