@@ -8,6 +8,9 @@ The linear layer goes along, with the class names as timm's `label_names`, where
 ends as ours does: pooling, then one linear layer. The whole table does. A `tu-` model does not
 where timm has a norm or a convolution, which we do not train, between its last feature map and the
 linear layer (Swin, ConvNeXt, EfficientNet); such a model is written without a classifier.
+
+For a segmenter on an arch of the table `encoder.safetensors` is the better file: by `tu-` smp takes
+timm's feature maps, in which DPN lacks its last norm and MobileNetV2 its last convolution.
 """
 
 import logging

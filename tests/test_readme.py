@@ -70,13 +70,13 @@ def test_the_corpus_commands_are_understood(
     assert config.corpus is not None and read_corpus(config.corpus) == recipe
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize(("number", "kind"), [(0, "Unet"), (1, "Unet"), (2, "EfficientNet")])
 def test_the_lines_that_load_an_encoder(
-    number: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     monkeypatch.chdir(folder)
     names: dict[str, object] = {}
     exec(blocks[number], names)
-    assert type(names["model"]).__name__ == "Unet"
+    assert type(names["model"]).__name__ == kind
