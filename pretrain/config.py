@@ -60,6 +60,9 @@ class TrainConfig:
     lr_decay: Annotated[float, "factor of the step schedule; 0.1 is the other reading"] = 0.9
     lr_decay_epochs: Annotated[int, "epochs between two decays"] = 30
     warmup_epochs: Annotated[float, "linear warm-up from zero"] = 0.0
+    ema_epochs: Annotated[
+        float | None, "half-life of averaged weights, which are then what is kept [no averaging]"
+    ] = None
     loss: Annotated[Loss, "cross_entropy; bce: a sigmoid per class, as paper B"] = "cross_entropy"
     class_weights: Annotated[
         float, "power of the inverse class frequency in the loss; 1: classes count alike"
@@ -87,6 +90,8 @@ class TrainConfig:
 
     device: Annotated[Device, "where to train"] = "auto"
     precision: Annotated[Precision, "of the forward pass"] = "fp32"
+    compile: Annotated[bool, "torch.compile; a minute at the start, needs a C++ compiler"] = False
+    sync_bn: Annotated[bool, "batch norm over the batches of all GPUs, not of each"] = False
     threads: Annotated[int | None, "of torch, per process [cores / processes]"] = None
     loader_threads: Annotated[int | None, "of DALI, per process [cores / processes]"] = None
 

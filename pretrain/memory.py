@@ -23,7 +23,7 @@ def fit_micro_batch(model: nn.Module, config: TrainConfig, accelerator: Accelera
     if accelerator.device.type != "cuda":
         return min(share, CPU_MICRO_BATCH)
     size = share
-    while not _fits(model, size, config.image_size, accelerator):
+    while not _fits(model, size, config, accelerator):
         size //= 2
         if size < 2:  # batch norm needs two
             raise UserError(f"{config.arch} at {config.image_size} px does not fit on this GPU")
@@ -36,19 +36,24 @@ def fit_micro_batch(model: nn.Module, config: TrainConfig, accelerator: Accelera
     return size
 
 
-def _fits(model: nn.Module, size: int, side: int, accelerator: Accelerator) -> bool:
+def _fits(model: nn.Module, size: int, config: TrainConfig, accelerator: Accelerator) -> bool:
     trial: nn.Module | None = None
     try:
         torch.cuda.reset_peak_memory_stats(accelerator.device)
         trial = copy.deepcopy(model)  # the try must leave no trace in running statistics
-        images = torch.zeros(size, 3, side, side, device=accelerator.device)
+        images = torch.zeros(
+            size, 3, config.image_size, config.image_size, device=accelerator.device
+        )
         with accelerator.autocast():
             loss = trial(images).float().square().mean()
         loss.backward()
-        # The optimizer's momentum and DDP's buckets take about the parameters' size again, twice.
-        reserve = 2 * sum(p.numel() * p.element_size() for p in trial.parameters())
+        # DDP's buckets and each of the optimizer's moments take the parameters' size again.
+        # Averaged weights are there already, and torch.compile needs less than this try.
+        moments = 1 if config.optimizer == "sgd" else 2
+        reserve = (1 + moments) * sum(p.numel() * p.element_size() for p in trial.parameters())
         # DALI prefetches batches of floats, for training and for validation, beside torch's own.
-        reserve += 6 * images.numel() * images.element_size()
+        # Mixing holds the partners, the weights and the result.
+        reserve += (9 if config.mixes else 6) * images.numel() * images.element_size()
         free, total = torch.cuda.mem_get_info(accelerator.device)
         others = total - free - torch.cuda.memory_reserved(accelerator.device)
         peak = torch.cuda.max_memory_allocated(accelerator.device)

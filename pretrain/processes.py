@@ -61,6 +61,22 @@ def average_statistics(model: nn.Module, accelerator: Accelerator) -> None:
             buffer.copy_(sum_over(accelerator, buffer) / accelerator.num_processes)
 
 
+def synchronise_norms(model: nn.Module, processes: int, device: torch.device) -> nn.Module:
+    """Batch norms that see the batches of all processes; the parameters stay the same objects.
+
+    Nothing to do for one process. Raises `UserError` for several on CPUs: torch has it not.
+    """
+    if processes == 1:
+        return model
+    if device.type != "cuda":
+        raise UserError(
+            f"sync_bn works between GPUs only, and these {processes} processes are on CPUs; "
+            "leave it out, or train in one process"
+        )
+    converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    return converted
+
+
 class Interruption:
     """Notices SIGTERM and SIGUSR1 (what clusters send before a kill) and only raises a flag."""
 

@@ -16,6 +16,7 @@ from torch import nn
 from pretrain.atomic import write_atomically
 from pretrain.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pretrain.config import TrainConfig
+from pretrain.ema import Ema
 from pretrain.inits import resolve_init
 from pretrain.metrics import Scores
 from pretrain.order import Ids
@@ -64,6 +65,7 @@ class Run:
             _write_description(self.paths, config, manifest)
         self._model: nn.Module | None = None
         self._optimizer: Any = None
+        self._ema: Ema | None = None
 
     def __enter__(self) -> "Run":
         return self
@@ -79,6 +81,10 @@ class Run:
         if self._lock is not None:
             self._lock.close()
 
+    def average(self, ema: Ema | None) -> None:
+        """Load, save and keep these averaged weights too, if there are any."""
+        self._ema = ema
+
     def resume(self, model: nn.Module, optimizer: Any) -> Progress:
         """Load the newest checkpoint into the (not yet prepared) model and optimizer."""
         found = load_checkpoint(self.paths.checkpoints)
@@ -88,6 +94,8 @@ class Run:
             progress = replace(progress, finished=self._why_finished(progress))
             model.load_state_dict(dict(state["model"]))
             optimizer.load_state_dict(state["optimizer"])
+            if self._ema is not None:
+                self._ema.model.load_state_dict(dict(state["ema"]))
             if self._accelerator.scaler is not None and state["scaler"] is not None:
                 self._accelerator.scaler.load_state_dict(state["scaler"])
             self._report_resume(progress)
@@ -117,11 +125,14 @@ class Run:
         assert self._model is not None
         plain = self._accelerator.unwrap_model(self._model)
         average_statistics(plain, self._accelerator)
+        if self._ema is not None:
+            average_statistics(self._ema.model, self._accelerator)
         if self._accelerator.is_main_process:
             scaler = self._accelerator.scaler
             state = {
                 "model": plain.state_dict(),
                 "optimizer": self._optimizer.state_dict(),
+                "ema": None if self._ema is None else self._ema.model.state_dict(),
                 "scaler": None if scaler is None else scaler.state_dict(),
             }
             save_checkpoint(self.paths.checkpoints, progress, state)
@@ -159,7 +170,8 @@ class Run:
         if not self._accelerator.is_main_process:
             return
         assert self._model is not None
-        state = self._accelerator.unwrap_model(self._model).state_dict()
+        kept = self._model if self._ema is None else self._ema.model
+        state = self._accelerator.unwrap_model(kept).state_dict()
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
         story = {
             "epoch": epoch,

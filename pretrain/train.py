@@ -17,6 +17,7 @@ from torch import nn
 
 from pretrain.checkpoint import Progress
 from pretrain.config import TrainConfig
+from pretrain.ema import Ema, build_ema
 from pretrain.loader import DaliLoader, Step
 from pretrain.memory import fit_micro_batch
 from pretrain.model import build_classifier
@@ -24,7 +25,13 @@ from pretrain.objective import Objective, build_objective
 from pretrain.optim import build_optimizer, learning_rate, set_learning_rate
 from pretrain.order import Ids, Plan, slot_seed
 from pretrain.pace import Pace
-from pretrain.processes import EXIT_INTERRUPTED, start_accelerator, sum_over, thread_count
+from pretrain.processes import (
+    EXIT_INTERRUPTED,
+    start_accelerator,
+    sum_over,
+    synchronise_norms,
+    thread_count,
+)
 from pretrain.run import Run
 from pretrain.staging import stage
 from pretrain.store import ShardSplit, open_split
@@ -54,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         # A fifth faster on CPUs (ResNet-18, 112 px) and what tensor cores want on GPUs.
         model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer: Any = build_optimizer(model, config)
+        ema = build_ema(model, config)
+        run.average(ema)
         progress = run.resume(model, optimizer)
         if progress.finished:
             console.print(f"{run.paths.folder} is finished: {progress.finished}", markup=False)
@@ -62,18 +71,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         progress = replace(
             progress, micro_batch_size=micro_batch_size, threads=torch.get_num_threads()
         )
+        if config.sync_bn:
+            model = synchronise_norms(model, accelerator.num_processes, accelerator.device)
+        if config.compile:
+            model.compile()  # in place: names of parameters stay, copies made before are not
         model, optimizer = accelerator.prepare(model, optimizer)
         run.watch(model, optimizer)
         labels = train_data.index["label"].astype(np.int64)
         plan = _plan(config, labels, micro_batch_size, accelerator)
         pace = Pace(config.epochs, plan.steps_per_epoch, visible=accelerator.is_main_process)
         objective = build_objective(config, labels, classes, accelerator.device)
-        training = Training(config, accelerator, run, plan, pace, objective, model, optimizer)
+        training = Training(config, accelerator, run, plan, pace, objective, model, optimizer, ema)
         train_loader = _loader(train_data, config, accelerator, micro_batch_size)
         val_loader = _loader(val_data, config, accelerator, micro_batch_size)
         while not progress.finished:
             progress, measured = train_epoch(training, train_loader, progress)
-            scores = validate(model, val_loader, classes, micro_batch_size, accelerator)
+            shown = model if ema is None else ema.model
+            scores = validate(shown, val_loader, classes, micro_batch_size, accelerator)
             progress = run.end_epoch(progress, scores, measured)
         if accelerator.is_main_process:
             console.print(
@@ -96,6 +110,7 @@ class Training:
     objective: Objective
     model: nn.Module
     optimizer: Any
+    ema: Ema | None
 
 
 def train_epoch(
@@ -153,6 +168,9 @@ def train_step(training: Training, step: Step, epoch: int) -> float:
     if config.clip_grad is not None:
         accelerator.clip_grad_norm_(model.parameters(), config.clip_grad)
     training.optimizer.step()
+    if training.ema is not None:
+        plain = accelerator.unwrap_model(model)
+        training.ema.update(plain, epoch, step.number, training.plan.steps_per_epoch)
     return float(loss_sum)
 
 

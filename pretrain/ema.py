@@ -1,0 +1,49 @@
+"""Averaged weights: an exponential moving average of a model, which is what a run then keeps.
+
+Polyak and Juditsky 1992; Tarvainen and Valpola 2017 (mean teachers), section 2.
+"""
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from pretrain.config import TrainConfig
+
+
+class Ema:
+    """A copy of a model whose weights and running statistics lag behind and are steadier for it.
+
+    The half-life is in epochs, so that a recipe means the same for any corpus and batch size.
+    """
+
+    def __init__(self, model: nn.Module, half_life: float) -> None:
+        # Copied before accelerate prepares the model: a prepared one's copy computes with its
+        # weights, not with its own.
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self._half_life = half_life
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, epoch: int, step: int, steps_per_epoch: int) -> None:
+        """Move towards `model` (unwrapped) after this step."""
+        decay = 0.5 ** (1 / (self._half_life * steps_per_epoch))
+        # At first the average spans a tenth of the steps so far: initial weights say nothing.
+        done = epoch * steps_per_epoch + step
+        weight = 1 - min(decay, (1 + done) / (10 + done))
+        averages, currents = list(_tensors(self.model)), list(_tensors(model))
+        floats = [i for i, tensor in enumerate(averages) if tensor.is_floating_point()]
+        torch._foreach_lerp_([averages[i] for i in floats], [currents[i] for i in floats], weight)
+        for average, current in zip(averages, currents, strict=True):
+            if not average.is_floating_point():  # batch norm's count of batches
+                average.copy_(current)
+
+
+def build_ema(model: nn.Module, config: TrainConfig) -> Ema | None:
+    """The average that the settings ask for, if they do; it begins at the model's weights."""
+    return None if config.ema_epochs is None else Ema(model, config.ema_epochs)
+
+
+def _tensors(model: nn.Module) -> Iterable[torch.Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
