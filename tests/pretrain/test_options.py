@@ -1,0 +1,185 @@
+"""Whole training runs with options that paper A's recipe leaves off."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+from torch import nn
+
+from pretrain.checkpoint import list_checkpoints, load_checkpoint
+from pretrain.config import TrainConfig
+from pretrain.ema import build_ema
+from pretrain.export import export_encoder
+from pretrain.memory import fit_micro_batch
+from pretrain.model import build_classifier
+from pretrain.optim import build_optimizer
+from pretrain.processes import synchronise_norms
+from pretrain.run import RunPaths
+from pretrain.tracking import read_metrics
+from pretrain.train import main as train
+from shards.cli import UserError
+
+ROOT = Path(__file__).parents[2]
+
+TOGETHER = ["--optimizer", "adam", "--lr", "1e-3", "--ema-epochs", "0.5", "--mixup", "0.4"]
+TOGETHER += ["--cutmix", "1", "--mix-share", "0.7", "--class-balance", "0.5", "--dropout", "0.2"]
+TOGETHER += ["--class-weights", "0.5", "--loss", "bce", "--clip-grad", "1"]
+
+
+@pytest.fixture(autouse=True)
+def _own_precision() -> Iterator[None]:
+    """accelerate fixes a process's precision with the first run; each test has its own."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def flags(shards: Path, run: Path, *more: str) -> list[str]:
+    base = ["--arch", "resnet18", "--shards", str(shards), "--run-dir", str(run)]
+    base += ["--image-size", "32", "--batch-size", "8", "--epochs", "2", "--threads", "1"]
+    return [*base, "--device", "cpu", "--loader-threads", "1", *more]
+
+
+def test_a_run_with_all_options_resumes_bit_for_bit(shards: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(flags(shards, whole, *TOGETHER))
+    every_step = flags(shards, killed, *TOGETHER, "--checkpoint-minutes", "1e-6")
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "pretrain" / "train.py"), *every_step],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while len(list_checkpoints(killed / "checkpoints")) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    stopped = load_checkpoint(killed / "checkpoints")
+    assert stopped is not None
+    assert stopped[0].epoch < 2
+    train(every_step)
+    one, other = (load_checkpoint(run / "checkpoints") for run in (whole, killed))
+    assert one is not None
+    assert other is not None
+    assert one[0] == other[0]  # progress
+    assert_equal(one[1], other[1])  # model, optimizer, average
+
+
+def assert_equal(one: Any, other: Any) -> None:
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_equal(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        for pair in zip(one, other, strict=True):
+            assert_equal(*pair)
+    else:
+        assert one == other
+
+
+def test_the_average_is_what_is_kept_and_bf16_keeps_weights_in_fp32(
+    shards: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    train(flags(shards, run, "--epochs", "1", "--ema-epochs", "1", "--precision", "bf16"))
+    found = load_checkpoint(run / "checkpoints")
+    assert found is not None
+    model, average = found[1]["model"], found[1]["ema"]
+    kept = load_file(RunPaths(run).best)
+    assert {tensor.dtype for tensor in kept.values()} == {torch.float32, torch.int64}
+    assert all(torch.equal(kept[name], average[name]) for name in kept)
+    assert not torch.equal(model["linear.weight"], average["linear.weight"])
+    (record,) = read_metrics(run)
+    assert np.isfinite(record["val_loss"])
+
+
+def test_accumulating_equals_one_large_batch_where_no_batch_norm_is(
+    shards: Path, tmp_path: Path
+) -> None:
+    runs = [tmp_path / size for size in ("8", "4")]
+    for run in runs:
+        more = ["--arch", "vgg11", "--epochs", "1", "--lr", "0.01", "--micro-batch-size", run.name]
+        train(flags(shards, run, *more))
+    whole, accumulated = (load_file(RunPaths(run).best) for run in runs)
+    assert whole.keys() == accumulated.keys()
+    for name in whole:
+        assert torch.allclose(whole[name], accumulated[name], rtol=0, atol=1e-5), name
+
+
+def test_a_gradient_is_clipped_to_the_limit(shards: Path, tmp_path: Path) -> None:
+    run, limit, lr = tmp_path / "run", 1e-3, 0.1
+    settings = ["--clip-grad", str(limit), "--lr", str(lr), "--momentum", "0", "--seed", "3"]
+    train(flags(shards, run, *settings, "--weight-decay", "0", "--epochs", "1"))
+    torch.manual_seed(3)
+    before = build_classifier("resnet18", "random", 3, 0.0)
+    after = load_file(RunPaths(run).best)
+    moved = sum(
+        (after[name] - tensor).double().square().sum().item()
+        for name, tensor in before.named_parameters()
+    )
+    assert 0 < moved**0.5 <= 6 * lr * limit * 1.01  # six steps, each of at most rate times limit
+
+
+def test_synchronised_norms_keep_parameters_and_names() -> None:
+    model = build_classifier("resnet18", "random", 3, 0.0)
+    names, parameters = list(model.state_dict()), list(model.parameters())
+    assert synchronise_norms(model, 1, torch.device("cpu")) is model
+    with pytest.raises(UserError, match="sync_bn works between GPUs only"):
+        synchronise_norms(model, 2, torch.device("cpu"))
+    converted = synchronise_norms(model, 2, torch.device("cuda"))
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in converted.modules())
+    assert list(converted.state_dict()) == names
+    assert all(a is b for a, b in zip(parameters, converted.parameters(), strict=True))
+
+
+@pytest.mark.slow  # a C++ compiler at work
+def test_a_compiled_run_exports_under_the_usual_names(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(flags(shards, run, "--compile", "--epochs", "1", "--ema-epochs", "1"))
+    names = list(build_classifier("resnet18", "random", 3, 0.0).state_dict())
+    found = load_checkpoint(run / "checkpoints")
+    assert found is not None
+    assert list(found[1]["model"]) == list(found[1]["ema"]) == names
+    assert export_encoder(run, tmp_path / "out").arch == "resnet18"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_the_batch_that_is_found_trains_within_the_memory(optimizer: Any) -> None:
+    accelerator = Accelerator(mixed_precision="bf16")
+    config = TrainConfig(
+        arch="resnet18",
+        image_size=224,
+        batch_size=1 << 16,  # more than any GPU holds
+        optimizer=optimizer,
+        ema_epochs=1.0,
+        precision="bf16",
+    )
+    model: nn.Module = build_classifier("resnet18", "random", 10, 0.0).to(accelerator.device)
+    ema = build_ema(model, config)
+    assert ema is not None
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    size = fit_micro_batch(model, config, accelerator)
+    assert 2 <= size < 1 << 16
+    assert size.bit_count() == 1  # a halving of the batch
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    model, steps = accelerator.prepare(model, build_optimizer(model, config))
+    for step in range(3):
+        images = torch.zeros(size, 3, 224, 224, device=accelerator.device)
+        accelerator.backward(model(images).square().mean())
+        steps.step()
+        steps.zero_grad()
+        ema.update(accelerator.unwrap_model(model), 0, step, 3)
