@@ -1,0 +1,183 @@
+"""Checks by doing: does a training step fit into memory, and how long will the run take."""
+
+import resource
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from pretrain.config import TrainConfig
+from pretrain.doctor.finding import Finding, Place
+from pretrain.loader import Batch, DaliLoader
+from pretrain.memory import fit_micro_batch
+from pretrain.model import build_classifier
+from pretrain.objective import build_objective
+from pretrain.optim import build_optimizer
+from pretrain.order import Ids, Plan
+from pretrain.pace import duration
+from pretrain.processes import start_accelerator, sum_over, thread_count
+from pretrain.staging import stage
+from pretrain.store import ShardSplit, open_split
+from shards.cli import cores
+
+_WARM_UP = 3  # micro-batches: kernels are chosen, memory is taken, DALI's queue fills
+_TIMED_SECONDS = 10.0
+_TIMED_MOST, _TIMED_LEAST = 100, 3  # micro-batches
+_STARVED = 0.05  # share of waiting for data from which a remedy is worth it
+# Forward alone, of forward and backward: the backward pass costs about twice the forward.
+_VALIDATION_COST = 1 / 3
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What a short training showed, of all processes together."""
+
+    images_per_second: float
+    data_wait: float  # share of the time, in [0, 1]
+    micro_batch_size: int
+
+
+def check_training(config: TrainConfig, place: Place) -> Iterator[Finding]:
+    """Train a little on real batches, without saving anything; then judge memory and time."""
+    data = open_split(stage(config.shards, config.cache_dir), "train")
+    validation = data.manifest.splits["val"].samples
+    accelerator = start_accelerator(config)
+    timing = _train_a_little(config, data, accelerator)
+    yield _judge_memory(config, timing, accelerator)
+    rate = f"{timing.images_per_second:.0f} img/s, {timing.data_wait:.0%} waiting for data"
+    if timing.data_wait > _STARVED:
+        remedy = "more cores per process, a smaller --image-size, or shards of smaller images"
+        yield Finding(check="speed", found=rate, level="warn", remedy=remedy)
+    else:
+        yield Finding(check="speed", found=rate)
+    epoch, seconds = estimate(config, len(data), validation, timing.images_per_second)
+    hours = seconds / 3600
+    if accelerator.device.type == "cuda":
+        cost = f"{hours * place.world:.2f} GPU-hours"
+    else:
+        cost = f"{hours * cores() * place.world / place.local_world:.2f} core-hours"
+    found = f"{duration(epoch)} per epoch; {config.epochs} epochs: {duration(seconds)}, {cost}"
+    yield Finding(check="time", found=f"{found} at most, as early stopping may end it")
+
+
+def estimate(
+    config: TrainConfig, train_images: int, val_images: int, images_per_second: float
+) -> tuple[float, float]:
+    """Seconds of an epoch with its validation, and of all epochs, at this speed of training."""
+    epoch = (train_images + _VALIDATION_COST * val_images) / images_per_second
+    return epoch, epoch * config.epochs
+
+
+def _train_a_little(config: TrainConfig, data: ShardSplit, accelerator: Accelerator) -> Timing:
+    classes = len(data.manifest.classes)
+    model: torch.nn.Module = build_classifier(config.arch, "random", classes, config.dropout)
+    model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    size = fit_micro_batch(model, config, accelerator)
+    optimizer = build_optimizer(model, config)
+    labels = data.index["label"].astype(np.int64)
+    objective = build_objective(config, labels, classes, accelerator.device)
+    loader = DaliLoader(
+        data,
+        config,
+        micro_batch_size=size,
+        device=accelerator.device,
+        threads=thread_count(config.loader_threads, accelerator),
+    )
+    model, optimizer = accelerator.prepare(model, optimizer)
+    batches = _endless(config, loader, labels, size, accelerator)
+
+    def train_on_next() -> tuple[int, float]:
+        """Images, and seconds of waiting for them."""
+        asked = time.monotonic()
+        batch = next(batches)
+        waited = time.monotonic() - asked
+        accelerator.backward(objective(model, batch, 0) / len(batch.ids))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return len(batch.ids), waited
+
+    for _ in range(_WARM_UP):
+        train_on_next()
+    # The same number for all processes: they add up gradients in each.
+    timed = _batches_to_time(accelerator, train_on_next)
+    started = time.monotonic()
+    done = [train_on_next() for _ in range(timed)]
+    _finish(accelerator)
+    seconds = time.monotonic() - started
+    images = torch.tensor([sum(images for images, _ in done) / seconds], dtype=torch.float32)
+    return Timing(
+        images_per_second=sum_over(accelerator, images).item(),
+        data_wait=sum(waited for _, waited in done) / seconds,
+        micro_batch_size=size,
+    )
+
+
+def _batches_to_time(accelerator: Accelerator, train: Callable[[], object]) -> int:
+    started = time.monotonic()
+    train()
+    _finish(accelerator)
+    seconds = torch.tensor([time.monotonic() - started], dtype=torch.float32)
+    mean = sum_over(accelerator, seconds).item() / int(accelerator.num_processes)
+    return max(_TIMED_LEAST, min(_TIMED_MOST, int(_TIMED_SECONDS / max(mean, 1e-3))))
+
+
+def _finish(accelerator: Accelerator) -> None:
+    """Wait for the GPU: it works behind Python's back."""
+    if accelerator.device.type == "cuda":
+        torch.cuda.synchronize(accelerator.device)
+
+
+def _endless(
+    config: TrainConfig, loader: DaliLoader, labels: Ids, size: int, accelerator: Accelerator
+) -> Iterator[Batch]:
+    """This process's micro-batches, epoch after epoch, as the training would have them."""
+    plan = Plan(
+        samples=len(labels),
+        batch_size=config.batch_size,
+        micro_batch_size=size,
+        seed=config.seed,
+        labels=labels,
+        balance=config.class_balance,
+    )
+    rank, world = accelerator.process_index, accelerator.num_processes
+    for epoch in count():
+        for step in loader.steps(plan, epoch, 0, rank, world):
+            yield from step.batches
+
+
+def _judge_memory(config: TrainConfig, timing: Timing, accelerator: Accelerator) -> Finding:
+    share = max(1, config.batch_size // int(accelerator.num_processes))
+    size = timing.micro_batch_size
+    found = f"micro-batches of {size}"
+    if size < share:
+        found += f", accumulated to batches of {config.batch_size}"
+    if accelerator.device.type == "cuda":
+        _, total = torch.cuda.mem_get_info(accelerator.device)
+        peak = torch.cuda.max_memory_reserved(accelerator.device)
+        found += f": {peak / 1e9:.1f} of {total / 1e9:.1f} GB GPU memory"
+        return Finding(check="memory", found=found)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    available = _available_bytes()
+    found += f": {peak / 1e9:.1f} GB, {available / 1e9:.1f} GB more are free"
+    if available < peak / 2:  # the doctor's own is taken already; validation and caches are not
+        remedy = "use a smaller --micro-batch-size, or ask the scheduler for more memory (--mem)"
+        return Finding(check="memory", found=found, level="warn", remedy=remedy)
+    return Finding(check="memory", found=found)
+
+
+def _available_bytes() -> int:
+    """Memory that this process may still take: of the machine, or of its control group."""
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+    except (OSError, ValueError):  # no control group, or `max`: no limit
+        return free
+    return min(free, limit - used)
