@@ -100,7 +100,8 @@ def _timm_model(model: Classifier, export: TimmExport) -> tuple[Any, list[str]]:
     timm_model = timm.create_model(name, num_classes=0, **args)
     own = timm_model.state_dict()
     timm_model.load_state_dict(own | state)
-    return timm_model.eval(), sorted(own.keys() - state.keys())
+    untrained = own.keys() - state.keys()
+    return timm_model.eval(), sorted(n for n in untrained if not n.endswith("num_batches_tracked"))
 
 
 def _model_args(arch: str) -> dict[str, Any]:
@@ -243,11 +244,12 @@ def _readme(
     export: TimmExport, difference: float, untrained: list[str], *, has_classifier: bool
 ) -> str:
     spec = find_arch(export.arch)
+    wanted = "features_only=True" if untrained else "num_classes=0"
     lines = [
         f"# {export.arch}, pre-trained on micrographs, for timm",
         "",
         "```python",
-        'model = timm.create_model("local-dir:THIS_FOLDER", pretrained=True, num_classes=0)',
+        f'model = timm.create_model("local-dir:THIS_FOLDER", pretrained=True, {wanted})',
         "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
         "```",
         "",
@@ -269,8 +271,8 @@ def _readme(
     if untrained:
         lines += [
             "",
-            "Use its feature maps (`features_only=True`). What timm has after them was not trained "
-            "and holds initial values: " + ", ".join(f"`{name}`" for name in untrained) + ".",
+            "Use its feature maps, as above. What timm has after them was not trained and holds "
+            "initial values: " + ", ".join(f"`{name}`" for name in untrained) + ".",
         ]
     for source in export.sources:
         if source.restriction:

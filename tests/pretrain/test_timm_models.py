@@ -88,7 +88,8 @@ def test_without_a_classifier_where_timm_has_an_untrained_norm_before_it(
     export = export_of(arch)
     loaded = timm.create_model(f"local-dir:{export}/timm", pretrained=True)
     assert loaded.num_classes == 0
-    assert "norm.weight" in (export / "timm" / "README.md").read_text()
+    readme = (export / "timm" / "README.md").read_text()
+    assert "norm.weight" in readme and "features_only=True" in readme
 
 
 @pytest.mark.parametrize("arch", [CONVNEXT, SWIN, VIT])
