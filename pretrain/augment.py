@@ -75,10 +75,10 @@ def draw_training(
 def draw_validation(
     config: TrainConfig, heights: npt.NDArray[np.integer], widths: npt.NDArray[np.integer]
 ) -> Draws:
-    """The central square of each image and nothing else."""
+    """The central square of each image, or all of it, and nothing else."""
     count = len(heights)
     image = np.stack([heights, widths], axis=1).astype(np.float64)
-    side = VALIDATION_CROP * image.min(axis=1, keepdims=True)
+    side = image if config.crop == "whole" else VALIDATION_CROP * image.min(axis=1, keepdims=True)
     zeros = np.zeros(count, np.float32)
     return Draws(
         roi_start=((image - side) / 2).astype(np.float32),
@@ -101,6 +101,8 @@ def _crop_extent(
     widths: npt.NDArray[np.integer],
 ) -> npt.NDArray[np.float64]:
     """Height and width of each crop, (N, 2): a share of the area, squarish, inside the image."""
+    if config.crop == "whole":
+        return np.stack([heights, widths], axis=1).astype(np.float64)
     squares = np.minimum(heights, widths).astype(np.float64) ** 2
     area = squares * (config.crop_area_min + (1 - config.crop_area_min) * area_draw)
     stretch = config.crop_aspect_max ** (_signed(aspect_draw) / 2)

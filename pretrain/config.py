@@ -11,6 +11,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "gpu"]
 Schedule = Literal["step", "cosine", "constant"]
 Optimizer = Literal["sgd", "adam", "adamw"]
+Crop = Literal["random", "whole"]
 Loss = Literal["cross_entropy", "bce"]
 
 _SHARES = (
@@ -74,6 +75,9 @@ class TrainConfig:
     dropout: Annotated[float, "before the linear layer of the head"] = 0.0
 
     # Paper A names the transformations and gives no strengths; these are ours.
+    crop: Annotated[
+        Crop, "random: a part of the image, validation its centre; whole: all, squeezed to a square"
+    ] = "random"
     crop_area_min: Annotated[float, "smallest crop, as a share of the image's area"] = 0.25
     crop_aspect_max: Annotated[float, "largest stretch of a crop (random resizing)"] = 1.333
     hflip: Annotated[float, "probability of a horizontal flip"] = 0.5

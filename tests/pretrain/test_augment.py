@@ -1,9 +1,13 @@
 """What is drawn for each sample."""
 
+from dataclasses import fields
+from pathlib import Path
+
 import numpy as np
 
 from pretrain.augment import draw_training, draw_validation
 from pretrain.config import TrainConfig
+from shards.settings import build_config, read_recipe
 
 CONFIG = TrainConfig(arch="resnet18", image_size=64, seed=5)
 IDS = np.arange(4000)
@@ -75,3 +79,16 @@ def test_validation_takes_the_central_square_and_nothing_else() -> None:
     assert draws.roi_start[0].tolist() == [25, 225]  # 0.875 * 400 = 350 wide, centred
     assert draws.roi_end[0].tolist() == [375, 575]
     assert (draws.contrast[0], draws.shift[0], draws.noise[0]) == (1, 0, 0)
+
+
+def test_paper_bs_recipe_resizes_the_whole_image_and_nothing_else() -> None:
+    recipe = Path(__file__).parents[2] / "configs" / "pretrain" / "nanosem.yaml"
+    config = build_config(TrainConfig, read_recipe(recipe))
+    trained = draw_training(config, 3, IDS, HEIGHTS, WIDTHS)
+    assert np.array_equal(trained.roi_start, np.zeros((4000, 2)))
+    assert np.array_equal(trained.roi_end, np.tile([300, 500], (4000, 1)))
+    assert np.all(trained.size == 224)
+    validated = draw_validation(config, HEIGHTS, WIDTHS)
+    for field in fields(trained):
+        if field.name != "noise_at":  # where noise would come from, if there were any
+            assert np.array_equal(getattr(trained, field.name), getattr(validated, field.name))
