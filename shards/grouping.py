@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from shards.catalog import Catalog, Rejected
+from shards.components import components
 from shards.duplicates import find_duplicates
 from shards.overlap import OVERLAP
 
@@ -55,16 +54,8 @@ def group_images(catalog: Catalog, *, near: bool = True) -> Grouping:
     ]
     rejected = _rejected(catalog, kept, first, copies, conflicting)
     bonds = np.concatenate([np.stack(edge, axis=1) for edge in edges])
-    groups = _components(len(kept), bonds)
+    groups = components(len(kept), bonds[:, 0], bonds[:, 1])
     return Grouping(kept, groups, overlaps, bonds, specimens, tuple(rejected))
-
-
-def _components(images: int, bonds: _Ints) -> _Ints:
-    ones = np.ones(len(bonds), np.int8)
-    graph = coo_array((ones, (bonds[:, 0], bonds[:, 1])), shape=(images, images))
-    _, labels = connected_components(graph, directed=False)
-    _, lowest = np.unique(labels, return_index=True)
-    return np.asarray(lowest[labels], np.int64)
 
 
 def _first_of_equals(digests: npt.NDArray[np.bytes_]) -> _Edges:

@@ -112,7 +112,7 @@ def _chunk_name(
 
 @lru_cache
 def _versions() -> tuple[str, ...]:
-    names = ("micrograph-pretrain", "pillow", "simplejpeg", "numpy", "scipy")
+    names = ("micrograph-pretrain", "pillow", "simplejpeg", "numpy")
     return tuple(version(name) for name in names)
 
 

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
+from shards.components import components, numbered
 from shards.images import Pixels
 
 # Four measured distances with their numbers have more. Of 58 figures with a scale bar, its label, a
@@ -215,9 +214,7 @@ def _connected(left: Counts, right: Counts, row: int) -> Counts:
     count = np.searchsorted(left, right + row + 1, "right") - first
     upper = np.repeat(np.arange(len(left)), count)
     lower = np.arange(len(upper)) + np.repeat(first - np.cumsum(count) + count, count)
-    links = coo_array((np.ones(len(upper), np.bool_), (upper, lower)), (len(left), len(left)))
-    region: Counts = connected_components(links, directed=False)[1]
-    return region
+    return numbered(components(len(left), upper, lower))
 
 
 def _drawn(regions: _Regions, height: int, width: int) -> tuple[Counts, float]:
@@ -272,8 +269,7 @@ def _beside(boxes: Counts) -> Flags:
 
 def _groups(boxes: Counts, side: int) -> Counts:
     """The number of the group of each box: those near one another."""
-    groups: Counts = connected_components(_touch(_grown(boxes, side), boxes), directed=False)[1]
-    return groups
+    return numbered(components(len(boxes), *np.nonzero(_touch(_grown(boxes, side), boxes))))
 
 
 def _grown(boxes: Counts, side: int) -> Floats:

@@ -10,8 +10,8 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+
+from shards.components import components
 
 SplitRule = Literal["per_class", "share", "folds", "source", "file"]
 
@@ -119,9 +119,7 @@ def apply_saved(keys: Sequence[str], saved: Mapping[str, str], bonds: _Ints) -> 
     new = said == ""
     # Only new images hand validation on: the pieces of a mosaic that was cut stay apart.
     linking = bonds[new[bonds].any(axis=1)]
-    ones = np.ones(len(linking), np.int8)
-    graph = coo_array((ones, (linking[:, 0], linking[:, 1])), shape=(len(keys), len(keys)))
-    _, pieces = connected_components(graph, directed=False)
+    pieces = components(len(keys), linking[:, 0], linking[:, 1])
     reached = np.isin(pieces, pieces[said == "val"])
     reached[bonds[(said[bonds] == "val").any(axis=1)]] = True
     sides = np.where(reached & new, np.int8(VAL), np.int8(TRAIN))
