@@ -8,6 +8,9 @@ Brown, Szeliski and Winder 2005 (doi:10.1109/CVPR.2005.235). The bits are signs 
 transform, lowest frequency first, so a prefix of a code is a coarser code.
 """
 
+from dataclasses import dataclass
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -38,10 +41,13 @@ Fingerprints = npt.NDArray[np.void]  # of dtype FINGERPRINT, any shape
 
 _Floats = npt.NDArray[np.float32]
 _Ints = npt.NDArray[np.int64]
+_Reals = npt.NDArray[np.float64]
+_Levels = npt.NDArray[np.uint8]
 
 _SAMPLES = 8  # along each axis of a patch
 _SAMPLE_STEP = 3  # pixels of the level; a patch spans 22
 _MARGIN = 12  # pixels between a place and the border that its patch needs
+_RIM, _NO_LEVEL = 2, 255
 _CANDIDATES = 4  # strongest maxima per kept place
 _STRONGER = 0.9  # Brown et al.: a neighbour suppresses when it is clearly stronger
 _HESSIAN_WEIGHT = 0.81  # of the mixed derivative: SURF's (0.9)^2 punishes edges less than 1 would
@@ -59,21 +65,18 @@ def describe(pixels: Pixels) -> Fingerprints:
     fingerprint = np.zeros((), FINGERPRINT)
     fingerprint["height"], fingerprint["width"] = pixels.shape[:2]
     fingerprint["thumbnail"] = _thumbnail(base)
-    count = 0
-    for level, quota in enumerate(PLACES_PER_LEVEL):
-        values = _level(base, level)
-        if min(values.shape) < 2 * _MARGIN + 8:
-            break
-        smooth = _smooth(values)
-        x, y, dark = _blobs(smooth, quota)
-        here = slice(count, count + len(x))
-        fingerprint["codes"][here] = _codes(smooth, np.rint(x), np.rint(y), dark)
-        fingerprint["levels"][here] = level
-        height, width = values.shape
-        fingerprint["places"][here, 0] = np.rint((x + 0.5) * base.width / width * PLACE_UNIT)
-        fingerprint["places"][here, 1] = np.rint((y + 0.5) * base.height / height * PLACE_UNIT)
-        count += len(x)
+    atlas = _atlas(base.width, base.height)
+    if not atlas.boxes:
+        return fingerprint
+    smooth = _smooth(_levels(base, atlas), atlas)
+    places = _blobs(smooth, atlas)
+    count = len(places.level)
     fingerprint["count"] = count
+    fingerprint["levels"][:count] = places.level
+    fingerprint["codes"][:count] = _codes(smooth, atlas, places)
+    for axis, (steps, side) in enumerate(((places.x, base.width), (places.y, base.height))):
+        extent = atlas.sizes[places.level, axis]
+        fingerprint["places"][:count, axis] = np.rint((steps + 0.5) * side / extent * PLACE_UNIT)
     return fingerprint
 
 
@@ -98,87 +101,174 @@ def _thumbnail(base: Image.Image) -> Pixels:
     return np.clip(np.rint(stretched), 0, 255).astype(np.uint8)
 
 
-def _level(base: Image.Image, level: int) -> _Floats:
-    scale = LEVEL_RATIO**level
-    size = (max(1, round(base.width * scale)), max(1, round(base.height * scale)))
-    scaled = base if level == 0 else base.resize(size, Image.Resampling.BILINEAR)
-    return np.rint(np.asarray(scaled) * np.float32(_GREY_STEPS))
+@dataclass(frozen=True, slots=True)
+class _Atlas:
+    """Where the levels of a base image lie, beside one another in one flat array.
+
+    So each step is one pass over all of them. Around each are two mirrored pixels: what a pass
+    carries from the end of one row into the next, or from level to level, stays in these.
+    """
+
+    row: int  # pixels
+    rows: int
+    boxes: tuple[tuple[slice, slice], ...]
+    sizes: _Ints  # (levels, 2): width and height
+    corners: _Ints  # (levels,): the first pixel of each
+    rim: _Ints
+    mirrored: _Ints  # the pixels that those of the rim repeat
+    level_of: _Levels  # of the pixels that have a whole patch around; else _NO_LEVEL
 
 
-def _smooth(values: _Floats) -> _Floats:
-    """Convolve with 1 4 6 4 1 along both axes: a Gaussian of sigma 1."""
-    a = _mirrored(values)
-    a = a[:, :-4] + a[:, 4:] + 4 * (a[:, 1:-3] + a[:, 3:-1]) + 6 * a[:, 2:-2]
-    a = a[:-4] + a[4:] + 4 * (a[1:-3] + a[3:-1]) + 6 * a[2:-2]
-    return a * np.float32(1 / 256)
+@lru_cache(maxsize=64)  # the images of one microscope are of few sizes
+def _atlas(width: int, height: int) -> _Atlas:
+    sizes = [
+        (max(1, round(width * LEVEL_RATIO**level)), max(1, round(height * LEVEL_RATIO**level)))
+        for level in range(len(PLACES_PER_LEVEL))
+    ]
+    sizes = [size for size in sizes if min(size) >= 2 * _MARGIN + 8]
+    tops, lefts = [_RIM] * len(sizes), [_RIM] * len(sizes)
+    for level in range(1, len(sizes)):
+        below = tops[level - 1] + sizes[level - 1][1] + 2 * _RIM
+        if level > 1 and below + sizes[level][1] <= _RIM + height:  # there is room under the last
+            tops[level], lefts[level] = below, lefts[level - 1]
+        else:
+            lefts[level] = lefts[level - 1] + sizes[level - 1][0] + 2 * _RIM
+    row = max((left + size[0] + _RIM for left, size in zip(lefts, sizes, strict=True)), default=0)
+    rows = height + 2 * _RIM
+    number = np.arange(rows * row).reshape(rows, row)
+    level_of = np.full((rows, row), _NO_LEVEL, np.uint8)
+    boxes, rim, mirrored = [], [], []
+    for level, (left, top, (across, down)) in enumerate(zip(lefts, tops, sizes, strict=True)):
+        inside = number[top : top + down, left : left + across]
+        framed = number[top - _RIM : top + down + _RIM, left - _RIM : left + across + _RIM]
+        repeated = np.pad(inside, _RIM, mode="symmetric")
+        outside = repeated != framed
+        rim.append(framed[outside])
+        mirrored.append(repeated[outside])
+        boxes.append((slice(top, top + down), slice(left, left + across)))
+        level_of[top + _MARGIN : top + down - _MARGIN, left + _MARGIN : left + across - _MARGIN] = (
+            level
+        )
+    return _Atlas(
+        row=row,
+        rows=rows,
+        boxes=tuple(boxes),
+        sizes=np.array(sizes, np.int64).reshape(-1, 2),
+        corners=np.array(tops, np.int64) * row + np.array(lefts, np.int64),
+        rim=np.concatenate([np.zeros(0, np.int64), *rim]),
+        mirrored=np.concatenate([np.zeros(0, np.int64), *mirrored]),
+        level_of=level_of.ravel(),
+    )
 
 
-def _mirrored(values: _Floats) -> _Floats:
-    """Two pixels more on each side; np.pad(mode="symmetric") takes ten times as long."""
-    height, width = values.shape
-    a = np.empty((height + 4, width + 4), np.float32)
-    a[2:-2, 2:-2] = values
-    a[:2, 2:-2], a[-2:, 2:-2] = values[1::-1], values[:-3:-1]
-    a[:, :2], a[:, -2:] = a[:, 3:1:-1], a[:, -3:-5:-1]
-    return a
+def _levels(base: Image.Image, atlas: _Atlas) -> _Floats:
+    values = np.zeros((atlas.rows, atlas.row), np.float32)
+    for level, (box, size) in enumerate(zip(atlas.boxes, atlas.sizes.tolist(), strict=True)):
+        scaled = base if level == 0 else base.resize(tuple(size), Image.Resampling.BILINEAR)
+        values[box] = np.asarray(scaled)
+    values *= np.float32(_GREY_STEPS)
+    return np.rint(values, out=values).ravel()
 
 
-def _blobs(smooth: _Floats, quota: int) -> tuple[_Floats, _Floats, npt.NDArray[np.bool_]]:
-    """Up to `quota` blobs, strong and far from stronger ones: x, y and whether each is dark."""
-    edge = _MARGIN - 3
-    s = smooth[edge:-edge, edge:-edge]
-    centre = 2 * s[2:-2, 2:-2]
-    xx = s[2:-2, 4:] + s[2:-2, :-4] - centre
-    yy = s[4:, 2:-2] + s[:-4, 2:-2] - centre
-    xy = (s[4:, 4:] + s[:-4, :-4] - s[4:, :-4] - s[:-4, 4:]) * np.float32(0.25)
+def _smooth(values: _Floats, atlas: _Atlas) -> _Floats:
+    """Convolve with 1 4 6 4 1 along both axes: a Gaussian of sigma 1. Sets the rim of `values`."""
+    values[atlas.rim] = values[atlas.mirrored]
+    a = values
+    for step in (1, atlas.row):
+        for _ in range(4):  # 1 1, four times
+            a = a[:-step] + a[step:]
+    smooth = np.zeros_like(values)
+    start = 2 * (1 + atlas.row)
+    np.multiply(a, np.float32(1 / 256), out=smooth[start : start + len(a)])
+    return smooth
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """(N,) each. Positions are in pixels of the level."""
+
+    level: _Levels
+    x: _Reals
+    y: _Reals
+    dark: npt.NDArray[np.bool_]
+
+
+def _blobs(smooth: _Floats, atlas: _Atlas) -> _Places:
+    """On each level, up to its number of blobs, strong and far from stronger ones."""
+    row = atlas.row
+    start = 2 * (1 + row)
+
+    def at(right: int, down: int) -> _Floats:
+        """The image shifted by two pixels at most."""
+        first = start + down * row + right
+        return smooth[first : len(smooth) - 2 * start + first]
+
+    centre = 2 * at(0, 0)
+    xx = at(2, 0) + at(-2, 0) - centre
+    yy = at(0, 2) + at(0, -2) - centre
+    xy = at(2, 2) + at(-2, -2) - at(-2, 2) - at(2, -2)
+    xy *= np.float32(0.25)
     response = xx * yy - np.float32(_HESSIAN_WEIGHT) * xy * xy
-    rows, columns = _spread(response, quota)
-    x = columns + _peak(response, rows, columns, (0, 1)) + (edge + 2)
-    y = rows + _peak(response, rows, columns, (1, 0)) + (edge + 2)
-    return x, y, (xx + yy)[rows, columns] > 0
+    found, level = _maxima(response, atlas.level_of[start : len(smooth) - start], row)
+    y, x = np.divmod(found + start - atlas.corners[level], row)
+    kept = _spread(response[found], x, y, level)
+    found, level, x, y = found[kept], level[kept], x[kept], y[kept]
+    return _Places(
+        level=level,
+        x=x + _peak(response, found, 1),
+        y=y + _peak(response, found, row),
+        dark=xx[found] + yy[found] > 0,
+    )
 
 
-def _spread(response: _Floats, quota: int) -> tuple[_Ints, _Ints]:
+def _maxima(response: _Floats, level_of: _Levels, row: int) -> tuple[_Ints, _Levels]:
+    """Where a pixel is as high as the eight around it, and positive; and the level there."""
+    across = np.maximum(np.maximum(response[:-2], response[1:-1]), response[2:])
+    highest = np.maximum(np.maximum(across[: -2 * row], across[row:-row]), across[2 * row :])
+    inner = response[1 + row : -1 - row]
+    level_of = level_of[1 + row : -1 - row]
+    found = np.flatnonzero((inner >= highest) & (level_of != _NO_LEVEL))
+    found = found[inner[found] > 0]
+    return found + (1 + row), level_of[found]
+
+
+def _spread(strength: _Floats, x: _Ints, y: _Ints, level: _Levels) -> _Ints:
     """The maxima that are farthest from a stronger one (adaptive non-maximal suppression)."""
-    inner = response[1:-1, 1:-1]
-    across = np.maximum(np.maximum(response[:, :-2], response[:, 1:-1]), response[:, 2:])
-    highest = np.maximum(np.maximum(across[:-2], across[1:-1]), across[2:])
-    rows, columns = np.nonzero((inner > 0) & (inner >= highest))
-    strength = inner[rows, columns]
-    order = np.argsort(-strength, kind="stable")[: quota * _CANDIDATES]
-    rows, columns, strength = rows[order], columns[order], strength[order]
-    y, x = rows.astype(np.float32), columns.astype(np.float32)  # exact: below 2^24 when squared
-    distance = (y[:, None] - y) ** 2 + (x[:, None] - x) ** 2
-    suppressed = strength[:, None] < np.float32(_STRONGER) * strength
-    radius = np.where(suppressed, distance, np.float32(np.inf)).min(1, initial=np.inf)
-    kept = np.argsort(-radius, kind="stable")[:quota]
-    return rows[kept] + 1, columns[kept] + 1
+    kept = []
+    for number, quota in enumerate(PLACES_PER_LEVEL):
+        mine = np.flatnonzero(level == number)
+        mine = mine[np.argsort(-strength[mine], kind="stable")[: quota * _CANDIDATES]]
+        # Exact: whole numbers below 2^24, also when squared.
+        across, down = x[mine].astype(np.float32), y[mine].astype(np.float32)
+        distance = (down[:, None] - down) ** 2 + (across[:, None] - across) ** 2
+        high = strength[mine]
+        suppressed = high[:, None] < np.float32(_STRONGER) * high
+        radius = np.where(suppressed, distance, np.float32(np.inf)).min(1, initial=np.inf)
+        kept.append(mine[np.argsort(-radius, kind="stable")[:quota]])
+    return np.concatenate(kept)
 
 
-def _peak(response: _Floats, rows: _Ints, columns: _Ints, step: tuple[int, int]) -> _Floats:
+def _peak(response: _Floats, found: _Ints, step: int) -> _Floats:
     """How far along `step` the top of a parabola through three values lies, at most half."""
-    before = response[rows - step[0], columns - step[1]]
-    here = response[rows, columns]
-    after = response[rows + step[0], columns + step[1]]
+    before, here, after = response[found - step], response[found], response[found + step]
     bend = 2 * here - before - after
     offset: _Floats = (after - before) / np.maximum(2 * bend, np.float32(1e-6))
     return np.clip(offset, np.float32(-0.5), np.float32(0.5))
 
 
-def _codes(
-    smooth: _Floats, x: _Floats, y: _Floats, dark: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.uint64]:
+def _codes(smooth: _Floats, atlas: _Atlas, places: _Places) -> npt.NDArray[np.uint64]:
     """One bit says dark or bright, 63 are the signs of the patch's cosine coefficients."""
-    corners = _smooth(smooth)
-    corners = corners[1:] + corners[:-1]
-    corners = np.rint(corners[:, 1:] + corners[:, :-1])  # between pixels, where samples lie
-    offsets = np.arange(_SAMPLES) * _SAMPLE_STEP - (_SAMPLES * _SAMPLE_STEP - 2) // 2
-    rows = y.astype(np.int64)[:, None, None] + offsets[:, None]
-    columns = x.astype(np.int64)[:, None, None] + offsets
-    patches = corners[rows, columns].reshape(-1, _SAMPLES**2)
+    row = atlas.row
+    corners = _smooth(smooth, atlas)
+    corners = corners[row:] + corners[:-row]
+    corners = np.rint(corners[1:] + corners[:-1])  # between pixels, where samples lie
+    steps = np.arange(_SAMPLES) * _SAMPLE_STEP - (_SAMPLES * _SAMPLE_STEP - 2) // 2
+    x, y = (np.rint(along).astype(np.int64) for along in (places.x, places.y))
+    centres = atlas.corners[places.level] + y * row + x
+    patches = corners[centres[:, None] + (steps[:, None] * row + steps).ravel()]
     # Whole numbers in float64 add up exactly in any order, so a sign is the same on every machine.
     coefficients = patches.astype(np.float64) @ _COSINES
-    bits = np.concatenate([dark[:, None], coefficients > 0], axis=1)
+    bits = np.concatenate([places.dark[:, None], coefficients > 0], axis=1)
     return np.packbits(bits, axis=1).view(">u8")[:, 0].astype(np.uint64)
 
 

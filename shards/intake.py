@@ -122,6 +122,8 @@ def _run(chunks: Sequence[_Chunk], workers: int) -> Iterator[None]:
             _encode_chunk(replace(chunk, alone=True))
             yield
         return
+    # The longest first, so that none is left to one worker at the end.
+    chunks = sorted(chunks, key=lambda chunk: -sum(file.entry.size or 0 for file in chunk.files))
     waiting = {chunk.name: chunk for chunk in chunks}
     try:
         with _pool(min(workers, len(chunks))) as pool:
