@@ -2,7 +2,8 @@
 
 import os
 import socket
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 Level = Literal["ok", "warn", "fail"]
@@ -17,6 +18,7 @@ class Finding:
     level: Level = "ok"
     remedy: str = ""  # what to do, unless all is well
     place: str = ""  # which process, where there are several
+    numbers: Mapping[str, float] = field(default_factory=dict)  # for programs: what `found` says
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 import numpy as np
 import torch
 
-from pretrain.archs import find_arch
 from pretrain.checkpoint import KEPT
 from pretrain.config import TrainConfig
 from pretrain.decoding import choose_decode_path
 from pretrain.doctor.finding import Finding, Place
-from pretrain.model import build_classifier
+from pretrain.inits import resolve_init
+from pretrain.model import build_classifier, imagenet_tag
 from pretrain.run_folder import RunPaths
 from pretrain.staging import stage
 from pretrain.store import ShardSplit, open_split
@@ -83,12 +83,13 @@ def check_decoder(config: TrainConfig, place: Place) -> Iterator[Finding]:
 
 def check_init(config: TrainConfig, place: Place) -> Iterator[Finding]:
     """The weights to begin from are here, or can be had."""
-    if config.init == "random":
+    wanted = resolve_init(config.init)
+    if wanted.kind == "random":
         yield Finding(check="init", found="random: nothing to load")
-    elif config.init == "imagenet":
+    elif wanted.path is None:
         yield from _imagenet(config.arch)
     else:
-        _, card = read_encoder(Path(config.init))
+        _, card = read_encoder(wanted.path)
         if card.arch != config.arch:
             remedy = f"use --arch {card.arch}"
             found = f"{config.init} holds a {card.arch}"
@@ -182,7 +183,7 @@ def _imagenet(arch: str) -> Iterator[Finding]:
     from huggingface_hub import HfApi, try_to_load_from_cache
     from segmentation_models_pytorch.encoders import encoders
 
-    tag = find_arch(arch).weight_tag
+    tag = imagenet_tag(arch)
     settings = encoders.get(arch, {}).get("pretrained_settings", {}).get(tag)
     if settings is None:
         found = f"whether the weights of {arch} can be had shows when training starts"
@@ -207,8 +208,7 @@ def _imagenet(arch: str) -> Iterator[Finding]:
 
 def _bytes_of_a_run(config: TrainConfig) -> int:
     """Checkpoints with the optimizer's state, the best weights, and an export in both forms."""
-    with torch.device("meta"):
-        model = build_classifier(config.arch, "random", 1000, 0.0)
+    model = build_classifier(config.arch, "random", 1000, 0.0, config.image_size)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    states: int = 1 + (1 if config.optimizer == "sgd" else 2)
+    states: int = 1 + (1 if config.optimizer == "sgd" else 2) + (config.ema_epochs is not None)
     return int((KEPT + 1) * states * weights + 3 * weights)

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from pretrain.config import TrainConfig
 from pretrain.doctor.finding import Finding, Place
+from pretrain.ema import build_ema
 from pretrain.loader import Batch, DaliLoader
 from pretrain.memory import fit_micro_batch
 from pretrain.model import build_classifier
@@ -20,7 +21,7 @@ from pretrain.objective import build_objective
 from pretrain.optim import build_optimizer
 from pretrain.order import Ids, Plan
 from pretrain.pace import duration
-from pretrain.processes import start_accelerator, sum_over, thread_count
+from pretrain.processes import start_accelerator, sum_over, synchronise_norms, thread_count
 from pretrain.staging import stage
 from pretrain.store import ShardSplit, open_split
 from shards.cli import cores
@@ -62,7 +63,11 @@ def check_training(config: TrainConfig, place: Place) -> Iterator[Finding]:
     else:
         cost = f"{hours * cores() * place.world / place.local_world:.2f} core-hours"
     found = f"{duration(epoch)} per epoch; {config.epochs} epochs: {duration(seconds)}, {cost}"
-    yield Finding(check="time", found=f"{found} at most, as early stopping may end it")
+    yield Finding(
+        check="time",
+        found=f"{found} at most, as early stopping may end it",
+        numbers={"epoch_seconds": epoch, "run_seconds": seconds, "processes": place.world},
+    )
 
 
 def estimate(
@@ -75,7 +80,9 @@ def estimate(
 
 def _train_a_little(config: TrainConfig, data: ShardSplit, accelerator: Accelerator) -> Timing:
     classes = len(data.manifest.classes)
-    model: torch.nn.Module = build_classifier(config.arch, "random", classes, config.dropout)
+    model: torch.nn.Module = build_classifier(
+        config.arch, "random", classes, config.dropout, config.image_size
+    )
     model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     size = fit_micro_batch(model, config, accelerator)
     optimizer = build_optimizer(model, config)
@@ -88,6 +95,11 @@ def _train_a_little(config: TrainConfig, data: ShardSplit, accelerator: Accelera
         device=accelerator.device,
         threads=thread_count(config.loader_threads, accelerator),
     )
+    ema = build_ema(model, config)
+    if config.sync_bn:
+        model = synchronise_norms(model, accelerator.num_processes, accelerator.device)
+    if config.compile:
+        model.compile()
     model, optimizer = accelerator.prepare(model, optimizer)
     batches = _endless(config, loader, labels, size, accelerator)
 
@@ -99,6 +111,8 @@ def _train_a_little(config: TrainConfig, data: ShardSplit, accelerator: Accelera
         accelerator.backward(objective(model, batch, 0) / len(batch.ids))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        if ema is not None:
+            ema.update(accelerator.unwrap_model(model), 0, 0, 1)
         return len(batch.ids), waited
 
     for _ in range(_WARM_UP):
