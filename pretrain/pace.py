@@ -46,9 +46,9 @@ class Pace:
                 self._seen += step.samples
                 self._ended = time.monotonic()
                 left = self._run_seconds(epoch, first + done, done)
-                note = "{images_per_second:.0f} img/s, waiting {data_wait:.0%}"
+                note = "{images_per_second:.0f} img/s, wait {data_wait:.0%}"  # fits into 80 columns
                 note = note.format(**self.measured())
-                bar.update(task, advance=1, note=f"{note}, all epochs {duration(left)}")
+                bar.update(task, advance=1, note=f"{note}, run {duration(left)}")
 
     def measured(self) -> dict[str, float]:
         """What was measured in the epoch so far; `data_wait` is a share of the time, in [0, 1]."""
