@@ -3,7 +3,7 @@
 The draws are inputs of the DALI pipeline (loader.py), so a sample gets the same pixels whatever the
 number of processes, the batch it falls into, or the step at which a run was resumed. Every
 geometric change but rotation is one antialiased resize of a region: crop, resizing, stretch, and
-flips by swapped bounds.
+flips by swapped bounds. A quarter turn is a flip and a transposition.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,9 @@ from pretrain.order import Ids
 from pretrain.philox import uniforms
 
 STREAM_AUGMENT = 1
+# Gaussian noise comes from one bank, read at a drawn place and scaled: drawing 224 x 224 normal
+# numbers for each image costs as much as its resize, and generators are keyed by batch position.
+NOISE_BANK_SIDE = 1024
 VALIDATION_CROP = 0.875  # share of the shorter side: the usual 224 of 256
 
 Floats = npt.NDArray[np.float32]
@@ -28,12 +31,13 @@ class Draws:
     roi_start: Floats  # (N, 2); beyond roi_end where the sample is flipped
     roi_end: Floats  # (N, 2)
     size: Floats  # (N, 2), pixels after the resize; more than the crop's where a rotation follows
+    transposes: npt.NDArray[np.bool_]  # (N,), after the resize
     rotates: npt.NDArray[np.bool_]  # (N,)
-    angle: Floats  # (N,), degrees
+    angle: Floats  # (N,), degrees counter-clockwise, around the centre, after the transposition
     contrast: Floats  # (N,), factor
     shift: Floats  # (N,), added, in shares of full scale
     noise: Floats  # (N,), standard deviation in shares of full scale
-    noise_at: Floats  # (N, 2), where in the noise bank, in [0, 1)
+    noise_at: npt.NDArray[np.int32]  # (N, 2), first row and column in the noise bank
 
 
 def draw_training(
@@ -45,7 +49,10 @@ def draw_training(
 ) -> Draws:
     """Paper A's augmentations for these samples in this epoch."""
     u = uniforms(config.seed, STREAM_AUGMENT, epoch, ids, 14).T
-    rotates = u[0] < config.rotate
+    turned = u[0] < config.rotate
+    # Quarter turns are counter-clockwise; 0 where none is drawn.
+    turns = np.where(turned & (config.rotation == "quarter"), 1 + (3 * u[1]).astype(int), 0)
+    rotates = turned & (config.rotation == "any")
     angle = np.where(rotates, _signed(u[1]) * config.rotate_degrees, 0.0)
     # A square turned by the angle fits into an upright square `grow` times as large.
     grow = abs(np.cos(np.radians(angle))) + abs(np.sin(np.radians(angle)))
@@ -57,18 +64,21 @@ def draw_training(
     start = (image - window) * u[4:6].T
     end = start + window
     flips = np.stack([u[6] < config.vflip, u[7] < config.hflip], axis=1)
+    # A quarter turn counter-clockwise is a horizontal flip, then a transposition.
+    flips ^= np.stack([turns >= 2, (turns == 1) | (turns == 2)], axis=1)
     contrast = 1 + _signed(u[8]) * config.contrast
     return Draws(
         roi_start=np.where(flips, end, start).astype(np.float32),
         roi_end=np.where(flips, start, end).astype(np.float32),
         size=np.repeat(np.ceil(config.image_size * grow)[:, None], 2, 1).astype(np.float32),
+        transposes=turns % 2 == 1,
         rotates=rotates,
         angle=angle.astype(np.float32),
         contrast=contrast.astype(np.float32),
         # Contrast turns around mid-grey: x -> (x - 0.5) * contrast + 0.5 + brightness.
         shift=(0.5 * (1 - contrast) + _signed(u[9]) * config.brightness).astype(np.float32),
         noise=(u[10] * config.noise).astype(np.float32),
-        noise_at=u[11:13].T.astype(np.float32),
+        noise_at=(u[11:13].T * (_bank_side(config) - config.image_size + 1)).astype(np.int32),
     )
 
 
@@ -84,13 +94,25 @@ def draw_validation(
         roi_start=((image - side) / 2).astype(np.float32),
         roi_end=((image + side) / 2).astype(np.float32),
         size=np.full((count, 2), config.image_size, np.float32),
+        transposes=np.zeros(count, bool),
         rotates=np.zeros(count, bool),
         angle=zeros,
         contrast=np.ones(count, np.float32),
         shift=zeros,
         noise=zeros,
-        noise_at=np.zeros((count, 2), np.float32),
+        noise_at=np.zeros((count, 2), np.int32),
     )
+
+
+def noise_bank(config: TrainConfig) -> Floats:
+    """Standard normal numbers, (side, side), that all noise of a run is cut from."""
+    generator = np.random.Generator(np.random.Philox(key=config.seed))
+    side = _bank_side(config)
+    return generator.standard_normal((side, side), dtype=np.float32)
+
+
+def _bank_side(config: TrainConfig) -> int:
+    return max(NOISE_BANK_SIDE, 2 * config.image_size)
 
 
 def _crop_extent(

@@ -9,6 +9,8 @@ from pretrain.inits import resolve_init
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "gpu"]
+Rotation = Literal["any", "quarter"]
+Choice = Literal["auto", "always", "never"]
 Schedule = Literal["step", "cosine", "constant"]
 Optimizer = Literal["sgd", "adam", "adamw"]
 Crop = Literal["random", "whole"]
@@ -83,6 +85,9 @@ class TrainConfig:
     hflip: Annotated[float, "probability of a horizontal flip"] = 0.5
     vflip: Annotated[float, "probability of a vertical flip"] = 0.5
     rotate: Annotated[float, "probability of a rotation"] = 0.5
+    rotation: Annotated[
+        Rotation, "any: an angle up to rotate_degrees; quarter: by 90, 180 or 270 degrees"
+    ] = "any"
     rotate_degrees: Annotated[float, "largest angle, either way"] = 45.0
     brightness: Annotated[float, "largest shift, as a share of full scale"] = 0.2
     contrast: Annotated[float, "largest relative change"] = 0.3
@@ -97,7 +102,11 @@ class TrainConfig:
     compile: Annotated[bool, "torch.compile; a minute at the start, needs a C++ compiler"] = False
     sync_bn: Annotated[bool, "batch norm over the batches of all GPUs, not of each"] = False
     threads: Annotated[int | None, "of torch, per process [cores / processes]"] = None
-    loader_threads: Annotated[int | None, "of DALI, per process [cores / processes]"] = None
+    loader_threads: Annotated[int | None, "of the loader, per process [cores / processes]"] = None
+    resident: Annotated[
+        Choice, "keep decoded images in the device's memory; auto: where they take half at most"
+    ] = "auto"
+    gpu_decode: Annotated[Choice, "decode on the GPU; auto: where a self-test succeeds"] = "auto"
 
     checkpoint_minutes: Annotated[float, "between checkpoints inside an epoch"] = 10.0
     record_ids: Annotated[bool, "write which samples each step had to ids-RANK-of-WORLD.jsonl"] = (

@@ -37,9 +37,13 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
 
 def thread_count(wanted: int | None, accelerator: Accelerator) -> int:
     """Threads for this process: as wanted, or its share of the cores that it may use."""
-    cores = len(os.sched_getaffinity(0))
+    return wanted or max(1, len(os.sched_getaffinity(0)) // processes_here(accelerator))
+
+
+def processes_here(accelerator: Accelerator) -> int:
+    """How many processes of this run share the machine."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
-    return wanted or max(1, cores // max(1, min(local, accelerator.num_processes)))
+    return max(1, min(local, int(accelerator.num_processes)))
 
 
 def sum_over(accelerator: Accelerator, values: torch.Tensor) -> torch.Tensor:

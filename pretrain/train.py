@@ -27,12 +27,14 @@ from pretrain.order import Ids, Plan, slot_seed
 from pretrain.pace import Pace
 from pretrain.processes import (
     EXIT_INTERRUPTED,
+    processes_here,
     start_accelerator,
     sum_over,
     synchronise_norms,
     thread_count,
 )
 from pretrain.run import Run
+from pretrain.source import Source, open_sources
 from pretrain.staging import stage
 from pretrain.store import ShardSplit, open_split
 from pretrain.validate import validate
@@ -67,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if progress.finished:
             console.print(f"{run.paths.folder} is finished: {progress.finished}", markup=False)
             return
+        train_source, val_source = _sources((train_data, val_data), config, accelerator)
         micro_batch_size = progress.micro_batch_size or fit_micro_batch(model, config, accelerator)
         progress = replace(
             progress, micro_batch_size=micro_batch_size, threads=torch.get_num_threads()
@@ -82,8 +85,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         pace = Pace(config.epochs, plan.steps_per_epoch, visible=accelerator.is_main_process)
         objective = build_objective(config, labels, classes, accelerator.device)
         training = Training(config, accelerator, run, plan, pace, objective, model, optimizer, ema)
-        train_loader = _loader(train_data, config, accelerator, micro_batch_size)
-        val_loader = _loader(val_data, config, accelerator, micro_batch_size)
+        train_loader = _loader(train_source, config, accelerator, micro_batch_size)
+        val_loader = _loader(val_source, config, accelerator, micro_batch_size)
         while not progress.finished:
             progress, measured = train_epoch(training, train_loader, progress)
             shown = model if ema is None else ema.model
@@ -195,15 +198,27 @@ def _plan(
     return plan
 
 
+def _sources(
+    splits: tuple[ShardSplit, ShardSplit], config: TrainConfig, accelerator: Accelerator
+) -> list[Source]:
+    sources = open_sources(splits, config, accelerator.device, processes_here(accelerator))
+    if accelerator.is_main_process:
+        for source in sources:
+            console.print(source.told, markup=False, soft_wrap=True)
+    return sources
+
+
 def _loader(
-    data: ShardSplit, config: TrainConfig, accelerator: Accelerator, micro_batch_size: int
+    source: Source, config: TrainConfig, accelerator: Accelerator, micro_batch_size: int
 ) -> DaliLoader:
     return DaliLoader(
-        data,
+        source.data,
         config,
         micro_batch_size=micro_batch_size,
         device=accelerator.device,
         threads=thread_count(config.loader_threads, accelerator),
+        decode=source.decode.name,
+        arena=source.arena,
     )
 
 

@@ -1,11 +1,12 @@
 """What is drawn for each sample."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from pretrain.augment import draw_training, draw_validation
+from pretrain.augment import Draws, draw_training, draw_validation, noise_bank
 from pretrain.config import TrainConfig
 from shards.settings import build_config, read_recipe
 
@@ -92,3 +93,51 @@ def test_paper_bs_recipe_resizes_the_whole_image_and_nothing_else() -> None:
     for field in fields(trained):
         if field.name != "noise_at":  # where noise would come from, if there were any
             assert np.array_equal(getattr(trained, field.name), getattr(validated, field.name))
+
+
+def test_quarter_turns_are_even_and_never_an_angle() -> None:
+    config = TrainConfig(arch="resnet18", rotation="quarter", rotate=0.75, hflip=0, vflip=0)
+    draws = draw_training(config, 0, IDS, HEIGHTS, WIDTHS)
+    assert not draws.rotates.any()
+    assert not draws.angle.any()
+    flips = draws.roi_start > draws.roi_end
+    # None, 90, 180 and 270 degrees, a quarter of the samples each.
+    kinds = 4 * draws.transposes + 2 * flips[:, 0] + flips[:, 1]
+    assert sorted(np.unique(kinds)) == [0, 3, 5, 6]
+    assert np.all(abs(np.bincount(kinds)[[0, 3, 5, 6]] / 4000 - 0.25) < 0.03)
+
+
+def test_stretches_are_even_in_their_logarithm() -> None:
+    config = TrainConfig(arch="resnet18", rotate=0, crop_aspect_max=1.5, crop_area_min=0.1)
+    squares = np.full(4000, 900)
+    draws = draw_training(config, 0, IDS, squares, squares)
+    height, width = abs(draws.roi_end - draws.roi_start).T
+    inside = height * width < 0.6 * 900**2  # larger ones may be cut at the edge when stretched
+    counts, _ = np.histogram(np.log(width / height)[inside], bins=8, range=np.log([1 / 1.5, 1.5]))
+    assert counts.sum() == inside.sum()
+    assert counts.min() > 0.8 * counts.mean()
+
+
+def test_the_scale_of_a_rotated_crop_is_that_of_an_upright_one() -> None:
+    # The window grows by as much as its size after the resize, where it fits into the image.
+    config = TrainConfig(arch="resnet18", rotate=1, crop_area_min=0.05, crop_aspect_max=1.0)
+    squares = np.full(4000, 2000)
+    rotated = draw_training(config, 0, IDS, squares, squares)
+    upright = draw_training(replace(config, rotate=0.0), 0, IDS, squares, squares)
+    small = abs(upright.roi_end - upright.roi_start).max(axis=1) < 2000 / 2**0.5 - 1
+
+    def scale(draws: Draws) -> np.ndarray:
+        return abs(draws.roi_end - draws.roi_start)[small] / draws.size[small]
+
+    assert small.sum() > 1000
+    assert np.allclose(scale(rotated), scale(upright), rtol=0.005)  # sizes are whole pixels
+
+
+def test_noise_is_cut_from_inside_its_bank() -> None:
+    bank = noise_bank(CONFIG)
+    draws = draw_training(CONFIG, 0, IDS, HEIGHTS, WIDTHS)
+    assert bank.std() == pytest.approx(1, abs=0.005)
+    assert bank.mean() == pytest.approx(0, abs=0.005)
+    assert draws.noise_at.min() >= 0
+    assert draws.noise_at.max() + CONFIG.image_size <= len(bank)
+    assert draws.noise_at.max() > len(bank) - CONFIG.image_size - 5

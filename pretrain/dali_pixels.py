@@ -1,0 +1,222 @@
+"""Draws become pixels on a GPU: DALI decodes, crops, resizes, rotates; torch does the photometry.
+
+The same pipeline runs on the CPU (`gpu=None`), where the tests compare it with host_pixels.py.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import tee
+from typing import Any
+
+import numpy as np
+import torch
+from nvidia.dali import fn, pipeline_def, types
+
+from pretrain.augment import Draws, noise_bank
+from pretrain.config import TrainConfig
+from pretrain.decoding import DecodeName
+from pretrain.order import Ids
+from pretrain.resident import Arena
+from pretrain.store import ShardSplit
+
+PREFETCH = 2  # batches in the making while one is used
+_FILL_BATCH = 256  # images decoded at once when an arena is filled
+
+_SHAPING = {  # the fields of `Draws` that DALI takes, with their types
+    "roi_start": types.FLOAT,
+    "roi_end": types.FLOAT,
+    "size": types.FLOAT,
+    "transposes": types.BOOL,
+    "rotates": types.BOOL,
+    "angle": types.FLOAT,
+}
+
+
+class DaliPixels:
+    """Makes batches of normalised pixels from a split, ahead of their use."""
+
+    def __init__(
+        self,
+        data: ShardSplit,
+        config: TrainConfig,
+        batch_size: int,
+        threads: int,
+        *,
+        device: torch.device,
+        decode: DecodeName,
+        arena: Arena | None,
+    ) -> None:
+        self._data = data
+        self._device = device
+        self._arena = arena
+        gpu = device.index or 0 if device.type == "cuda" else None
+        if arena is not None and not arena.complete:
+            _fill(arena, data, gpu, threads, decode)
+        self._side = config.image_size
+        self._bank = torch.from_numpy(noise_bank(config)).to(device)
+        self._mean = torch.tensor(data.manifest.mean, device=device)
+        self._std = torch.tensor(data.manifest.std, device=device)
+        self._samples: Iterator[Ids] = iter(())
+        self._draws: Iterator[Draws] = iter(())
+        self._ahead: deque[Draws] = deque()  # of the batches that DALI has been given
+        self._pipeline = _shaping(
+            images=self._next_images,
+            draws=self._next_draws,
+            channels=data.manifest.channels,
+            side=config.image_size,
+            decode=decode if arena is None else None,
+            on_gpu=gpu is not None,
+            batch_size=batch_size,
+            num_threads=threads,
+            device_id=gpu,
+        )
+        self._pipeline.build()
+        self._fresh = True
+
+    def batches(self, work: Iterable[tuple[Ids, Draws]]) -> Iterator[torch.Tensor]:
+        """`(N, 3, side, side)` float32 in channels-last order for each item of `work`."""
+        self._drain()
+        first, second = tee(work)  # DALI asks for images and draws separately
+        self._samples = (samples for samples, _ in first)
+        self._draws = (draws for _, draws in second)
+        while True:
+            try:
+                (shaped,) = self._pipeline.run()
+            except StopIteration:
+                return
+            yield self._expose(_to_torch(shaped, self._device), self._ahead.popleft())
+
+    def _drain(self) -> None:
+        """Forget what DALI has made ahead: a caller may leave an epoch before its end."""
+        self._samples, self._draws = iter(()), iter(())
+        while not self._fresh:
+            try:
+                self._pipeline.run()
+            except StopIteration:
+                self._pipeline.reset()
+                break
+        self._fresh = False
+        self._ahead.clear()
+
+    def _next_images(self) -> list[Any]:
+        samples = next(self._samples)
+        if self._arena is None:
+            return list(self._data.read(samples))
+        held = [self._arena.get(int(sample)) for sample in samples]
+        on_gpu = self._device.type == "cuda"
+        # DALI takes a CPU tensor of torch for one on a GPU.
+        return [image if on_gpu or image is None else image.numpy() for image in held]
+
+    def _next_draws(self) -> list[Any]:
+        self._ahead.append(next(self._draws))
+        return [getattr(self._ahead[-1], name) for name in _SHAPING]
+
+    def _expose(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Contrast, brightness, noise, normalisation; one grey channel becomes three last."""
+
+        def column(values: Any) -> torch.Tensor:
+            tensor = torch.from_numpy(np.ascontiguousarray(values))
+            return tensor.to(self._device, non_blocking=True).view(-1, 1, 1, 1)
+
+        values = images * (column(draws.contrast) / 255) + column(draws.shift)
+        if draws.noise.any():
+            places = torch.arange(self._side, device=self._device)
+            at = torch.from_numpy(draws.noise_at.astype(np.int64)).to(self._device)
+            grain = self._bank[(at[:, :1] + places)[:, :, None], (at[:, 1:] + places)[:, None, :]]
+            values.addcmul_(grain.unsqueeze(-1), column(draws.noise))
+        return values.sub(self._mean).div_(self._std).permute(0, 3, 1, 2)
+
+
+@pipeline_def(  # type: ignore[untyped-decorator]
+    prefetch_queue_depth=PREFETCH, enable_conditionals=True
+)
+def _shaping(
+    images: Any, draws: Any, channels: int, side: int, decode: DecodeName | None, on_gpu: bool
+) -> Any:
+    """Stored images and draws to (side, side, C) uint8; `decode` is None for decoded images."""
+    stored = fn.external_source(
+        images,
+        batch=True,
+        dtype=types.UINT8,
+        # Decoded images lie where they are wanted; encoded ones come from the host.
+        device="gpu" if on_gpu and decode is None else "cpu",
+        layout="HWC" if decode is None else None,
+    )
+    start, end, size, transposes, rotates, angle = fn.external_source(
+        draws, num_outputs=len(_SHAPING), batch=True, dtype=list(_SHAPING.values())
+    )
+    shaped = stored if decode is None else _decoded(stored, channels, decode)
+    if on_gpu:
+        shaped = shaped.gpu()
+    shaped = fn.resize(
+        shaped,
+        size=size,
+        roi_start=start,
+        roi_end=end,
+        interp_type=types.INTERP_LINEAR,
+        antialias=True,
+        dtype=types.UINT8,
+    )
+    if transposes:
+        shaped = fn.transpose(shaped, perm=[1, 0, 2], transpose_layout=False)
+    if rotates:
+        shaped = fn.rotate(shaped, angle=angle, size=[side, side], interp_type=types.INTERP_LINEAR)
+    return shaped
+
+
+def _decoded(encoded: Any, channels: int, decode: DecodeName) -> Any:
+    return fn.decoders.image(
+        encoded,
+        device="mixed" if decode == "mixed" else "cpu",
+        # Never ANY_DATA: DALI 2.4 corrupts its heap on grey JPEGs with it.
+        output_type=types.GRAY if channels == 1 else types.RGB,
+    )
+
+
+def _fill(
+    arena: Arena, data: ShardSplit, gpu: int | None, threads: int, decode: DecodeName
+) -> None:
+    batches = iter(np.array_split(np.arange(len(data)), -(-len(data) // _FILL_BATCH)))
+    ahead: list[Ids] = []
+
+    def source() -> list[Any]:
+        ahead.append(next(batches))
+        return data.read(ahead[-1])
+
+    @pipeline_def(  # type: ignore[untyped-decorator]
+        batch_size=_FILL_BATCH,
+        num_threads=threads,
+        device_id=gpu,
+        prefetch_queue_depth=PREFETCH,
+    )
+    def decoder() -> Any:
+        encoded = fn.external_source(source, batch=True, dtype=types.UINT8)
+        images = _decoded(encoded, data.manifest.channels, decode)
+        return images.gpu() if gpu is not None else images
+
+    pipeline = decoder()
+    pipeline.build()
+    while not arena.complete:
+        (images,) = pipeline.run()
+        for number, sample in enumerate(ahead.pop(0)):
+            arena.put(int(sample), _image(images[number], gpu))
+        if gpu is not None:  # before DALI uses the memory again
+            torch.cuda.synchronize(gpu)
+
+
+def _image(image: Any, gpu: int | None) -> torch.Tensor:
+    if gpu is None:
+        return torch.from_numpy(np.array(image))
+    return torch.utils.dlpack.from_dlpack(image)  # no copy
+
+
+def _to_torch(pixels: Any, device: torch.device) -> torch.Tensor:
+    dense = pixels.as_tensor()
+    if device.type == "cuda":
+        from nvidia.dali.plugin.pytorch import feed_ndarray
+
+        images = torch.empty(dense.shape(), dtype=torch.uint8, device=device)
+        feed_ndarray(dense, images, cuda_stream=torch.cuda.current_stream(device))
+        return images
+    # No copy: the caller computes from it before DALI reuses the memory at the next run.
+    return torch.from_numpy(np.asarray(dense))

@@ -1,0 +1,48 @@
+"""Where the images of a split come from: who decodes them, and whether they are kept decoded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pretrain.config import TrainConfig
+from pretrain.decoding import DecodePath, choose_decode_path
+from pretrain.resident import Arena, decide_residence
+from pretrain.store import ShardSplit
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a loader reads from."""
+
+    data: ShardSplit
+    decode: DecodePath
+    arena: Arena | None  # holds decoded images, if they are kept
+    told: str  # both decisions and their reasons, in one line
+
+
+def open_sources(
+    splits: Sequence[ShardSplit], config: TrainConfig, device: torch.device, processes: int
+) -> list[Source]:
+    """Decide for each split; `processes` share this machine. Takes the memory for decoded images.
+
+    To be called before the size of a micro-batch is tried, so that this memory is counted there.
+    """
+    decode = _decode_path(splits[0], config, device)
+    sources = []
+    for data in splits:
+        residence = decide_residence(config.resident, data, device, processes)
+        arena = Arena(data, device) if residence.kept else None
+        told = f"{data.split} images: {residence.reason}; decoded by {decode.name}: {decode.reason}"
+        sources.append(Source(data, decode, arena, told))
+    return sources
+
+
+def _decode_path(data: ShardSplit, config: TrainConfig, device: torch.device) -> DecodePath:
+    if device.type != "cuda":
+        return choose_decode_path(data, None)
+    if config.gpu_decode == "always":
+        return DecodePath("mixed", "the GPU decoder untested, as wanted")
+    if config.gpu_decode == "never":
+        return DecodePath("cpu", "the GPU decoder left alone, as wanted")
+    return choose_decode_path(data, device.index or 0)

@@ -1,0 +1,170 @@
+"""Both ways to make pixels give the same pictures: DALI (here on the CPU) and the thread pool."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from pretrain.augment import Draws, draw_training, draw_validation
+from pretrain.config import TrainConfig
+from pretrain.dali_pixels import DaliPixels
+from pretrain.host_pixels import PREFETCH, HostPixels
+from pretrain.order import Ids
+from pretrain.resident import Arena
+from pretrain.store import ShardSplit, open_split
+from shards.schema import IMAGENET_STD
+from shards.write import WriteConfig, write_shards
+
+CPU = torch.device("cpu")
+SIDE = 48
+
+
+@pytest.fixture(scope="module", params=["grey png", "grey jpeg", "colour jpeg"])
+def pictures(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> ShardSplit:
+    """Sixteen smooth images of two sizes, as both profiles store them."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(3)
+    bands = 3 if "colour" in request.param else 1
+    for name in ("a", "b"):
+        (folder / "in" / name).mkdir(parents=True)
+        for number in range(8):
+            shape = (160, 200) if number % 2 else (130, 110)
+            smooth = [gaussian_filter(rng.standard_normal(shape), 4) for _ in range(bands)]
+            pixels = np.uint8(np.clip(127 + 400 * np.stack(smooth, -1), 0, 255))
+            Image.fromarray(pixels.squeeze()).save(folder / "in" / name / f"{number}.png")
+    write_shards(
+        WriteConfig(
+            source=str(folder / "in"),
+            out=str(folder / "out"),
+            profile="exact" if "png" in request.param else "fast",
+            workers=1,
+            val_per_class=0,
+            report=False,
+        )
+    )
+    return open_split(folder / "out", "train")
+
+
+def work(data: ShardSplit, config: TrainConfig, batches: int = 2) -> list[tuple[Ids, Draws]]:
+    slots = np.array_split(np.arange(len(data)), batches)
+    rows = [data.index[ids] for ids in slots]
+    return [
+        (ids, draw_training(config, 0, ids, row["height"], row["width"]))
+        for ids, row in zip(slots, rows, strict=True)
+    ]
+
+
+def make(pixels: HostPixels | DaliPixels, items: list[tuple[Ids, Draws]]) -> torch.Tensor:
+    return torch.cat([images.clone() for images in pixels.batches(items)])
+
+
+def by_dali(data: ShardSplit, config: TrainConfig, arena: Arena | None = None) -> DaliPixels:
+    return DaliPixels(data, config, 8, 1, device=CPU, decode="cpu", arena=arena)
+
+
+@pytest.mark.parametrize("rotation", ["any", "quarter"])
+def test_both_ways_give_the_same_pictures(pictures: ShardSplit, rotation: str) -> None:
+    config = TrainConfig(arch="resnet18", image_size=SIDE, rotation=rotation, rotate=0.8)  # type: ignore[arg-type]
+    items = work(pictures, config)
+    host, dali = (
+        make(HostPixels(pictures, config, 2, None), items),
+        make(by_dali(pictures, config), items),
+    )
+    assert host.shape == dali.shape == (16, 3, SIDE, SIDE)
+    # In grey levels: two roundings and two bilinear kernels apart; chroma decoders by some more.
+    levels = (host - dali).abs() * torch.tensor(IMAGENET_STD).view(3, 1, 1) * 255
+    assert levels.mean().item() < 0.5
+    assert levels.amax().item() < 8
+    upright = ~np.concatenate([draws.rotates for _, draws in items])
+    assert levels[torch.from_numpy(upright)].amax().item() < 3.5
+
+
+def test_validation_pictures_are_the_same_both_ways(pictures: ShardSplit) -> None:
+    config = TrainConfig(arch="resnet18", image_size=SIDE)
+    row = pictures.index
+    items = [
+        (ids, draw_validation(config, row["height"][ids], row["width"][ids]))
+        for ids in np.array_split(np.arange(len(pictures)), 2)
+    ]
+    host, dali = (
+        make(HostPixels(pictures, config, 1, None), items),
+        make(by_dali(pictures, config), items),
+    )
+    assert ((host - dali).abs() * 0.229 * 255).amax().item() < 3.5
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_quarter_turns_are_exact(pictures: ShardSplit, turns: int) -> None:
+    still = {"hflip": 0.0, "vflip": 0.0, "noise": 0.0}
+    upright = TrainConfig(arch="resnet18", image_size=SIDE, rotate=0, **still)  # type: ignore[arg-type]
+    turning = TrainConfig(arch="resnet18", image_size=SIDE, rotate=1, rotation="quarter", **still)  # type: ignore[arg-type]
+    wanted = make(HostPixels(pictures, upright, 1, None), work(pictures, upright))
+    items = work(pictures, turning)
+    got = make(HostPixels(pictures, turning, 1, None), items)
+    draws = [d for _, d in items]
+    flips = np.concatenate([d.roi_start > d.roi_end for d in draws])
+    sideways = np.concatenate([d.transposes for d in draws])
+    expected = {1: (True, False, True), 2: (False, True, True), 3: (True, True, False)}[turns]
+    ours = np.flatnonzero(np.all(np.column_stack([sideways, flips]) == expected, axis=1))
+    assert len(ours)
+    for at in ours:
+        assert torch.equal(got[at], wanted[at].rot90(turns, (1, 2)))
+
+
+@pytest.mark.parametrize("way", ["host", "dali"])
+def test_held_images_give_the_pixels_of_streamed_ones(pictures: ShardSplit, way: str) -> None:
+    config = TrainConfig(arch="resnet18", image_size=SIDE)
+    items, arena = work(pictures, config), Arena(pictures, CPU)
+    if way == "host":
+        streaming, holding = (
+            HostPixels(pictures, config, 2, None),
+            HostPixels(pictures, config, 2, arena),
+        )
+        wanted = make(streaming, items)
+        assert torch.equal(make(holding, items), wanted)  # decodes and keeps
+    else:
+        wanted = make(by_dali(pictures, config), items)
+        holding = by_dali(pictures, config, arena)  # type: ignore[assignment]
+    assert arena.complete
+    assert torch.equal(make(holding, items), wanted)
+
+
+@pytest.mark.parametrize("way", ["host", "dali"])
+def test_an_epoch_left_early_does_not_leak_into_the_next(shards: Path, way: str) -> None:
+    data = open_split(shards, "train")
+    config = TrainConfig(arch="resnet18", image_size=32)
+    pixels = HostPixels(data, config, 1, None) if way == "host" else by_dali(data, config)
+    items = work(data, config, 6)
+    wanted = make(pixels, items)
+    left = pixels.batches(items)
+    next(left)
+    next(left)
+    assert torch.equal(make(pixels, items), wanted)
+
+
+def test_batches_are_made_while_the_network_computes(shards: Path) -> None:
+    data = open_split(shards, "train")
+    config = TrainConfig(arch="resnet18", image_size=32)
+    started: list[int] = []
+
+    def items() -> Iterator[tuple[Ids, Draws]]:
+        for number, item in enumerate(work(data, config, 6)):
+            started.append(number)
+            yield item
+
+    arena = Arena(data, CPU)
+    stream = HostPixels(data, config, 1, arena).batches(items())
+    next(stream)
+    assert started == list(range(1 + PREFETCH))
+    begun = time.monotonic()
+    # No call into the loader: its threads alone bring the images.
+    while sum(arena.get(int(i)) is not None for i in range(24)) < 24:
+        torch.randn(200, 200) @ torch.randn(200, 200)
+        assert time.monotonic() - begun < 30
