@@ -1,0 +1,148 @@
+"""The sbatch scripts: a job array of tasks with equal resources, and the job that collects."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from launch.programs import Program, find_program
+from launch.resources import Resources
+from launch.start import slurm_start
+from launch.tasks import Grid
+
+_PORTS = (20_000, 20_000)  # first, count; below the ports that Linux hands out by itself
+
+
+def array_script(
+    grid: Grid,
+    tasks_file: Path,
+    indices: Sequence[int],
+    folder: Path,
+    throttle: int | None,
+) -> str:
+    """A job array over `indices`, which share their resources; jobs work in `folder`."""
+    first = grid.tasks[indices[0]]
+    resources, found = first.resources, find_program(first.program)
+    limit = f"%{throttle}" if throttle else ""
+    options = [
+        f"--job-name={grid.name}",
+        f"--array={spell_indices(indices)}{limit}",
+        f"--output={_log(grid, '%A_%a')}",
+        "--open-mode=append",
+        "--requeue",
+        f"--signal=TERM@{grid.slurm.signal_seconds}",
+        *_resource_options(resources),
+        *grid.slurm.options,
+    ]
+    in_container = f"{grid.slurm.container} " if grid.slurm.container else ""
+    cpus = f"--cpus-per-task={resources.cpus} " if resources.cpus else ""
+    then = ["if [ $code = 0 ]; then task then; code=$?; fi"] if grid.then else []
+    port, ports = _PORTS
+    return "\n".join(
+        [
+            "#!/bin/bash",
+            f"# {len(indices)} tasks of {grid.name}; written by python -m launch.slurm.",
+            *(f"#SBATCH {option}" for option in options),
+            "",
+            *_opening(grid, folder),
+            f"tasks={shlex.quote(str(tasks_file))}",
+            "task() { step=$1; shift; " + in_container + 'python -m launch.task "$step" "$tasks" '
+            '"$SLURM_ARRAY_TASK_ID" "$@"; }',
+            "",
+            "log=$(task log) || exit",
+            'exec >>"$log" 2>&1',
+            "command=$(task start) || exit",
+            '[ -n "$command" ] || exit 0  # finished before',
+            "",
+            "# SLURM signals this shell only when it ends or requeues the job itself.",
+            "told_to_end=; trap 'told_to_end=yes' TERM",
+            "MASTER_ADDR=$(hostname)  # the script runs on the first node",
+            f"MASTER_PORT=$(({port} + SLURM_JOB_ID % {ports}))",
+            *_why_trap(found),
+            'step="' + "\n".join(slurm_start(found, resources)) + '"',
+            f"srun --nodes={resources.nodes} --ntasks-per-node=1 {cpus}--kill-on-bad-exit=1 \\",
+            f'  {in_container}bash -c "$step"',
+            "code=$?",
+            *then,
+            "",
+            'verdict=$(task end --code "$code")',
+            'if [ "$verdict" = interrupted ] && [ -z "$told_to_end" ]; then',
+            '  scontrol requeue "$SLURM_JOB_ID"  # saved: goes on where it stopped',
+            "fi",
+            'exit "$code"',
+            "",
+        ]
+    )
+
+
+def collect_script(grid: Grid, tasks_file: Path, folder: Path) -> str:
+    """The job after all others: the tables, and whatever the grid wants in the end."""
+    in_container = f"{grid.slurm.container} " if grid.slurm.container else ""
+    collect = f"python -m launch.collect {shlex.quote(str(tasks_file))}"
+    # Those of the tasks ask for GPUs and nodes; what only says where and for whom is kept.
+    kept = [o for o in grid.slurm.options if o.split("=")[0] in _WHERE]
+    options = [
+        f"--job-name={grid.name}-collect",
+        f"--output={_log(grid, 'collect-%j')}",
+        "--nodes=1",
+        "--ntasks=1",
+        *kept,
+    ]
+    commands = [collect, *grid.finally_]
+    return "\n".join(
+        [
+            "#!/bin/bash",
+            f"# After the tasks of {grid.name}; written by python -m launch.slurm.",
+            *(f"#SBATCH {option}" for option in options),
+            "",
+            *_opening(grid, folder),
+            "code=0",
+            *(f"{in_container}{command} || code=$?" for command in commands),
+            'exit "$code"',
+            "",
+        ]
+    )
+
+
+def _why_trap(found: Program) -> list[str]:
+    if found.launcher == "python":
+        return []
+    return ["# The launcher outlives a SIGTERM; the trainer hears it, saves, and both end."]
+
+
+_WHERE = ("--partition", "--account", "--qos", "--reservation", "-p", "-A", "-q")
+
+
+def spell_indices(indices: Sequence[int]) -> str:
+    """SLURM's short form: 0-3,7."""
+    runs: list[list[int]] = []
+    for index in sorted(indices):
+        if runs and index == runs[-1][1] + 1:
+            runs[-1][1] = index
+        else:
+            runs.append([index, index])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def _opening(grid: Grid, folder: Path) -> list[str]:
+    prelude = grid.slurm.prelude.strip("\n").splitlines()
+    if not prelude and not grid.slurm.container:  # then with the Python that submits
+        prelude = [f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"]
+    return [f"cd {shlex.quote(str(folder))} || exit", *prelude, "export PYTHONUNBUFFERED=1"]
+
+
+def _log(grid: Grid, pattern: str) -> Path:
+    return grid.own.absolute() / "logs" / f"slurm-{pattern}.log"
+
+
+def _resource_options(resources: Resources) -> list[str]:
+    options = [f"--nodes={resources.nodes}", "--ntasks-per-node=1"]
+    if resources.gpus:
+        options.append(f"--gpus-per-node={resources.gpus}")
+    if resources.cpus is not None:
+        options.append(f"--cpus-per-task={resources.cpus}")
+    if resources.memory is not None:
+        options.append(f"--mem={resources.memory}")
+    if resources.time is not None:
+        options.append(f"--time={resources.time}")
+    return options

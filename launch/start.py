@@ -1,0 +1,57 @@
+"""The shell lines that start a program: one launcher per node, which a SIGTERM must not kill.
+
+SLURM signals every process of a step. A launcher that dies of it takes the step along, and with it
+the trainer before it has saved. So the shell ignores SIGTERM, the launcher inherits that, and only
+the trainer, which sets its own handler, hears it. torch's elastic launcher sets a handler too, that
+kills its workers after 30 s: it is told not to. A program that saves nothing just dies.
+"""
+
+import sys
+
+from launch.programs import Program
+from launch.resources import Resources
+
+_IGNORE_SIGTERM = "trap '' TERM; export TORCHELASTIC_SIGNALS_TO_HANDLE=SIGINT"
+
+
+# The trainer chooses the precision itself; named here, accelerate does not warn of its defaults.
+_PLAIN = "--quiet --mixed_precision no --dynamo_backend no"
+_ONE = "--num_machines 1 --num_processes 1"
+
+
+def slurm_start(program: Program, resources: Resources) -> list[str]:
+    """Lines for each node of a SLURM job; `$command` is the program and its flags."""
+    if program.launcher == "python":
+        return ["exec python -m $command"]
+    return [_IGNORE_SIGTERM, *_accelerate(resources)]
+
+
+def _accelerate(resources: Resources) -> list[str]:
+    if resources.gpus == 0:
+        ranks = [
+            # `accelerate launch` starts one process on a CPU, and passes these on.
+            f"export WORLD_SIZE={resources.nodes} RANK=\\$SLURM_PROCID LOCAL_RANK=0",
+            "export LOCAL_WORLD_SIZE=1 MASTER_ADDR=$MASTER_ADDR MASTER_PORT=$MASTER_PORT",
+        ]
+        launch = f"exec accelerate launch {_PLAIN} {_ONE} --cpu --module $command"
+        return [*(ranks if resources.nodes > 1 else []), launch]
+    processes = resources.nodes * resources.gpus
+    if processes == 1:
+        return [f"exec accelerate launch {_PLAIN} {_ONE} --module $command"]
+    return [
+        f"exec accelerate launch {_PLAIN} --multi_gpu --num_processes {processes} \\",
+        f"  --num_machines {resources.nodes} --machine_rank \\$SLURM_NODEID \\",
+        "  --main_process_ip $MASTER_ADDR --main_process_port $MASTER_PORT --module $command",
+    ]
+
+
+def local_start(program: Program, gpus: int, port: int) -> str:
+    """The line for this machine alone, of one process for each of `gpus`; as `slurm_start`."""
+    if program.launcher == "python":
+        return f"{sys.executable} -m"
+    if gpus <= 1:  # one process needs no launcher
+        return f"{_IGNORE_SIGTERM}; {sys.executable} -m"
+    return (
+        f"{_IGNORE_SIGTERM}; {sys.executable} -m accelerate.commands.launch {_PLAIN} "
+        f"--multi_gpu --num_processes {gpus} --main_process_port {port} --module"
+    )

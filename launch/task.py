@@ -1,0 +1,76 @@
+"""One task, seen from inside its job: what the sbatch script calls before and after the program.
+
+    python -m launch.task start|log|then|end TASKS INDEX [--code N]
+
+start    prints the command line; nothing when the task is finished already
+log      prints where its output goes
+then     runs the grid's `then` commands; their exit code is its own
+end      prints what the exit code N of the program came to: finished, interrupted or failed
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from launch.attempts import begin, end
+from launch.grid import load_grid
+from launch.state import task_state
+from launch.tasks import Grid, Task, find_task
+from shards.cli import ArgumentParser, UserError, program
+
+
+@program
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = ArgumentParser(description="One task of a grid, seen from inside its job.")
+    parser.add_argument("step", choices=("start", "log", "then", "end"))
+    parser.add_argument("tasks", type=Path, help="the frozen grid (or its YAML)")
+    parser.add_argument("index", type=int)
+    parser.add_argument("--code", type=int, help="exit code of the program, for end")
+    arguments = parser.parse_args(argv)
+    grid = load_grid(arguments.tasks)
+    task = find_task(grid, arguments.index)
+    if arguments.step == "log":
+        log = grid.log(task)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        print(log)
+    elif arguments.step == "start":
+        if task_state(grid, task).kind != "done":
+            begin(grid, task, os.getppid())
+            print(shlex.join(task.command))
+    elif arguments.step == "then":
+        sys.exit(run_then(grid, task))
+    else:
+        if arguments.code is None:
+            raise UserError("end needs --code")
+        verdict, reason = end(grid, task, arguments.code)
+        print(verdict)
+        if reason:
+            print(f"{task.name} {verdict}: {reason}", file=sys.stderr)
+
+
+def run_then(grid: Grid, task: Task) -> int:
+    """Run the commands that follow a finished task; returns the first exit code that is not 0."""
+    for command in grid.then:
+        line = fill_in(command, grid, task)
+        print(f"$ {line}", flush=True)
+        code = subprocess.run(line, shell=True).returncode
+        if code:
+            return code
+    return 0
+
+
+def fill_in(command: str, grid: Grid, task: Task) -> str:
+    """A command of `then` with {folder} and {name} of the task in place."""
+    try:
+        return command.format(folder=shlex.quote(str(task.folder)), name=shlex.quote(task.name))
+    except (KeyError, IndexError, ValueError) as error:
+        raise UserError(
+            f"{grid.name}: `then` knows {{folder}} and {{name}}, not {error}"
+        ) from error
+
+
+if __name__ == "__main__":
+    main()

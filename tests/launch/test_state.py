@@ -1,0 +1,193 @@
+"""How a task stands: what its program, its last start and its log together mean."""
+
+import json
+import os
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from launch.attempts import begin, end, last_error, read_attempt
+from launch.grid import build_grid
+from launch.jobs import Jobs, QueueEntry
+from launch.script import array_script, collect_script, spell_indices
+from launch.slurm import main as submit
+from launch.state import TaskState, grid_states, spell_counts, task_state
+from launch.status import main as print_status
+from launch.task import main as task_step
+from launch.tasks import Grid, freeze
+from pretrain.status import Status, write_status
+
+ROOT = Path(__file__).parents[2]
+MICRONET = ROOT / "configs" / "launch" / "micronet-76.yaml"
+
+
+@pytest.fixture
+def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Grid:
+    """Four tasks of pretrain.train, none begun."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    text = "program: pretrain.train\nroot: out\naxes: {arch: [vgg11, vgg13, vgg16, vgg19]}\n"
+    Path("grid.yaml").write_text(text)
+    return build_grid(Path("grid.yaml"))
+
+
+def report(grid: Grid, index: int, state: str, age: float = 0.0, **more: object) -> None:
+    """What the trainer of a task writes."""
+    folder = grid.tasks[index].folder
+    folder.mkdir(parents=True, exist_ok=True)
+    values = {"state": state, "epochs": 9, "updated": time.time() - age, **more}
+    write_status(folder, Status(**values))  # type: ignore[arg-type]
+
+
+def ended(grid: Grid, index: int, code: int) -> TaskState:
+    end(grid, grid.tasks[index], code)
+    return task_state(grid, grid.tasks[index])
+
+
+def test_a_task_that_nobody_began_is_pending(grid: Grid) -> None:
+    assert spell_counts(grid_states(grid)) == "4 pending"
+
+
+def test_the_end_is_told_by_the_trainer_not_by_the_exit_code(grid: Grid) -> None:
+    for index, state in enumerate(("interrupted", "failed", "finished")):
+        begin(grid, grid.tasks[index], os.getpid())
+        assert task_state(grid, grid.tasks[index]).kind == "running"
+        report(grid, index, state, reason="the loss became nan")
+    # accelerate launch exits 1 for both.
+    assert ended(grid, 0, 1).kind == "preempted"
+    failed = ended(grid, 1, 1)
+    assert (failed.kind, failed.detail) == ("failed", "the loss became nan")
+    assert ended(grid, 2, 0).kind == "done"
+    assert spell_counts(grid_states(grid)) == "1 done, 1 preempted, 1 pending, 1 failed"
+
+
+def test_an_interruption_of_an_earlier_start_does_not_hide_a_failure(grid: Grid) -> None:
+    report(grid, 0, "interrupted", age=60)
+    begin(grid, grid.tasks[0], os.getpid())
+    with grid.log(grid.tasks[0]).open("a") as log:
+        log.write("error: no shards in nowhere\n")
+    assert end(grid, grid.tasks[0], 1) == ("failed", "no shards in nowhere")
+
+
+def test_a_task_whose_process_is_gone_goes_on(grid: Grid) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    begin(grid, grid.tasks[0], gone.pid)
+    report(grid, 0, "running", epoch=3)
+    state = task_state(grid, grid.tasks[0])
+    assert state.kind == "preempted" and "last checkpoint" in state.detail
+
+
+def test_the_queue_tells_waiting_from_running(grid: Grid) -> None:
+    begin(grid, grid.tasks[1], os.getpid())
+    report(grid, 1, "interrupted")
+    submitted = {index: f"7_{index}" for index in range(4)}
+    queued = {
+        0: QueueEntry("7_0", False, "Resources"),
+        1: QueueEntry("7_1", False, "BeginTime"),
+        2: QueueEntry("7_2", True, "None"),
+    }
+    jobs = Jobs(submitted, queued, {3: "OUT_OF_MEMORY"})
+    found = [task_state(grid, task, jobs).kind for task in grid.tasks[:3]]
+    assert found == ["pending", "preempted", "running"]
+
+
+@pytest.mark.parametrize(("word", "kind"), [("TIMEOUT", "preempted"), ("OUT_OF_MEMORY", "failed")])
+def test_a_job_that_vanished_is_judged_by_slurms_word(grid: Grid, word: str, kind: str) -> None:
+    begin(grid, grid.tasks[0], os.getpid())
+    path = grid.own / "attempts" / f"{grid.tasks[0].name}.json"
+    attempt = read_attempt(grid, grid.tasks[0])
+    assert attempt is not None
+    path.write_text(json.dumps({**json.loads(path.read_text()), "job": "8"}))
+    assert replace(attempt, job="8") == read_attempt(grid, grid.tasks[0])
+    state = task_state(grid, grid.tasks[0], Jobs({0: "7_0"}, {}, {0: word}))
+    assert state.kind == kind and word in state.detail
+
+
+def test_the_reason_is_the_trainers_error_of_the_last_start(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text(
+        "=== started 2026-01-01\nerror: of an earlier start\n=== started 2026-01-02\n"
+        "\x1b[31merror: the disk is full\x1b[0m\nsrun: error: n1: task 0: Exited with exit code 1\n"
+    )
+    assert last_error(log) == "the disk is full"
+    log.write_text("=== started\nTraceback (most recent call last):\nKeyError: 'mean'\n")
+    assert last_error(log) == "KeyError: 'mean'"
+    assert last_error(tmp_path / "none") == ""
+
+
+def test_a_job_asks_what_to_run_and_says_how_it_went(
+    grid: Grid, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks = Path("tasks.json")
+    freeze(grid, tasks)
+    task_step(["start", str(tasks), "2"])
+    assert capsys.readouterr().out.startswith("pretrain.train --arch vgg16")
+    report(grid, 2, "interrupted")
+    task_step(["end", str(tasks), "2", "--code", "1"])
+    assert capsys.readouterr().out == "interrupted\n"
+    task_step(["start", str(tasks), "2"])
+    report(grid, 2, "finished")
+    task_step(["end", str(tasks), "2", "--code", "0"])
+    assert capsys.readouterr().out.endswith("finished\n")
+    task_step(["start", str(tasks), "2"])  # done: nothing to run
+    assert capsys.readouterr().out == ""
+
+
+def test_status_shows_epoch_accuracy_and_reason(
+    grid: Grid, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report(grid, 0, "running", epoch=3, best_top1=0.5, eta_seconds=90.0)
+    report(grid, 1, "finished", epoch=9, best_top1=0.02, converged=False)
+    report(grid, 2, "failed", reason="the loss became nan")
+    print_status(["grid.yaml"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[:5] == ["0", "vgg11", "running", "3/9", "50.00%"]
+    assert "done" in lines[2] and "2.00% (chance)" in lines[2]
+    assert lines[3].split()[2] == "failed" and "the loss became nan" in lines[3]
+    assert lines[-1] == "grid: 4 tasks: 1 done, 1 running, 1 pending, 1 failed"
+    print_status(["grid.yaml", "--json", "--only", "failed"])
+    assert json.loads(capsys.readouterr().out)["name"] == "vgg16"
+
+
+def test_indices_are_spelt_as_slurm_does() -> None:
+    assert spell_indices([7, 0, 1, 2, 9, 10]) == "0-2,7,9-10"
+
+
+def test_the_scripts_of_a_dry_run_are_valid_and_submit_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    submit([str(MICRONET), "--dry-run", "--throttle", "8", "--only", "*.random"])
+    scripts = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert [script.name for script in scripts] == [
+        *("array-0.sbatch", "array-1.sbatch", "collect.sbatch")
+    ]
+    for script in scripts:
+        subprocess.run(["bash", "-n", str(script)], check=True)
+    texts = [script.read_text() for script in scripts]
+    for option in ("--requeue", "--open-mode=append", "--signal=TERM@120", "--time=24:00:00"):
+        assert f"#SBATCH {option}\n" in texts[0]
+    assert "#SBATCH --time=48:00:00\n" in texts[1]
+    # 36 tasks in two arrays share the 8 by their size.
+    throttles = [text.split("#SBATCH --array=")[1].split()[0].split("%")[1] for text in texts[:2]]
+    assert sum(map(int, throttles)) <= 8
+    assert not (tmp_path / "runs" / "micronet-76" / "_launch" / "jobs.jsonl").exists()
+
+
+def test_several_nodes_and_gpus_go_through_one_launcher_per_node(grid: Grid) -> None:
+    resources = replace(grid.tasks[0].resources, nodes=2, gpus=8, cpus=64)
+    tasks = tuple(replace(task, resources=resources) for task in grid.tasks)
+    slurm = replace(grid.slurm, container="apptainer exec --nv a.sif", options=("--partition=gpu",))
+    grid = replace(grid, tasks=tasks, slurm=slurm, then=("echo {name}",))
+    text = array_script(grid, Path("/x/tasks.json"), [0, 1], Path("/my work"), None)
+    assert "--multi_gpu --num_processes 16" in text
+    assert "--num_machines 2 --machine_rank \\$SLURM_NODEID" in text
+    assert "srun --nodes=2 --ntasks-per-node=1 --cpus-per-task=64" in text
+    assert "#SBATCH --gpus-per-node=8\n" in text and "cd '/my work' || exit\n" in text
+    assert text.count("apptainer exec --nv a.sif") == 2
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+    assert "--partition=gpu" in collect_script(grid, Path("/x/tasks.json"), Path("/"))
