@@ -1,0 +1,70 @@
+"""Grids on this machine alone: all run, interrupted ones go on, failed ones are retried."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from launch.collect import main as collect
+from launch.local import main as run_local
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    """Bright squares on a dark ground: two images for each split."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val", "test"):
+        for name in (split, f"{split}_annot"):
+            (tmp_path / "labels" / name).mkdir(parents=True)
+        for number in range(2):
+            mask = np.zeros((64, 64), np.uint8)
+            mask[8 : 30 + 10 * number, 16:48] = 1
+            image = np.uint8(60 + 120 * mask + rng.integers(0, 20, mask.shape))
+            Image.fromarray(image).save(tmp_path / "labels" / split / f"{number}.png")
+            Image.fromarray(mask).save(tmp_path / "labels" / f"{split}_annot" / f"{number}.png")
+    return tmp_path / "labels"
+
+
+def read_csv(path: Path) -> dict[str, dict[str, str]]:
+    with path.open(newline="") as stream:
+        return {row["task"]: row for row in csv.DictReader(stream)}
+
+
+@pytest.mark.slow
+def test_a_grid_of_segmentations_runs_fails_is_retried_and_collected(
+    labels: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("grid.yaml").write_text("""
+name: study
+program: downstream.segment
+root: out
+settings: {arch: resnet18, steps: 2, validate_every_steps: 2, batch_size: 2, crop_size: 64}
+axes: {data: [labels, later], seed: [0]}
+then: ["touch {folder}/then"]
+""")
+    with pytest.raises(SystemExit) as some_failed:
+        run_local(["grid.yaml", "--jobs", "2"])
+    assert some_failed.value.code == 1
+    report = capsys.readouterr().out
+    assert "study: 2 tasks: 1 done, 1 failed" in report
+    assert "failed later.0: " in report and "later" in report.split("failed later.0: ")[1]
+    assert Path("out/labels.0/then").exists() and not Path("out/later.0/then").exists()
+    done_at = Path("out/labels.0/results.json").stat().st_mtime_ns
+
+    Path("later").symlink_to(labels)
+    run_local(["grid.yaml", "--retry-failed"])
+    assert "study: 2 tasks: 2 done" in capsys.readouterr().out
+    assert Path("out/labels.0/results.json").stat().st_mtime_ns == done_at
+
+    collect(["grid.yaml"])
+    assert capsys.readouterr().out.splitlines()[1:] == ["out/results.csv", "out/results.md"]
+    rows = read_csv(Path("out/results.csv"))
+    assert rows["labels.0"]["test_miou"] == rows["later.0"]["test_miou"]
+    assert 0 < float(rows["labels.0"]["test_miou"]) <= 1
+    assert "| labels | 0 | done | 2 |" in Path("out/results.md").read_text()
