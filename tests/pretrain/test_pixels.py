@@ -168,3 +168,40 @@ def test_batches_are_made_while_the_network_computes(shards: Path) -> None:
     while sum(arena.get(int(i)) is not None for i in range(24)) < 24:
         torch.randn(200, 200) @ torch.randn(200, 200)
         assert time.monotonic() - begun < 30
+
+
+def test_copies_of_a_constant_image_spread_as_drawn(tmp_path: Path) -> None:
+    # Nearly constant: one pixel differs, since the writer rejects blank images.
+    for name, low in (("a", 127), ("b", 126)):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        pixels = np.full((40, 40), 128, np.uint8)
+        pixels[0, 0] = low
+        Image.fromarray(pixels).save(tmp_path / "in" / name / "0.png")
+    write_shards(
+        WriteConfig(
+            source=str(tmp_path / "in"),
+            out=str(tmp_path / "out"),
+            profile="exact",
+            masks="keep",
+            workers=1,
+            val_per_class=0,
+            report=False,
+        )
+    )
+    data = open_split(tmp_path / "out", "train")
+    config = TrainConfig(arch="resnet18", image_size=SIDE)
+    samples = np.zeros(1, np.int64)
+    heights = widths = np.full(1, 40)
+    items = [
+        (samples, draw_training(config, epoch, samples, heights, widths)) for epoch in range(400)
+    ]
+    images = make(HostPixels(data, config, 2, None), items)[:, 0] * IMAGENET_STD[0] + 0.485
+    # Per copy: 0.5 + brightness, as contrast turns around mid-grey (128 / 255 is 0.002 off it).
+    means = images.mean((1, 2)).numpy()
+    shifts = np.array([d.shift[0] + 0.5 * d.contrast[0] for _, d in items])
+    # Noise of 0.05 moves a copy's mean of 48 x 48 pixels by 0.001.
+    assert np.allclose(means, shifts + 0.002, rtol=0, atol=0.005)
+    assert means.mean() == pytest.approx(0.502, abs=4 * 0.2 / 3**0.5 / 20)
+    # The deviation within a copy is the one drawn for it: 2,304 pixels know it to 1.5 %.
+    noise = np.array([d.noise[0] for _, d in items])
+    assert np.allclose(images.std((1, 2)).numpy(), noise, rtol=0.08, atol=0.002)

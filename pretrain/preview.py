@@ -1,0 +1,168 @@
+"""A contact sheet of the augmentations: what the network will see, to be judged by eye.
+
+python -m pretrain.preview --shards data/shards --out preview.png --noise 0.1
+
+Takes every setting of training. One row per image, of different classes. First the stored image
+with its crop drawn in; then the crop with nothing but one augmentation at a time, at its extremes;
+then whole draws, as training gets them. The pixels are made by the loader's own code.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from pretrain.augment import Draws, draw_training
+from pretrain.config import TrainConfig
+from pretrain.host_pixels import HostPixels, decode
+from pretrain.order import Ids
+from pretrain.staging import stage
+from pretrain.store import ShardSplit, open_split
+from shards.cli import ArgumentParser, UserError, program
+from shards.settings import load_config
+
+ROWS = 5
+FULL_DRAWS = 5
+_STILL: Any = {"hflip": 0.0, "vflip": 0.0, "rotate": 0.0, "brightness": 0.0, "contrast": 0.0}
+_CELL = 1.42  # inches; fifteen columns fill a screen
+_DPI = 120
+
+Picture = npt.NDArray[np.float32]
+
+
+@program
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = ArgumentParser(
+        description=__doc__.splitlines()[0],
+        epilog="and all settings of training, with --config: python pretrain/train.py --help",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--out", type=Path, default=Path("preview.png"), help="picture to write")
+    own, settings = parser.parse_known_args(argv)
+    # No network sees these images, so any architecture will do.
+    config = load_config(TrainConfig, settings, {"arch": "resnet18"})
+    data = open_split(stage(config.shards, config.cache_dir), "train")
+    if not len(data):
+        raise UserError(f"{config.shards} has no training images")
+    draw_sheet(data, config, own.out)
+    print(f"{own.out}: in each column, can the eye still tell the classes apart?")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One augmentation alone, at one end of its strength."""
+
+    title: str
+    change: dict[str, Any]  # fields of `Draws`, the same for all rows
+    config: TrainConfig  # what the geometry is drawn by
+
+
+def draw_sheet(data: ShardSplit, config: TrainConfig, out: Path) -> None:
+    """Write the contact sheet of `config` on images of `data` to `out`."""
+    samples = _samples(data)
+    plain = replace(config, **_STILL, noise=0.0)
+    columns = _columns(config, plain)
+    drawn = [_draws(data, samples, c.config, 0, c.change) for c in columns]
+    drawn += [_draws(data, samples, config, epoch, {}) for epoch in range(FULL_DRAWS)]
+    pictures = [_render(data, samples, draws, config) for draws in drawn]
+    titles = ["stored image\nand its crop", *(c.title for c in columns)]
+    titles += [f"training,\nepoch {epoch + 1}" for epoch in range(FULL_DRAWS)]
+    size = (_CELL * len(titles), _CELL * len(samples) + 0.9)
+    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+    axes = figure.subplots(len(samples), len(titles), squeeze=False)
+    base = _draws(data, samples, plain, 0, {})
+    for row, sample in enumerate(samples):
+        (encoded,) = data.read(np.array([sample]))
+        axes[row, 0].imshow(decode(encoded, data.manifest.channels), cmap="gray", vmin=0, vmax=255)
+        _outline(axes[row, 0], base, row)
+        label = data.manifest.classes[int(data.index["label"][sample])]
+        axes[row, 0].set_ylabel(label.replace("_", " "), fontsize=7)
+        for column, made in enumerate(pictures, 1):
+            axes[row, column].imshow(made[row], cmap="gray", vmin=0, vmax=1)
+    for column, title in enumerate(titles):
+        axes[0, column].set_title(title, fontsize=8)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+    figure.suptitle(_caption(config), fontsize=9)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out)
+
+
+def _samples(data: ShardSplit) -> Ids:
+    """One image of each of up to `ROWS` classes, spread over the classes."""
+    labels = data.index["label"]
+    known = np.unique(labels)
+    chosen = known[np.linspace(0, len(known) - 1, min(ROWS, len(known))).astype(int)]
+    return np.array([np.flatnonzero(labels == label)[0] for label in chosen])
+
+
+def _columns(config: TrainConfig, plain: TrainConfig) -> list[Column]:
+    """Only what the configuration does: a strength of nought has no column."""
+    columns = [Column("crop alone", {}, plain)]
+    if config.hflip:
+        columns.append(Column("horizontal\nflip", {}, replace(plain, hflip=1.0)))
+    if config.vflip:
+        columns.append(Column("vertical\nflip", {}, replace(plain, vflip=1.0)))
+    if config.rotate:
+        title = "rotation" if config.rotation == "any" else "quarter turn"
+        columns.append(Column(f"{title},\ndrawn", {}, replace(plain, rotate=1.0)))
+    for sign in (-1, 1):
+        if config.brightness:
+            shift = sign * config.brightness
+            columns.append(Column(f"brightness\n{shift:+.2g}", {"shift": shift}, plain))
+    for sign in (-1, 1):
+        if config.contrast:
+            factor = 1 + sign * config.contrast
+            around = 0.5 * (1 - factor)  # mid-grey stays (augment.py)
+            change = {"contrast": factor, "shift": around}
+            columns.append(Column(f"contrast\nx {factor:.2g}", change, plain))
+    if config.noise:
+        columns.append(Column(f"noise\n{config.noise:.2g}", {"noise": config.noise}, plain))
+    return columns
+
+
+def _draws(
+    data: ShardSplit, samples: Ids, config: TrainConfig, epoch: int, change: dict[str, Any]
+) -> Draws:
+    rows = data.index[samples]
+    draws = draw_training(config, epoch, samples, rows["height"], rows["width"])
+    forced: Any = {name: np.full(len(samples), value, np.float32) for name, value in change.items()}
+    return replace(draws, **forced)
+
+
+def _render(data: ShardSplit, samples: Ids, draws: Draws, config: TrainConfig) -> list[Picture]:
+    """The loader's pixels, with its normalisation undone."""
+    (images,) = HostPixels(data, config, 2, None).batches([(samples, draws)])
+    pixels = images.permute(0, 2, 3, 1).numpy()
+    pixels = pixels * np.array(data.manifest.std, np.float32) + np.array(
+        data.manifest.mean, np.float32
+    )
+    return list(np.clip(pixels, 0, 1))
+
+
+def _outline(axis: Any, draws: Draws, row: int) -> None:
+    low = np.minimum(draws.roi_start[row], draws.roi_end[row])
+    height, width = abs(draws.roi_end[row] - draws.roi_start[row])
+    box = Rectangle((low[1], low[0]), width, height, fill=False, edgecolor="red", linewidth=1)
+    axis.add_patch(box)
+
+
+def _caption(config: TrainConfig) -> str:
+    angle = f"up to {config.rotate_degrees:g}°" if config.rotation == "any" else "by quarter turns"
+    return (
+        f"{config.image_size} px; crops of {config.crop_area_min:.0%} to 100% of the area, "
+        f"stretched up to {config.crop_aspect_max:g}; flips {config.hflip:g} and {config.vflip:g}; "
+        f"rotation {config.rotate:g}, {angle}; brightness ±{config.brightness:g}; "
+        f"contrast ±{config.contrast:g}; noise up to {config.noise:g}; seed {config.seed}"
+    )
+
+
+if __name__ == "__main__":
+    main()
