@@ -41,6 +41,7 @@ _BINS = 32  # along each axis; wider shifts than 1024 pixels share the outer one
 _LEVELS = len(PLACES_PER_LEVEL)
 _SHIFTS = (2 * _LEVELS - 1) * _BINS**2
 _SLICE = 1 << 20  # codes at a time
+_PART = 1 << 14  # images at a time: their meetings with all others take 100 MB, twice
 
 
 def find_duplicates(fingerprints: Fingerprints) -> npt.NDArray[np.void]:
@@ -52,14 +53,31 @@ def find_duplicates(fingerprints: Fingerprints) -> npt.NDArray[np.void]:
 def _candidates(fingerprints: Fingerprints) -> tuple[_Ints, _Ints]:
     """Pairs of images with several meetings of one shift, the lower position first, in order."""
     images = len(fingerprints)
-    meetings = _meetings(_sorted_places(fingerprints), images)
+    places = _sorted_places(fingerprints)
+    found = [
+        _strengths(_meetings(places, images, first, first + _PART))
+        for first in range(0, max(images, 1), _PART)
+    ]
+    pairs, strengths = (np.concatenate(parts) for parts in zip(*found, strict=True))
     needed = _MIN_MEETINGS
-    while True:
-        often = meetings[: len(meetings) - needed + 1] == meetings[needed - 1 :]
-        pairs = np.unique(meetings[: len(often)][often] // _SHIFTS)
-        if len(pairs) <= _CANDIDATES_PER_IMAGE * images:
-            return pairs // images, pairs % images
+    while np.count_nonzero(strengths >= needed) > _CANDIDATES_PER_IMAGE * images:
         needed += 1
+    pairs = pairs[strengths >= needed]
+    return pairs // images, pairs % images
+
+
+def _strengths(meetings: _Ints) -> tuple[_Ints, _Ints]:
+    """Pairs of images (lower * images + higher) and their most meetings of one shift, if several.
+
+    `meetings` must be sorted.
+    """
+    starts = np.flatnonzero(np.diff(meetings, prepend=-1))
+    counts = np.diff(starts, append=len(meetings))
+    several = counts >= _MIN_MEETINGS
+    pairs, counts = meetings[starts[several]] // _SHIFTS, counts[several]
+    heads = np.flatnonzero(np.diff(pairs, prepend=-1))
+    most = np.maximum.reduceat(counts, heads) if len(heads) else counts
+    return pairs[heads], most
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +89,6 @@ class _Places:
     levels: npt.NDArray[np.int8]
     x: _Floats
     y: _Floats
-    meetings: int  # of images with others and with themselves
 
 
 def _sorted_places(fingerprints: Fingerprints) -> _Places:
@@ -87,7 +104,6 @@ def _sorted_places(fingerprints: Fingerprints) -> _Places:
         levels=fingerprints["levels"][real][order].astype(np.int8),
         x=places[:, 0],
         y=places[:, 1],
-        meetings=_meeting_count(sizes),
     )
 
 
@@ -107,20 +123,23 @@ def _meeting_count(sizes: _Ints) -> int:
     return int((sizes * reach - reach * (reach + 1) // 2).sum())
 
 
-def _meetings(places: _Places, images: int) -> _Ints:
-    """One number per meeting, sorted: (lower image, higher image, shift)."""
-    meetings = np.empty(places.meetings, np.int64)
-    count = 0
-    for start in range(0, len(places.owners), _SLICE):
+def _meetings(places: _Places, images: int, first: int, last: int) -> _Ints:
+    """One number per meeting, sorted: (lower image, higher image, shift).
+
+    Of those alone of which the lower image is at `first` or after it, and before `last`.
+    """
+    meetings = [np.zeros(0, np.int64)]
+    owners = places.owners
+    for start in range(0, len(owners), _SLICE):
         for lag in range(1, _REACH + 1):
             ahead = places.buckets[start + lag : start + lag + _SLICE]
             here = start + np.flatnonzero(places.buckets[start : start + len(ahead)] == ahead)
-            found = _encode(places, here, here + lag, images)
-            meetings[count : count + len(found)] = found
-            count += len(found)
-    meetings = meetings[:count]
-    meetings.sort()
-    return meetings
+            lower = np.minimum(owners[here], owners[here + lag])
+            here = here[(lower >= first) & (lower < last)]
+            meetings.append(_encode(places, here, here + lag, images))
+    together = np.concatenate(meetings)
+    together.sort()
+    return together
 
 
 def _encode(places: _Places, here: _Ints, there: _Ints, images: int) -> _Ints:

@@ -1,7 +1,9 @@
 """Near-duplicates: crops that overlap are bound, different micrographs are not."""
 
 import numpy as np
+import pytest
 
+from shards import duplicates
 from shards.duplicates import find_duplicates
 from shards.fingerprint import describe
 from shards.synthetic import draw
@@ -21,3 +23,14 @@ def test_overlapping_crops_of_one_micrograph_are_one_group() -> None:
 def test_different_micrographs_stay_apart() -> None:
     images = [draw(name, 200, seed=1, index=index)[0] for name in CLASSES for index in range(20)]
     assert len(find_duplicates(np.stack([describe(image) for image in images]))) == 0
+
+
+def test_a_search_in_parts_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, _ = draw("grains", 400, seed=0, index=0)
+    crops = [image[y : y + 200, x : x + 200] for y in (0, 70, 140) for x in (0, 70, 140)]
+    fingerprints = np.stack([describe(crop) for crop in crops])
+    whole = find_duplicates(fingerprints)
+    assert len(whole) >= 12  # neighbours
+    monkeypatch.setattr(duplicates, "_PART", 2)
+    assert find_duplicates(fingerprints).tolist() == whole.tolist()
+    assert len(find_duplicates(fingerprints[:0])) == 0
