@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from launch.grid import load_grid
-from launch.literature import imagenet_accuracy, micronet_accuracy
+from launch.literature import imagenet_accuracy, in_order, micronet_accuracy
 from launch.results import Result, read_result
 from launch.state import grid_states, spell_counts
 from launch.tasks import Grid
@@ -99,7 +99,7 @@ def markdown(grid: Grid, results: Sequence[Result]) -> str:
 
 def _encoder_table(results: Sequence[Result]) -> list[str]:
     """A line for each arch: ours and the paper's, from random weights and from ImageNet."""
-    inits = list(dict.fromkeys(str(r.state.task.settings["init"]) for r in results))
+    inits = in_order({str(r.state.task.settings["init"]) for r in results})
     by_key = {_key(r): r for r in results}
     paper, imagenet = micronet_accuracy(), imagenet_accuracy()
     heads = [f"{who}, {_short(init)}" for init in inits for who in ("ours", "paper A")]

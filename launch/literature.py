@@ -1,6 +1,7 @@
 """Accuracies that others published, with the source of each: in published/*.csv, read here."""
 
 import csv
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -23,6 +24,11 @@ def micronet_accuracy(version: str = "1.0") -> dict[tuple[str, str], Published]:
         for row in _rows("micronet_accuracy.csv")
         if row["version"] == version
     }
+
+
+def in_order(inits: Iterable[str]) -> list[str]:
+    """Initialisations, the paper's two first and in its order."""
+    return sorted(inits, key=lambda init: (init != "random", init != "imagenet", init))
 
 
 def imagenet_accuracy() -> dict[str, Published]:

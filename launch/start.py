@@ -2,8 +2,9 @@
 
 SLURM signals every process of a step. A launcher that dies of it takes the step along, and with it
 the trainer before it has saved. So the shell ignores SIGTERM, the launcher inherits that, and only
-the trainer, which sets its own handler, hears it. torch's elastic launcher sets a handler too, that
-kills its workers after 30 s: it is told not to. A program that saves nothing just dies.
+the trainer, which sets its own handler, hears it. The launcher of several processes (torch's) has
+one too, that kills its workers after 30 s: on SLURM, where they hear the signal anyway, it is
+told not to. A program that saves nothing just dies.
 """
 
 import sys
@@ -11,7 +12,7 @@ import sys
 from launch.programs import Program
 from launch.resources import Resources
 
-_IGNORE_SIGTERM = "trap '' TERM; export TORCHELASTIC_SIGNALS_TO_HANDLE=SIGINT"
+_IGNORE_SIGTERM = "trap '' TERM"
 
 
 # The trainer chooses the precision itself; named here, accelerate does not warn of its defaults.
@@ -39,6 +40,7 @@ def _accelerate(resources: Resources) -> list[str]:
     if processes == 1:
         return [f"exec accelerate launch {_PLAIN} {_ONE} --module $command"]
     return [
+        "export PET_SIGNALS_TO_HANDLE=SIGINT  # torch's launcher: leave SIGTERM to the trainers",
         f"exec accelerate launch {_PLAIN} --multi_gpu --num_processes {processes} \\",
         f"  --num_machines {resources.nodes} --machine_rank \\$SLURM_NODEID \\",
         "  --main_process_ip $MASTER_ADDR --main_process_port $MASTER_PORT --module $command",
