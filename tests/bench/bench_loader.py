@@ -1,109 +1,288 @@
-"""How fast the loader is, beside what it feeds: images/s of decoding, of batches, of training.
+"""How fast the loader is on the CPU, side by side with what else could feed the same network.
 
-    python tests/bench/bench_loader.py [--shards DIR] [--image-size N]
+    python tests/bench/bench_loader.py [--shards DIR | --corpus DIR] [--rounds N]
 
-All in one run, as machines differ from minute to minute; compare the ratios.
+Ours, webdataset with torchvision v2 in a DataLoader, and litdata with the same transforms where it
+is installed: 224-px batches from 512-px JPEGs, with paper A's augmentations at equal strength. The
+rivals decode as we do (TurboJPEG, grey as one channel) and resize bytes; their workers are as many
+as our threads. The ways take turns, so that a machine that changes from minute to minute changes
+for all; the median of the turns stands in the table. Starting up is not timed. Then the trainer's
+step, fed and unfed.
 """
 
 import argparse
+import functools
+import itertools
+import os
+import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import simplejpeg
 import torch
+import webdataset
 from rich.console import Console
 from rich.table import Table
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
 
 from pretrain.config import TrainConfig
+from pretrain.dali_pixels import DaliPixels
 from pretrain.loader import DaliLoader
 from pretrain.model import build_classifier
-from pretrain.optim import build_sgd
+from pretrain.optim import build_optimizer
 from pretrain.order import Plan
+from pretrain.pace import Pace
+from pretrain.resident import Arena
 from pretrain.store import ShardSplit, open_split
-from shards.images import decode_image
-from shards.synthetic import corpus_jobs, drawn
+from shards.cli import cores
+from shards.schema import IMAGENET_MEAN, IMAGENET_STD
 from shards.write import WriteConfig, write_shards
 
+ROOT = Path(__file__).parents[2]
 BATCH = 32
-IMAGES = 320  # per measurement
+WARM_UP = 12  # batches: past all that was made ahead
+STEPS = 8  # of training, per way
+CPU = torch.device("cpu")
+CONFIG = TrainConfig(arch="resnet18", batch_size=BATCH)
+QUARTER = replace(CONFIG, rotation="quarter")
+
+Batches = Iterator[Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shards", type=Path, help="shard set [512-px synthetic micrographs]")
-    parser.add_argument("--image-size", type=int, default=224)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    beside = Path(os.environ.get("MICROGRAPHS", ROOT.parent / "shared" / "data" / "corpus"))
+    parser.add_argument("--shards", type=Path, help="shard set [written from --corpus]")
+    parser.add_argument("--corpus", type=Path, default=beside, help="folder per class")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=960, help="timed per way and round")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        shards = options.shards or synthetic_shards(Path(scratch))
-        data = open_split(shards, "train")
-        config = TrainConfig(arch="resnet18", image_size=options.image_size, batch_size=BATCH)
-        still = TrainConfig(
-            arch="resnet18", image_size=options.image_size, batch_size=BATCH, rotate=0.0, noise=0.0
-        )
-        rates = {
-            "decode alone (Pillow, one thread)": rate(lambda: decode_all(data)),
-            "loader, no rotation": rate(lambda: load_all(data, still)),
-            "loader, paper A's augmentation": rate(lambda: load_all(data, config)),
-            "ResNet-18 step on a fixed batch": rate(lambda: train_all(config)),
-        }
-    table = Table("what", "images/s", "of the training step", box=None)
-    step = rates["ResNet-18 step on a fixed batch"]
-    for name, value in rates.items():
-        table.add_row(name, f"{value:.0f}", f"{value / step:.1f} x")
-    Console().print(table)
+        folder = options.shards
+        if folder is None:
+            folder = Path(scratch) / "shards"
+            write_shards(WriteConfig(source=str(options.corpus), out=str(folder), report=False))
+        data = open_split(folder, "train")
+        console = Console()
+        console.print(f"{len(data)} images, {cores()} cores, median of {options.rounds} rounds")
+        ways = _ways(data, Path(scratch))
+        console.print(_side_by_side(ways, options.rounds, options.images))
+        console.print(_fed_and_unfed(data))
 
 
-def rate(work: Callable[[], None]) -> float:
-    """Images per second of the better of two runs."""
-    seconds = []
-    for _ in range(2):
-        started = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - started)
-    return IMAGES / min(seconds)
+def _ways(data: ShardSplit, scratch: Path) -> dict[str, Callable[[], Any]]:
+    """Name -> a context that gives endless batches of `BATCH` images."""
+    arena = Arena(data, CPU)
+    ways: dict[str, Callable[[], Any]] = {
+        "decode alone (TurboJPEG, threads)": lambda: _decoding(data),
+        "webdataset + torchvision, any angle": lambda: _webdataset(data, CONFIG),
+        "webdataset + torchvision, quarter turns": lambda: _webdataset(data, QUARTER),
+        "DALI on the CPU, any angle": lambda: _dali(data, CONFIG),
+        "ours, any angle": lambda: _ours(data, CONFIG, None),
+        "ours, quarter turns": lambda: _ours(data, QUARTER, None),
+        "ours, resident, any angle": lambda: _ours(data, CONFIG, arena),
+        "ours, resident, quarter turns": lambda: _ours(data, QUARTER, arena),
+    }
+    if find_spec("litdata") is None:
+        print("litdata is not installed: left out")
+    else:
+        folder = _write_litdata(data, scratch / "litdata")
+        ways["litdata + torchvision, any angle"] = lambda: _litdata(folder, CONFIG)
+    if find_spec("ffcv") is None:
+        print("ffcv is not installed: left out (no wheel; its build needs OpenCV's headers)")
+    return ways
 
 
-def decode_all(data: ShardSplit) -> None:
-    for encoded in data.read(np.arange(IMAGES) % len(data)):
-        decode_image(encoded.tobytes())
+def _side_by_side(ways: dict[str, Callable[[], Any]], rounds: int, images: int) -> Table:
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            with way() as batches:
+                rates[name].append(_rate(batches, images))
+    table = Table("way", "images/s", "x webdataset, any angle", box=None)
+    base = statistics.median(rates["webdataset + torchvision, any angle"])
+    for name, values in rates.items():
+        rate = statistics.median(values)
+        table.add_row(name, f"{rate:.0f}", f"{rate / base:.2f}")
+    return table
 
 
-def load_all(data: ShardSplit, config: TrainConfig) -> None:
-    threads = torch.get_num_threads()
+def _rate(batches: Batches, images: int) -> float:
+    for _ in range(WARM_UP):
+        next(batches)
+    count = -(-images // BATCH)
+    started = time.perf_counter()
+    for _ in range(count):
+        next(batches)
+    return count * BATCH / (time.perf_counter() - started)
+
+
+@contextmanager
+def _decoding(data: ShardSplit) -> Iterator[Batches]:
+    grey = "GRAY" if data.manifest.channels == 1 else "RGB"
+
+    def decode(sample: int) -> None:
+        simplejpeg.decode_jpeg(data.read(np.array([sample]))[0], grey)
+
+    with ThreadPoolExecutor(cores()) as pool:
+        order = itertools.cycle(range(len(data)))
+        yield (list(pool.map(decode, itertools.islice(order, BATCH))) for _ in itertools.count())
+
+
+@contextmanager
+def _ours(data: ShardSplit, config: TrainConfig, arena: Arena | None) -> Iterator[Batches]:
     loader = DaliLoader(
-        data, config, micro_batch_size=BATCH, device=torch.device("cpu"), threads=threads
+        data, config, micro_batch_size=BATCH, device=CPU, threads=cores(), arena=arena
     )
+    if arena is not None and not arena.complete:
+        for _ in _epoch(loader, len(data), 0):
+            pass
+    yield itertools.chain.from_iterable(_epoch(loader, len(data), n) for n in itertools.count(1))
+
+
+@contextmanager
+def _dali(data: ShardSplit, config: TrainConfig) -> Iterator[Batches]:
+    loader = DaliLoader(data, config, micro_batch_size=BATCH, device=CPU, threads=1)
+    loader._pixels = DaliPixels(data, config, BATCH, cores(), device=CPU, decode="cpu", arena=None)
+    yield itertools.chain.from_iterable(_epoch(loader, len(data), n) for n in itertools.count(1))
+
+
+def _epoch(loader: DaliLoader, samples: int, epoch: int) -> Batches:
+    plan = Plan(samples=samples, batch_size=BATCH, micro_batch_size=BATCH, seed=0)
+    return (batch for step in loader.steps(plan, epoch, 0, 0, 1) for batch in step.batches)
+
+
+@contextmanager
+def _webdataset(data: ShardSplit, config: TrainConfig) -> Iterator[Batches]:
+    transform = _transform(config)
+    urls = [str(data.folder / shard.name) for shard in data.manifest.splits[data.split].shards]
+    dataset = (
+        # Resampled: one shard can not be split over two workers otherwise, and epochs never end.
+        webdataset.WebDataset(urls, resampled=True, shardshuffle=False, empty_check=False)
+        .shuffle(500)
+        .map(lambda sample: (transform(sample["jpg"]), int(sample["cls"])))
+        .batched(BATCH, partial=False)
+    )
+    batches = iter(DataLoader(dataset, batch_size=None, num_workers=cores(), prefetch_factor=4))
+    yield map(_normalise, batches)
+    batches._shutdown_workers()  # type: ignore[attr-defined]
+
+
+def _write_litdata(data: ShardSplit, folder: Path) -> Path:
+    import litdata
+
+    sample = functools.partial(_litdata_sample, data.folder, data.split)
+    litdata.optimize(
+        sample, list(range(len(data))), output_dir=str(folder), num_workers=1, chunk_bytes="16MB"
+    )
+    return folder
+
+
+def _litdata_sample(folder: Path, split: str, number: int) -> dict[str, Any]:
+    data = open_split(folder, split)  # litdata's writers are processes of their own
+    encoded = data.read(np.array([number]))[0].tobytes()
+    for descriptor in data.descriptors:
+        os.close(descriptor)
+    return {"jpg": encoded, "cls": int(data.index["label"][number])}
+
+
+@contextmanager
+def _litdata(folder: Path, config: TrainConfig) -> Iterator[Batches]:
+    import litdata
+
+    transform = functools.partial(_litdata_transform, _transform(config))
+    dataset = litdata.StreamingDataset(str(folder), shuffle=True, transform=transform)
+    loader = litdata.StreamingDataLoader(
+        dataset, batch_size=BATCH, num_workers=cores(), drop_last=True, persistent_workers=True
+    )
+    yield map(_normalise, itertools.chain.from_iterable(itertools.repeat(loader)))
+
+
+def _litdata_transform(
+    transform: Callable[[bytes], torch.Tensor], sample: dict[str, Any]
+) -> tuple[torch.Tensor, int]:
+    return transform(sample["jpg"]), sample["cls"]
+
+
+def _transform(config: TrainConfig) -> Callable[[bytes], torch.Tensor]:
+    """Paper A's augmentations as torchvision has them, on one grey channel."""
+    stretch = config.crop_aspect_max
+    bilinear = v2.InterpolationMode.BILINEAR
+    turns: v2.Transform = v2.RandomRotation(config.rotate_degrees, interpolation=bilinear)  # type: ignore[arg-type]
+    if config.rotation == "quarter":
+        turns = v2.RandomChoice([v2.RandomRotation((angle, angle)) for angle in (90, 180, 270)])
+    augment = v2.Compose(
+        [
+            v2.RandomResizedCrop(
+                config.image_size, (config.crop_area_min, 1), (1 / stretch, stretch), bilinear
+            ),
+            v2.RandomHorizontalFlip(config.hflip),
+            v2.RandomVerticalFlip(config.vflip),
+            v2.RandomApply([turns], config.rotate),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.ColorJitter(config.brightness, config.contrast),
+            v2.GaussianNoise(sigma=config.noise / 2, clip=False),
+        ]
+    )
+
+    return functools.partial(_decode_and, augment)
+
+
+def _decode_and(augment: v2.Compose, encoded: bytes) -> torch.Tensor:
+    pixels = simplejpeg.decode_jpeg(encoded, "GRAY")
+    return augment(torch.from_numpy(pixels).permute(2, 0, 1))  # type: ignore[no-any-return]
+
+
+def _normalise(batch: Any) -> torch.Tensor:
+    """In the main process: workers then send one channel instead of three."""
+    images = batch[0].sub(torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
+    images = images.div_(torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
+    return images.contiguous(memory_format=torch.channels_last)  # type: ignore[no-any-return]
+
+
+def _fed_and_unfed(data: ShardSplit) -> Table:
+    """ResNet-18's training step on the loader's batches, and on one fixed batch."""
+    table = Table("ResNet-18 step, 224 px", "images/s", "waiting for data", box=None)
+    model = build_classifier("resnet18", "random", len(data.manifest.classes), 0.0)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = build_optimizer(model, CONFIG)
     plan = Plan(samples=len(data), batch_size=BATCH, micro_batch_size=BATCH, seed=0)
-    served = 0
-    for epoch in range(IMAGES):
-        for step in loader.steps(plan, epoch, 0, 0, 1):
-            for batch in step.batches:
-                served += len(batch.ids)
-            if served >= IMAGES:
-                return
 
-
-def train_all(config: TrainConfig) -> None:
-    model = build_classifier("resnet18", "random", 10, 0.0).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = build_sgd(model, config)
-    images = torch.randn(BATCH, 3, config.image_size, config.image_size)
-    images = images.contiguous(memory_format=torch.channels_last)
-    labels = torch.arange(BATCH) % 10
-    for _ in range(IMAGES // BATCH):
+    def train(images: torch.Tensor, labels: torch.Tensor) -> None:
         optimizer.zero_grad(set_to_none=True)
         cross_entropy(model(images), labels).backward()
         optimizer.step()
 
-
-def synthetic_shards(folder: Path) -> Path:
-    """About 300 JPEGs of 512 px, as the fast profile stores micrographs."""
-    for _ in drawn(corpus_jobs(folder / "in", 30, 512, 0)):
-        pass
-    write_shards(WriteConfig(source=str(folder / "in"), out=str(folder / "shards")))
-    return folder / "shards"
+    loader = DaliLoader(data, CONFIG, micro_batch_size=BATCH, device=CPU, threads=cores())
+    fixed = next(_epoch(loader, len(data), 0))
+    train(fixed.images, fixed.labels)
+    started = time.perf_counter()
+    for _ in range(STEPS):
+        train(fixed.images, fixed.labels)
+    seconds = time.perf_counter() - started
+    table.add_row("a fixed batch", f"{STEPS * BATCH / seconds:.1f}", "")
+    for name, arena in (("streaming", None), ("resident", Arena(data, CPU))):
+        loader = DaliLoader(
+            data, CONFIG, micro_batch_size=BATCH, device=CPU, threads=cores(), arena=arena
+        )
+        pace = Pace(1, plan.steps_per_epoch, visible=False)
+        for step in itertools.islice(pace.watch(loader.steps(plan, 1, 0, 0, 1), 0, 0), STEPS + 1):
+            for batch in step.batches:
+                train(batch.images, batch.labels)
+        measured = pace.measured()
+        wait, rate = measured["data_wait"], measured["images_per_second"]
+        table.add_row(name, f"{rate:.1f}", f"{wait:.2%}")
+    return table
 
 
 if __name__ == "__main__":
