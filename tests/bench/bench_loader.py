@@ -173,7 +173,14 @@ def _webdataset(data: ShardSplit, config: TrainConfig) -> Iterator[Batches]:
         .map(lambda sample: (transform(sample["jpg"]), int(sample["cls"])))
         .batched(BATCH, partial=False)
     )
-    batches = iter(DataLoader(dataset, batch_size=None, num_workers=cores(), prefetch_factor=4))
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        num_workers=cores(),
+        prefetch_factor=4,
+        multiprocessing_context="fork",  # litdata makes `spawn` the default of its process
+    )
+    batches = iter(loader)
     yield map(_normalise, batches)
     batches._shutdown_workers()  # type: ignore[attr-defined]
 

@@ -205,3 +205,16 @@ def test_copies_of_a_constant_image_spread_as_drawn(tmp_path: Path) -> None:
     # The deviation within a copy is the one drawn for it: 2,304 pixels know it to 1.5 %.
     noise = np.array([d.noise[0] for _, d in items])
     assert np.allclose(images.std((1, 2)).numpy(), noise, rtol=0.08, atol=0.002)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("held", [False, True])
+def test_the_gpu_gives_the_pictures_of_the_cpu(pictures: ShardSplit, held: bool) -> None:
+    config = TrainConfig(arch="resnet18", image_size=SIDE)
+    gpu = torch.device("cuda", torch.cuda.current_device())
+    items = work(pictures, config)
+    arena = Arena(pictures, gpu) if held else None
+    pixels = DaliPixels(pictures, config, 8, 2, device=gpu, decode="cpu", arena=arena)
+    wanted, got = make(HostPixels(pictures, config, 2, None), items), make(pixels, items)
+    levels = (got.cpu() - wanted).abs() * torch.tensor(IMAGENET_STD).view(3, 1, 1) * 255
+    assert levels.mean().item() < 0.5
