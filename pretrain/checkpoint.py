@@ -1,11 +1,13 @@
 """The state of a training run on disk: written whole or not at all, checked when it is read.
 
 A checkpoint is one file whose name holds the first digits of its SHA-256, so content and checksum
-appear in one rename. Two are kept; a damaged newest one is passed over for the one before.
+appear in one rename. Two are kept, and in `good/` the newest that proved sound, to roll back to; a
+damaged newest one is passed over for the one before.
 """
 
 import hashlib
 import io
+import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,8 +20,9 @@ import torch
 from pretrain.atomic import write_atomically
 from shards.cli import UserError, warn
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 KEPT = 2
+_GOOD = "good"
 _DIGITS = 16  # of the SHA-256 in the name
 _NAME = re.compile(rf"state-(\d{{10}})-([0-9a-f]{{{_DIGITS}}})\.pt")
 
@@ -33,7 +36,15 @@ class Progress:
     loss_sum: float = 0.0  # over the samples of that epoch so far, all processes
     best_top1: float = -1.0
     best_epoch: int = 0
+    best_converged: bool | None = None  # whether its model did more than guess; None: not known
     stale_epochs: int = 0  # validations since the best
+    chance_epochs: int = 0  # latest validations in a row at which the model only guessed
+    skipped_samples: int = 0  # of the epoch so far, that loss_sum leaves out
+    skipped_steps: int = 0  # of the whole run
+    skipped_in_a_row: int = 0
+    first_loss: float | None = None  # mean of the first sound step
+    rollbacks: int = 0
+    lr_factor: float = 1.0  # what the roll-backs have made of the learning rate
     micro_batch_size: int = 0
     threads: int = 0
     finished: str = ""  # why the run ended; empty while it goes on
@@ -59,12 +70,39 @@ def save_checkpoint(folder: Path, progress: Progress, state: Mapping[str, Any]) 
         old.unlink(missing_ok=True)
 
 
+def mark_good(folder: Path) -> None:
+    """Keep the newest checkpoint to roll back to, in place of the one kept for it before."""
+    newest, good = list_checkpoints(folder)[-1], folder / _GOOD
+    try:
+        good.mkdir(exist_ok=True)
+        try:
+            os.link(newest, good / newest.name)
+        except FileExistsError:
+            pass
+        except OSError:  # not every file system has hard links
+            write_atomically(good / newest.name, newest.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot write a checkpoint to {good}: {error.strerror}") from error
+    for old in list_checkpoints(good)[:-1]:
+        old.unlink(missing_ok=True)
+
+
+def has_good(folder: Path) -> bool:
+    """Whether there is a state to roll back to."""
+    return bool(list_checkpoints(folder / _GOOD))
+
+
+def load_good(folder: Path) -> tuple[Progress, dict[str, Any]] | None:
+    """As `load_checkpoint`, of the state that was marked good."""
+    return load_checkpoint(folder / _GOOD)
+
+
 def load_checkpoint(folder: Path) -> tuple[Progress, dict[str, Any]] | None:
     """The newest sound checkpoint, its tensors on the CPU; None when there is none at all.
 
     Raises `UserError` when there are checkpoints and none can be used.
     """
-    paths = list_checkpoints(folder)
+    paths = [*list_checkpoints(folder / _GOOD), *list_checkpoints(folder)]
     for path in reversed(paths):
         content = _read(path)
         if content is not None:
@@ -97,12 +135,29 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
     content: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     found = content.pop("schema_version", None)
+    if found == 1:
+        content, found = _from_version_1(content), 2
     if found != SCHEMA_VERSION:
         raise UserError(
             f"{path} has schema_version {found!r}, this version reads {SCHEMA_VERSION}; "
             "go on with the version that wrote it, or train into another --run-dir"
         )
     return content
+
+
+def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 skipped no step, rolled back never, and counted no epochs at chance level."""
+    added = {
+        "best_converged": None,
+        "chance_epochs": 0,
+        "skipped_samples": 0,
+        "skipped_steps": 0,
+        "skipped_in_a_row": 0,
+        "first_loss": None,
+        "rollbacks": 0,
+        "lr_factor": 1.0,
+    }
+    return {**content, "progress": {**content["progress"], **added}}
 
 
 def _number(path: Path) -> int:

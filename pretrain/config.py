@@ -97,6 +97,12 @@ class TrainConfig:
     cutmix: Annotated[float, "alpha of cutmix's; with mixup, half of the samples each"] = 0.0
     mix_share: Annotated[float, "share of the samples that are mixed at all"] = 1.0
 
+    # A step without finite loss and gradient is skipped; guards.py tells the rest.
+    skip_limit: Annotated[int, "skipped steps in a row before the run rolls back"] = 5
+    loss_limit: Annotated[float, "times the first step's loss: above it the run rolls back"] = 20.0
+    rollback_lr: Annotated[float, "factor of the learning rate from a roll-back on"] = 0.2
+    rollback_limit: Annotated[int, "roll-backs before the run fails"] = 3
+
     device: Annotated[Device, "where to train"] = "auto"
     precision: Annotated[Precision, "of the forward pass"] = "fp32"
     compile: Annotated[bool, "torch.compile; a minute at the start, needs a C++ compiler"] = False
@@ -121,7 +127,7 @@ class TrainConfig:
             raise ValueError(
                 f"image_size {self.image_size} is under {self.arch}'s {smallest} pixels"
             )
-        for name in ("epochs", "patience", "batch_size", "lr_decay_epochs"):
+        for name in ("epochs", "patience", "batch_size", "lr_decay_epochs", "skip_limit"):
             _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for name in ("micro_batch_size", "threads", "loader_threads", "lr_batch_size"):
             value = getattr(self, name)
@@ -133,11 +139,14 @@ class TrainConfig:
         _require(
             "clip_grad", self.clip_grad, self.clip_grad is None or self.clip_grad > 0, "above 0"
         )
+        _require("loss_limit", self.loss_limit, self.loss_limit > 1, "above 1")
+        _require("rollback_lr", self.rollback_lr, 0 < self.rollback_lr < 1, "between 0 and 1")
         for name in ("lr", "lr_decay", "crop_area_min", "checkpoint_minutes"):
             _require(name, getattr(self, name), getattr(self, name) > 0, "above 0")
         _require("crop_area_min", self.crop_area_min, self.crop_area_min <= 1, "at most 1")
         _require("crop_aspect_max", self.crop_aspect_max, self.crop_aspect_max >= 1, "at least 1")
-        for name in ("weight_decay", "warmup_epochs", "rotate_degrees", "seed", "mixup", "cutmix"):
+        nonnegative = ("weight_decay", "warmup_epochs", "rotate_degrees", "seed", "mixup", "cutmix")
+        for name in (*nonnegative, "rollback_limit"):
             _require(name, getattr(self, name), getattr(self, name) >= 0, "not negative")
 
     @property

@@ -2,7 +2,11 @@
 
 import os
 import signal
-from types import FrameType
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -10,7 +14,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
 from pretrain.config import TrainConfig
-from shards.cli import UserError
+from shards.cli import EXIT_USER_ERROR, UserError
 
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: saved; the same command goes on
 
@@ -53,6 +57,32 @@ def sum_over(accelerator: Accelerator, values: torch.Tensor) -> torch.Tensor:
     return accelerator.reduce(values.to(accelerator.device), "sum")  # type: ignore[no-any-return]
 
 
+def check_equal(accelerator: Accelerator, name: str, *values: int) -> None:
+    """Raise `UserError` on all processes when they do not have the same values."""
+    mine = torch.tensor([*values, *(value * value for value in values)], dtype=torch.float64)
+    world = accelerator.num_processes
+    if not torch.equal(sum_over(accelerator, mine).cpu(), mine * world):
+        raise UserError(f"the processes found different states of {name}; is the folder shared?")
+
+
+@contextmanager
+def together(accelerator: Accelerator) -> Iterator[None]:
+    """Wait for all processes at the end; an error of one inside ends them all.
+
+    Without this, who goes on would wait for ever for the one that failed.
+    """
+    fault: UserError | OSError | None = None
+    try:
+        yield
+    except (UserError, OSError) as error:
+        fault = error
+    faults = sum_over(accelerator, torch.tensor([fault is not None], dtype=torch.float32))
+    if fault is not None:
+        raise fault
+    if faults.item():
+        sys.exit(EXIT_USER_ERROR)  # the one that failed says why
+
+
 def average_statistics(model: nn.Module, accelerator: Accelerator) -> None:
     """Average batch norm's running statistics over the processes, in place.
 
@@ -82,14 +112,39 @@ def synchronise_norms(model: nn.Module, processes: int, device: torch.device) ->
 
 
 class Interruption:
-    """Notices SIGTERM and SIGUSR1 (what clusters send before a kill) and only raises a flag."""
+    """Notices SIGTERM and SIGUSR1, which clusters send before a kill.
+
+    At first they end the process at once, as nothing is lost by it; after `defer` they only raise
+    a flag, and the loop ends when all processes have seen it.
+    """
 
     def __init__(self) -> None:
         self.requested = False
+        self._deferred = False
         self._owner = os.getpid()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interruption":
         for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._note)
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def defer(self) -> None:
+        """From now on there is something to save."""
+        self._deferred = True
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() == self._owner:  # forked workers inherit the handler
-            self.requested = True
+        if os.getpid() != self._owner:  # forked workers inherit the handler
+            return
+        self.requested = True
+        if not self._deferred:
+            sys.exit(EXIT_INTERRUPTED)

@@ -1,12 +1,13 @@
 """One training run on disk: opened, locked, resumed, saved, and its best weights kept."""
 
-import fcntl
 import json
+import math
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -14,55 +15,59 @@ from safetensors.torch import save
 from torch import nn
 
 from pretrain.atomic import write_atomically
-from pretrain.checkpoint import Progress, load_checkpoint, save_checkpoint
+from pretrain.checkpoint import (
+    Progress,
+    has_good,
+    load_checkpoint,
+    load_good,
+    mark_good,
+    save_checkpoint,
+)
 from pretrain.config import TrainConfig
 from pretrain.ema import Ema
-from pretrain.inits import resolve_init
+from pretrain.guards import Diverged, after_rollback, chance_warning, is_good, remedy
 from pretrain.metrics import Scores
+from pretrain.opening import check_same_run, lock, write_description
 from pretrain.order import Ids
-from pretrain.processes import Interruption, average_statistics
-from pretrain.run_folder import RunPaths, read_run
-from pretrain.tracking import NullTracker, RunTracker, Tracker
-from shards.cli import UserError, console, warn
-from shards.schema import Manifest, manifest_text
-from shards.settings import dump_config
-
-# Settings that do not change what an epoch computes, so a run may go on with others.
-_FREE_ON_RESUME = frozenset(
-    {
-        "run_dir",
-        "shards",  # the corpus hash is compared instead
-        "cache_dir",
-        "epochs",
-        "patience",
-        "threads",
-        "loader_threads",
-        "micro_batch_size",  # the checkpoint's own is used
-        "checkpoint_minutes",
-        "record_ids",
-        "wandb",
-        "wandb_project",
-    }
+from pretrain.processes import (
+    EXIT_INTERRUPTED,
+    Interruption,
+    average_statistics,
+    check_equal,
+    together,
 )
+from pretrain.run_folder import RunPaths
+from pretrain.status import STATUS_NAME, State, Status, write_status
+from pretrain.tracking import NullTracker, RunTracker, Tracker, read_metrics, seconds_left
+from shards.cli import UserError, console, warn
+from shards.schema import Manifest
 
 
 class Run:
     """One training run, from opening to closing; every process has one, process 0 writes."""
 
-    def __init__(self, config: TrainConfig, accelerator: Accelerator, manifest: Manifest) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        accelerator: Accelerator,
+        manifest: Manifest,
+        interruption: Interruption,
+    ) -> None:
         self.paths = RunPaths(config.run_folder)
         self._config = config
         self._manifest = manifest
         self._accelerator = accelerator
+        self._interruption = interruption
         self._tracker: Tracker = NullTracker()
-        self._interruption = Interruption()
+        self._progress = Progress()
         self._saved_at = time.monotonic()
         self._lock: IO[str] | None = None
-        _check_same_run(self.paths, config, manifest)
-        accelerator.wait_for_everyone()  # all have compared before one writes
-        if accelerator.is_main_process:
-            self._lock = _lock(self.paths)
-            _write_description(self.paths, config, manifest)
+        with together(accelerator):  # all have compared before one writes
+            check_same_run(self.paths, config, manifest)
+        with together(accelerator):
+            if accelerator.is_main_process:
+                self._lock = lock(self.paths)
+                write_description(self.paths, config, manifest)
         self._model: nn.Module | None = None
         self._optimizer: Any = None
         self._ema: Ema | None = None
@@ -76,6 +81,8 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._lock is not None:
+            self._tell(*_how_it_ended(self._progress, error))
         self._tracker.close()
         self._accelerator.end_training()
         if self._lock is not None:
@@ -92,22 +99,23 @@ class Run:
         if found is not None:
             progress, state = found
             progress = replace(progress, finished=self._why_finished(progress))
-            model.load_state_dict(dict(state["model"]))
-            optimizer.load_state_dict(state["optimizer"])
-            if self._ema is not None:
-                self._ema.model.load_state_dict(dict(state["ema"]))
-            if self._accelerator.scaler is not None and state["scaler"] is not None:
-                self._accelerator.scaler.load_state_dict(state["scaler"])
+            self._load(model, optimizer, state)
             self._report_resume(progress)
+        self._progress = progress
+        check_equal(self._accelerator, "checkpoint", progress.epoch, progress.step)
         if self._accelerator.is_main_process:
             self._tracker = RunTracker(
                 self.paths.folder, self._config, self._manifest, progress.epoch
             )
+            self._tell("running")
         return progress
 
-    def watch(self, model: nn.Module, optimizer: Any) -> None:
-        """From now on, save these (prepared) when a checkpoint is due."""
+    def watch(self, model: nn.Module, optimizer: Any, progress: Progress) -> None:
+        """From now on, save these (prepared) when a checkpoint is due, and before a stop."""
         self._model, self._optimizer = model, optimizer
+        self._interruption.defer()
+        if not has_good(self.paths.checkpoints):
+            self.save(progress, good=True)  # to roll back to; and a full disk shows at once
 
     @property
     def interrupted(self) -> bool:
@@ -120,24 +128,58 @@ class Run:
         minutes = (time.monotonic() - self._saved_at) / 60
         return self._accelerator.is_main_process and minutes >= self._config.checkpoint_minutes
 
-    def save(self, progress: Progress) -> None:
-        """Write a checkpoint; every process must call this at the same step."""
+    def save(self, progress: Progress, *, good: bool = False) -> None:
+        """Write a checkpoint, `good` to roll back to; all processes must call this together."""
         assert self._model is not None
+        self._progress = progress
         plain = self._accelerator.unwrap_model(self._model)
         average_statistics(plain, self._accelerator)
         if self._ema is not None:
             average_statistics(self._ema.model, self._accelerator)
-        if self._accelerator.is_main_process:
-            scaler = self._accelerator.scaler
-            state = {
-                "model": plain.state_dict(),
-                "optimizer": self._optimizer.state_dict(),
-                "ema": None if self._ema is None else self._ema.model.state_dict(),
-                "scaler": None if scaler is None else scaler.state_dict(),
-            }
-            save_checkpoint(self.paths.checkpoints, progress, state)
+        with together(self._accelerator):
+            if self._accelerator.is_main_process:
+                scaler = self._accelerator.scaler
+                state = {
+                    "model": plain.state_dict(),
+                    "optimizer": self._optimizer.state_dict(),
+                    "ema": None if self._ema is None else self._ema.model.state_dict(),
+                    "scaler": None if scaler is None else scaler.state_dict(),
+                }
+                save_checkpoint(self.paths.checkpoints, progress, state)
+                if good:
+                    mark_good(self.paths.checkpoints)
+                self._tell("running")
         self._saved_at = time.monotonic()
-        self._accelerator.wait_for_everyone()
+
+    def stop(self, progress: Progress) -> NoReturn:
+        """Save and exit, as a process was asked to; all processes must call this together."""
+        self.save(progress)
+        if self._accelerator.is_main_process:
+            console.print("asked to stop: saved; the same command goes on from here")
+        sys.exit(EXIT_INTERRUPTED)
+
+    def roll_back(self, fault: Diverged) -> Progress:
+        """Load the last good state, to go on from with a lower learning rate.
+
+        Raises `UserError` when that has been tried often enough.
+        """
+        assert self._model is not None
+        found = load_good(self.paths.checkpoints)
+        if found is None:
+            raise UserError(f"{fault}, and {self.paths.checkpoints} has no state to roll back to")
+        good, state = found
+        progress = after_rollback(self._config, good, fault)
+        check_equal(self._accelerator, "good checkpoint", progress.epoch, progress.step)
+        self._load(self._accelerator.unwrap_model(self._model), self._optimizer, state)
+        if self._accelerator.is_main_process:
+            warn(
+                f"{fault}: back to {_state_after(progress.epoch)}, "
+                f"on with {progress.lr_factor:g} times the learning rate "
+                f"(roll-back {progress.rollbacks} of {self._config.rollback_limit})"
+            )
+        self._tracker.rewind(progress.epoch)
+        self.save(progress, good=True)
+        return progress
 
     def record_ids(self, epoch: int, step: int, ids: Ids) -> None:
         """If asked for, note which samples this process trains on in a step."""
@@ -152,19 +194,77 @@ class Run:
         self, progress: Progress, scores: Scores, measured: Mapping[str, float]
     ) -> Progress:
         """Record an epoch, keep its weights if they are the best so far, decide whether to stop."""
-        epoch = progress.epoch + 1
+        config, epoch = self._config, progress.epoch + 1
         progress = replace(
-            progress, epoch=epoch, step=0, loss_sum=0.0, stale_epochs=progress.stale_epochs + 1
+            progress,
+            epoch=epoch,
+            step=0,
+            loss_sum=0.0,
+            skipped_samples=0,
+            stale_epochs=progress.stale_epochs + 1,
+            chance_epochs=0 if scores.converged else progress.chance_epochs + 1,
         )
-        if scores.top1 > progress.best_top1:
-            progress = replace(progress, best_top1=scores.top1, best_epoch=epoch, stale_epochs=0)
-            self._keep_best(scores, epoch)
+        best = math.isfinite(scores.loss) and scores.top1 > progress.best_top1
+        if best:
+            progress = replace(
+                progress,
+                best_top1=scores.top1,
+                best_epoch=epoch,
+                best_converged=scores.converged,
+                stale_epochs=0,
+            )
         progress = replace(progress, finished=self._why_finished(progress))
         record = {f"val_{name}": value for name, value in scores.scalars().items()}
         record |= {"best_top1": progress.best_top1}
-        self._tracker.log({"epoch": epoch, **measured, **record}, scores.confusion)
-        self.save(progress)
+        with together(self._accelerator):
+            if best:
+                self._keep_best(scores, epoch)
+            self._tracker.log({"epoch": epoch, **measured, **record}, scores.confusion)
+            steps = -(-self._manifest.splits["train"].samples // config.batch_size)
+            said = chance_warning(config, progress, scores, steps)
+            if said and self._accelerator.is_main_process:
+                warn(said)
+        self.save(progress, good=is_good(config, progress, scores))
         return progress
+
+    def report(self, progress: Progress) -> None:
+        """Say how the run ended, and what to do next."""
+        if not self._accelerator.is_main_process:
+            return
+        console.print(
+            f"{self.paths.folder}: {progress.finished}; "
+            f"best top-1 {progress.best_top1:.2%} after epoch {progress.best_epoch}",
+            markup=False,
+        )
+        if progress.best_converged is False:
+            warn(f"not converged: its best epoch still guesses; {remedy(self._config)}")
+        console.print(f"next: python -m pretrain.export {self.paths.folder}", markup=False)
+
+    def _load(self, model: nn.Module, optimizer: Any, state: Mapping[str, Any]) -> None:
+        model.load_state_dict(dict(state["model"]))
+        optimizer.load_state_dict(state["optimizer"])
+        if self._ema is not None:
+            self._ema.model.load_state_dict(dict(state["ema"]))
+        if self._accelerator.scaler is not None and state["scaler"] is not None:
+            self._accelerator.scaler.load_state_dict(state["scaler"])
+
+    def _tell(self, state: State, reason: str = "") -> None:
+        progress, epochs = self._progress, self._config.epochs
+        status = Status(
+            state=state,
+            reason=reason,
+            epoch=progress.epoch,
+            epochs=epochs,
+            best_top1=progress.best_top1 if progress.best_epoch else None,
+            best_epoch=progress.best_epoch,
+            converged=progress.best_converged,
+            eta_seconds=seconds_left(read_metrics(self.paths.folder), epochs),
+            updated=time.time(),
+        )
+        try:
+            write_status(self.paths.folder, status)
+        except OSError as error:  # the run itself is worth more
+            warn(f"cannot write {self.paths.folder / STATUS_NAME}: {error.strerror}")
 
     def _keep_best(self, scores: Scores, epoch: int) -> None:
         if not self._accelerator.is_main_process:
@@ -178,6 +278,7 @@ class Run:
             "scores": scores.scalars(),
             "converged": scores.converged,
             "confusion": scores.confusion,
+            "class_accuracy": dict(zip(self._manifest.classes, scores.class_accuracy, strict=True)),
         }
         write_atomically(self.paths.best, save(tensors, metadata={"story": json.dumps(story)}))
 
@@ -199,52 +300,19 @@ class Run:
             )
 
 
-def _check_same_run(paths: RunPaths, config: TrainConfig, manifest: Manifest) -> None:
-    if not paths.config.exists():
-        return
-    before, corpus, _ = read_run(paths.folder)
-    for name in TrainConfig.__dataclass_fields__:
-        old, new = getattr(before, name), getattr(config, name)
-        free = name in _FREE_ON_RESUME and not (
-            name == "epochs"
-            and config.lr_schedule == "cosine"  # the curve ends with the last epoch
-        )
-        if old != new and not free:
-            raise UserError(
-                f"{paths.folder} holds a run with {name} {old}, not {new}; "
-                "choose another --run-dir, or delete that folder"
-            )
-    if corpus.corpus_hash != manifest.corpus_hash:
-        raise UserError(
-            f"{paths.folder} was trained on other shards than {config.shards} now holds; "
-            "choose another --run-dir"
-        )
+def _state_after(epoch: int) -> str:
+    return f"the end of epoch {epoch}" if epoch else "the initial state"
 
 
-def _lock(paths: RunPaths) -> IO[str]:
-    """Hold the run's folder until this process ends, however it ends."""
-    try:
-        paths.folder.mkdir(parents=True, exist_ok=True)
-        stream = paths.lock.open("w")
-    except OSError as error:
-        raise UserError(f"cannot write to {paths.folder}: {error.strerror}") from error
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        stream.close()
-        raise UserError(
-            f"another process is training in {paths.folder}; wait for it, or end it "
-            "(a killed launcher can leave its trainer alive)"
-        ) from None
-    return stream
-
-
-def _write_description(paths: RunPaths, config: TrainConfig, manifest: Manifest) -> None:
-    try:
-        # The manifest first: where config.yaml is, the rest is too.
-        write_atomically(paths.manifest, manifest_text(manifest).encode())
-        if (card := resolve_init(config.init).card_path) and card.is_file():
-            write_atomically(paths.init_card, card.read_bytes())
-        write_atomically(paths.config, dump_config(config).encode())
-    except OSError as error:
-        raise UserError(f"cannot write to {paths.folder}: {error.strerror}") from error
+def _how_it_ended(progress: Progress, error: BaseException | None) -> tuple[State, str]:
+    """State and reason for others to read."""
+    if error is None:
+        return "finished", progress.finished
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", "stopped from the keyboard"
+    if isinstance(error, SystemExit):
+        if error.code == EXIT_INTERRUPTED:
+            return "interrupted", "asked to stop"
+        return "failed", "another process failed"
+    told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return "failed", told

@@ -6,6 +6,7 @@ init_card.json     of the encoder that it began from, if that was an export
 metrics.jsonl      one line per epoch
 curves.png         the same to look at
 confusion.png      of the best epoch: which classes are taken for which
+status.json        where it stands, for who started it
 checkpoints/       to go on from
 best.safetensors   the classifier after its best epoch, with that epoch's scores
 

@@ -29,6 +29,9 @@ class Tracker(Protocol):
     def log(self, record: Record, confusion: Confusion) -> None:
         """Report one finished epoch; `confusion` is [true class][predicted class]."""
 
+    def rewind(self, epochs_done: int) -> None:
+        """Forget the epochs after `epochs_done`; they will be trained again."""
+
     def close(self) -> None:
         """Flush and release."""
 
@@ -37,6 +40,9 @@ class NullTracker:
     """Reports nothing: what every process but the first has."""
 
     def log(self, record: Record, confusion: Confusion) -> None:
+        return
+
+    def rewind(self, epochs_done: int) -> None:
         return
 
     def close(self) -> None:
@@ -53,10 +59,8 @@ class RunTracker:
 
         self._path = folder / METRICS_NAME
         self._epochs = config.epochs
-        # A checkpoint may be older than the last line: what is trained again is written again.
-        kept = [record for record in read_metrics(folder) if record["epoch"] <= epochs_done]
-        write_atomically(self._path, "".join(_line(record) for record in kept).encode())
-        self._records = kept
+        self._records = read_metrics(folder)
+        self.rewind(epochs_done)  # a checkpoint may be older than the last line
         self._ended = time.monotonic()  # the epoch before
         self._wandb = _start_wandb(folder, config, manifest) if config.wandb else None
         self._pictures = Pictures(folder, manifest.classes)
@@ -78,8 +82,12 @@ class RunTracker:
             soft_wrap=True,
         )
         if self._wandb is not None:
-            self._wandb.log(dict(record), step=int(record["epoch"]))
+            self._wandb.log(dict(record))
         self._show(self._pictures.update(self._records, confusion))
+
+    def rewind(self, epochs_done: int) -> None:
+        self._records = [record for record in self._records if record["epoch"] <= epochs_done]
+        write_atomically(self._path, "".join(_line(record) for record in self._records).encode())
 
     def close(self) -> None:
         self._show(self._pictures.draw())
@@ -93,7 +101,7 @@ class RunTracker:
             from wandb import Image
 
             images = {path.stem: Image(str(path)) for path in pictures}
-            self._wandb.log(images, step=int(self._records[-1]["epoch"]))
+            self._wandb.log({"epoch": self._records[-1]["epoch"], **images})
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
@@ -131,7 +139,7 @@ def _start_wandb(folder: Path, config: TrainConfig, manifest: Manifest) -> Any:
     id_file = folder / _WANDB_ID_NAME
     if not id_file.exists():
         id_file.write_text(uuid.uuid4().hex, encoding="ascii")
-    return wandb.init(
+    run = wandb.init(
         project=config.wandb_project,
         name=folder.name,
         id=id_file.read_text(encoding="ascii"),
@@ -139,6 +147,9 @@ def _start_wandb(folder: Path, config: TrainConfig, manifest: Manifest) -> Any:
         dir=folder,
         config={**as_plain(config), "corpus": _describe_corpus(manifest)},
     )
+    # wandb refuses to step back, but a killed run trains its last epoch again.
+    run.define_metric("*", step_metric="epoch")
+    return run
 
 
 def _describe_corpus(manifest: Manifest) -> dict[str, Any]:

@@ -4,7 +4,6 @@ accelerate launch pretrain/train.py --arch efficientnet-b4
 """
 
 import math
-import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -18,6 +17,14 @@ from torch import nn
 from pretrain.checkpoint import Progress
 from pretrain.config import TrainConfig
 from pretrain.ema import Ema, build_ema
+from pretrain.guards import (
+    Diverged,
+    check_divergence,
+    copy_buffers,
+    count_step,
+    gradient_norm,
+    restore_buffers,
+)
 from pretrain.loader import DaliLoader, Step
 from pretrain.memory import fit_micro_batch
 from pretrain.model import build_classifier
@@ -26,7 +33,7 @@ from pretrain.optim import build_optimizer, learning_rate, set_learning_rate
 from pretrain.order import Ids, Plan, slot_seed
 from pretrain.pace import Pace
 from pretrain.processes import (
-    EXIT_INTERRUPTED,
+    Interruption,
     processes_here,
     start_accelerator,
     sum_over,
@@ -45,6 +52,12 @@ from shards.settings import load_config
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     config = load_config(TrainConfig, argv)
+    with Interruption() as interruption:
+        train(config, interruption)
+
+
+def train(config: TrainConfig, interruption: Interruption) -> None:
+    """Train to the end, or until interrupted; goes on where an earlier run in the folder ended."""
     folder = stage(config.shards, config.cache_dir)
     train_data, val_data = open_split(folder, "train"), open_split(folder, "val")
     manifest = train_data.manifest
@@ -54,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{len(val_data)} validation images; training needs two classes and both splits"
         )
     accelerator = start_accelerator(config)
-    with Run(config, accelerator, manifest) as run:
+    with Run(config, accelerator, manifest, interruption) as run:
         torch.manual_seed(config.seed)
         classes = len(manifest.classes)
         model: nn.Module = build_classifier(
@@ -79,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if config.compile:
             model.compile()  # in place: names of parameters stay, copies made before are not
         model, optimizer = accelerator.prepare(model, optimizer)
-        run.watch(model, optimizer)
+        run.watch(model, optimizer, progress)
         labels = train_data.index["label"].astype(np.int64)
         plan = _plan(config, labels, micro_batch_size, accelerator)
         pace = Pace(config.epochs, plan.steps_per_epoch, visible=accelerator.is_main_process)
@@ -88,17 +101,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         train_loader = _loader(train_source, config, accelerator, micro_batch_size)
         val_loader = _loader(val_source, config, accelerator, micro_batch_size)
         while not progress.finished:
-            progress, measured = train_epoch(training, train_loader, progress)
+            try:
+                progress, measured = train_epoch(training, train_loader, progress)
+            except Diverged as fault:
+                progress = run.roll_back(fault)
+                continue
             shown = model if ema is None else ema.model
-            scores = validate(shown, val_loader, classes, micro_batch_size, accelerator)
-            progress = run.end_epoch(progress, scores, measured)
-        if accelerator.is_main_process:
-            console.print(
-                f"{run.paths.folder}: {progress.finished}; "
-                f"best top-1 {progress.best_top1:.2%} after epoch {progress.best_epoch}",
-                markup=False,
+            scores = validate(
+                shown, val_loader, classes, micro_batch_size, accelerator, lambda: run.interrupted
             )
-            console.print(f"next: python -m pretrain.export {run.paths.folder}", markup=False)
+            if scores is None:
+                run.stop(progress)
+            progress = run.end_epoch(progress, scores, measured)
+        run.report(progress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,41 +134,56 @@ class Training:
 def train_epoch(
     training: Training, loader: DaliLoader, progress: Progress
 ) -> tuple[Progress, dict[str, float]]:
-    """Train the rest of an epoch. Exits the program, saved, when it is asked to stop."""
-    accelerator, plan, run = training.accelerator, training.plan, training.run
+    """Train the rest of an epoch; exits the program, saved, when it is asked to stop.
+
+    Raises `Diverged` when the run must roll back.
+    """
+    config, accelerator, plan, run = (
+        training.config,
+        training.accelerator,
+        training.plan,
+        training.run,
+    )
     rank, world = accelerator.process_index, accelerator.num_processes
-    steps = loader.steps(plan, progress.epoch, progress.step, rank, world)
-    steps_per_epoch = plan.steps_per_epoch
-    for step in training.pace.watch(steps, progress.epoch, progress.step):
-        lr = learning_rate(training.config, progress.epoch, step.number, steps_per_epoch)
+    steps_per_epoch, epoch = plan.steps_per_epoch, progress.epoch
+    steps = loader.steps(plan, epoch, progress.step, rank, world)
+    for step in training.pace.watch(steps, epoch, progress.step):
+        lr = progress.lr_factor * learning_rate(config, epoch, step.number, steps_per_epoch)
         set_learning_rate(training.optimizer, lr)
-        loss_sum = train_step(training, step, progress.epoch)
+        buffers = copy_buffers(training.model)
+        loss_sum = add_gradients(training, step, epoch)
         # One small reduction tells all processes the loss and what any of them wants.
         told = torch.tensor(
-            [loss_sum, float(run.interrupted), float(run.checkpoint_due)], dtype=torch.float64
+            [
+                loss_sum,
+                gradient_norm(training.model, accelerator),
+                float(run.interrupted),
+                float(run.checkpoint_due),
+            ],
+            dtype=torch.float64,
         )
-        loss_sum, stop, save = sum_over(accelerator, told).tolist()
-        if not math.isfinite(loss_sum):
-            raise UserError(
-                f"the loss became {loss_sum} in epoch {progress.epoch + 1}, step {step.number}, "
-                f"at learning rate {lr:g}; start again with a lower --lr, in a new --run-dir"
-            )
-        progress = replace(progress, step=step.number + 1, loss_sum=progress.loss_sum + loss_sum)
-        if stop or save:
-            run.save(progress)
+        loss_sum, norm, stop, save = sum_over(accelerator, told).tolist()
+        sound = math.isfinite(loss_sum) and math.isfinite(norm)
+        if sound:
+            take_step(training, epoch, step)
+        else:
+            restore_buffers(training.model, buffers)
+        progress = count_step(progress, step.samples, loss_sum, sound=sound)
+        check_divergence(config, progress, loss_sum / step.samples)
         if stop:
-            if accelerator.is_main_process:
-                console.print("asked to stop: saved; the same command goes on from here")
-            sys.exit(EXIT_INTERRUPTED)
+            run.stop(progress)
+        if save:
+            run.save(progress)
     return progress, {
-        "lr": learning_rate(training.config, progress.epoch, steps_per_epoch - 1, steps_per_epoch),
-        "train_loss": progress.loss_sum / plan.samples,
+        "lr": progress.lr_factor
+        * learning_rate(config, epoch, steps_per_epoch - 1, steps_per_epoch),
+        "train_loss": progress.loss_sum / max(1, plan.samples - progress.skipped_samples),
         **training.pace.measured(),
     }
 
 
-def train_step(training: Training, step: Step, epoch: int) -> float:
-    """One optimizer step on this process's part of the global batch; returns its summed loss."""
+def add_gradients(training: Training, step: Step, epoch: int) -> float:
+    """Gradients of this process's part of the global batch; returns its summed loss."""
     config, accelerator, model = training.config, training.accelerator, training.model
     rank, world = accelerator.process_index, accelerator.num_processes
     training.optimizer.zero_grad(set_to_none=True)
@@ -168,13 +198,18 @@ def train_step(training: Training, step: Step, epoch: int) -> float:
             accelerator.backward(loss * (world / step.samples))
         loss_sum += loss.detach().double()
         training.run.record_ids(epoch, step.number, batch.ids)
-    if config.clip_grad is not None:
-        accelerator.clip_grad_norm_(model.parameters(), config.clip_grad)
+    return float(loss_sum)
+
+
+def take_step(training: Training, epoch: int, step: Step) -> None:
+    """Change the weights by the gradients, clipped if so configured."""
+    clip = training.config.clip_grad
+    if clip is not None:
+        training.accelerator.clip_grad_norm_(training.model.parameters(), clip)
     training.optimizer.step()
     if training.ema is not None:
-        plain = accelerator.unwrap_model(model)
+        plain = training.accelerator.unwrap_model(training.model)
         training.ema.update(plain, epoch, step.number, training.plan.steps_per_epoch)
-    return float(loss_sum)
 
 
 def _plan(

@@ -1,5 +1,8 @@
 """Exact validation: every image of the split once, whatever the number of processes."""
 
+from collections.abc import Callable
+from itertools import islice
+
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -7,6 +10,8 @@ from torch import nn
 from pretrain.loader import DaliLoader
 from pretrain.metrics import Counts, Scores
 from pretrain.processes import average_statistics, sum_over
+
+_ROUND = 8  # batches between two looks at whether to stop
 
 
 @torch.no_grad()
@@ -16,18 +21,32 @@ def validate(
     classes: int,
     micro_batch_size: int,
     accelerator: Accelerator,
-) -> Scores:
-    """Score the model on the loader's split; all processes return the same scores."""
-    # Unwrapped: processes may have different numbers of batches, so none may wait for another.
+    interrupted: Callable[[], bool],
+) -> Scores | None:
+    """Score the model on the loader's split; all processes return the same scores.
+
+    None, on all of them, when one was asked to stop: on a large split it would take minutes.
+    """
+    # Unwrapped: processes may have different numbers of batches, so none may wait for another
+    # but between rounds, in which who has no more of them takes part with none.
     plain = accelerator.unwrap_model(model)
     average_statistics(plain, accelerator)
     plain.eval()
     counts = Counts(classes, accelerator.device)
     rank, world = accelerator.process_index, accelerator.num_processes
-    for batch in loader.validation(micro_batch_size, rank, world):
-        with accelerator.autocast():
-            logits = plain(batch.images)
-        counts.add(logits, batch.labels)
+    batches = loader.validation(micro_batch_size, rank, world)
+    unfinished = True
+    while unfinished:
+        done = 0
+        for batch in islice(batches, _ROUND):
+            done += 1
+            with accelerator.autocast():
+                logits = plain(batch.images)
+            counts.add(logits, batch.labels)
+        told = torch.tensor([done == _ROUND, interrupted()], dtype=torch.float32)
+        unfinished, stop = (bool(value) for value in sum_over(accelerator, told).tolist())
+        if unfinished and stop:
+            return None
     plain.train()
     for name in ("confusion", "top5", "loss"):
         setattr(counts, name, sum_over(accelerator, getattr(counts, name)))

@@ -30,6 +30,7 @@ LIGHT = (
             "card",
             "config",
             "inits",
+            "opening",
             "order",
             "pace",
             "philox",

@@ -51,3 +51,10 @@ def shards(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     )
     return out
+
+
+@pytest.fixture
+def tiny(shards: Path) -> list[str]:
+    """Flags of a run that takes seconds: six steps an epoch."""
+    flags = ["--arch", "resnet18", "--shards", str(shards), "--image-size", "32"]
+    return [*flags, "--batch-size", "8", "--threads", "1", "--loader-threads", "1"]

@@ -1,11 +1,20 @@
 """Checkpoints: whole or not at all, and checked."""
 
+import hashlib
+import io
 from pathlib import Path
 
 import pytest
 import torch
 
-from pretrain.checkpoint import Progress, list_checkpoints, load_checkpoint, save_checkpoint
+from pretrain.checkpoint import (
+    Progress,
+    list_checkpoints,
+    load_checkpoint,
+    load_good,
+    mark_good,
+    save_checkpoint,
+)
 from shards.cli import UserError
 
 
@@ -60,6 +69,34 @@ def test_another_schema_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.undo()
     with pytest.raises(UserError, match="schema_version 99"):
         load_checkpoint(tmp_path)
+
+
+def test_version_1_is_read(tmp_path: Path) -> None:
+    progress = {"epoch": 3, "step": 7, "loss_sum": 1.5, "best_top1": 0.5, "best_epoch": 2}
+    progress |= {"stale_epochs": 1, "micro_batch_size": 8, "threads": 2, "finished": ""}
+    buffer = io.BytesIO()
+    torch.save({"schema_version": 1, "progress": progress, "model": {}}, buffer)
+    digest = hashlib.sha256(buffer.getvalue()).hexdigest()[:16]
+    (tmp_path / f"state-0000000004-{digest}.pt").write_bytes(buffer.getvalue())
+    found = load_checkpoint(tmp_path)
+    assert found == (Progress(**progress), {"model": {}})  # type: ignore[arg-type]
+    assert found[0].lr_factor == 1 and found[0].best_converged is None
+
+
+def test_the_good_one_outlives_those_after_it(tmp_path: Path) -> None:
+    assert load_good(tmp_path) is None
+    for epoch in range(2):
+        save(tmp_path, epoch)
+        mark_good(tmp_path)
+    for epoch in range(2, 6):
+        save(tmp_path, epoch)
+    found = load_good(tmp_path)
+    assert found is not None and found[0].epoch == 1
+    assert found[1]["model"]["w"].tolist() == [1, 1, 1]
+    for path in list_checkpoints(tmp_path):
+        path.write_bytes(b"garbage")
+    found = load_checkpoint(tmp_path)
+    assert found is not None and found[0].epoch == 1
 
 
 def test_leftovers_of_a_killed_write_are_ignored(tmp_path: Path) -> None:

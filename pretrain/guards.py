@@ -1,0 +1,143 @@
+"""What keeps a run honest: steps without finite numbers, divergence, a model that only guesses.
+
+A step whose loss or gradient is not finite is skipped by all processes. After `skip_limit` of them
+in a row, or when the loss exceeds `loss_limit` times that of the first step, the run rolls back to
+the last good checkpoint (the newest after an epoch with a sound validation, or the initial state)
+and goes on with its learning rate times `rollback_lr`; after `rollback_limit` roll-backs it fails.
+The data come again in the same order, so an epoch that counts still has each sample once.
+"""
+
+import math
+from dataclasses import replace
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from pretrain.archs import find_arch
+from pretrain.checkpoint import Progress
+from pretrain.config import TrainConfig
+from pretrain.metrics import Scores
+from shards.cli import UserError
+
+_FIRST_CHANCE_WARNING = 5  # epochs; repeated when they have doubled
+_FEW_STEPS = 200  # with so few, no recipe has had the time to leave chance level
+
+
+class Diverged(Exception):
+    """Training cannot go on from here; raised by all processes at the same step."""
+
+    def __init__(self, reason: str, progress: Progress) -> None:
+        super().__init__(reason)
+        self.progress = progress
+
+
+def gradient_norm(model: nn.Module, accelerator: Accelerator) -> float:
+    """The 2-norm of the whole gradient; with fp16, only whether its scaler still finds a scale."""
+    if accelerator.scaler is not None:
+        # It seeks the largest scale by overflowing now and then, and skips those steps itself.
+        return 0.0 if accelerator.scaler.get_scale() >= 1 else math.inf
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    return float(torch.nn.utils.get_total_norm(gradients))
+
+
+def copy_buffers(model: nn.Module) -> list[torch.Tensor]:
+    """The running statistics before a step: the forward pass of a bad one spoils them for good."""
+    return [buffer.clone() for buffer in model.buffers()]
+
+
+def restore_buffers(model: nn.Module, copies: list[torch.Tensor]) -> None:
+    """Put back what `copy_buffers` gave."""
+    for buffer, before in zip(model.buffers(), copies, strict=True):
+        buffer.copy_(before)
+
+
+def count_step(progress: Progress, samples: int, loss_sum: float, *, sound: bool) -> Progress:
+    """Progress after one more step; a skipped one adds nothing to the epoch's loss."""
+    progress = replace(progress, step=progress.step + 1)
+    if not sound:
+        return replace(
+            progress,
+            skipped_samples=progress.skipped_samples + samples,
+            skipped_steps=progress.skipped_steps + 1,
+            skipped_in_a_row=progress.skipped_in_a_row + 1,
+        )
+    first_loss = loss_sum / samples if progress.first_loss is None else progress.first_loss
+    return replace(
+        progress,
+        loss_sum=progress.loss_sum + loss_sum,
+        skipped_in_a_row=0,
+        first_loss=first_loss,
+    )
+
+
+def check_divergence(config: TrainConfig, progress: Progress, loss: float) -> None:
+    """Raise `Diverged` when too many steps were skipped or the loss (mean of a step) exploded."""
+    at = f"in epoch {progress.epoch + 1}, step {progress.step}"
+    if progress.skipped_in_a_row >= config.skip_limit:
+        raise Diverged(
+            f"{progress.skipped_in_a_row} steps in a row without finite loss and gradient {at}",
+            progress,
+        )
+    if math.isfinite(loss) and exploded(config, progress, loss):
+        raise Diverged(f"the loss grew from {progress.first_loss:.3g} to {loss:.3g} {at}", progress)
+
+
+def exploded(config: TrainConfig, progress: Progress, loss: float) -> bool:
+    """Whether a mean loss is far above that of the first step, where the model could only guess."""
+    return progress.first_loss is not None and not loss <= config.loss_limit * progress.first_loss
+
+
+def is_good(config: TrainConfig, progress: Progress, scores: Scores) -> bool:
+    """Whether the state after a validation is one to roll back to."""
+    sound = math.isfinite(scores.loss) and not progress.skipped_in_a_row
+    return sound and not exploded(config, progress, scores.loss)
+
+
+def after_rollback(config: TrainConfig, good: Progress, fault: Diverged) -> Progress:
+    """Progress of the good checkpoint, with what the run has learned about itself since.
+
+    Raises `UserError` when it has rolled back often enough.
+    """
+    now = fault.progress
+    if now.rollbacks >= config.rollback_limit:
+        raise UserError(
+            f"training diverged: {fault}, after {now.rollbacks} roll-backs, at "
+            f"{now.lr_factor:g} times the learning rate; {remedy(config)}, in a new --run-dir"
+        )
+    return replace(
+        good,
+        rollbacks=now.rollbacks + 1,
+        lr_factor=now.lr_factor * config.rollback_lr,
+        skipped_steps=now.skipped_steps,
+        first_loss=now.first_loss,
+        best_top1=now.best_top1,  # its file is there
+        best_epoch=now.best_epoch,
+        best_converged=now.best_converged,
+    )
+
+
+def remedy(config: TrainConfig) -> str:
+    """What to try when an arch does not learn."""
+    note = find_arch(config.arch).lr_note
+    hint = f" ({config.arch}: {note})" if note else ""
+    return f"start again with an --lr below {config.lr:g}{hint}"
+
+
+def chance_warning(config: TrainConfig, progress: Progress, scores: Scores, steps: int) -> str:
+    """What to say after an epoch about a run that has only guessed so far; mostly nothing.
+
+    `steps`: of an epoch.
+    """
+    doublings = math.log2(max(progress.chance_epochs, 1) / _FIRST_CHANCE_WARNING)
+    if progress.best_converged or doublings < 0 or not doublings.is_integer():
+        return ""
+    done = steps * progress.epoch
+    cure = remedy(config)
+    if done < _FEW_STEPS:
+        cure = f"only {done} steps so far: wait, or use a --batch-size below {config.batch_size}"
+    return (
+        f"{progress.chance_epochs} epochs at chance level: balanced accuracy "
+        f"{scores.balanced_accuracy:.1%} of {len(scores.confusion)} classes, "
+        f"{scores.dominant_share:.0%} of the answers are one class; {cure}"
+    )
