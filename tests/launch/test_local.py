@@ -1,6 +1,11 @@
 """Grids on this machine alone: all run, interrupted ones go on, failed ones are retried."""
 
 import csv
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +13,12 @@ import pytest
 from PIL import Image
 
 from launch.collect import main as collect
+from launch.grid import build_grid
 from launch.local import main as run_local
+from launch.state import grid_states
+from pretrain.tracking import read_metrics
+
+Wait = Callable[..., None]
 
 
 @pytest.fixture
@@ -68,3 +78,33 @@ then: ["touch {folder}/then"]
     assert rows["labels.0"]["test_miou"] == rows["later.0"]["test_miou"]
     assert 0 < float(rows["labels.0"]["test_miou"]) <= 1
     assert "| labels | 0 | done | 2 |" in Path("out/results.md").read_text()
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_the_running_tasks_and_the_same_command_goes_on(
+    shards: Path, tmp_path: Path, wait_until: Wait, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid_file = tmp_path / "grid.yaml"
+    grid_file.write_text(f"""
+program: pretrain.train
+root: {tmp_path}/out
+settings: {{shards: {shards}, image_size: 32, batch_size: 8, lr: 0.01, arch: resnet18,
+            device: cpu, threads: 1, loader_threads: 1, epochs: 4}}
+axes: {{run: {{a: , b: , c: }}}}
+""")
+    command = [sys.executable, "-m", "launch.local", str(grid_file), "--jobs", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    grid = build_grid(grid_file)
+    wait_until(lambda: all(read_metrics(t.folder) for t in grid.tasks[:2]), "both have an epoch")
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "asking the running tasks to save" in errors
+    assert [state.kind for state in grid_states(grid)] == ["preempted", "preempted", "pending"]
+
+    subprocess.run(command, check=True)
+    assert [state.kind for state in grid_states(grid)] == ["done"] * 3
+    epochs = [[record["epoch"] for record in read_metrics(t.folder)] for t in grid.tasks]
+    assert epochs == [[1, 2, 3, 4]] * 3
+    collect([str(grid_file)])
+    assert len(read_csv(tmp_path / "out" / "results.csv")) == 3

@@ -1,0 +1,168 @@
+"""Grids on a real SLURM of two nodes: preempted, requeued, failed, resubmitted, over two nodes."""
+
+import csv
+import json
+import subprocess
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from launch.grid import build_grid
+from launch.jobs import ask_slurm
+from launch.slurm import main as submit
+from launch.state import Kind, grid_states
+from launch.status import main as print_status
+from launch.tasks import Grid
+from pretrain.run_folder import RunPaths
+from pretrain.tracking import read_metrics
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("slurm")]
+Wait = Callable[..., None]
+
+TIMES = {"images_per_second", "train_seconds", "epoch_seconds", "data_wait"}
+
+
+def write_grid(folder: Path, shards: Path, settings: str, rest: str) -> Path:
+    path = folder / "grid.yaml"
+    path.write_text(
+        f"""
+name: tiny
+program: pretrain.train
+root: out
+resources: {{gpus: 0, cpus: 1}}
+settings: {{shards: {shards}, image_size: 32, batch_size: 8, lr: 0.01, arch: resnet18,
+            device: cpu, threads: 1, loader_threads: 1, dropout: 0.2, {settings}}}
+{rest}
+"""
+    )
+    return path
+
+
+def kinds(grid: Grid) -> dict[str, Kind]:
+    return {state.task.name: state.kind for state in grid_states(grid)}
+
+
+def nothing_queued() -> bool:
+    listing = subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True)
+    return not listing.stdout.strip()
+
+
+def starts(grid: Grid, name: str) -> int:
+    log = (grid.own / "logs" / f"{name}.log").read_text()
+    return sum(line.startswith("=== started") for line in log.splitlines())
+
+
+def numbers(folder: Path) -> list[dict[str, float]]:
+    return [
+        {name: value for name, value in record.items() if name not in TIMES}
+        for record in read_metrics(folder)
+    ]
+
+
+def assert_equal_runs(one: Path, other: Path) -> None:
+    assert numbers(one) == numbers(other)
+    first, second = (load_file(RunPaths(run).best) for run in (one, other))
+    assert first.keys() == second.keys()
+    assert all((first[name] == second[name]).all() for name in first)
+
+
+def read_csv(path: Path) -> dict[str, dict[str, str]]:
+    with path.open(newline="") as stream:
+        return {row["task"]: row for row in csv.DictReader(stream)}
+
+
+def test_a_preempted_array_ends_as_if_nothing_had_happened(
+    tmp_path: Path,
+    shards: Path,
+    wait_until: Wait,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    late = tmp_path / "late"  # shards that are not there when the first array runs
+    path = write_grid(
+        tmp_path,
+        shards,
+        "epochs: 4",
+        f"""
+axes:
+  fate: {{calm: , signalled: , requeued: , failing: {{shards: {late}}}}}
+then: ["echo {{name}} >> finished.txt"]
+""",
+    )
+    grid = build_grid(path)
+    submit([str(path), "--dry-run"])
+    assert "array-0.sbatch" in capsys.readouterr().out
+    assert nothing_queued()
+    submit([str(path)])
+    jobs = ask_slurm(grid)
+    assert jobs is not None and len(jobs.submitted) == 4
+    submit([str(path)])  # what is queued is not submitted twice
+    assert "nothing to submit" in capsys.readouterr().out
+
+    for name, command in (
+        ("signalled", ["scancel", "--signal=TERM"]),
+        ("requeued", ["scontrol", "requeue"]),
+    ):
+        task = next(task for task in grid.tasks if task.name == name)
+        wait_until(lambda at=task: bool(read_metrics(at.folder)), f"{name} has an epoch behind it")
+        subprocess.run([*command, jobs.submitted[task.index]], check=True)
+    wait_until(nothing_queued, "all jobs have ended")
+
+    assert kinds(grid) == {
+        "calm": "done", "signalled": "done", "requeued": "done", "failing": "failed"
+    }  # fmt: skip
+    assert [starts(grid, name) for name in ("calm", "signalled", "requeued")] == [1, 2, 2]
+    for name in ("signalled", "requeued"):
+        assert_equal_runs(grid.root / "calm", grid.root / name)
+    assert sorted(Path("finished.txt").read_text().split()) == ["calm", "requeued", "signalled"]
+    capsys.readouterr()
+    print_status([str(path), "--only", "failed"])
+    assert "no shards in" in capsys.readouterr().out
+    rows = read_csv(grid.root / "results.csv")  # of the dependent job
+    assert {name: row["state"] for name, row in rows.items()} == kinds(grid)
+    assert "no shards in" in rows["failing"]["reason"]
+
+    late.symlink_to(shards)
+    submit([str(path), "--retry-failed", "--no-collect"])
+    assert "1 tasks submitted" in capsys.readouterr().out
+    wait_until(nothing_queued, "the failed task has run again")
+    assert kinds(grid)["failing"] == "done"
+    assert_equal_runs(grid.root / "calm", grid.root / "failing")
+    assert starts(grid, "calm") == 1
+
+
+def test_two_nodes_train_on_the_global_batches_of_one(
+    tmp_path: Path, shards: Path, wait_until: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write_grid(
+        tmp_path,
+        shards,
+        "epochs: 2, record_ids: true, micro_batch_size: 4",
+        """
+axes: {nodes: {one: , two: }}
+overrides:
+  - {match: {nodes: two}, resources: {nodes: 2}}
+""",
+    )
+    grid = build_grid(path)
+    submit([str(path), "--no-collect"])
+    wait_until(nothing_queued, "all jobs have ended")
+    log = (grid.own / "logs" / "two.log").read_text()
+    assert kinds(grid) == {"one": "done", "two": "done"}, log
+    assert read_ids(grid.root / "two", 2) == read_ids(grid.root / "one", 1)
+    assert [record["epoch"] for record in read_metrics(grid.root / "two")] == [1, 2]
+
+
+def read_ids(run: Path, world: int) -> dict[tuple[int, int], list[int]]:
+    """(epoch, step) -> sorted ids over all processes."""
+    batches: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for rank in range(world):
+        for line in (run / f"ids-{rank}-of-{world}.jsonl").read_text().splitlines():
+            record = json.loads(line)
+            batches[record["epoch"], record["step"]] += record["ids"]
+    return {at: sorted(ids) for at, ids in batches.items()}
