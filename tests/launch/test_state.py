@@ -1,5 +1,6 @@
 """How a task stands: what its program, its last start and its log together mean."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -13,12 +14,14 @@ from launch.attempts import begin, end, last_error, read_attempt
 from launch.grid import build_grid
 from launch.jobs import Jobs, QueueEntry
 from launch.script import array_script, collect_script, spell_indices
+from launch.selection import add_flags, chosen_tasks, set_aside
 from launch.slurm import main as submit
 from launch.state import TaskState, grid_states, spell_counts, task_state
 from launch.status import main as print_status
 from launch.task import main as task_step
 from launch.tasks import Grid, freeze
 from pretrain.status import Status, write_status
+from shards.cli import UserError
 
 ROOT = Path(__file__).parents[2]
 MICRONET = ROOT / "configs" / "launch" / "micronet-76.yaml"
@@ -191,3 +194,32 @@ def test_several_nodes_and_gpus_go_through_one_launcher_per_node(grid: Grid) -> 
     assert text.count("apptainer exec --nv a.sif") == 2
     subprocess.run(["bash", "-n"], input=text, text=True, check=True)
     assert "--partition=gpu" in collect_script(grid, Path("/x/tasks.json"), Path("/"))
+
+
+def selected(grid: Grid, *flags: str) -> list[str]:
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    states = grid_states(grid)
+    return [state.task.name for state in chosen_tasks(states, parser.parse_args(flags))]
+
+
+def test_failed_tasks_are_started_only_when_asked_for(grid: Grid) -> None:
+    report(grid, 0, "finished")
+    report(grid, 1, "failed")
+    report(grid, 2, "interrupted")
+    assert selected(grid) == ["vgg16", "vgg19"]
+    assert selected(grid, "--retry-failed") == ["vgg13"]
+    assert selected(grid, "--only", "*9") == ["vgg19"]
+    with pytest.raises(UserError, match="no task fits 'resnet'"):
+        selected(grid, "--only", "resnet")
+    with pytest.raises(UserError, match="--afresh goes with --retry-failed"):
+        selected(grid, "--afresh")
+
+
+def test_a_task_begun_afresh_keeps_its_old_folder_aside(grid: Grid) -> None:
+    report(grid, 1, "failed")
+    set_aside(grid, task_state(grid, grid.tasks[1]))
+    assert not grid.tasks[1].folder.exists()
+    (aside,) = (grid.own / "aside").iterdir()
+    assert (aside / "status.json").exists()
+    assert task_state(grid, grid.tasks[1]).kind == "pending"
