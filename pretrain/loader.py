@@ -40,7 +40,7 @@ class Step:
     batches: Iterator[Batch]
 
 
-class DaliLoader:
+class Loader:
     """Serves one process its part of a split. Not for `accelerator.prepare`: it shards itself."""
 
     def __init__(

@@ -25,7 +25,7 @@ from pretrain.guards import (
     gradient_norm,
     restore_buffers,
 )
-from pretrain.loader import DaliLoader, Step
+from pretrain.loader import Loader, Step
 from pretrain.memory import fit_micro_batch
 from pretrain.model import build_classifier
 from pretrain.objective import Objective, build_objective
@@ -132,7 +132,7 @@ class Training:
 
 
 def train_epoch(
-    training: Training, loader: DaliLoader, progress: Progress
+    training: Training, loader: Loader, progress: Progress
 ) -> tuple[Progress, dict[str, float]]:
     """Train the rest of an epoch; exits the program, saved, when it is asked to stop.
 
@@ -245,8 +245,8 @@ def _sources(
 
 def _loader(
     source: Source, config: TrainConfig, accelerator: Accelerator, micro_batch_size: int
-) -> DaliLoader:
-    return DaliLoader(
+) -> Loader:
+    return Loader(
         source.data,
         config,
         micro_batch_size=micro_batch_size,

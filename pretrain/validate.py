@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from pretrain.loader import DaliLoader
+from pretrain.loader import Loader
 from pretrain.metrics import Counts, Scores
 from pretrain.processes import average_statistics, sum_over
 
@@ -17,7 +17,7 @@ _ROUND = 8  # batches between two looks at whether to stop
 @torch.no_grad()
 def validate(
     model: nn.Module,
-    loader: DaliLoader,
+    loader: Loader,
     classes: int,
     micro_batch_size: int,
     accelerator: Accelerator,

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from pretrain.config import TrainConfig
 from pretrain.doctor.finding import Finding, Place
 from pretrain.ema import build_ema
-from pretrain.loader import Batch, DaliLoader
+from pretrain.loader import Batch, Loader
 from pretrain.memory import fit_micro_batch
 from pretrain.model import build_classifier
 from pretrain.objective import build_objective
@@ -88,7 +88,7 @@ def _train_a_little(config: TrainConfig, data: ShardSplit, accelerator: Accelera
     optimizer = build_optimizer(model, config)
     labels = data.index["label"].astype(np.int64)
     objective = build_objective(config, labels, classes, accelerator.device)
-    loader = DaliLoader(
+    loader = Loader(
         data,
         config,
         micro_batch_size=size,
@@ -147,7 +147,7 @@ def _finish(accelerator: Accelerator) -> None:
 
 
 def _endless(
-    config: TrainConfig, loader: DaliLoader, labels: Ids, size: int, accelerator: Accelerator
+    config: TrainConfig, loader: Loader, labels: Ids, size: int, accelerator: Accelerator
 ) -> Iterator[Batch]:
     """This process's micro-batches, epoch after epoch, as the training would have them."""
     plan = Plan(

@@ -37,7 +37,7 @@ from torchvision.transforms import v2
 
 from pretrain.config import TrainConfig
 from pretrain.dali_pixels import DaliPixels
-from pretrain.loader import DaliLoader
+from pretrain.loader import Loader
 from pretrain.model import build_classifier
 from pretrain.optim import build_optimizer
 from pretrain.order import Plan
@@ -141,9 +141,7 @@ def _decoding(data: ShardSplit) -> Iterator[Batches]:
 
 @contextmanager
 def _ours(data: ShardSplit, config: TrainConfig, arena: Arena | None) -> Iterator[Batches]:
-    loader = DaliLoader(
-        data, config, micro_batch_size=BATCH, device=CPU, threads=cores(), arena=arena
-    )
+    loader = Loader(data, config, micro_batch_size=BATCH, device=CPU, threads=cores(), arena=arena)
     if arena is not None and not arena.complete:
         for _ in _epoch(loader, len(data), 0):
             pass
@@ -152,12 +150,12 @@ def _ours(data: ShardSplit, config: TrainConfig, arena: Arena | None) -> Iterato
 
 @contextmanager
 def _dali(data: ShardSplit, config: TrainConfig) -> Iterator[Batches]:
-    loader = DaliLoader(data, config, micro_batch_size=BATCH, device=CPU, threads=1)
+    loader = Loader(data, config, micro_batch_size=BATCH, device=CPU, threads=1)
     loader._pixels = DaliPixels(data, config, BATCH, cores(), device=CPU, decode="cpu", arena=None)
     yield itertools.chain.from_iterable(_epoch(loader, len(data), n) for n in itertools.count(1))
 
 
-def _epoch(loader: DaliLoader, samples: int, epoch: int) -> Batches:
+def _epoch(loader: Loader, samples: int, epoch: int) -> Batches:
     plan = Plan(samples=samples, batch_size=BATCH, micro_batch_size=BATCH, seed=0)
     return (batch for step in loader.steps(plan, epoch, 0, 0, 1) for batch in step.batches)
 
@@ -270,7 +268,7 @@ def _fed_and_unfed(data: ShardSplit) -> Table:
         cross_entropy(model(images), labels).backward()
         optimizer.step()
 
-    loader = DaliLoader(data, CONFIG, micro_batch_size=BATCH, device=CPU, threads=cores())
+    loader = Loader(data, CONFIG, micro_batch_size=BATCH, device=CPU, threads=cores())
     fixed = next(_epoch(loader, len(data), 0))
     train(fixed.images, fixed.labels)
     started = time.perf_counter()
@@ -279,7 +277,7 @@ def _fed_and_unfed(data: ShardSplit) -> Table:
     seconds = time.perf_counter() - started
     table.add_row("a fixed batch", f"{STEPS * BATCH / seconds:.1f}", "")
     for name, arena in (("streaming", None), ("resident", Arena(data, CPU))):
-        loader = DaliLoader(
+        loader = Loader(
             data, CONFIG, micro_batch_size=BATCH, device=CPU, threads=cores(), arena=arena
         )
         pace = Pace(1, plan.steps_per_epoch, visible=False)

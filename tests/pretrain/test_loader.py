@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from pretrain.augment import Draws, draw_training
 from pretrain.config import TrainConfig
-from pretrain.loader import Batch, DaliLoader
+from pretrain.loader import Batch, Loader
 from pretrain.order import Plan
 from pretrain.store import open_split
 from shards.schema import IMAGENET_MEAN, IMAGENET_STD
@@ -23,9 +23,9 @@ PLAN = Plan(samples=48, batch_size=16, micro_batch_size=8, seed=0)
 CPU = torch.device("cpu")
 
 
-def make_loader(shards: Path, config: TrainConfig = CONFIG, split: str = "train") -> DaliLoader:
+def make_loader(shards: Path, config: TrainConfig = CONFIG, split: str = "train") -> Loader:
     data = open_split(shards, split)
-    return DaliLoader(data, config, micro_batch_size=8, device=CPU, threads=1)
+    return Loader(data, config, micro_batch_size=8, device=CPU, threads=1)
 
 
 def keep(batch: Batch) -> Batch:
@@ -33,7 +33,7 @@ def keep(batch: Batch) -> Batch:
 
 
 def read_epoch(
-    loader: DaliLoader, epoch: int = 0, first_step: int = 0, rank: int = 0, world: int = 1
+    loader: Loader, epoch: int = 0, first_step: int = 0, rank: int = 0, world: int = 1
 ) -> list[Batch]:
     steps = loader.steps(PLAN, epoch, first_step, rank, world)
     return [keep(batch) for step in steps for batch in step.batches]
