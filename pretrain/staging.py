@@ -9,7 +9,6 @@ Imports no torch: a login node stages for compute nodes without a network.
 
 import fcntl
 import json
-import os
 import shutil
 import threading
 import time
@@ -25,14 +24,13 @@ from typing import Any
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.progress import TransferSpeedColumn as SpeedColumn
 
+from pretrain.cache import default_cache, fetch, part_of
 from shards.cli import ArgumentParser, UserError, console, program, warn
-from shards.download import Report, download
 from shards.schema import MANIFEST_NAME, Manifest, file_sha256, idx_file, index_file, read_manifest
 from shards.stores import filesystem, is_url
 
 MARKS_NAME = "staged.json"  # name -> size and time of each file when its SHA-256 was right
 _FILES_AT_ONCE = 8  # hides the latency of object stores
-_CHUNK = 8 << 20  # bytes of one request to an object store; at most so many are lost in a kill
 
 
 @program
@@ -73,12 +71,6 @@ def stage(location: str, cache_dir: Path | None = None, *, check: bool = False) 
     return folder
 
 
-def default_cache() -> Path:
-    """Where staged shards lie unless `cache_dir` says otherwise."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "micrograph-pretrain"
-
-
 @dataclass(frozen=True, slots=True)
 class _File:
     name: str
@@ -100,62 +92,13 @@ def _fetch_manifest(url: str) -> tuple[bytes, Manifest]:
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / MANIFEST_NAME
         try:
-            _fetch(f"{url}/{MANIFEST_NAME}", path, lambda have, total: None)
+            fetch(f"{url}/{MANIFEST_NAME}", path, lambda have, total: None)
         except UserError as error:
             raise UserError(
                 f"no shards at {url}: {error}; python -m shards.write --out {url} puts some there"
             ) from error
         content = path.read_bytes()
         return content, read_manifest(path.parent)
-
-
-def _fetch(url: str, part: Path, report: Report) -> None:
-    """Bring `part` to the full length of the file at `url`; it may hold a beginning already."""
-    if url.startswith(("http://", "https://")):
-        download(url, part, report)
-        return
-    fs, path = filesystem(url)
-    have = part.stat().st_size if part.exists() else 0
-    try:
-        total = int(fs.size(path))
-        if have > total:
-            part.unlink()
-            have = 0
-    except Exception as error:  # every file system has its own
-        raise _unreachable(url, error) from error
-    with part.open("ab") as stream:
-        report(have, total)
-        while have < total:
-            try:
-                block = fs.cat_file(path, start=have, end=min(have + _CHUNK, total))
-            except Exception as error:
-                raise _unreachable(url, error) from error
-            if not block:
-                raise UserError(f"{url} ended after {have} of {total} bytes; run again to go on")
-            _write(stream, block, part)
-            have += len(block)
-            report(have, total)
-
-
-def _write(stream: Any, block: bytes, part: Path) -> None:
-    try:
-        stream.write(block)
-        stream.flush()
-    except OSError as error:  # ENOSPC says no file name
-        raise UserError(f"cannot write {part}: {error.strerror}") from error
-
-
-def _unreachable(url: str, error: Exception) -> UserError:
-    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    message = f"cannot read {url}: {' '.join(str(said).split())}"
-    if isinstance(error, PermissionError) or "redentials" in said:
-        message += "; give credentials that may read it"
-        if url.startswith("s3://"):
-            message += (
-                " (AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; "
-                "AWS_ENDPOINT_URL where the store is not Amazon's)"
-            )
-    return UserError(message)
 
 
 @contextmanager
@@ -217,17 +160,13 @@ def _write_marks(folder: Path, files: Sequence[_File]) -> None:
 def _replace(path: Path, content: bytes) -> None:
     if path.exists() and path.read_bytes() == content:
         return
-    part = _part(path)
+    part = part_of(path)
     part.write_bytes(content)
     part.replace(path)
 
 
-def _part(path: Path) -> Path:
-    return path.with_name(path.name + ".part")
-
-
 def _check_room(folder: Path, files: Sequence[_File]) -> None:
-    parts = [_part(folder / file.name) for file in files]
+    parts = [part_of(folder / file.name) for file in files]
     have = sum(part.stat().st_size for part in parts if part.exists())
     needed = sum(file.bytes for file in files) - have
     free = shutil.disk_usage(folder).free
@@ -256,7 +195,7 @@ def _fetch_whole(
     url: str, folder: Path, file: _File, advance: Callable[[str, int], None], stop: threading.Event
 ) -> None:
     target = folder / file.name
-    part = _part(target)
+    part = part_of(target)
 
     def report(have: int, total: int | None) -> None:
         if stop.is_set():
@@ -265,7 +204,7 @@ def _fetch_whole(
 
     # What a killed copy left may be damaged, or of a set that has been replaced: twice at most.
     for left in (1, 0):
-        _fetch(f"{url}/{file.name}", part, report)
+        fetch(f"{url}/{file.name}", part, report)
         found = file_sha256(part)
         if found == file.sha256:
             part.replace(target)

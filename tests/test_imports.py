@@ -27,6 +27,7 @@ LIGHT = (
             "archs",
             "atomic",
             "augment",
+            "cache",
             "card",
             "config",
             "inits",
