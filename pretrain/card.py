@@ -8,9 +8,9 @@ from typing import Any
 
 from pretrain.archs import find_arch
 from shards.cli import UserError
-from shards.schema import SourceInfo, read_versioned
+from shards.schema import SourceInfo, parse_versioned, read_versioned
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 CARD_NAME = "card.json"
 ENCODER_NAME = "encoder.safetensors"
 
@@ -36,6 +36,9 @@ class Card:
     image_size: int  # pixels, side of the training crops
     converged: bool  # False: at chance level or one class only; do not use
     metrics: Mapping[str, float]  # of the kept epoch, on the validation split
+    # Of each class, the share of its validation images that was recognised: None for a class
+    # without any, and for all where only the sum is known.
+    class_accuracy: tuple[float | None, ...] | None
     corpus_hash: str
     sources: tuple[SourceInfo, ...]  # of the corpus, each with its licence and restriction
     config: Mapping[str, Any]
@@ -66,17 +69,32 @@ def _from_version_2(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, "init_tag": tag, "encoder_options": {}, "timm_difference": None}
 
 
+def _from_version_3(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Version 3 told the accuracy of all classes together only."""
+    return {**content, "class_accuracy": None}
+
+
+_MIGRATIONS = {1: _from_version_1, 2: _from_version_2, 3: _from_version_3}
+
+
 def read_card_file(path: Path) -> Card:
     """As `read_card`, of a card under any name."""
-    content = read_versioned(
-        path,
-        SCHEMA_VERSION,
-        migrations={1: _from_version_1, 2: _from_version_2},
-        absent=f"no {path.name} in {path.parent}; the encoder cannot be used without it",
-    )
+    absent = f"no {path.name} in {path.parent}; the encoder cannot be used without it"
+    content = read_versioned(path, SCHEMA_VERSION, migrations=_MIGRATIONS, absent=absent)
+    return _card(content, str(path))
+
+
+def parse_card(text: bytes, where: str) -> Card:
+    """As `read_card`, of a card's text that was read from `where`."""
+    return _card(parse_versioned(text, where, SCHEMA_VERSION, _MIGRATIONS), where)
+
+
+def _card(content: Mapping[str, Any], where: str) -> Card:
     try:
-        tuples = {key: tuple(content[key]) for key in ("classes", "mean", "std")}
+        tuples: dict[str, Any] = {key: tuple(content[key]) for key in ("classes", "mean", "std")}
+        if content["class_accuracy"] is not None:
+            tuples["class_accuracy"] = tuple(content["class_accuracy"])
         sources = tuple(SourceInfo(**source) for source in content["sources"])
-        return Card(**(content | tuples | {"sources": sources}))
+        return Card(**{**content, **tuples, "sources": sources})
     except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged: {error}") from error
+        raise UserError(f"{where} is damaged: {error}") from error

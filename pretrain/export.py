@@ -102,6 +102,7 @@ def export_encoder(run_dir: Path, out: Path) -> Card:
             image_size=config.image_size,
             converged=story["converged"],
             metrics=story["scores"] | {"epoch": story["epoch"]},
+            class_accuracy=_class_accuracy(story["confusion"]),
             corpus_hash=manifest.corpus_hash,
             sources=sources,
             config=as_plain(config),
@@ -125,6 +126,11 @@ def _read_best(path: Path) -> tuple[StateDict, dict[str, Any]]:
             return state, json.loads(file.metadata()["story"])
     except (SafetensorError, KeyError, ValueError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
+
+
+def _class_accuracy(confusion: Sequence[Sequence[int]]) -> tuple[float | None, ...]:
+    """The recall of each class; `confusion[true class][predicted class]` counts images."""
+    return tuple(row[i] / sum(row) if any(row) else None for i, row in enumerate(confusion))
 
 
 def _versions() -> dict[str, str]:

@@ -190,18 +190,29 @@ def read_versioned(
     when there is no file, else what is wrong with it.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
     except FileNotFoundError:
         raise UserError(absent) from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise UserError(f"cannot read {path}: {error}") from error
+    return parse_versioned(text, str(path), version, migrations)
+
+
+def parse_versioned(
+    text: bytes, where: str, version: int, migrations: Mapping[int, Migration] | None = None
+) -> dict[str, Any]:
+    """As `read_versioned`, of a text that was read from `where`."""
+    try:
+        content = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"cannot read {where}: {error}") from error
     found = content.get("schema_version") if isinstance(content, dict) else None
     while type(found) is int and found < version and migrations and found in migrations:
         found += 1
         content = {**migrations[found - 1](content), "schema_version": found}
     if found != version:
         raise UserError(
-            f"{path} has schema_version {found!r}, this version reads {version}; "
+            f"{where} has schema_version {found!r}, this version reads {version}; "
             "make it again with this version, or use the version that made it"
         )
     return content  # type: ignore[no-any-return]

@@ -56,6 +56,8 @@ def test_the_card_tells_what_a_consumer_needs(export: Path, shards: Path) -> Non
     assert (card.init, card.init_tag, card.encoder_options) == ("random", "", {})
     assert card.timm_difference == 0
     assert 0 <= card.metrics["top1"] <= 1
+    assert card.class_accuracy is not None and None not in card.class_accuracy
+    assert sum(map(float, card.class_accuracy)) / 3 == pytest.approx(card.metrics["top1"])
 
 
 def test_restriction_of_the_corpus_stands_on_the_card_and_on_all_trained_from_it(
@@ -100,14 +102,18 @@ def test_restriction_of_the_corpus_stands_on_the_card_and_on_all_trained_from_it
         assert "Restricted (lab): export controlled" in readme
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_an_older_card_is_read(export: Path, tmp_path: Path, version: int) -> None:
     content = json.loads((export / "card.json").read_text()) | {"init": "imagenet"}
-    new = ["init_tag", "encoder_options", "timm_difference"] + ["sources"] * (version == 1)
+    added = {1: ["sources"], 2: ["init_tag", "encoder_options", "timm_difference"]}
+    new = ["class_accuracy"] + [key for since in added if version <= since for key in added[since]]
     older = {key: value for key, value in content.items() if key not in new}
     (tmp_path / "card.json").write_text(json.dumps(older | {"schema_version": version}))
     card = read_card(tmp_path)
-    assert (card.init_tag, card.encoder_options, card.timm_difference) == ("imagenet", {}, None)
+    if version < 3:
+        assert (card.init_tag, card.encoder_options) == ("imagenet", {})
+        assert card.timm_difference is None
+    assert card.class_accuracy is None
     (source,) = card.sources
     assert (source.licence is None) or version == 2
 
@@ -115,7 +121,7 @@ def test_an_older_card_is_read(export: Path, tmp_path: Path, version: int) -> No
 def test_a_newer_card_is_refused(export: Path, tmp_path: Path) -> None:
     content = json.loads((export / "card.json").read_text())
     (tmp_path / "card.json").write_text(json.dumps(content | {"schema_version": 99}))
-    with pytest.raises(UserError, match="schema_version 99, this version reads 3"):
+    with pytest.raises(UserError, match="schema_version 99, this version reads 4"):
         read_card(tmp_path)
 
 
