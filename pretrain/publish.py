@@ -1,0 +1,112 @@
+"""An encoder goes to a registry, under a name that others load it by, as a version that stays.
+
+python -m pretrain.publish RUN_DIR --tag TAG --registry URL
+
+URL: a folder, s3://bucket/path, what else fsspec knows, or hf://ORGANISATION. Any number of jobs
+may publish at once. A run's best epoch is exported first; a finished export goes as it is.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pretrain.card import CARD_NAME, ENCODER_NAME, Card, read_card
+from pretrain.registry.names import EntryName, new_name
+from pretrain.registry.pull import REGISTRY_VARIABLE, registry_url
+from pretrain.registry.readme import model_card, openness
+from pretrain.registry.sealed import README_NAME, seal_folder
+from pretrain.registry.stores import HUB_PREFIX, open_registry
+from shards.cli import ArgumentParser, UserError, console, program, warn
+from shards.schema import file_sha256
+
+_TIMM_FOLDER = "timm"  # pretrain.timm_export, which needs torch, writes it
+
+
+@program
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = ArgumentParser(description="Publish an encoder to a registry, as a new version.")
+    parser.add_argument("run_dir", type=Path, help="folder of a training run, or of an export")
+    parser.add_argument("--tag", required=True, help="of a-z, 0-9, _, -: the name is ARCH.TAG")
+    parser.add_argument(
+        "--registry",
+        help=f"a folder, s3://…, what fsspec knows, or hf://ORGANISATION [${REGISTRY_VARIABLE}]",
+    )
+    parser.add_argument(
+        "--not-converged",
+        action="store_true",
+        help="publish even a training that failed; every card then says so",
+    )
+    parser.add_argument("--public", action="store_true", help="on the hub: for everybody [private]")
+    arguments = parser.parse_args(argv)
+    url = registry_url(arguments.registry)
+    name = publish(
+        arguments.run_dir,
+        arguments.tag,
+        url,
+        not_converged=arguments.not_converged,
+        public=arguments.public,
+    )
+    console.print(f"published to {url}; use it by its name:", markup=False)
+    print(name)
+
+
+def publish(
+    run_dir: Path, tag: str, registry: str, *, not_converged: bool = False, public: bool = False
+) -> EntryName:
+    """Publish a run's, or an export's, encoder as the next version of `arch.tag`.
+
+    Raises `UserError` when it did not converge (unless `not_converged`), when it may not be
+    `public`, and when the registry cannot be written.
+    """
+    if public and not registry.startswith(HUB_PREFIX):
+        raise UserError("--public is for the hub; who reads another registry, its owner decides")
+    with tempfile.TemporaryDirectory(prefix="publish-") as scratch:
+        folder = Path(scratch) / "entry"
+        card = _export(run_dir, folder)
+        name = new_name(card.arch, tag)
+        _check(card, name, not_converged=not_converged, public=public)
+        (folder / README_NAME).write_text(model_card(card, name), encoding="utf-8")
+        published = datetime.now(UTC).isoformat(timespec="seconds")
+        seal = seal_folder(folder, name, published)
+        store = open_registry(registry, public=public)
+        return name.at(store.add(folder, seal, name))
+
+
+def _export(run_dir: Path, folder: Path) -> Card:
+    """Bring what is to be published, and nothing else, to `folder`."""
+    if not (run_dir / CARD_NAME).is_file():
+        from pretrain.export import export_encoder  # torch, which a finished export needs not
+
+        return export_encoder(run_dir, folder)
+    card = read_card(run_dir)
+    folder.mkdir()
+    for file in (CARD_NAME, ENCODER_NAME):
+        if not (run_dir / file).is_file():
+            raise UserError(f"{run_dir} has a {CARD_NAME} but no {file}; export it again")
+        shutil.copyfile(run_dir / file, folder / file)
+    if (run_dir / _TIMM_FOLDER).is_dir():
+        shutil.copytree(run_dir / _TIMM_FOLDER, folder / _TIMM_FOLDER)
+    if file_sha256(folder / ENCODER_NAME) != card.sha256:
+        raise UserError(f"{run_dir / ENCODER_NAME} is not what its card describes; export it again")
+    return card
+
+
+def _check(card: Card, name: EntryName, *, not_converged: bool, public: bool) -> None:
+    if not card.converged:
+        if not not_converged:
+            raise UserError(
+                f"{name} did not converge: it guesses, or answers one class only; train again "
+                "(a lower --lr, say), or publish it as what it is with --not-converged"
+            )
+        warn(f"{name} did not converge; its card and every list say so")
+    reasons = openness(card)
+    if public and reasons:
+        raise UserError(f"{name} may not be public: {'; '.join(reasons)}; publish without --public")
+    for reason in reasons:
+        warn(f"keep {name} private: {reason}")
+
+
+if __name__ == "__main__":
+    main()

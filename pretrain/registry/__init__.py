@@ -1,0 +1,1 @@
+"""Encoders by name: where they are published, found, checked and cached."""

@@ -1,0 +1,253 @@
+"""What a registry holds, and whether it is still what was published.
+
+python -m pretrain.registry list|show|pull|verify|diff [NAME ...] [--registry URL]
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pretrain.card import CARD_NAME, Card
+from pretrain.registry.names import EntryName, parse_name
+from pretrain.registry.pull import REGISTRY_VARIABLE, pinned_name, pull, registry_url
+from pretrain.registry.readme import licences_of, recipe_of, snippets
+from pretrain.registry.sealed import SEAL_NAME, Seal, digest, parse_seal, parse_sealed_card
+from pretrain.registry.stores import Registry, open_registry
+from shards.cli import ArgumentParser, UserError, console, program, progress
+
+_READS_AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One version in a registry, as far as its small files tell."""
+
+    name: EntryName
+    seal: Seal
+    digest: str
+    card: Card
+
+
+@program
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = ArgumentParser(description="See, fetch, check and compare published encoders.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    helps = {
+        "list": "every encoder, its newest version",
+        "show": "all that is known of one",
+        "pull": "copy one to the cache, checked; prints its folder",
+        "verify": "read every byte of one, or of all",
+        "diff": "what is different between two",
+    }
+    for command, help_ in helps.items():
+        sub = commands.add_parser(command, help=help_, description=help_)
+        if command == "diff":
+            sub.add_argument("names", nargs=2, metavar="NAME", help="ARCH.TAG or ARCH.TAG@VERSION")
+        elif command in ("show", "pull"):
+            sub.add_argument("names", nargs=1, metavar="NAME", help="ARCH.TAG or ARCH.TAG@VERSION")
+        elif command == "verify":
+            sub.add_argument("names", nargs="*", metavar="NAME", help="[all, in every version]")
+        else:
+            sub.set_defaults(names=[])
+            sub.add_argument("--all", action="store_true", help="every version")
+        if command in ("list", "show"):
+            sub.add_argument("--json", action="store_true", help="for programs")
+        sub.add_argument("--registry", metavar="URL", help=f"[${REGISTRY_VARIABLE}]")
+        if command == "pull":
+            sub.add_argument("--cache-dir", type=Path, help="[the user's cache]")
+    arguments = parser.parse_args(argv)
+    url = registry_url(arguments.registry)
+    if arguments.command == "list":
+        list_entries(url, every_version=arguments.all, as_json=arguments.json)
+    elif arguments.command == "show":
+        show(url, arguments.names[0], as_json=arguments.json)
+    elif arguments.command == "pull":
+        print(pull(arguments.names[0], url, arguments.cache_dir))
+    elif arguments.command == "verify":
+        verify(url, arguments.names)
+    else:
+        diff(url, *arguments.names)
+
+
+def list_entries(url: str, *, every_version: bool, as_json: bool) -> None:
+    """Print what the registry holds; an entry that cannot be relied on is named on stderr."""
+    found, faults = find_entries(open_registry(url), every_version=every_version)
+    if as_json:
+        print(json.dumps([_plain(entry) for entry in found], indent=1))
+    elif found:
+        _print_table(found)
+    else:
+        console.print(f"{url} holds no encoder; python -m pretrain.publish puts some there")
+    if faults:
+        raise UserError("; ".join(faults))
+
+
+def find_entries(store: Registry, *, every_version: bool) -> tuple[list[Found], list[str]]:
+    """Every encoder, and what is wrong with those that cannot be read."""
+    names = [
+        parse_name(name).at(version)
+        for name, versions in store.entries().items()
+        for version in (versions if every_version else versions[-1:])
+    ]
+
+    def read(name: EntryName) -> Found | str:
+        try:
+            return read_entry(store, name)
+        except UserError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+        read_all = list(pool.map(read, names))
+    found = [entry for entry in read_all if isinstance(entry, Found)]
+    return found, [fault for fault in read_all if isinstance(fault, str)]
+
+
+def read_entry(store: Registry, name: EntryName) -> Found:
+    """Read the card of one version. Raises `UserError` when it is not what was published."""
+    where = f"{store.url}/{name}"
+    seal_text, card_text = store.read(name, [SEAL_NAME, CARD_NAME])
+    seal = parse_seal(seal_text, name, f"{where}: {SEAL_NAME}")
+    card = parse_sealed_card(card_text, seal, name, f"{where}: {CARD_NAME}")
+    return Found(name, seal, digest(seal_text), card)
+
+
+def show(url: str, name: str, *, as_json: bool) -> None:
+    """Print one entry in full."""
+    store = open_registry(url)
+    found = read_entry(store, pinned_name(store, name))
+    if as_json:
+        print(json.dumps(_plain(found), indent=1))
+        return
+    card, facts = found.card, Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    rows = {
+        "name": str(found.name),
+        "converged": "yes" if card.converged else "NO: do not use it",
+        **{key: f"{value:.4g}" for key, value in sorted(card.metrics.items())},
+        "image size": f"{card.image_size} px",
+        "mean, std": f"{card.mean}, {card.std}",
+        "began from": card.init,
+        "classes": f"{len(card.classes)}",
+        "corpus": card.corpus_hash[:16],
+        "sources": ", ".join(f"{s.name or 'unnamed'} ({s.samples:,})" for s in card.sources),
+        "licence": licences_of(card.sources),
+        "restriction": "; ".join(s.restriction for s in card.sources if s.restriction),
+        "recipe": ", ".join(f"{key} {value}" for key, value in recipe_of(card).items()),
+        "published": found.seal.published,
+        "size": f"{found.seal.bytes / 1e6:.1f} MB in {len(found.seal.files)} files",
+        "digest": found.digest,
+    }
+    for key, value in rows.items():
+        if value:
+            facts.add_row(key, escape(value))
+    if card.class_accuracy:
+        for label, share in zip(card.classes, card.class_accuracy, strict=True):
+            facts.add_row(f"  {escape(label)}", "" if share is None else f"{share:.1%}")
+    out = Console(highlight=False)
+    out.print(facts)
+    out.print(f"\n{snippets(card, found.name)['here']}", markup=False)
+
+
+def verify(url: str, names: Sequence[str]) -> None:
+    """Read every byte of the named entries, or of all. Raises `UserError` naming the bad ones."""
+    store = open_registry(url)
+    if names:
+        wanted = [pinned_name(store, name) for name in names]
+    else:
+        wanted = [
+            parse_name(name).at(version)
+            for name, versions in store.entries().items()
+            for version in versions
+        ]
+    faults = []
+    for name in progress(wanted, f"verify {url}"):
+        try:
+            with TemporaryDirectory() as scratch:  # not the cache: what the registry holds now
+                pull(str(name), url, Path(scratch))
+        except UserError as error:
+            faults.append(str(error))
+    if faults:
+        raise UserError(f"{len(faults)} of {len(wanted)} are not right: {'; '.join(faults)}")
+    console.print(f"{len(wanted)} encoders, every byte as it was published")
+
+
+def diff(url: str, first: str, second: str) -> None:
+    """Print what two cards have different, setting by setting."""
+    store = open_registry(url)
+    left, right = (read_entry(store, pinned_name(store, name)) for name in (first, second))
+    a, b = (_flat(asdict(entry.card)) for entry in (left, right))
+    table = Table("", escape(str(left.name)), escape(str(right.name)), box=None)
+    for key in sorted(a.keys() | b.keys()):
+        if a.get(key) != b.get(key):
+            table.add_row(escape(key), escape(str(a.get(key, ""))), escape(str(b.get(key, ""))))
+    if table.row_count:
+        Console(highlight=False).print(table)
+    else:
+        console.print(f"{left.name} and {right.name} have equal cards, so the same weights")
+
+
+def _flat(content: object, prefix: str = "") -> dict[str, object]:
+    """Nested settings under dotted names."""
+    if not isinstance(content, dict):
+        return {prefix: content}
+    flat: dict[str, object] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _plain(entry: Found) -> dict[str, object]:
+    return {
+        "name": entry.name.folder,
+        "version": entry.name.version,
+        "published": entry.seal.published,
+        "bytes": entry.seal.bytes,
+        "digest": entry.digest,
+        "card": asdict(entry.card),
+    }
+
+
+def _print_table(found: Sequence[Found]) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    columns: dict[str, Callable[[Found], str]] = {
+        "name": lambda entry: str(entry.name),
+        "top-1": _top1,
+        "classes": lambda entry: str(len(entry.card.classes) or ""),
+        "began from": lambda entry: entry.card.init,
+        "MB": lambda entry: f"{entry.seal.bytes / 1e6:.0f}",
+        "licence": lambda entry: licences_of(entry.card.sources),
+        "published": lambda entry: entry.seal.published[:10],
+        "": _remarks,
+    }
+    for heading in columns:
+        right = heading in ("top-1", "classes", "MB")
+        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+    ranked = sorted(found, key=lambda e: (not e.card.converged, -e.card.metrics.get("top1", 0.0)))
+    for entry in ranked:
+        table.add_row(*(escape(cell(entry)) for cell in columns.values()))
+    out = Console(highlight=False)
+    if not out.is_terminal:
+        out.width = 200  # characters: a pipe has no edge to fold at
+    out.print(table)
+
+
+def _top1(entry: Found) -> str:
+    value = entry.card.metrics.get("top1")
+    return "" if value is None else f"{value:.1%}"
+
+
+def _remarks(entry: Found) -> str:
+    marks = [] if entry.card.converged else ["did not converge"]
+    if any(source.restriction for source in entry.card.sources):
+        marks.append("restricted")
+    return ", ".join(marks)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""A registry on the Hugging Face hub: `hf://ORGANISATION`, a repository for each `arch.tag`.
+
+Version N is the git tag `vN` of a commit, which the hub lets only one publisher set. timm's two
+files lie at the root, where `hf-hub:` looks for them; the rest as in any registry. Repositories are
+private unless public ones are asked for. Imports no torch.
+"""
+
+import logging
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+from pretrain.registry.names import EntryName, is_name
+from pretrain.registry.readme import HUB_TAG
+from pretrain.registry.sealed import SEAL_NAME
+from shards.cli import UserError
+
+T = TypeVar("T")
+
+_AT_ROOT = {"timm/config.json": "config.json", "timm/model.safetensors": "model.safetensors"}
+_TAG = re.compile(r"v([1-9][0-9]{0,5})")
+_TRIES = 100  # other publishers of the very same name that may come first
+
+
+class HubRegistry:
+    """The repositories of an organisation, or a user, that were published by us."""
+
+    def __init__(self, url: str, *, public: bool = False) -> None:
+        self.url = url.rstrip("/")
+        self._public = public
+        self._owner = self.url.removeprefix("hf://")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self._owner):
+            raise UserError(f"{url} names no organisation of the hub; one is hf://ORGANISATION")
+        self._api = HfApi()
+
+    def entries(self) -> dict[str, tuple[int, ...]]:
+        def find() -> list[str]:
+            models = self._api.list_models(author=self._owner, filter=HUB_TAG)
+            return sorted(model.id.partition("/")[2] for model in models)
+
+        names = [name for name in self._try("list", find) if is_name(name) and "@" not in name]
+        found = {name: self._versions(name) for name in names}
+        return {name: versions for name, versions in found.items() if versions}
+
+    def versions(self, name: EntryName) -> tuple[int, ...]:
+        return self._versions(name.folder)
+
+    def read(self, name: EntryName, files: Sequence[str]) -> list[bytes]:
+        with tempfile.TemporaryDirectory() as scratch:
+            contents = []
+            for file in files:
+                path = Path(scratch) / "file"
+                self.fetch(name, file, path)
+                contents.append(path.read_bytes())
+            return contents
+
+    def fetch(self, name: EntryName, file: str, target: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix=".hub-", dir=target.parent) as scratch:
+            path = self._try(
+                "read",
+                lambda: hf_hub_download(
+                    self._repository(name.folder),
+                    _AT_ROOT.get(file, file),
+                    revision=f"v{name.version}",
+                    local_dir=scratch,
+                ),
+            )
+            shutil.move(path, target)
+
+    def folder(self, name: EntryName) -> Path | None:
+        return None
+
+    def add(self, folder: Path, seal: bytes, name: EntryName) -> int:
+        repository = self._repository(name.folder)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        names = [path.relative_to(folder).as_posix() for path in files]
+        operations = [
+            CommitOperationAdd(_AT_ROOT.get(file, file), str(path))
+            for file, path in zip(names, files, strict=True)
+        ]
+        operations.append(CommitOperationAdd(SEAL_NAME, seal))
+
+        def commit() -> str:
+            self._api.create_repo(repository, private=not self._public, exist_ok=True)
+            self._check_privacy(repository)
+            made = self._api.create_commit(
+                repository, operations, commit_message=f"Publish {name.folder}"
+            )
+            return made.oid
+
+        oid = self._try("write", commit)
+        return self._tag(repository, oid, max(self.versions(name), default=0) + 1)
+
+    def _check_privacy(self, repository: str) -> None:
+        """A repository that is there keeps its visibility; a private entry must not join it."""
+        private = bool(self._api.model_info(repository).private)
+        if not private and not self._public:
+            raise UserError(
+                f"{repository} is public on the hub; publish there with --public, or choose "
+                "another --tag"
+            )
+        if private and self._public:
+            raise UserError(
+                f"{repository} is private on the hub; publish without --public, or choose "
+                "another --tag"
+            )
+
+    def _tag(self, repository: str, oid: str, version: int) -> int:
+        """Name the commit by the first version from `version` on that nobody has taken."""
+        for candidate in range(version, version + _TRIES):
+            try:
+                self._api.create_tag(repository, tag=f"v{candidate}", revision=oid)
+                return candidate
+            except HfHubHTTPError as error:
+                if error.response is None or error.response.status_code != 409:
+                    raise _explained(self.url, "write", error) from error
+        raise UserError(f"{repository} has no free version after v{version}; publish again")
+
+    def _versions(self, folder: str) -> tuple[int, ...]:
+        def find() -> list[str]:
+            try:
+                return [tag.name for tag in self._api.list_repo_refs(self._repository(folder)).tags]
+            except RepositoryNotFoundError:
+                return []
+
+        found = [_TAG.fullmatch(tag) for tag in self._try("list", find)]
+        return tuple(sorted(int(match[1]) for match in found if match))
+
+    def _repository(self, folder: str) -> str:
+        return f"{self._owner}/{folder}"
+
+    def _try(self, verb: str, action: Callable[[], T]) -> T:
+        try:
+            return action()
+        except UserError:
+            raise
+        except Exception as error:  # the hub's client raises its own, its HTTP library's, OSError
+            raise _explained(self.url, verb, error) from error
+
+
+def _explained(url: str, verb: str, error: Exception) -> UserError:
+    status: Any = getattr(getattr(error, "response", None), "status_code", None)
+    said = " ".join(str(error).split()) or type(error).__name__
+    hint = "; log in with `hf auth login` or set HF_TOKEN" if status in (401, 403) else ""
+    return UserError(f"cannot {verb} {url}: {said}{hint}")
+
+
+# Its bars and hints would stand between our lines.
+logging.getLogger("huggingface_hub").setLevel(logging.ERROR)

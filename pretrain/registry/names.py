@@ -1,0 +1,80 @@
+"""Names in a registry: `efficientnet-b4.micronet`, the newest, or `efficientnet-b4.micronet@2`.
+
+The last dot parts the arch from the tag, since a timm arch may hold dots and a tag holds none. What
+passes here is safe in a path, a URL and the name of a repository on the Hugging Face hub.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from pretrain.archs import find_arch
+from shards.cli import UserError
+from shards.settings import nearest
+
+_NAME = re.compile(
+    r"(?P<arch>[A-Za-z0-9][A-Za-z0-9_.-]*)"
+    r"\.(?P<tag>[a-z0-9][a-z0-9_-]*)"
+    r"(?:@(?P<version>[1-9][0-9]{0,5}))?"
+)
+_LONGEST = 96  # characters; the hub takes no more
+
+
+@dataclass(frozen=True, slots=True)
+class EntryName:
+    """An encoder in a registry; without a version, the newest."""
+
+    arch: str
+    tag: str
+    version: int | None = None
+
+    def __str__(self) -> str:
+        return self.folder if self.version is None else f"{self.folder}@{self.version}"
+
+    @property
+    def folder(self) -> str:
+        """`arch.tag`: the name of all versions together."""
+        return f"{self.arch}.{self.tag}"
+
+    def at(self, version: int) -> "EntryName":
+        """The same encoder in one version."""
+        return replace(self, version=version)
+
+
+def parse_name(text: str) -> EntryName:
+    """Read `arch.tag` or `arch.tag@version`. Raises `UserError` for anything else."""
+    match = _NAME.fullmatch(text)
+    if match is None or ".." in text or "--" in text or text.endswith("-") or len(text) > _LONGEST:
+        raise UserError(
+            f"{text!r} is no name in a registry; one is ARCH.TAG or ARCH.TAG@VERSION, as in "
+            "efficientnet-b4.micronet@1; a tag is of a-z, 0-9, _ and single -"
+        )
+    version = match["version"]
+    return EntryName(match["arch"], match["tag"], int(version) if version else None)
+
+
+def is_name(text: str) -> bool:
+    """Whether `parse_name` takes it."""
+    try:
+        parse_name(text)
+    except UserError:
+        return False
+    return True
+
+
+def new_name(arch: str, tag: str) -> EntryName:
+    """The name to publish under. Raises `UserError` for an unknown arch or an unfit tag."""
+    find_arch(arch)
+    if "." in tag or "@" in tag:
+        raise UserError(f"a tag is of a-z, 0-9, _ and single -, not {tag!r}: a dot ends the arch")
+    return parse_name(f"{arch}.{tag}")
+
+
+def unknown_name(name: EntryName, known: Iterable[str], registry: str) -> UserError:
+    """What to say where there is no such entry."""
+    like = nearest(name.folder, known)
+    hint = f"nearest is {like!r}" if like else "none is near"
+    return UserError(
+        f"no {str(name)!r} in {registry}; {hint}; "
+        f"all: python -m pretrain.registry list --registry {registry}"
+    )

@@ -1,0 +1,205 @@
+"""An encoder by its name: found, copied once into the cache, every byte checked, used offline.
+
+A version never changes, so what is cached in a stated version is used without asking the registry.
+Imports no torch.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+
+from pretrain.cache import default_cache
+from pretrain.registry.names import EntryName, is_name, parse_name, unknown_name
+from pretrain.registry.sealed import SEAL_NAME, check_file, digest, parse_seal, verify_entry
+from pretrain.registry.stores import Registry, open_registry
+from shards.cli import UserError, console, warn
+
+REGISTRY_VARIABLE = "MICROGRAPH_REGISTRY"
+_FILES_AT_ONCE = 4
+
+
+def default_registry() -> str | None:
+    """The registry that is meant where none is named."""
+    return os.environ.get(REGISTRY_VARIABLE) or None
+
+
+def registry_url(given: str | None) -> str:
+    """The registry that was named, else the default one. Raises `UserError` when there is none."""
+    url = given or default_registry()
+    if url is None:
+        raise UserError(
+            f"no registry is named; give --registry URL or set {REGISTRY_VARIABLE} "
+            "(a folder, s3://bucket/path, hf://organisation)"
+        )
+    return url
+
+
+def pull(name: str, registry: str | None = None, cache_dir: Path | None = None) -> Path:
+    """The folder of the encoder `arch.tag` (its newest version) or `arch.tag@version`.
+
+    Every file in it has just been checked against the SHA-256 it was published with. Raises
+    `UserError` when it is unknown (naming the nearest), changed, or cannot be had.
+    """
+    wanted = parse_name(name)
+    store = open_registry(registry_url(registry))
+    cache = _cache_of(store, cache_dir)
+    pinned = wanted if wanted.version is not None else _newest(store, wanted, cache)
+    place = store.folder(pinned)
+    if place is not None:
+        if not (place / SEAL_NAME).is_file():
+            raise _absent(store, wanted)
+        verify_entry(place, pinned)
+        return place
+    target = cache / pinned.folder / str(pinned.version)
+    if (target / SEAL_NAME).is_file() and _is_whole(target, pinned):
+        if wanted.version is None:
+            _check_unchanged(store, pinned, target)
+        return target
+    if wanted.version is not None and wanted.version not in store.versions(wanted):
+        raise _absent(store, wanted)
+    _copy(store, pinned, target)
+    return target
+
+
+def find_encoder(location: str | Path, registry: str | None = None) -> Path:
+    """Where the encoder is that a user means: a file or folder that is there, else a name.
+
+    Raises `UserError` when it is neither, or as `pull` does.
+    """
+    if Path(location).exists():
+        return Path(location)
+    if not is_name(str(location)):
+        raise UserError(
+            f"no encoder at {location}: python -m pretrain.export RUN_DIR makes one; nor is that "
+            "a name in a registry (ARCH.TAG or ARCH.TAG@VERSION)"
+        )
+    if (registry or default_registry()) is None:
+        raise UserError(
+            f"no encoder at {location}; if that is a name in a registry, say in which: set "
+            f"{REGISTRY_VARIABLE}"
+        )
+    return pull(str(location), registry)
+
+
+def pin(name: str, registry: str | None = None, cache_dir: Path | None = None) -> str:
+    """`name` with the version that it means now."""
+    wanted = parse_name(name)
+    if wanted.version is not None:
+        return name
+    store = open_registry(registry_url(registry))
+    return str(_newest(store, wanted, _cache_of(store, cache_dir)))
+
+
+def pinned_name(store: Registry, name: str) -> EntryName:
+    """`name` with its version, which the registry has. Raises `UserError` naming the nearest."""
+    wanted = parse_name(name)
+    versions = store.versions(wanted)
+    if not versions or (wanted.version is not None and wanted.version not in versions):
+        raise _absent(store, wanted)
+    return wanted if wanted.version is not None else wanted.at(max(versions))
+
+
+def _cache_of(store: Registry, cache_dir: Path | None) -> Path:
+    """Registries may hold different encoders under one name: each has its own part of the cache."""
+    part = sha256(store.url.encode()).hexdigest()[:16]
+    return (cache_dir or default_cache()) / "encoders" / part
+
+
+def _newest(store: Registry, name: EntryName, cache: Path) -> EntryName:
+    try:
+        versions = store.versions(name)
+    except UserError as error:
+        cached = _cached_versions(cache / name.folder)
+        if not cached:
+            raise
+        pinned = name.at(max(cached))
+        warn(f"{error}; using {pinned}, the newest in the cache")
+        return pinned
+    if not versions:
+        raise _absent(store, name)
+    return name.at(max(versions))
+
+
+def _cached_versions(folder: Path) -> list[int]:
+    return [int(path.parent.name) for path in folder.glob(f"[0-9]*/{SEAL_NAME}")]
+
+
+def _absent(store: Registry, name: EntryName) -> UserError:
+    known = store.entries()
+    if versions := known.get(name.folder):
+        listed = ", ".join(map(str, versions))
+        return UserError(f"{store.url} has no {name}; of {name.folder} it has version {listed}")
+    return unknown_name(name, known, store.url)
+
+
+def _is_whole(folder: Path, name: EntryName) -> bool:
+    try:
+        verify_entry(folder, name)
+    except UserError as error:
+        warn(f"{error}; fetching it again")
+        return False
+    return True
+
+
+def _check_unchanged(store: Registry, name: EntryName, cached: Path) -> None:
+    """A version that is another one now was tampered with, here or there."""
+    try:
+        (now,) = store.read(name, [SEAL_NAME])
+    except UserError:  # offline: the cached one is as it was published
+        return
+    before = (cached / SEAL_NAME).read_bytes()
+    if now != before:
+        raise UserError(
+            f"{name} in {store.url} is not what it was when {cached} was copied from it (digest "
+            f"{digest(now)[:12]}…, was {digest(before)[:12]}…), but versions never change; ask who "
+            "keeps the registry, or delete that folder to trust it anew"
+        )
+
+
+def _copy(store: Registry, name: EntryName, target: Path) -> None:
+    (content,) = store.read(name, [SEAL_NAME])
+    seal = parse_seal(content, name, f"{store.url}: {SEAL_NAME} of {name}")
+    console.print(f"fetching {name} from {store.url}: {seal.bytes / 1e6:.0f} MB", markup=False)
+    with _scratch(target) as folder, ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+
+        def copy(file: str) -> None:
+            path = folder / file
+            path.parent.mkdir(exist_ok=True)
+            store.fetch(name, file, path)
+            check_file(path, seal.files[file])
+
+        list(pool.map(copy, seal.files))
+        (folder / SEAL_NAME).write_bytes(content)
+        verify_entry(folder, name)
+        _move(folder, target, name)
+
+
+@contextmanager
+def _scratch(target: Path) -> Iterator[Path]:
+    """A folder beside `target`: several processes may copy at once, and one name wins."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".part-", dir=target.parent) as scratch:
+            entry = Path(scratch) / "entry"
+            entry.mkdir()
+            yield entry
+    except OSError as error:
+        raise UserError(
+            f"cannot use the cache {target.parent}: {error.strerror}; set XDG_CACHE_HOME to a "
+            "folder that can be written"
+        ) from error
+
+
+def _move(folder: Path, target: Path, name: EntryName) -> None:
+    try:
+        folder.rename(target)
+    except OSError:
+        if _is_whole(target, name):  # another process was faster
+            return
+        shutil.rmtree(target, ignore_errors=True)  # damaged
+        folder.rename(target)

@@ -1,0 +1,406 @@
+"""The registry: published by many at once, never half, never changed, and used offline."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pretrain.card import Card, read_card, write_card
+from pretrain.publish import main as publish_main
+from pretrain.publish import publish
+from pretrain.registry.__main__ import main as registry_main
+from pretrain.registry.names import new_name, parse_name
+from pretrain.registry.pull import find_encoder, pull
+from pretrain.registry.stores import open_registry
+from shards.cli import UserError
+from shards.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo, file_sha256
+from shards.stores import filesystem
+
+OPEN = SourceInfo(name="steels", samples=48, licence="MIT", restriction=None, citation="A. B.")
+SECRET = SourceInfo(name="lab", samples=4, licence="own", restriction="export", citation=None)
+PUBLISHERS = 30
+
+# Forks PUBLISHERS processes that wait for each other and then publish, under few names.
+CROWD = f"""
+import multiprocessing, sys
+from pathlib import Path
+from pretrain.publish import publish
+def one(barrier, names, tag):
+    barrier.wait()
+    names.put(str(publish(Path(sys.argv[1]), tag, sys.argv[2])))
+context = multiprocessing.get_context("fork")
+barrier, names = context.Barrier({PUBLISHERS}), context.Queue()
+tags = [f"crowd-{{i % int(sys.argv[3])}}" for i in range({PUBLISHERS})]
+processes = [context.Process(target=one, args=(barrier, names, tag)) for tag in tags]
+for process in processes: process.start()
+published = [names.get(timeout=240) for _ in processes]
+for process in processes: process.join()
+print(*published)
+"""
+
+MakeExport = Callable[..., Path]
+
+
+def make_export(folder: Path, arch: str = "resnet18", **changes: Any) -> Path:
+    """A folder as pretrain.export writes it, with a few bytes for weights."""
+    (folder / "timm").mkdir(parents=True)
+    weights = changes.pop("weights", b"weights")
+    (folder / "encoder.safetensors").write_bytes(weights)
+    (folder / "timm" / "config.json").write_text("{}")
+    (folder / "timm" / "model.safetensors").write_bytes(weights)
+    facts: dict[str, Any] = {
+        "schema_version": 4,
+        "arch": arch,
+        "timm_name": arch,
+        "timm_features": "equal",
+        "timm_difference": 0.0,
+        "encoder_options": {},
+        "init": "random",
+        "init_tag": "",
+        "classes": ("a<b|c", "martensite"),
+        "channels": 1,
+        "mean": IMAGENET_MEAN,
+        "std": IMAGENET_STD,
+        "image_size": 32,
+        "converged": True,
+        "metrics": {"top1": 0.75, "loss": 0.5, "epoch": 3},
+        "class_accuracy": (0.5, 1.0),
+        "corpus_hash": "c" * 64,
+        "sources": (OPEN,),
+        "config": {"lr": 0.01, "epochs": 3},
+        "versions": {"torch": "2.15.0"},
+        "sha256": file_sha256(folder / "encoder.safetensors"),
+    }
+    write_card(folder, Card(**(facts | changes)))
+    return folder
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Path:
+    return make_export(tmp_path / "export")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    return str(tmp_path / "registry")
+
+
+@pytest.fixture(autouse=True)
+def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody's default registry, and a cache of one's own."""
+    monkeypatch.delenv("MICROGRAPH_REGISTRY", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def entries(root: str) -> dict[str, tuple[int, ...]]:
+    return open_registry(root).entries()
+
+
+def test_an_encoder_is_published_listed_and_found_by_its_name(
+    export: Path, root: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_main([str(export), "--tag", "first", "--registry", root])
+    assert capsys.readouterr().out.split() == ["resnet18.first@1"]
+    publish_main([str(export), "--tag", "first", "--registry", root])
+    assert entries(root) == {"resnet18.first": (1, 2)}
+    monkeypatch.setenv("MICROGRAPH_REGISTRY", root)
+    registry_main(["list"])
+    listed = capsys.readouterr().out
+    assert "resnet18.first@2" in listed and "75.0%" in listed and "@1" not in listed
+    registry_main(["list", "--all"])
+    assert "resnet18.first@1" in capsys.readouterr().out
+    registry_main(["show", "resnet18.first", "--json"])
+    assert json.loads(capsys.readouterr().out)["card"]["metrics"]["top1"] == 0.75
+    folder = find_encoder("resnet18.first@1")
+    assert read_card(folder) == read_card(export)
+    registry_main(["verify"])
+    assert "2 encoders" in capsys.readouterr().err
+
+
+def test_the_model_card_tells_everything_and_takes_no_markup_from_names(
+    export: Path, root: str
+) -> None:
+    publish(export, "first", root)
+    text = (pull("resnet18.first", root) / "README.md").read_text()
+    for told in ("| top1 | 75.0% |", "| martensite | 100.0% |", "| steels | 48 | MIT |", "lr 0.01"):
+        assert told in text
+    assert "| a&lt;b\\|c | 50.0% |" in text and "a<b" not in text
+    assert 'create_model("Unet", "resnet18.first", classes=3)' in text
+    assert '\nlicense: "mit"\n' in text
+
+
+def test_many_publish_one_name_at_once_in_a_folder(export: Path, root: str) -> None:
+    _crowd(export, root, names=1)
+
+
+def _crowd(export: Path, root: str, names: int) -> None:
+    command = [sys.executable, "-c", CROWD, str(export), root, str(names)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    versions = tuple(range(1, PUBLISHERS // names + 1))
+    wanted = {f"resnet18.crowd-{n}": versions for n in range(names)}
+    assert entries(root) == wanted
+    told = sorted(f"{name}@{version}" for name in wanted for version in versions)
+    assert sorted(result.stdout.split()) == told
+    registry_main(["verify", "--registry", root])
+
+
+def test_a_publisher_killed_at_any_file_leaves_nothing_listed(
+    export: Path, root: str, tmp_path: Path
+) -> None:
+    program = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from fsspec.implementations.local import LocalFileSystem\n"
+        "from pretrain.publish import publish\n"
+        "left, put = int(sys.argv[3]), LocalFileSystem.put_file\n"
+        "def die(fs, local, remote, **options):\n"
+        "    global left\n"
+        "    left -= 1\n"
+        "    if left < 0:\n"
+        "        Path(remote).write_bytes(b'half'); os.kill(os.getpid(), 9)\n"
+        "    put(fs, local, remote, **options)\n"
+        "LocalFileSystem.put_file = die\n"
+        "publish(Path(sys.argv[1]), 'killed', sys.argv[2])\n"
+    )
+    for files in (0, 4):
+        command = [sys.executable, "-c", program, str(export), root, str(files)]
+        assert subprocess.run(command, capture_output=True).returncode == -9
+    assert entries(root) == {}
+    assert str(publish(export, "killed", root)) == "resnet18.killed@3"
+    assert entries(root) == {"resnet18.killed": (3,)}
+    with pytest.raises(UserError, match=r"no resnet18\.killed@1; .* it has version 3"):
+        pull("resnet18.killed@1", root)
+
+
+@pytest.mark.parametrize("file", ["encoder.safetensors", "timm/model.safetensors", "README.md"])
+def test_one_flipped_bit_is_refused(export: Path, root: str, file: str) -> None:
+    publish(export, "first", root)
+    path = Path(root) / "resnet18.first" / "1" / file
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(f"{file} is not the file that was published")):
+        pull("resnet18.first", root)
+    with pytest.raises(SystemExit):
+        registry_main(["verify", "--registry", root])
+
+
+def test_a_tampered_card_is_refused(
+    export: Path, root: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish(export, "first", root)
+    publish(export, "other", root)
+    path = Path(root) / "resnet18.first" / "1" / "card.json"
+    path.write_text(path.read_text().replace('"MIT"', '"own"'))
+    with pytest.raises(UserError, match="not the file that was published"):
+        pull("resnet18.first", root)
+    with pytest.raises(SystemExit):
+        registry_main(["list", "--registry", root])
+    told = capsys.readouterr()
+    assert "resnet18.other@1" in told.out and "card.json is not the file" in told.err
+
+
+def test_an_entry_under_another_name_is_refused(export: Path, root: str) -> None:
+    publish(export, "first", root)
+    (Path(root) / "resnet18.first").rename(Path(root) / "resnet18.best")
+    with pytest.raises(UserError, match=r"is of 'resnet18\.first', not of resnet18\.best"):
+        pull("resnet18.best", root)
+    (Path(root) / "resnet18.best").rename(Path(root) / "resnet50.first")
+    with pytest.raises(UserError, match=r"not of resnet50\.first"):
+        pull("resnet50.first", root)
+
+
+@pytest.mark.parametrize("file", ["../../escape", "/etc/passwd", "timm/../../x", "a\nb", ".bashrc"])
+def test_a_seal_that_names_files_elsewhere_is_refused(export: Path, root: str, file: str) -> None:
+    publish(export, "first", root)
+    path = Path(root) / "resnet18.first" / "1" / "entry.json"
+    content = json.loads(path.read_text())
+    content["files"][file] = {"bytes": 1, "sha256": "0" * 64}
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="not to be used"):
+        pull("resnet18.first", root)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18",
+        "../resnet18.first",
+        "/tmp/resnet18.first",
+        "resnet18..first",
+        "resnet18.first\n",
+        "resnet18.fir st",
+        "resnet18.first@0",
+        "resnet18.first@1@2",
+        "resnet18.-first",
+        "resnet18.First",
+        "r\u00e9snet18.first",
+        "resnet18." + "a" * 96,
+    ],
+)
+def test_a_name_that_is_none_is_refused(name: str, root: str) -> None:
+    with pytest.raises(UserError, match="is no name in a registry"):
+        pull(name, root)
+
+
+def test_the_last_dot_parts_arch_and_tag() -> None:
+    name = parse_name("tu-vit_small_patch16_224.augreg_in21k.micro_2@12")
+    assert (name.arch, name.tag) == ("tu-vit_small_patch16_224.augreg_in21k", "micro_2")
+    assert str(name) == "tu-vit_small_patch16_224.augreg_in21k.micro_2@12"
+    with pytest.raises(UserError, match="a dot ends the arch"):
+        new_name("resnet18", "v1.0")
+    with pytest.raises(UserError, match="nearest is 'resnet18'"):
+        new_name("resnet-18", "first")
+
+
+def test_a_wrong_name_is_answered_with_the_nearest(export: Path, root: str) -> None:
+    publish(export, "micronet", root)
+    with pytest.raises(UserError, match=r"nearest is 'resnet18\.micronet'"):
+        pull("resnet18.micrnet", root)
+    with pytest.raises(UserError, match="if that is a name in a registry, say in which"):
+        find_encoder("resnet18.micronet")
+    with pytest.raises(UserError, match="nor is that a name"):
+        find_encoder("runs/typo/export")
+
+
+def test_what_did_not_converge_is_published_only_when_asked_for_and_marked(
+    tmp_path: Path, root: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed = make_export(tmp_path / "failed", "vgg11", converged=False)
+    with pytest.raises(UserError, match=r"did not converge.*--not-converged"):
+        publish(failed, "first", root)
+    assert entries(root) == {}
+    publish_main([str(failed), "--tag", "first", "--registry", root, "--not-converged"])
+    registry_main(["list", "--registry", root])
+    assert "did not converge" in capsys.readouterr().out
+    assert (
+        "**This training did not converge" in (pull("vgg11.first", root) / "README.md").read_text()
+    )
+
+
+def test_an_export_that_is_not_whole_is_not_published(export: Path, root: str) -> None:
+    (export / "encoder.safetensors").write_bytes(b"weightS")
+    with pytest.raises(UserError, match="not what its card describes"):
+        publish(export, "first", root)
+    with pytest.raises(UserError, match="no training run in"):
+        publish(export.parent, "first", root)
+
+
+def test_two_encoders_are_compared(
+    export: Path, root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish(export, "first", root)
+    publish(make_export(tmp_path / "b", config={"lr": 0.02, "epochs": 3}), "first", root)
+    registry_main(["diff", "resnet18.first@1", "resnet18.first@2", "--registry", root])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["config.lr", "0.01", "0.02"] and len(lines) == 2
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    pytest.importorskip("s3fs", reason="needs pip install '.[s3]'")
+    from moto.s3.responses import S3Response
+    from moto.server import ThreadedMotoServer
+
+    # Amazon's conditional writes are atomic; moto looks and writes in two steps.
+    put, lock = S3Response.put_object, threading.Lock()
+
+    def put_atomically(self: Any) -> Any:
+        with lock:
+            return put(self)
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(S3Response, "put_object", put_atomically)
+        server.start()
+        host, port = server.get_host_and_port()
+        yield f"http://{host}:{port}"
+        server.stop()
+
+
+@pytest.fixture
+def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A registry in a bucket, found through the environment as a user's is."""
+    settings = {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    filesystem("s3://encoders")[0].clear_instance_cache()
+    fs, _ = filesystem("s3://encoders")
+    fs.mkdir("encoders")
+    yield "s3://encoders/deep/registry"
+    fs.rm("encoders", recursive=True)
+
+
+def test_many_publish_at_once_on_s3(export: Path, bucket: str) -> None:
+    _crowd(export, bucket, names=6)
+
+
+def test_from_s3_it_is_copied_once_checked_and_used_offline(
+    export: Path,
+    bucket: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    publish(export, "first", bucket)
+    folder = pull("resnet18.first", bucket)
+    assert folder.is_relative_to(tmp_path / "cache")
+    capsys.readouterr()
+    assert pull("resnet18.first", bucket) == folder
+    (folder / "encoder.safetensors").write_bytes(b"broken!")
+    assert pull("resnet18.first", bucket) == folder
+    assert "fetching it again" in capsys.readouterr().err
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    filesystem(bucket)[0].clear_instance_cache()
+    assert pull("resnet18.first@1", bucket) == folder  # asks nobody
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("botocore.config.Config.OPTION_DEFAULTS", _impatient())
+    assert pull("resnet18.first", bucket) == folder
+    assert "using resnet18.first@1, the newest in the cache" in capsys.readouterr().err
+
+
+def _impatient() -> dict[str, Any]:
+    from botocore.config import Config
+
+    return {**Config.OPTION_DEFAULTS, "retries": {"max_attempts": 0}, "connect_timeout": 1}
+
+
+def test_a_version_that_changed_after_it_was_copied_is_refused(
+    export: Path, bucket: str, tmp_path: Path
+) -> None:
+    publish(export, "first", bucket)
+    pull("resnet18.first", bucket)
+    forged = make_export(tmp_path / "forged", weights=b"forged")
+    publish(forged, "first", str(tmp_path / "elsewhere"))
+    fs, _ = filesystem(bucket)
+    place = "encoders/deep/registry/resnet18.first/1"
+    fs.put(f"{tmp_path}/elsewhere/resnet18.first/1/", f"{place}/", recursive=True)
+    with pytest.raises(UserError, match="is not what it was when"):
+        pull("resnet18.first", bucket)
+
+
+def test_the_registry_is_listed_where_torch_is_not_installed(export: Path, root: str) -> None:
+    publish(export, "first", root)
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from pretrain.registry.__main__ import main\n"
+        f"main(['list', '--registry', {root!r}]); main(['show', 'resnet18.first'])"
+    )
+    environment = os.environ | {"MICROGRAPH_REGISTRY": root}
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment
+    )
+    assert result.returncode == 0 and "create_model" in result.stdout, result.stderr
