@@ -19,7 +19,9 @@ class SegmentConfig:
         tuple[str, ...],
         "what mask values mean: NAME=INDEX, NAME=#rrggbb, or NAME=rest [indices as found]",
     ] = ()
-    weights: Annotated[Path | None, "folder that pretrain.export wrote [random weights]"] = None
+    weights: Annotated[
+        Path | None, "a folder from pretrain.export, or a registry's name [random]"
+    ] = None
     arch: Annotated[str | None, "encoder, when there are no weights to tell [resnet18]"] = None
     decoder: Annotated[Decoder, "smp's decoder"] = "Unet"
     run_dir: Annotated[Path, "folder for the results"] = Path("runs/segment")

@@ -8,22 +8,27 @@ from torch import nn
 from pretrain.archs import ARCHS, TIMM_PREFIX, find_arch
 from pretrain.card import Card, read_card
 from pretrain.model import init_random
+from pretrain.registry.pull import find_encoder
 from pretrain.timm_models import encoder_options, kind_of
 from pretrain.weights import load_encoder
 from shards.cli import UserError
 
 
-def create_model(decoder: str, encoder: str | Path, classes: int) -> nn.Module:
+def create_model(
+    decoder: str, encoder: str | Path, classes: int, registry: str | None = None
+) -> nn.Module:
     """Build `smp.<decoder>` with `classes` output channels (logits).
 
-    `encoder` is an architecture's name (random weights) or the folder of an export (its weights,
-    loaded strictly): `create_model("Unet", "runs/resnet18.random/export", classes=3)`. Raises
-    `UserError` when the encoder cannot be loaded or does not fit the decoder.
+    `encoder` is a registry's name, `create_model("Unet", "efficientnet-b4.micronet", classes=3)`,
+    or the folder of an export, their weights loaded strictly; or an architecture's name, for random
+    weights. `registry` is a URL, where the environment does not say. Raises `UserError` when the
+    encoder cannot be found or loaded, or does not fit the decoder.
     """
     is_arch = isinstance(encoder, str) and (  # a Path is always a file or folder
         encoder in ARCHS or encoder.startswith(TIMM_PREFIX)
     )
-    card = None if is_arch else read_encoder_card(Path(encoder))
+    found = None if is_arch else find_encoder(encoder, registry)
+    card = None if found is None else read_encoder_card(found)
     arch = str(encoder) if card is None else card.arch
     _check_fit(decoder, arch)
     model: nn.Module = smp.create_model(
@@ -34,20 +39,16 @@ def create_model(decoder: str, encoder: str | Path, classes: int) -> nn.Module:
         **encoder_options(arch),
     )
     part: nn.Module = model.encoder  # type: ignore[assignment]
-    if card is None:
+    if found is None:
         init_random(part, arch)
     else:
-        load_encoder(part, arch, Path(encoder))
+        load_encoder(part, arch, found)
     return model
 
 
-def read_encoder_card(path: Path) -> Card:
-    """The card of an export, given as its folder or its safetensors file."""
-    if not path.exists():
-        raise UserError(
-            f"no encoder {str(path)!r}: neither an architecture (python -m pretrain.archs) nor a "
-            "folder written by python -m pretrain.export"
-        )
+def read_encoder_card(location: str | Path) -> Card:
+    """The card of an export, given as its folder, its safetensors file or its registry's name."""
+    path = find_encoder(location)
     return read_card(path if path.is_dir() else path.parent)
 
 

@@ -29,7 +29,7 @@ class TrainConfig:
     arch: Annotated[
         str, "encoder to train: python -m pretrain.archs lists them; or tu-NAME, a timm model"
     ]
-    init: Annotated[str, "random (Kaiming), imagenet, or an exported encoder.safetensors"] = (
+    init: Annotated[str, "random (Kaiming), imagenet, an export, or a name in a registry"] = (
         "random"
     )
     shards: Annotated[

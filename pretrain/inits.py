@@ -5,28 +5,36 @@ from pathlib import Path
 from typing import Literal
 
 from pretrain.card import CARD_NAME
+from pretrain.registry.names import is_name, parse_name
+from pretrain.registry.pull import find_encoder
 
 
 @dataclass(frozen=True, slots=True)
 class Init:
-    """Random weights, smp's or timm's published ones, or those of an export."""
+    """Random weights, smp's or timm's published ones, or those of an export or a registry."""
 
-    kind: Literal["random", "imagenet", "export"]
+    kind: Literal["random", "imagenet", "export", "registry"]
     label: str  # short, for the name of a folder
-    path: Path | None = None  # of an export: its folder or its safetensors file
+    location: str | None = None  # an export's folder or safetensors file, or a registry's name
+
+    @property
+    def path(self) -> Path | None:
+        """The export; one of a registry is copied first. Raises `UserError` as `find_encoder`."""
+        return None if self.location is None else find_encoder(self.location)
 
     @property
     def card_path(self) -> Path | None:
         """Where the card of an export lies."""
-        if self.path is None:
-            return None
-        return (self.path if self.path.is_dir() else self.path.parent) / CARD_NAME
+        path = self.path
+        return path and (path if path.is_dir() else path.parent) / CARD_NAME
 
 
 def resolve_init(init: str) -> Init:
-    """What `init` means: `random`, `imagenet`, or else the path of an export."""
+    """What `init` means: `random`, `imagenet`, the path of an export, or a name in a registry."""
     if init == "random":
         return Init("random", init)
     if init == "imagenet":
         return Init("imagenet", init)
-    return Init("export", Path(init).stem, Path(init))
+    if is_name(init) and not Path(init).exists():
+        return Init("registry", parse_name(init).tag, init)
+    return Init("export", Path(init).stem, init)

@@ -60,7 +60,7 @@ class Classifier(nn.Module):
 
 
 def build_encoder(arch: str, init: str) -> nn.Module:
-    """smp's encoder for `arch`, with `init` weights: `random`, `imagenet`, or an export's path.
+    """smp's encoder for `arch`, with weights `random`, `imagenet`, of an export's path or name.
 
     Raises `UserError` when the weights cannot be had or do not fit.
     """

@@ -14,7 +14,7 @@ Imports no torch.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from safetensors import SafetensorError, safe_open
 
 from pretrain.card import read_card_file
 from pretrain.config import TrainConfig
+from pretrain.inits import resolve_init
+from pretrain.registry.pull import pin
 from shards.cli import UserError
 from shards.schema import MANIFEST_NAME, Manifest, SourceInfo, read_manifest
 from shards.settings import build_config, read_recipe
@@ -64,6 +66,22 @@ def read_run(folder: Path) -> tuple[TrainConfig, Manifest, RunPaths]:
     if not paths.config.is_file():
         raise UserError(f"no training run in {folder} (config.yaml is missing)")
     return build_config(TrainConfig, read_recipe(paths.config)), read_manifest(folder), paths
+
+
+def pin_init(config: TrainConfig) -> TrainConfig:
+    """State the version of an encoder from a registry: the one the run began from, else the newest.
+
+    So a run that goes on is the same run, though a newer version may have been published since.
+    """
+    init = resolve_init(config.init)
+    if init.kind != "registry":
+        return config
+    folder = config.run_folder
+    if RunPaths(folder).config.is_file():
+        before = read_run(folder)[0].init
+        if before.startswith(f"{config.init}@"):
+            return replace(config, init=before)
+    return replace(config, init=pin(config.init))
 
 
 def read_sources(manifest: Manifest, paths: RunPaths) -> tuple[SourceInfo, ...]:

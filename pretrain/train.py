@@ -41,6 +41,7 @@ from pretrain.processes import (
     thread_count,
 )
 from pretrain.run import Run
+from pretrain.run_folder import pin_init
 from pretrain.source import Source, open_sources
 from pretrain.staging import stage
 from pretrain.store import ShardSplit, open_split
@@ -51,7 +52,7 @@ from shards.settings import load_config
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    config = load_config(TrainConfig, argv)
+    config = pin_init(load_config(TrainConfig, argv))
     with Interruption() as interruption:
         train(config, interruption)
 

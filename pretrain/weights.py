@@ -8,17 +8,19 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pretrain.card import CARD_NAME, ENCODER_NAME, Card, read_card
+from pretrain.registry.pull import find_encoder
 from shards.cli import UserError, console, warn
 from shards.schema import file_sha256
 
 StateDict = dict[str, torch.Tensor]
 
 
-def read_encoder(path: Path) -> tuple[StateDict, Card]:
-    """Read an export, given as its folder or its safetensors file, and check it against its card.
+def read_encoder(path: str | Path) -> tuple[StateDict, Card]:
+    """Read an export, as folder, safetensors file or name, and check it against its card.
 
     Raises `UserError` when a file is absent, is no safetensors file, or differs from its SHA-256.
     """
+    path = find_encoder(path)
     file = path / ENCODER_NAME if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"no encoder at {path}; python -m pretrain.export RUN_DIR makes one")
@@ -35,7 +37,7 @@ def read_encoder(path: Path) -> tuple[StateDict, Card]:
         raise UserError(f"{file} is no safetensors file: {error}") from error
 
 
-def load_encoder(encoder: nn.Module, arch: str, path: Path) -> Card:
+def load_encoder(encoder: nn.Module, arch: str, path: str | Path) -> Card:
     """Load an export into smp's encoder for `arch`: every tensor or none. Returns its card.
 
     Raises `UserError` for another architecture, and names missing, extra and misshapen tensors.

@@ -37,7 +37,10 @@ class Found:
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description="See, fetch, check and compare published encoders.")
+    parser = ArgumentParser(
+        prog="python -m pretrain.registry",
+        description="See, fetch, check and compare published encoders.",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     helps = {
         "list": "every encoder, its newest version",

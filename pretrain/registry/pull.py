@@ -13,11 +13,13 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
+from pretrain.archs import ARCHS
 from pretrain.cache import default_cache
 from pretrain.registry.names import EntryName, is_name, parse_name, unknown_name
 from pretrain.registry.sealed import SEAL_NAME, check_file, digest, parse_seal, verify_entry
 from pretrain.registry.stores import Registry, open_registry
 from shards.cli import UserError, console, warn
+from shards.settings import nearest
 
 REGISTRY_VARIABLE = "MICROGRAPH_REGISTRY"
 _FILES_AT_ONCE = 4
@@ -74,13 +76,15 @@ def find_encoder(location: str | Path, registry: str | None = None) -> Path:
     if Path(location).exists():
         return Path(location)
     if not is_name(str(location)):
+        like = nearest(str(location), ARCHS)
+        hint = f"nearest arch is {like!r}; " if like else ""
         raise UserError(
-            f"no encoder at {location}: python -m pretrain.export RUN_DIR makes one; nor is that "
-            "a name in a registry (ARCH.TAG or ARCH.TAG@VERSION)"
+            f"no encoder {str(location)!r}: {hint}what pretrain.export wrote (none is there), an "
+            "arch (python -m pretrain.archs), or a name in a registry (ARCH.TAG) would be right"
         )
     if (registry or default_registry()) is None:
         raise UserError(
-            f"no encoder at {location}; if that is a name in a registry, say in which: set "
+            f"no encoder {str(location)!r}; if that is a name in a registry, say in which: set "
             f"{REGISTRY_VARIABLE}"
         )
     return pull(str(location), registry)

@@ -42,12 +42,14 @@ def test_random_weights_are_the_seeds() -> None:
         ("imagenet", "imagenet", "imagenet"),
         ("runs/a/export", "export", "export"),
         ("runs/a/export/encoder.safetensors", "export", "encoder"),
+        ("efficientnet-b4.micronet", "registry", "micronet"),
+        ("efficientnet-b4.micronet@2", "registry", "micronet"),
     ],
 )
-def test_an_init_is_random_imagenet_or_an_export(init: str, kind: str, label: str) -> None:
+def test_an_init_is_random_imagenet_an_export_or_a_name(init: str, kind: str, label: str) -> None:
     found = resolve_init(init)
     assert (found.kind, found.label) == (kind, label)
-    assert (found.path is None) == (kind != "export")
+    assert (found.location is None) == (kind in ("random", "imagenet"))
 
 
 def test_imagenet_weights_that_cannot_be_had_name_their_tag(

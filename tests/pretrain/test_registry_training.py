@@ -1,0 +1,34 @@
+"""A training that begins from an encoder of a registry, and one that goes on."""
+
+from pathlib import Path
+
+import pytest
+
+from pretrain.publish import publish
+from pretrain.run_folder import RunPaths, read_run, read_sources
+from pretrain.train import main as train
+
+
+def test_a_run_states_the_version_it_began_from_and_goes_on_with_it(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = str(tmp_path / "registry")
+    monkeypatch.setenv("MICROGRAPH_REGISTRY", root)
+    monkeypatch.chdir(tmp_path)
+    small = (
+        f"--arch mobilenet_v2 --shards {shards} --image-size 32 --batch-size 48 --lr 0.01 "
+        "--threads 1"
+    ).split()
+    train([*small, "--epochs", "1"])
+    first = Path("runs/mobilenet_v2.random")
+    publish(first, "tiny", root, not_converged=True)
+    train([*small, "--epochs", "1", "--init", "mobilenet_v2.tiny"])
+    second = Path("runs/mobilenet_v2.tiny")
+    assert read_run(second)[0].init == "mobilenet_v2.tiny@1"
+    assert RunPaths(second).init_card.is_file()
+    assert read_sources(read_run(second)[1], RunPaths(second)) == read_run(first)[1].sources
+    publish(first, "tiny", root, not_converged=True)
+    train([*small, "--epochs", "2", "--init", "mobilenet_v2.tiny"])
+    assert read_run(second)[0].init == "mobilenet_v2.tiny@1"
+    train([*small, "--epochs", "1", "--init", "mobilenet_v2.tiny", "--run-dir", "runs/new"])
+    assert read_run(Path("runs/new"))[0].init == "mobilenet_v2.tiny@2"
