@@ -31,7 +31,7 @@ class DemoConfig:
     out: Annotated[Path, "folder for everything; emptied first"] = Path("runs/demo")
     images_per_class: Annotated[int, "synthetic micrographs per class"] = 100
     epochs: Annotated[int, "of pre-training"] = 14
-    segment_steps: Annotated[int, "of fine-tuning, for each of the two segmenters"] = 100
+    segment_epochs: Annotated[int, "of fine-tuning, 20 steps each, for every segmenter"] = 5
 
 
 SYNTHETIC_SIZE = 160  # pixels
@@ -92,9 +92,9 @@ def _stages(config: DemoConfig, folders: DemoFolders) -> list[tuple[str, list[st
             command = [*python, "downstream.segment", "--config", "configs/downstream/demo.yaml"]
             command += ["--data", str(folders.labelled), "--seed", str(seed)]
             command += ["--run-dir", str(folders.segmenter(arm, seed))]
-            command += ["--steps", str(config.segment_steps)]
+            command += ["--max-epochs", str(config.segment_epochs)]
             if arm == "pre-trained":
-                command += ["--weights", str(folders.export)]
+                command += ["--init", str(folders.export)]
             stages.append((f"segment from {arm} weights, seed {seed}", command))
     return stages
 

@@ -1,6 +1,8 @@
 """A segmentation network in one line: smp's decoder on an encoder of ours, or on a random one."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import segmentation_models_pytorch as smp
 from torch import nn
@@ -31,18 +33,20 @@ def create_model(
     card = None if found is None else read_encoder_card(found)
     arch = str(encoder) if card is None else card.arch
     _check_fit(decoder, arch)
-    model: nn.Module = smp.create_model(
-        arch=decoder,
-        encoder_name=arch,
-        encoder_weights=None,
-        classes=classes,
-        **encoder_options(arch),
-    )
+    model = bare_model(decoder, arch, classes, encoder_options(arch))
     part: nn.Module = model.encoder  # type: ignore[assignment]
     if found is None:
         init_random(part, arch)
     else:
         load_encoder(part, arch, found)
+    return model
+
+
+def bare_model(decoder: str, arch: str, classes: int, options: Mapping[str, Any]) -> nn.Module:
+    """`smp.<decoder>`, to be given weights; `options` of its encoder beside the name."""
+    model: nn.Module = smp.create_model(
+        arch=decoder, encoder_name=arch, encoder_weights=None, classes=classes, **options
+    )
     return model
 
 

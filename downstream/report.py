@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from downstream.segment import read_results
+from downstream.seg.run_folder import read_results
 from pretrain.card import read_card
 from pretrain.tracking import read_metrics
 from shards.cli import UserError
@@ -68,7 +68,7 @@ class DemoFolders:
 def mean_test_scores(folders: DemoFolders, arm: str) -> tuple[list[float], float]:
     """Test mIoU of each seed, and the mean micro IoU over the seeds."""
     scores = [read_results(folders.segmenter(arm, seed))["test"] for seed in SEEDS]
-    return [s["miou"] for s in scores], sum(s["iou_micro"] for s in scores) / len(scores)
+    return [s["miou"] for s in scores], sum(s["micro_iou"] for s in scores) / len(scores)
 
 
 def draw_report(folders: DemoFolders) -> None:
@@ -129,7 +129,7 @@ def _draw_curves(figure: SubFigure, folders: DemoFolders) -> None:
             steps = read_metrics(folders.segmenter(arm, seed))
             right.plot(
                 [r["step"] for r in steps],
-                [r["val_iou_micro"] for r in steps],
+                [r["val_micro_iou"] for r in steps],
                 color=colour,
                 label=arm if seed == SEEDS[0] else None,
             )

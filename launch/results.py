@@ -55,11 +55,12 @@ def _training(folder: Path) -> tuple[Metrics, bool | None]:
 
 
 def _segmentation(folder: Path) -> tuple[Metrics, bool | None]:
-    """Scores of both splits, and the step of the kept weights."""
+    """Scores of both splits, the epoch of the kept weights, and whether the run collapsed."""
     results = _json(folder / (find_program("downstream.segment").result_name or ""))
     if not results:
         return {}, None
-    metrics: Metrics = {"best_step": results["best_step"]}
+    metrics: Metrics = {"best_epoch": results["best"]["epoch"]}
+    metrics["train_hours"] = results["minutes"] / 60
     for split in ("test", "val"):
         scores: Mapping[str, Any] = results.get(split) or {}
         metrics |= {
@@ -67,10 +68,11 @@ def _segmentation(folder: Path) -> tuple[Metrics, bool | None]:
             for name, value in scores.items()
             if isinstance(value, (int, float))
         }
-        per_class = scores.get("iou_per_class", ())
-        for name, value in zip(results["classes"], per_class, strict=False):
-            metrics[f"{split}_iou_{name}"] = value
-    return metrics, None
+        for kind in ("iou", "phase_fraction_error"):
+            for name, value in scores.get(kind, {}).items():
+                if value is not None:
+                    metrics[f"{split}_{kind}_{name}"] = value
+    return metrics, results["converged"]
 
 
 READERS: dict[str, Callable[[Path], tuple[Metrics, bool | None]]] = {

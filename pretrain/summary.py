@@ -219,7 +219,7 @@ def _next_step(state: str, converged: bool | None, paths: RunPaths) -> str:
     if state == "failed" or not converged:
         return "train again with a lower --lr, or from --init imagenet, in another --run-dir"
     if (folder / "export" / CARD_NAME).exists():
-        return f"python -m downstream.segment --data DIR --weights {folder / 'export'}"
+        return f"python -m downstream.segment --data DIR --init {folder / 'export'}"
     return f"python -m pretrain.export {folder}"
 
 

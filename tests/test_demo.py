@@ -18,7 +18,7 @@ def test_the_demo_ends_with_a_picture_and_scores(
     monkeypatch.chdir(ROOT)
     out = tmp_path / "demo"
     main(
-        ["--out", str(out), "--images-per-class", "6", "--epochs", "1", "--segment-steps", "3"],
+        ["--out", str(out), "--images-per-class", "6", "--epochs", "1", "--segment-epochs", "1"],
     )
     folders = DemoFolders(out, None)
     with Image.open(folders.report) as picture:

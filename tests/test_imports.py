@@ -52,6 +52,19 @@ LIGHT = (
         if path.stem != "figure"  # draws with matplotlib; launch.collect does without where need be
     ]
 )
+LIGHT += ["downstream.check", "downstream.config"] + [
+    f"downstream.seg.{name}"
+    for name in (
+        "classes",
+        "dataset",
+        "layout",
+        "masks",
+        "pictures",
+        "proposal",
+        "run_folder",
+        "specimens",
+    )
+]
 HEAVY = ("torch", "nvidia.dali", "wandb", "accelerate", "segmentation_models_pytorch")
 
 

@@ -1,100 +1,143 @@
-"""Images and masks: paired, translated, or refused."""
+"""Images and masks: paired by name, split, leaks noticed."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from downstream.dataset import mask_to_indices, parse_classes, read_labelled_set
+from downstream.config import SegmentConfig
+from downstream.seg.dataset import read_labelled_set, split_pairs
+from downstream.seg.layout import Pair, hold_out, pair_folder
+from downstream.seg.specimens import overlapping_images, shared_specimens, specimen_of
 from shards.cli import UserError
 
 MASK = np.zeros((40, 40), np.uint8)
 MASK[10:30, 5:20] = 1
 
 
-def make_set(folder: Path, mask: np.ndarray | Image.Image, suffix: str = ".png") -> Path:
-    rng = np.random.default_rng(0)
-    picture = mask if isinstance(mask, Image.Image) else Image.fromarray(mask)
+def save(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def micrograph(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (40, 40), np.uint8)
+
+
+@pytest.fixture
+def split_set(tmp_path: Path) -> Path:
     for split in ("train", "val"):
-        for name in (split, f"{split}_annot"):
-            (folder / name).mkdir(parents=True)
-        Image.fromarray(rng.integers(0, 256, (40, 40), np.uint8)).save(folder / split / "a #1.png")
-        picture.save(folder / f"{split}_annot" / f"a #1{suffix}")
-    return folder
+        for number in (1, 2):
+            save(tmp_path / split / f"a #{number}.png", micrograph(number))
+            save(tmp_path / f"{split}_annot" / f"a #{number}_mask.tif", MASK)
+    return tmp_path
 
 
-def test_index_masks_speak_for_themselves(tmp_path: Path) -> None:
-    data = read_labelled_set(make_set(tmp_path / "d", MASK), ())
-    assert data.classes == ("class0", "class1")
+def test_splits_beside_their_annotations(split_set: Path) -> None:
+    data = read_labelled_set(SegmentConfig(data=split_set))
+    assert data.class_names == ("class0", "class1")
     assert np.array_equal(data.train[0].mask, MASK)
     assert data.train[0].pixels.shape == (40, 40, 3)
+    assert [item.name for item in data.val] == ["a #1", "a #2"]
     assert data.test == ()
 
 
-def test_black_and_white_masks_are_refused_with_a_proposal(tmp_path: Path) -> None:
-    folder = make_set(tmp_path / "d", MASK * 255)
-    with pytest.raises(UserError, match="--classes class0=0 class1=255"):
-        read_labelled_set(folder, ())
-    data = read_labelled_set(folder, ("rest=0", "crack=255"))
-    assert np.array_equal(data.train[0].mask, MASK)
-
-
-def test_coloured_overlays_are_refused_until_the_colours_are_named(tmp_path: Path) -> None:
-    overlay = np.repeat(np.random.default_rng(1).integers(0, 200, (40, 40, 1), np.uint8), 3, axis=2)
-    overlay[MASK == 1] = (0, 0, 255)
-    folder = make_set(tmp_path / "d", Image.fromarray(overlay).convert("RGBA"), "_mask.tif")
-    with pytest.raises(UserError, match="#0000ff"):
-        read_labelled_set(folder, ())
-    data = read_labelled_set(folder, ("matrix=rest", "secondary=#0000ff"))
-    assert np.array_equal(data.train[0].mask, MASK)
-
-
-def test_a_palettes_indices_are_the_classes(tmp_path: Path) -> None:
-    picture = Image.fromarray(MASK).convert("P")
-    picture.putpalette([0, 0, 0, 250, 10, 10])
-    data = read_labelled_set(make_set(tmp_path / "d", picture), ())
-    assert np.array_equal(data.train[0].mask, MASK)
-
-
-def test_values_without_a_class_are_named() -> None:
-    mask = MASK.copy()
-    mask[0, 0] = 7
-    with pytest.raises(UserError, match="holds values 7, which no class stands for"):
-        mask_to_indices(mask, parse_classes(("a=0", "b=1")), "m.png")
-
-
-def test_a_missing_mask_is_named(tmp_path: Path) -> None:
-    folder = make_set(tmp_path / "d", MASK)
-    (folder / "train_annot" / "a #1.png").unlink()
-    with pytest.raises(UserError, match=r"a #1\.png has no mask"):
-        read_labelled_set(folder, ())
-
-
-def test_sizes_must_agree(tmp_path: Path) -> None:
-    folder = make_set(tmp_path / "d", MASK)
-    Image.fromarray(MASK[:20]).save(folder / "val_annot" / "a #1.png")
-    with pytest.raises(UserError, match=r"is 40 x 40 pixels, its mask 40 x 20"):
-        read_labelled_set(folder, ())
+def test_named_files_make_a_split(split_set: Path) -> None:
+    config = SegmentConfig(data=split_set, train=("train/a #2.png",), test=("train/a #1.png",))
+    pairs = split_pairs(config)
+    assert {split: [pair.name for pair in found] for split, found in pairs.items()} == {
+        "train": ["a #2"],
+        "val": ["a #1", "a #2"],
+        "test": ["a #1"],
+    }
+    with pytest.raises(UserError, match=r"has no 'train/b\.png', which `train` names"):
+        split_pairs(SegmentConfig(data=split_set, train=("train/b.png",)))
+    with pytest.raises(UserError, match="has no 'nowhere', which `test` names"):
+        split_pairs(SegmentConfig(data=split_set, test=("nowhere",)))
 
 
 @pytest.mark.parametrize(
-    "specs",
+    ("image", "mask"),
     [
-        ("a=0",),
-        ("a=0", "a=1"),
-        ("a=rest", "b=rest"),
-        ("a=0", "b=red"),
-        ("a", "b=1"),
-        ("a=1", "b=1"),
-        ("=1", "b=2"),
+        ("images/{}.png", "masks/{}.png"),
+        ("images/{}.tif", "labels/{}_label.png"),
+        ("{}.png", "{}_mask.png"),
+        ("{}.png", "{}-seg.png"),
     ],
 )
-def test_unclear_class_lists_are_refused(specs: tuple[str, ...]) -> None:
-    with pytest.raises(UserError):
-        parse_classes(specs)
+def test_folders_without_splits_are_parted(image: str, mask: str, tmp_path: Path) -> None:
+    for number in range(3):
+        save(tmp_path / image.format(f"i{number}"), micrograph(number))
+        save(tmp_path / mask.format(f"i{number}"), MASK)
+    data = read_labelled_set(SegmentConfig(data=tmp_path))
+    assert (len(data.train), len(data.val), len(data.test)) == (2, 1, 0)
 
 
-def test_no_such_folder(tmp_path: Path) -> None:
+def test_a_mask_without_its_image_is_told_and_not_used(
+    split_set: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (split_set / "train" / "a #2.png").unlink()
+    assert len(read_labelled_set(SegmentConfig(data=split_set)).train) == 1
+    assert "train: 1 masks have no image and are not used: a #2_mask.tif" in capsys.readouterr().err
+
+
+def test_an_image_without_its_mask_is_an_error(split_set: Path) -> None:
+    (split_set / "train_annot" / "a #2_mask.tif").unlink()
+    with pytest.raises(UserError, match=r"a #2\.png has no mask"):
+        read_labelled_set(SegmentConfig(data=split_set))
+
+
+def test_sizes_must_agree(split_set: Path) -> None:
+    save(split_set / "val_annot" / "a #1_mask.tif", MASK[:20])
+    with pytest.raises(UserError, match=r"is 40 x 40 pixels, its mask 40 x 20"):
+        read_labelled_set(SegmentConfig(data=split_set))
+
+
+def test_two_masks_for_one_image_are_refused(split_set: Path) -> None:
+    shutil.copy(split_set / "val_annot" / "a #1_mask.tif", split_set / "val_annot" / "a #1.tif")
+    with pytest.raises(UserError, match="two masks for one image"):
+        pair_folder(split_set / "val")
+
+
+def test_a_class_that_no_mask_holds_is_refused(split_set: Path) -> None:
+    with pytest.raises(UserError, match="no mask holds crack"):
+        read_labelled_set(SegmentConfig(data=split_set, classes=("rest=rest", "crack=255")))
+
+
+def test_a_folder_of_sets_and_an_absent_one_are_told_apart(tmp_path: Path) -> None:
+    save(tmp_path / "Super3" / "train" / "a.png", MASK)
+    with pytest.raises(UserError, match="is a folder of data sets; give one: Super3"):
+        split_pairs(SegmentConfig(data=tmp_path))
     with pytest.raises(UserError, match="no such folder"):
-        read_labelled_set(tmp_path / "absent", ())
+        split_pairs(SegmentConfig(data=tmp_path / "absent"))
+
+
+def test_folds_part_specimens_and_not_images() -> None:
+    names = [f"s{specimen}_S{number:04d}" for specimen in range(5) for number in range(3)]
+    pairs = [Pair(Path(f"{name}.png"), Path(f"{name}_mask.png")) for name in names]
+    seen = []
+    for fold in range(5):
+        train, val = hold_out(pairs, 5, fold, seed=0)
+        assert len(train) + len(val) == 15
+        assert not {specimen_of(p.name) for p in train} & {specimen_of(p.name) for p in val}
+        seen += val
+    assert sorted(pair.name for pair in seen) == names
+    with pytest.raises(UserError, match="1 labelled images cannot be parted into 2 folds"):
+        hold_out(pairs[:1], None, 0, seed=0)
+
+
+def test_specimens_by_the_names_of_the_benchmark() -> None:
+    assert specimen_of("050317#3_S0440016") == "050317#3_S044"
+    assert specimen_of("spot7_180d_3", "^(spot[0-9]+)_") == "spot7"
+    assert specimen_of("image_12") is None
+    names = {"train": ["050317#3_S0440017", "a1_01"], "test": ["050317#3_S0440016", "b1_01"]}
+    assert shared_specimens(names) == {"050317#3_S044": ("train", "test")}
+
+
+def test_a_copy_under_another_name_is_found() -> None:
+    rng = np.random.default_rng(0)
+    coarse = [rng.integers(0, 256, (32, 32), np.uint8) for _ in range(3)]
+    images = [np.kron(pixels, np.ones((8, 8), np.uint8)) for pixels in coarse]
+    assert overlapping_images([*images, images[1]]) == [(1, 3)]

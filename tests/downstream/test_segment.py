@@ -1,4 +1,4 @@
-"""Fine-tuning on a few labelled images, from random weights and from an export."""
+"""Fine-tuning on a few labelled images: learning, the run's folder, refusals."""
 
 import json
 from pathlib import Path
@@ -7,66 +7,139 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from downstream.dataset import LabelledImage
+from downstream.config import SegmentConfig
 from downstream.models import create_model
-from downstream.segment import Segmenter, main
+from downstream.seg.dataset import read_labelled_set
+from downstream.seg.run_folder import read_results, read_segmenter_card
+from downstream.seg.segmenter import Segmenter, load_segmenter
+from downstream.segment import main, segment
+from pretrain.archs import ARCHS
 from shards.cli import EXIT_USER_ERROR, UserError
-from shards.schema import IMAGENET_MEAN, IMAGENET_STD
+from shards.schema import IMAGENET_MEAN, IMAGENET_STD, file_sha256
 
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Bright squares on a dark ground."""
-    folder = tmp_path_factory.mktemp("labels")
-    rng = np.random.default_rng(0)
-    for split in ("train", "val", "test"):
-        for name in (split, f"{split}_annot"):
-            (folder / name).mkdir()
-        for number in range(2):
-            mask = np.zeros((64, 80), np.uint8)
-            top, left = rng.integers(0, 32, 2)
-            mask[top : top + 28, left : left + 28] = 1
-            image = 60 + 120 * mask + rng.integers(0, 20, mask.shape)
-            Image.fromarray(image.astype(np.uint8)).save(folder / split / f"{number}.png")
-            Image.fromarray(mask).save(folder / f"{split}_annot" / f"{number}.png")
-    return folder
+DECODERS = ("Unet", "UnetPlusPlus", "Linknet", "FPN", "PSPNet", "PAN", "DeepLabV3Plus")
 
 
 def flags(data: Path, run: Path, *more: str) -> list[str]:
     base = ["--data", str(data), "--run-dir", str(run), "--crop-size", "64", "--batch-size", "4"]
-    return [*base, "--steps", "30", "--validate-every-steps", "10", "--lr", "1e-3", *more]
+    base += ["--samples-per-epoch", "32", "--max-epochs", "2", "--second-lr", "1e-4"]
+    base += ["--threads", "1", "--balance", "none"]
+    return [*base, "--augmentation", "basic", "--lr", "2e-3", *more]
 
 
-def test_it_learns_squares_and_writes_masks(data: Path, tmp_path: Path) -> None:
-    main(flags(data, tmp_path / "run"))
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
+@pytest.fixture(scope="module")
+def finished(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("run")
+    main(flags(squares, run))
+    return run
+
+
+@pytest.fixture(scope="module")
+def large_squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One image of 128 pixels a split: PAN takes no smaller one."""
+    folder = tmp_path_factory.mktemp("large")
+    mask = np.zeros((128, 128), np.uint8)
+    mask[20:70, 30:90] = 1
+    for split in ("train", "val"):
+        for name, pixels in ((split, 60 + 120 * mask), (f"{split}_annot", mask)):
+            (folder / name).mkdir()
+            Image.fromarray(pixels).save(folder / name / "a.png")
+    return folder
+
+
+def test_it_learns_squares(finished: Path) -> None:
+    results = read_results(finished)
     assert results["classes"] == ["class0", "class1"]
+    assert results["converged"] and results["collapse"] == ""
     assert results["test"]["miou"] > 0.9
-    mask = np.asarray(Image.open(tmp_path / "run" / "masks" / "0.png"))
+    assert results["test"]["iou"]["class1"] > 0.8
+    assert abs(results["test"]["phase_fraction_error"]["class1"]) < 0.05
+    assert [image["name"] for image in results["test"]["images"]] == ["test0", "test1"]
+    assert results["best"]["val_micro_iou"] == pytest.approx(results["val"]["micro_iou"])
+
+
+def test_it_leaves_masks_maps_and_a_sheet(finished: Path) -> None:
+    mask = np.asarray(Image.open(finished / "masks" / "test0.png"))
     assert mask.shape == (64, 80)
     assert set(np.unique(mask)) <= {0, 1}
+    maps = np.asarray(Image.open(finished / "maps" / "class1" / "test0.png")).reshape(-1, 3)
+    counts = {tuple(c): int(n) for c, n in zip(*np.unique(maps, axis=0, return_counts=True))}  # noqa: B905
+    matrix = read_results(finished)["test"]["images"][0]
+    assert counts[255, 255, 255] / (64 * 80 - counts[0, 0, 0]) == pytest.approx(
+        matrix["iou"]["class1"]
+    )
+    with Image.open(finished / "scores.png") as sheet:
+        assert min(sheet.size) > 400
+    assert not (finished / "checkpoints").exists()
 
 
-def test_the_same_command_gives_the_same_scores(data: Path, tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        main(flags(data, tmp_path / name, "--steps", "10"))
-    a, b = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("a", "b"))
-    assert a == b
+def test_the_finished_run_predicts_what_was_scored(finished: Path, squares: Path) -> None:
+    segmenter = load_segmenter(finished)
+    assert segmenter.card is not None and segmenter.card.class_names == ("class0", "class1")
+    for item in read_labelled_set(SegmentConfig(data=squares)).test:
+        wanted = np.asarray(Image.open(finished / "masks" / f"{item.name}.png"))
+        assert np.array_equal(segmenter.predict(item.pixels), wanted)
+
+
+def test_a_finished_run_is_read_and_not_repeated(
+    finished: Path, squares: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (finished / "best.safetensors").stat().st_mtime_ns
+    main(flags(squares, finished))
+    assert "is finished" in capsys.readouterr().err
+    assert (finished / "best.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(SystemExit):
+        main(flags(squares, finished, "--seed", "1"))
+    assert "holds a run with seed 0, not 1" in capsys.readouterr().err
+
+
+def test_a_renamed_tensor_or_another_file_is_refused(finished: Path, tmp_path: Path) -> None:
+    state = load_file(finished / "best.safetensors")
+    state["encoder.conv1.WEIGHT"] = state.pop("encoder.conv1.weight")
+    card = json.loads((finished / "card.json").read_text())
+    save_file(state, tmp_path / "best.safetensors")
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    with pytest.raises(UserError, match="is not the file that"):
+        load_segmenter(tmp_path)
+    card["sha256"] = file_sha256(tmp_path / "best.safetensors")
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    assert read_segmenter_card(tmp_path).decoder == "Unet"
+    with pytest.raises(UserError, match=r"1 tensors missing, first encoder\.conv1\.weight"):
+        load_segmenter(tmp_path)
 
 
 def test_any_image_size_gets_a_mask_of_its_size() -> None:
-    segmenter = Segmenter(
-        create_model("Unet", "resnet18", 2), IMAGENET_MEAN, IMAGENET_STD, torch.device("cpu")
+    model = create_model("Unet", "resnet18", 2)
+    segmenter = Segmenter(model, IMAGENET_MEAN, IMAGENET_STD, torch.device("cpu"))
+    assert segmenter.predict(np.zeros((45, 70, 3), np.uint8)).shape == (45, 70)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_every_decoder_makes_a_step_from_one_image(
+    decoder: str, large_squares: Path, tmp_path: Path
+) -> None:
+    config = SegmentConfig(
+        data=large_squares,
+        threads=1,
+        decoder=decoder,  # type: ignore[arg-type]
+        arch="mobilenet_v2",
+        precision="bf16",
+        crop_size=128,
+        max_epochs=1,
+        second_lr=None,
+        run_dir=tmp_path / "run",
     )
-    pixels = np.zeros((45, 70, 3), np.uint8)
-    mask = segmenter.predict(LabelledImage("x", pixels, np.zeros((45, 70), np.int64)))
-    assert mask.shape == (45, 70)
+    results = segment(config)
+    assert results["steps"] == 1 and results["skipped_steps"] == 0
 
 
-def test_a_decoder_that_dilates_refuses_an_encoder_that_cannot() -> None:
-    with pytest.raises(UserError, match="DeepLabV3Plus dilates its encoder, which vgg11 cannot"):
-        create_model("DeepLabV3Plus", "vgg11", 2)
+@pytest.mark.parametrize("decoder", ["PAN", "DeepLabV3Plus"])
+def test_what_cannot_dilate_is_refused_with_the_reason(decoder: str) -> None:
+    for arch in (name for name, spec in ARCHS.items() if not spec.dilates):
+        with pytest.raises(UserError, match=f"{decoder} dilates its encoder, which {arch} cannot"):
+            create_model(decoder, arch, 2)
 
 
 def test_an_encoder_that_is_neither_name_nor_folder_is_named() -> None:
@@ -74,10 +147,26 @@ def test_an_encoder_that_is_neither_name_nor_folder_is_named() -> None:
         create_model("Unet", "resnet18x", 2)
 
 
-def test_bad_data_is_one_line_and_a_code(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--init", "resnet18"], "--init resnet18 is an architecture; use --arch resnet18"),
+        (["--crop-size", "256"], "use --crop-size 64"),
+        (["--data", "absent"], "no such folder"),
+        (["--decoder", "PAN"], "less than 128 pixels, and there is one of 64; try FPN"),
+        (["--second-lr", "0"], "lr and second_lr must be above 0"),
+        (["--classes", "rest=0", "crack=255"], "holds values 1, which no class stands for"),
+    ],
+)
+def test_what_cannot_work_is_one_line_and_a_code(
+    more: list[str],
+    message: str,
+    squares: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as end:
-        main(["--data", str(tmp_path / "absent")])
+        main([*flags(squares, tmp_path / "run"), *more])
     assert end.value.code == EXIT_USER_ERROR
-    assert capsys.readouterr().err.startswith("error: no such folder")
+    told = capsys.readouterr().err
+    assert "error: " in told and message in told

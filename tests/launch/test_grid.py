@@ -106,21 +106,21 @@ def test_an_axis_may_bundle_settings_of_another_program(tmp_path: Path) -> None:
 program: downstream.segment
 settings: {data: labels, classes: [matrix=rest, crack=1]}
 axes:
-  encoder: {random: {arch: resnet18}, micronet: {weights: runs/a/export}}
+  encoder: {random: {arch: resnet18}, micronet: {init: runs/a/export}}
   seed: [0, 1]
 task: "{encoder}-{seed}"
 """,
     )
     assert names(grid) == ["random-0", "random-1", "micronet-0", "micronet-1"]
     line = " ".join(grid.tasks[3].command)
-    assert "--classes matrix=rest crack=1 --weights runs/a/export --seed 1" in line
+    assert "--classes matrix=rest crack=1 --init runs/a/export --seed 1" in line
     assert "--arch" not in line
 
 
 def test_paths_on_an_axis_name_their_tasks_by_their_last_part(tmp_path: Path) -> None:
     text = """
 program: downstream.segment
-settings: {weights: none}
+settings: {init: imagenet}
 axes: {data: [sets/Super 1, sets/EBC-3]}
 """
     assert names(grid_of(tmp_path, text)) == ["Super-1", "EBC-3"]

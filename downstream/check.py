@@ -1,0 +1,202 @@
+"""Are my labelled images fit for training? Finds every fault, proposes classes, draws a picture.
+
+python -m downstream.check DIR [--config RECIPE] [--classes NAME=VALUE …] [--out DIR]
+
+Writes OUT/classes.yaml, which `--config` of this program and of downstream.segment takes, and
+OUT/labels.png. Exits with 1 where training would refuse the data. Imports no torch.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from downstream.config import SegmentConfig
+from downstream.seg.classes import MaskClass, parse_classes, spell_class
+from downstream.seg.dataset import LabelledImage, check_presence, labelled, refusal
+from downstream.seg.layout import Found, Pair, find_splits
+from downstream.seg.masks import RawMask, read_mask
+from downstream.seg.pictures import Panel, class_colour, overlay, sheet
+from downstream.seg.proposal import propose_classes
+from downstream.seg.specimens import overlapping_images, shared_specimens
+from shards.cli import ArgumentParser, UserError, console, program, warn
+from shards.settings import build_config, read_recipe
+
+SHOWN_PER_SPLIT = 4  # images in the picture
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a look at a data folder gave."""
+
+    classes: tuple[MaskClass, ...]  # empty where none could be proposed
+    splits: dict[str, tuple[LabelledImage, ...]]  # what is fit for use
+    faults: tuple[str, ...]  # training refuses these
+    warnings: tuple[str, ...]  # it does not refuse these
+
+
+@program
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = ArgumentParser(description="Check labelled images before training on them.")
+    parser.add_argument("data", metavar="DIR", help="folder of images and masks")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="recipe: splits and classes")
+    parser.add_argument("--classes", nargs="+", metavar="NAME=VALUE", help="what values mean")
+    help_ = "regular expression, group 1 is the specimen [the name without its counter]"
+    parser.add_argument("--specimen", metavar="REGEX", help=help_)
+    help_ = "folder for classes.yaml and labels.png [runs/check]"
+    parser.add_argument("--out", type=Path, default=Path("runs/check"), metavar="DIR", help=help_)
+    options = parser.parse_args(argv)
+    values = read_recipe(options.config) if options.config else {}
+    values |= {"data": options.data}
+    values |= {"classes": options.classes} if options.classes else {}
+    values |= {"specimen": options.specimen} if options.specimen else {}
+    config = build_config(SegmentConfig, values)
+    findings = check(config)
+    _print_table(findings)
+    options.out.mkdir(parents=True, exist_ok=True)
+    if findings.classes:
+        _write_recipe(options.out / "classes.yaml", config, findings)
+    if any(findings.splits.values()):
+        _draw(findings).save(options.out / "labels.png")
+        console.print(f"picture: {options.out / 'labels.png'}", markup=False)
+    for warning in findings.warnings:
+        warn(warning)
+    for fault in findings.faults:
+        print(f"fault: {fault}")
+    if findings.faults:
+        sys.exit(1)
+    console.print(f"fit for training: --config {options.out / 'classes.yaml'}", markup=False)
+
+
+def check(config: SegmentConfig) -> Findings:
+    """Look at all images and masks that `config` names; faults are collected, not raised.
+
+    Raises `UserError` where there is nothing to look at.
+    """
+    found = find_splits(config.data, config.entries)
+    faults, warnings = _pairing(found)
+    masks: dict[Pair, RawMask] = {}
+    for pair in (pair for part in found.values() for pair in part.pairs):
+        try:
+            masks[pair] = read_mask(pair.mask)
+        except UserError as error:
+            faults.append(str(error))
+    classes: tuple[MaskClass, ...] = ()
+    try:
+        if config.classes:
+            classes = parse_classes(config.classes)
+        else:
+            proposal = propose_classes(masks.values())
+            classes = proposal.classes
+            faults += [] if proposal.certain else [refusal(proposal)]
+    except UserError as error:
+        faults.append(str(error))
+    splits = {}
+    for split, part in found.items():
+        items = []
+        for pair in part.pairs:
+            if pair in masks and classes:
+                try:
+                    items.append(labelled(pair, masks[pair], classes))
+                except UserError as error:
+                    faults.append(str(error))
+        splits[split] = tuple(items)
+    everything = [item for items in splits.values() for item in items]
+    if everything:
+        try:
+            check_presence(classes, everything, splits.get("train", splits.get("all", ())))
+        except UserError as error:
+            faults.append(str(error))
+    names = {split: [pair.name for pair in part.pairs] for split, part in found.items()}
+    warnings += _leaks(names, splits, config.specimen)
+    return Findings(classes, splits, tuple(faults), tuple(warnings))
+
+
+def _pairing(found: dict[str, Found]) -> tuple[list[str], list[str]]:
+    faults, warnings = [], []
+    for split, part in found.items():
+        for path in part.orphans:
+            warnings.append(f"{split}: mask {path.name} has no image, and is not used")
+        for path in part.unlabelled:
+            line = f"{split}: image {path.name} has no mask"
+            if split == "all":
+                warnings.append(line + ", and is not used")
+            else:
+                faults.append(line)
+        if split == "train" and not part.pairs:
+            faults.append("train: no labelled images")
+    return faults, warnings
+
+
+def _leaks(
+    names: dict[str, list[str]], splits: dict[str, tuple[LabelledImage, ...]], pattern: str | None
+) -> list[str]:
+    """What the splits share, so that scores on one would flatter the other."""
+    warnings = [
+        f"specimen {specimen} is in {' and '.join(found)}: scores within a specimen are better "
+        "than those on a new one"
+        for specimen, found in shared_specimens(names, pattern).items()
+    ]
+    owners = [(split, item) for split, items in splits.items() for item in items]
+    for first, second in overlapping_images([item.pixels for _, item in owners]):
+        (split, item), (other_split, other) = owners[first], owners[second]
+        if split != other_split:
+            warnings.append(
+                f"{item.name} ({split}) and {other.name} ({other_split}) show the same place"
+            )
+    return warnings
+
+
+def _print_table(findings: Findings) -> None:
+    table = Table("split", "images", "size", *(c.name for c in findings.classes), box=None)
+    for split, items in findings.splits.items():
+        if not items:
+            continue
+        sizes = {f"{item.mask.shape[1]} x {item.mask.shape[0]}" for item in items}
+        size = sizes.pop() if len(sizes) == 1 else f"{len(sizes)} sizes"
+        pixels = sum(item.mask.size for item in items)
+        shares = [
+            sum(int((item.mask == index).sum()) for item in items) / pixels
+            for index in range(len(findings.classes))
+        ]
+        table.add_row(split, str(len(items)), size, *(f"{share:.2%}" for share in shares))
+    Console().print(table)
+
+
+def _write_recipe(path: Path, config: SegmentConfig, findings: Findings) -> None:
+    content: dict[str, object] = {"classes": [spell_class(entry) for entry in findings.classes]}
+    defaults = {f.name: f.default for f in SegmentConfig.__dataclass_fields__.values()}
+    for split, entries in config.entries.items():
+        if entries != defaults[split]:
+            content[split] = list(entries)
+    if config.specimen is not None:
+        content["specimen"] = config.specimen
+    head = "# What the mask values mean. Rename the classes as you like; the first is background.\n"
+    path.write_text(head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8")
+    print(path.read_text(encoding="utf-8"), end="")
+
+
+def _draw(findings: Findings) -> Image.Image:
+    panels = []
+    for split, items in findings.splits.items():
+        for item in items[:SHOWN_PER_SPLIT]:
+            caption = f"{split}: {item.name}"
+            panels.append(
+                [Panel(item.pixels, caption), Panel(overlay(item.pixels, item.mask), "labels")]
+            )
+    half = -(-len(panels) // 2)
+    rows = [
+        left + (panels[half + number] if half + number < len(panels) else [])
+        for number, left in enumerate(panels[:half])
+    ]
+    legend = {entry.name: class_colour(index) for index, entry in enumerate(findings.classes)}
+    return sheet(rows, legend, "Images and labels; the first class is left uncoloured")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Segmentation: labelled micrographs in, a segmenter and its scores out."""

@@ -1,0 +1,55 @@
+"""What mask values mean: a class per index, per colour, or for whatever is left. No torch."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shards.cli import UserError
+
+REST = "rest"
+Rgb = tuple[int, int, int]
+_COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+
+
+@dataclass(frozen=True, slots=True)
+class MaskClass:
+    """A class and the mask value that stands for it: an index, a colour, or whatever is left."""
+
+    name: str
+    value: int | Rgb | None  # None: every pixel that no other class claims
+
+
+def parse_classes(specs: Sequence[str]) -> tuple[MaskClass, ...]:
+    """Parse `NAME=INDEX`, `NAME=#rrggbb` and `NAME=rest`. Raises `UserError`."""
+    classes = []
+    for spec in specs:
+        name, _, value = spec.partition("=")
+        if value == REST:
+            classes.append(MaskClass(name, None))
+        elif value.isdecimal():
+            classes.append(MaskClass(name, int(value)))
+        elif _COLOUR.fullmatch(value):
+            red, green, blue = bytes.fromhex(value[1:])
+            classes.append(MaskClass(name, (red, green, blue)))
+        else:
+            raise UserError(f"class {spec!r} is none of NAME=INDEX, NAME=#rrggbb, NAME={REST}")
+    names = [c.name for c in classes]
+    if len(set(names)) < len(names) or len(classes) < 2 or "" in names:
+        raise UserError("classes needs at least two different names, background included")
+    if len({c.value for c in classes}) < len(classes):
+        raise UserError(f"two classes stand for the same mask value in: {' '.join(specs)}")
+    if len({type(c.value) for c in classes if c.value is not None}) > 1:
+        raise UserError(f"classes mixes indices and colours: {' '.join(specs)}")
+    return tuple(classes)
+
+
+def spell_class(entry: MaskClass) -> str:
+    """As `parse_classes` reads it."""
+    return f"{entry.name}={spell_value(entry.value)}"
+
+
+def spell_value(value: int | Rgb | None) -> str:
+    """An index, `#rrggbb`, or `rest`."""
+    if value is None:
+        return REST
+    return "#" + bytes(value).hex() if isinstance(value, tuple) else str(value)

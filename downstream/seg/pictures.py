@@ -1,0 +1,116 @@
+"""Pictures of masks: classes in colour, agreement in paper A's colours, sheets. No torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from shards.images import Pixels
+
+# Okabe and Ito's colours, told apart by most eyes; the first class, the background, stays as it is.
+CLASS_COLOURS = (
+    (0, 0, 0),
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (204, 121, 167),
+    (213, 94, 0),
+    (0, 114, 178),
+)
+# Paper A, figures 4 and 5.
+AGREEMENT = {
+    "true positive": (255, 255, 255),
+    "false positive": (0, 255, 255),
+    "false negative": (255, 0, 255),
+    "true negative": (0, 0, 0),
+}
+_GAP, _LINE = 6, 18  # pixels
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A picture `(H, W, 3)` uint8 and the line under it."""
+
+    pixels: Pixels
+    caption: str = ""
+
+
+def class_colour(index: int) -> tuple[int, int, int]:
+    """The colour that stands for a class in all pictures."""
+    return CLASS_COLOURS[index] if index == 0 else CLASS_COLOURS[1 + (index - 1) % 7]
+
+
+def colourise(mask: npt.NDArray[np.int64]) -> Pixels:
+    """A mask of class indices as colours, `(H, W, 3)` uint8."""
+    table = np.array([class_colour(i) for i in range(int(mask.max(initial=0)) + 1)], np.uint8)
+    return np.asarray(table[mask])
+
+
+def overlay(pixels: Pixels, mask: npt.NDArray[np.int64], opacity: float = 0.45) -> Pixels:
+    """Class colours laid over a micrograph; the background stays as it is."""
+    base = np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
+    mixed = (1 - opacity) * base + opacity * colourise(mask)
+    return np.where(mask[..., None] == 0, base, mixed).astype(np.uint8)
+
+
+def agreement_map(
+    predicted: npt.NDArray[np.int64], target: npt.NDArray[np.int64], index: int
+) -> Pixels:
+    """Where prediction and label agree on one class: TP white, FP cyan, FN magenta, TN black."""
+    hit, said = target == index, predicted == index
+    picture = np.zeros((*target.shape, 3), np.uint8)
+    picture[hit & said] = AGREEMENT["true positive"]
+    picture[~hit & said] = AGREEMENT["false positive"]
+    picture[hit & ~said] = AGREEMENT["false negative"]
+    return picture
+
+
+def sheet(
+    rows: Sequence[Sequence[Panel]],
+    legend: Mapping[str, tuple[int, int, int]],
+    title: str,
+    side: int = 256,
+) -> Image.Image:
+    """Rows of panels, each at most `side` pixels wide and high, under a title and a legend."""
+    columns = max((len(row) for row in rows), default=1)
+    cell = side + _GAP
+    canvas = Image.new(
+        "RGB",
+        (max(columns * cell + _GAP, 480), 2 * _LINE + 3 * _GAP + len(rows) * (cell + _LINE)),
+        "white",
+    )
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(12)
+    draw.text((_GAP, _GAP), title, "black", font)
+    _draw_legend(draw, legend, font)
+    for y, row in enumerate(rows):
+        for x, panel in enumerate(row):
+            left = _GAP + x * cell
+            top = 2 * _LINE + 3 * _GAP + y * (cell + _LINE)
+            picture = Image.fromarray(panel.pixels)
+            picture.thumbnail((side, side))
+            canvas.paste(picture, (left, top))
+            draw.text(
+                (left, top + picture.height + 1), _shorten(panel.caption, side), "black", font
+            )
+    return canvas
+
+
+def _draw_legend(
+    draw: ImageDraw.ImageDraw, legend: Mapping[str, tuple[int, int, int]], font: Font
+) -> None:
+    x, y = float(_GAP), _LINE + 2 * _GAP
+    for name, colour in legend.items():
+        draw.rectangle((x, y, x + 12, y + 12), fill=colour, outline="black")
+        draw.text((x + 16, y - 1), name, "black", font)
+        x += 16 + draw.textlength(name, font) + 12
+
+
+def _shorten(text: str, side: int) -> str:
+    most = side // 6  # pixels of a letter
+    return text if len(text) <= most else text[: most - 1] + "…"

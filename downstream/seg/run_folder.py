@@ -1,0 +1,170 @@
+"""The folder of one segmentation run: what lies where in it, and how others read it. No torch.
+
+config.yaml         the resolved settings; `--config` repeats the run with them
+data.json           the images of each split, and a hash of all pixels and labels
+metrics.jsonl       one line per epoch
+checkpoints/        to go on from; removed when the run is done
+best.safetensors    the network with the best validation micro IoU
+card.json           what its user must know: decoder, encoder, classes, mean and std
+masks/NAME.png      class indices, of the test images (without a test, of the validation images)
+maps/CLASS/NAME.png true positives white, false cyan, missed magenta
+scores.png          the same on one sheet
+results.json        all scores; there only when all is done
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from downstream.seg.classes import MaskClass, parse_classes
+from pretrain.atomic import write_atomically
+from pretrain.card import CARD_NAME
+from shards.cli import UserError
+from shards.schema import SourceInfo, read_versioned
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RunPaths:
+    """Where things lie in a run's folder."""
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.yaml"
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        return self.folder / "best.safetensors"
+
+    @property
+    def card(self) -> Path:
+        return self.folder / CARD_NAME
+
+    @property
+    def masks(self) -> Path:
+        return self.folder / "masks"
+
+    @property
+    def maps(self) -> Path:
+        return self.folder / "maps"
+
+    @property
+    def sheet(self) -> Path:
+        return self.folder / "scores.png"
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmenterCard:
+    """Facts about `best.safetensors`; `mean` and `std` bind whoever feeds it."""
+
+    schema_version: int
+    decoder: str  # smp's class
+    arch: str  # smp's name of the encoder
+    encoder_options: Mapping[str, Any]  # of smp beside the name
+    init: str  # as it was given: random, imagenet, a path or a name
+    encoder_sha256: str  # of the file that it began from; else empty
+    classes: tuple[str, ...]  # as --classes takes them, in the order of the channels
+    mean: tuple[float, ...]  # per channel, for values in [0, 1]
+    std: tuple[float, ...]
+    crop_size: int  # pixels
+    orientation: str  # whether up has a meaning: what may be flipped at test time
+    micro_over: str
+    converged: bool  # False: collapsed, see `collapse`; do not use
+    collapse: str
+    metrics: Mapping[str, float | None]  # of the kept epoch, on the validation images
+    sources: tuple[SourceInfo, ...]  # of the encoder's corpus: a restriction is not trained away
+    config: Mapping[str, Any]
+    versions: Mapping[str, str]
+    sha256: str  # of best.safetensors
+
+    @property
+    def mask_classes(self) -> tuple[MaskClass, ...]:
+        return parse_classes(self.classes)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(entry.name for entry in self.mask_classes)
+
+
+def write_card(path: Path, card: SegmenterCard) -> None:
+    """Write `card.json`."""
+    write_json(path, asdict(card))
+
+
+def read_segmenter_card(folder: Path) -> SegmenterCard:
+    """Read `folder/card.json`. Raises `UserError`: absent, damaged, or an encoder's."""
+    path = RunPaths(folder).card
+    absent = f"no {path.name} in {folder}; is it the folder of a finished downstream.segment run?"
+    content = read_versioned(path, SCHEMA_VERSION, absent=absent)
+    if "decoder" not in content:
+        raise UserError(f"{path} is an encoder's card, not a segmenter's; give the --run-dir")
+    try:
+        tuples = {key: tuple(content[key]) for key in ("classes", "mean", "std")}
+        sources = tuple(SourceInfo(**source) for source in content["sources"])
+        return SegmenterCard(**(content | tuples | {"sources": sources}))
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+
+
+def read_results(run_dir: Path) -> dict[str, Any]:
+    """What a finished run wrote. Raises `UserError` when it is not finished."""
+    path = RunPaths(run_dir).results
+    if not path.is_file():
+        raise UserError(f"no {path.name} in {run_dir}: no finished downstream.segment run")
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return results
+
+
+def read_data(run_dir: Path) -> dict[str, Any]:
+    """`sha256`, `classes`, and the names of the images in `splits`, of a run that has begun."""
+    description: dict[str, Any] = json.loads(RunPaths(run_dir).data.read_text(encoding="utf-8"))
+    return description
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """The epochs of a run so far."""
+    path = RunPaths(run_dir).metrics
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write_metrics(run_dir: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write the epochs anew: after a resume, those after the checkpoint are gone."""
+    lines = "".join(json.dumps(_plain(record)) + "\n" for record in records)
+    write_atomically(RunPaths(run_dir).metrics, lines.encode())
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON whole or not at all; nan, which JSON lacks, becomes null."""
+    write_atomically(path, (json.dumps(_plain(content), indent=1) + "\n").encode())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,141 @@
+"""A network and what binds its user: built for a run, loaded from one, applied to images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+from torchvision.transforms import v2
+
+from downstream.config import DEFAULT_ARCH, SegmentConfig
+from downstream.models import bare_model, create_model, read_encoder_card
+from downstream.seg.run_folder import RunPaths, SegmenterCard, read_segmenter_card
+from pretrain.archs import ARCHS
+from pretrain.inits import resolve_init
+from pretrain.model import build_encoder
+from pretrain.weights import load_strictly
+from shards.cli import UserError, warn
+from shards.images import Pixels
+from shards.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo, file_sha256
+
+STRIDE = 32  # pixels; smp's networks take multiples of it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """Where an encoder comes from, and how its input is normalised."""
+
+    arch: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    sha256: str = ""  # of the encoder's file
+    sources: tuple[SourceInfo, ...] = ()
+
+
+class Segmenter:
+    """A network and the normalisation that its encoder was trained with."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device,
+        card: SegmenterCard | None = None,
+    ) -> None:
+        self.model: nn.Module = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device = device
+        self.card = card  # None while it is being trained
+        self._normalise = v2.Normalize(list(mean), list(std))
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits `(N, C, H, W)` of uint8 images `(N, 3, H, W)`, sides multiples of 32."""
+        normalised = self._normalise(images.to(self.device).float() / 255)
+        normalised = normalised.contiguous(memory_format=torch.channels_last)
+        return self.model(normalised)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def probabilities(self, pixels: Pixels) -> torch.Tensor:
+        """Class probabilities `(C, H, W)` float32 of an image `(H, W, 3)` uint8, taken whole.
+
+        It is padded by mirroring to a multiple of 32; memory grows with its area.
+        """
+        self.model.eval()
+        image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+        height, width = image.shape[1:]
+        padding = [0, 0, -width % STRIDE, -height % STRIDE]
+        padded = v2.functional.pad(image, padding, padding_mode="symmetric")
+        logits = self.logits(padded[None])[0, :, :height, :width]
+        return logits.float().softmax(0)
+
+    def predict(self, pixels: Pixels) -> npt.NDArray[np.int64]:
+        """Class indices `(H, W)` of an image `(H, W, 3)` uint8, taken whole."""
+        return np.asarray(self.probabilities(pixels).argmax(0).cpu())
+
+
+def build_segmenter(
+    config: SegmentConfig, classes: int, device: torch.device
+) -> tuple[Segmenter, Origin]:
+    """The network that a run starts from; draws from torch's global generator.
+
+    Raises `UserError` when the encoder cannot be had, or does not fit the decoder.
+    """
+    init = resolve_init(config.init)
+    if config.init in ARCHS:
+        raise UserError(
+            f"--init {config.init} is an architecture; use --arch {config.init} with "
+            "--init random, imagenet, or an encoder's folder"
+        )
+    if init.location is not None:
+        model, origin = _from_export(config, classes)
+    else:
+        # Paper A normalises by ImageNet's mean and std whatever the encoder.
+        arch = config.arch or DEFAULT_ARCH
+        model = create_model(config.decoder, arch, classes)
+        origin = Origin(arch=arch, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        if init.kind == "imagenet":
+            encoder: Any = model.encoder
+            load_strictly(encoder, build_encoder(arch, "imagenet").state_dict(), "imagenet")
+    return Segmenter(model, origin.mean, origin.std, device), origin
+
+
+def load_segmenter(run_dir: Path, device: torch.device | None = None) -> Segmenter:
+    """The best network of a finished run, ready to predict; `card` tells its classes.
+
+    Raises `UserError` when the run is not finished, or its file is not the one of its card.
+    """
+    card = read_segmenter_card(run_dir)
+    path = RunPaths(run_dir).best
+    if not path.is_file() or file_sha256(path) != card.sha256:
+        raise UserError(f"{path} is not the file that {RunPaths(run_dir).card} describes")
+    if not card.converged:
+        warn(f"{run_dir} did not converge: {card.collapse}")
+    model = bare_model(card.decoder, card.arch, len(card.classes), card.encoder_options)
+    try:
+        load_strictly(model, load_file(path), str(path))
+    except SafetensorError as error:
+        raise UserError(f"{path} is no safetensors file: {error}") from error
+    segmenter = Segmenter(model, card.mean, card.std, device or default_device(), card)
+    segmenter.model.eval()
+    return segmenter
+
+
+def default_device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _from_export(config: SegmentConfig, classes: int) -> tuple[nn.Module, Origin]:
+    card = read_encoder_card(config.init)
+    if config.arch not in (None, card.arch):
+        raise UserError(f"{config.init} holds a {card.arch}, but arch is {config.arch}")
+    model = create_model(config.decoder, config.init, classes)
+    return model, Origin(
+        arch=card.arch, mean=card.mean, std=card.std, sha256=card.sha256, sources=card.sources
+    )
