@@ -1,9 +1,11 @@
-"""Accuracies that others published, with the source of each: in published/*.csv, read here."""
+"""Accuracies that others published, with the source of each: in CSVs, read here."""
 
 import csv
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
+
+from pretrain.micronet import micronet_models
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +22,9 @@ def micronet_accuracy(version: str = "1.0") -> dict[tuple[str, str], Published]:
     Version 1.0 holds the paper's 76 models; 1.1 is a ResNet-50 that was trained again later.
     """
     return {
-        (row["arch"], row["init"]): _published(row)
-        for row in _rows("micronet_accuracy.csv")
-        if row["version"] == version
+        (model.arch, model.init): Published(model.top1, model.source)
+        for model in micronet_models()
+        if model.version == version
     }
 
 

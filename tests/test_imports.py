@@ -32,6 +32,7 @@ LIGHT = (
             "config",
             "inits",
             "opening",
+            "micronet",
             "order",
             "pace",
             "philox",
