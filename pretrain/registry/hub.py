@@ -78,24 +78,32 @@ class HubRegistry:
 
     def add(self, folder: Path, seal: bytes, name: EntryName) -> int:
         repository = self._repository(name.folder)
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        names = [path.relative_to(folder).as_posix() for path in files]
-        operations = [
-            CommitOperationAdd(_AT_ROOT.get(file, file), str(path))
-            for file, path in zip(names, files, strict=True)
-        ]
-        operations.append(CommitOperationAdd(SEAL_NAME, seal))
-
-        def commit() -> str:
-            self._api.create_repo(repository, private=not self._public, exist_ok=True)
-            self._check_privacy(repository)
-            made = self._api.create_commit(
-                repository, operations, commit_message=f"Publish {name.folder}"
-            )
-            return made.oid
-
-        oid = self._try("write", commit)
+        oid = self._try("write", lambda: self._commit(repository, folder, seal, name))
         return self._tag(repository, oid, max(self.versions(name), default=0) + 1)
+
+    def _commit(self, repository: str, folder: Path, seal: bytes, name: EntryName) -> str:
+        """Commit the files on top of what is there; returns the commit's hash.
+
+        The hub's client leaves out files that the last commit had already. So ours must follow
+        that very commit: one of another publisher in between would mix two entries.
+        """
+        self._api.create_repo(repository, private=not self._public, exist_ok=True)
+        self._check_privacy(repository)
+        for _ in range(_TRIES):
+            before = self._api.model_info(repository).sha
+            try:
+                made = self._api.create_commit(
+                    repository,
+                    _additions(folder, seal),
+                    commit_message=f"Publish {name.folder}",
+                    parent_commit=before,
+                )
+            except HfHubHTTPError as error:
+                if error.response is None or error.response.status_code not in (409, 412):
+                    raise
+                continue
+            return str(made.oid)
+        raise UserError(f"others commit to {repository} all the time; publish again")
 
     def _check_privacy(self, repository: str) -> None:
         """A repository that is there keeps its visibility; a private entry must not join it."""
@@ -142,6 +150,16 @@ class HubRegistry:
             raise
         except Exception as error:  # the hub's client raises its own, its HTTP library's, OSError
             raise _explained(self.url, verb, error) from error
+
+
+def _additions(folder: Path, seal: bytes) -> list[CommitOperationAdd]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = [path.relative_to(folder).as_posix() for path in files]
+    added = [
+        CommitOperationAdd(_AT_ROOT.get(name, name), str(path))
+        for name, path in zip(names, files, strict=True)
+    ]
+    return [*added, CommitOperationAdd(SEAL_NAME, seal)]
 
 
 def _explained(url: str, verb: str, error: Exception) -> UserError:

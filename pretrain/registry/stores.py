@@ -56,7 +56,7 @@ def open_registry(url: str, *, public: bool = False) -> Registry:
         try:
             from pretrain.registry.hub import HubRegistry  # the one that needs the hub's client
         except ImportError as error:
-            raise UserError(f"cannot open {url}: {error}; pip install huggingface_hub") from error
+            raise UserError(f"cannot open {url}: {error}; pip install '.[hub]'") from error
         return HubRegistry(url, public=public)
     return FileRegistry(url)
 
