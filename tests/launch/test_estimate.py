@@ -35,7 +35,7 @@ def test_tasks_that_differ_in_what_costs_no_time_are_timed_once(tmp_path: Path) 
 
 def test_other_programs_are_refused(tmp_path: Path) -> None:
     text = "name: s\nprogram: downstream.segment\nroot: {root}\naxes:\n  seed: [0, 1]\n"
-    text += "settings: {{data: {root}, weights: {root}}}\n"
+    text += "settings: {{data: {root}, init: imagenet}}\n"
     with pytest.raises(UserError, match=r"only pretrain.train can be estimated"):
         find_kinds(load_grid(write_grid(tmp_path, text)).tasks)
 
