@@ -39,6 +39,7 @@ LIGHT = (
             "publish",
             "registry.__main__",
             "registry.hub",
+            "registry.page",
             "run_folder",
             "staging",
             "status",

@@ -1,12 +1,12 @@
 """What a registry holds, and whether it is still what was published.
 
 python -m pretrain.registry list|show|pull|verify|diff [NAME ...] [--registry URL]
+python -m pretrain.registry site URL
 """
 
 import json
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,25 +14,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pretrain.card import CARD_NAME, Card
-from pretrain.registry.names import EntryName, parse_name
+from pretrain.atomic import write_atomically
+from pretrain.registry.contents import Found, find_entries, read_entry
+from pretrain.registry.names import parse_name
+from pretrain.registry.page import render_page
 from pretrain.registry.pull import REGISTRY_VARIABLE, pinned_name, pull, registry_url
 from pretrain.registry.readme import licences_of, recipe_of, snippets
-from pretrain.registry.sealed import SEAL_NAME, Seal, digest, parse_seal, parse_sealed_card
-from pretrain.registry.stores import Registry, open_registry
+from pretrain.registry.stores import open_registry
 from shards.cli import ArgumentParser, UserError, console, program, progress
-
-_READS_AT_ONCE = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """One version in a registry, as far as its small files tell."""
-
-    name: EntryName
-    seal: Seal
-    digest: str
-    card: Card
 
 
 @program
@@ -48,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "pull": "copy one to the cache, checked; prints its folder",
         "verify": "read every byte of one, or of all",
         "diff": "what is different between two",
+        "site": "write a page of all encoders, to be put on any web server",
     }
     for command, help_ in helps.items():
         sub = commands.add_parser(command, help=help_, description=help_)
@@ -58,11 +48,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         elif command == "verify":
             sub.add_argument("names", nargs="*", metavar="NAME", help="[all, in every version]")
         else:
-            sub.set_defaults(names=[])
             sub.add_argument("--all", action="store_true", help="every version")
         if command in ("list", "show"):
             sub.add_argument("--json", action="store_true", help="for programs")
-        sub.add_argument("--registry", metavar="URL", help=f"[${REGISTRY_VARIABLE}]")
+        if command == "site":
+            sub.add_argument("--out", type=Path, default=Path("encoders.html"))
+            sub.add_argument("registry", nargs="?", metavar="URL", help=f"[${REGISTRY_VARIABLE}]")
+        else:
+            sub.add_argument("--registry", metavar="URL", help=f"[${REGISTRY_VARIABLE}]")
         if command == "pull":
             sub.add_argument("--cache-dir", type=Path, help="[the user's cache]")
     arguments = parser.parse_args(argv)
@@ -73,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         show(url, arguments.names[0], as_json=arguments.json)
     elif arguments.command == "pull":
         print(pull(arguments.names[0], url, arguments.cache_dir))
+    elif arguments.command == "site":
+        site(url, arguments.out, every_version=arguments.all)
     elif arguments.command == "verify":
         verify(url, arguments.names)
     else:
@@ -90,35 +85,6 @@ def list_entries(url: str, *, every_version: bool, as_json: bool) -> None:
         console.print(f"{url} holds no encoder; python -m pretrain.publish puts some there")
     if faults:
         raise UserError("; ".join(faults))
-
-
-def find_entries(store: Registry, *, every_version: bool) -> tuple[list[Found], list[str]]:
-    """Every encoder, and what is wrong with those that cannot be read."""
-    names = [
-        parse_name(name).at(version)
-        for name, versions in store.entries().items()
-        for version in (versions if every_version else versions[-1:])
-    ]
-
-    def read(name: EntryName) -> Found | str:
-        try:
-            return read_entry(store, name)
-        except UserError as error:
-            return str(error)
-
-    with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
-        read_all = list(pool.map(read, names))
-    found = [entry for entry in read_all if isinstance(entry, Found)]
-    return found, [fault for fault in read_all if isinstance(fault, str)]
-
-
-def read_entry(store: Registry, name: EntryName) -> Found:
-    """Read the card of one version. Raises `UserError` when it is not what was published."""
-    where = f"{store.url}/{name}"
-    seal_text, card_text = store.read(name, [SEAL_NAME, CARD_NAME])
-    seal = parse_seal(seal_text, name, f"{where}: {SEAL_NAME}")
-    card = parse_sealed_card(card_text, seal, name, f"{where}: {CARD_NAME}")
-    return Found(name, seal, digest(seal_text), card)
 
 
 def show(url: str, name: str, *, as_json: bool) -> None:
@@ -193,6 +159,16 @@ def diff(url: str, first: str, second: str) -> None:
         Console(highlight=False).print(table)
     else:
         console.print(f"{left.name} and {right.name} have equal cards, so the same weights")
+
+
+def site(url: str, out: Path, *, every_version: bool) -> None:
+    """Write the page of all encoders to `out`; entries that cannot be relied on are left out."""
+    found, faults = find_entries(open_registry(url), every_version=every_version)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, render_page(found, url).encode())
+    print(out)
+    if faults:
+        raise UserError(f"left out: {'; '.join(faults)}")
 
 
 def _flat(content: object, prefix: str = "") -> dict[str, object]:

@@ -120,6 +120,8 @@ def test_an_encoder_is_published_listed_and_found_by_its_name(
     assert json.loads(capsys.readouterr().out)["card"]["metrics"]["top1"] == 0.75
     folder = find_encoder("resnet18.first@1")
     assert read_card(folder) == read_card(export)
+    registry_main(["site", "--all", "--out", str(export / "page.html")])
+    assert (export / "page.html").read_text().count("<details ") == 2
     registry_main(["verify"])
     assert "2 encoders" in capsys.readouterr().err
 

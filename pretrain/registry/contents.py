@@ -1,0 +1,51 @@
+"""What a registry holds, as far as the small files of its entries tell. Imports no torch."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from pretrain.card import CARD_NAME, Card
+from pretrain.registry.names import EntryName, parse_name
+from pretrain.registry.sealed import SEAL_NAME, Seal, digest, parse_seal, parse_sealed_card
+from pretrain.registry.stores import Registry
+from shards.cli import UserError
+
+_READS_AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One version in a registry, as far as its small files tell."""
+
+    name: EntryName
+    seal: Seal
+    digest: str
+    card: Card
+
+
+def find_entries(store: Registry, *, every_version: bool) -> tuple[list[Found], list[str]]:
+    """Every encoder, and what is wrong with those that cannot be read."""
+    names = [
+        parse_name(name).at(version)
+        for name, versions in store.entries().items()
+        for version in (versions if every_version else versions[-1:])
+    ]
+
+    def read(name: EntryName) -> Found | str:
+        try:
+            return read_entry(store, name)
+        except UserError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+        read_all = list(pool.map(read, names))
+    found = [entry for entry in read_all if isinstance(entry, Found)]
+    return found, [fault for fault in read_all if isinstance(fault, str)]
+
+
+def read_entry(store: Registry, name: EntryName) -> Found:
+    """Read the card of one version. Raises `UserError` when it is not what was published."""
+    where = f"{store.url}/{name}"
+    seal_text, card_text = store.read(name, [SEAL_NAME, CARD_NAME])
+    seal = parse_seal(seal_text, name, f"{where}: {SEAL_NAME}")
+    card = parse_sealed_card(card_text, seal, name, f"{where}: {CARD_NAME}")
+    return Found(name, seal, digest(seal_text), card)

@@ -1,0 +1,40 @@
+// Search (page.html?q=WORDS, too) and sort; without it the page shows every encoder, best first.
+const list = document.querySelector("main");
+const items = [...list.querySelectorAll("details")];
+const search = document.querySelector("input");
+const order = document.querySelector("select");
+const count = document.querySelector("output");
+
+function show() {
+  const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+  let shown = 0;
+  for (const item of items) {
+    const found = words.every((word) => item.dataset.search.includes(word));
+    item.hidden = !found;
+    shown += found;
+  }
+  count.textContent = `${shown} of ${items.length}`;
+}
+
+function sort() {
+  const key = order.value;
+  const value = (item) => (key === "name" ? item.id : Number(item.dataset[key]));
+  const sign = key === "top1" ? -1 : 1;
+  items.sort((a, b) => (value(a) < value(b) ? -sign : value(a) > value(b) ? sign : 0));
+  list.append(...items);
+}
+
+function open() {
+  const item = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (item) {
+    item.open = true;
+    item.scrollIntoView();
+  }
+}
+
+search.value = new URLSearchParams(location.search).get("q") ?? "";
+search.addEventListener("input", show);
+order.addEventListener("change", sort);
+addEventListener("hashchange", open);
+show();
+open();

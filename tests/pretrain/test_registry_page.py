@@ -1,0 +1,110 @@
+"""The page of all encoders, in a real browser: searchable, and as good on a phone."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pretrain.card import Card
+from pretrain.registry.contents import Found
+from pretrain.registry.names import parse_name
+from pretrain.registry.page import render_page
+from pretrain.registry.sealed import Seal, SealedFile
+from shards.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+HOSTILE = "<script>alert(1)</script>"
+
+
+def entry(name: str, top1: float, **changes: object) -> Found:
+    parsed = parse_name(name)
+    source = SourceInfo(name="steels", samples=9, licence="MIT", restriction=None, citation=None)
+    facts: dict[str, object] = {
+        "schema_version": 4,
+        "arch": parsed.arch,
+        "timm_name": parsed.arch,
+        "timm_features": "equal",
+        "timm_difference": 0.0,
+        "encoder_options": {},
+        "init": "random",
+        "init_tag": "",
+        "classes": (HOSTILE, "bainite_that_has_" + "a_long_name_" * 6),
+        "channels": 1,
+        "mean": IMAGENET_MEAN,
+        "std": IMAGENET_STD,
+        "image_size": 224,
+        "converged": True,
+        "metrics": {"top1": top1},
+        "class_accuracy": (0.25, None),
+        "corpus_hash": "c" * 64,
+        "sources": (source,),
+        "config": {"lr": 0.1},
+        "versions": {},
+        "sha256": "0" * 64,
+    }
+    seal = Seal(1, parsed.folder, "2026-01-02T03:04:05+00:00", {
+        "encoder.safetensors": SealedFile(45_000_000, "0" * 64)
+    })  # fmt: skip
+    return Found(parsed, seal, "d" * 64, Card(**(facts | changes)))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    found = [
+        entry("vgg11.micronet@1", 0.0137, converged=False),
+        entry("resnet50.micronet@2", 0.62),
+        entry("efficientnet-b4.image-micronet@1", 0.945, init="imagenet"),
+    ]
+    path = tmp_path / "encoders.html"
+    path.write_text(render_page(found, "s3://lab/encoders"), encoding="utf-8")
+    return path
+
+
+def browse(url: str) -> str:
+    """The page's elements after its script has run."""
+    if BROWSER is None:
+        pytest.skip("needs chromium")
+    flags = "--headless --no-sandbox --disable-gpu --allow-file-access-from-files --dump-dom"
+    result = subprocess.run([BROWSER, *flags.split(), url], capture_output=True, timeout=120)
+    return result.stdout.decode()
+
+
+def test_nothing_comes_from_elsewhere_and_names_stay_names(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert HOSTILE not in text and "&lt;script&gt;alert(1)" in text
+    assert not re.findall(r"(?:src|href|url)\s*[=(]", text)
+
+
+def test_the_best_stands_first_and_a_failure_last(page: Path) -> None:
+    names = re.findall(r'<details id="([^"]+)"', page.read_text(encoding="utf-8"))
+    assert names == ["efficientnet-b4.image-micronet@1", "resnet50.micronet@2", "vgg11.micronet@1"]
+    assert "did not converge" in page.read_text(encoding="utf-8").split('id="vgg11')[1]
+
+
+def test_a_search_leaves_what_it_found(page: Path) -> None:
+    elements = browse(f"{page.as_uri()}?q=steels+IMAGE-micronet#efficientnet-b4.image-micronet@1")
+    assert "<output>1 of 3</output>" in elements
+    shown = re.findall(r'<details id="([^"]+)"[^>]*?( hidden="")?( open="")?>', elements)
+    assert [(name, hidden != "", opened != "") for name, hidden, opened in shown] == [
+        ("efficientnet-b4.image-micronet@1", False, True),
+        ("resnet50.micronet@2", True, False),
+        ("vgg11.micronet@1", True, False),
+    ]
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_it_is_no_wider_than_the_screen(width: int, page: Path) -> None:
+    opened = page.with_name("opened.html")
+    opened.write_text(page.read_text(encoding="utf-8").replace("<details ", "<details open "))
+    frame = page.with_name("frame.html")
+    frame.write_text(
+        f'<iframe src="opened.html" style="width:{width}px;height:800px;border:0"></iframe>'
+        "<p>?</p><script>onload = () => { const page = frames[0].document.documentElement;"
+        'document.querySelector("p").textContent = page.scrollWidth + " " + page.clientWidth }'
+        "</script>"
+    )
+    (measured,) = re.findall(r"<p>(\d+) (\d+)</p>", browse(frame.as_uri()))
+    assert measured[0] == measured[1]
+    assert 0 <= width - int(measured[1]) < 30  # what a scroll bar takes
