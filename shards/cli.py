@@ -44,9 +44,13 @@ def program(main: Main) -> Callable[..., None]:
     def run(argv: Sequence[str] | None = None) -> None:
         try:
             main(argv)
+            sys.stdout.flush()
         except UserError as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             sys.exit(EXIT_USER_ERROR)
+        except BrokenPipeError:  # `| head` has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
+            sys.exit(141)  # 128 + SIGPIPE
         except OSError as error:  # a full disk, a missing right: nothing that a traceback explains
             where = f" {error.filename}" if error.filename else ""
             print(f"error: cannot use{where}: {error.strerror or error}", file=sys.stderr)

@@ -85,3 +85,11 @@ def test_progress_off_a_terminal_says_only_what_begins(
 ) -> None:
     list(progress([1, 2], "read"))
     assert capsys.readouterr().err == "read (2) …\n"
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    code = "from shards.cli import program\n@program\ndef main(argv=None):\n  print('x' * 10**6)\nmain()"
+    result = subprocess.run(
+        f'"{sys.executable}" -c "{code}" | head -c 1', shell=True, capture_output=True, check=False
+    )
+    assert (result.stdout, result.stderr) == (b"x", b"")
