@@ -9,6 +9,8 @@ config: recipe.yaml                 exclude: [{arch: resnet50, start: cold}]
 settings: {epochs: 100}             include: [{arch: vgg11, start: cold}]
 resources: {gpus: 1, time: "8:00:00"}
 overrides: [{match: {arch: resnet50}, settings: {batch_size: 512}, resources: {time: "1-0"}}]
+
+A `config` among the settings of an axis' label is the recipe of its tasks.
 """
 
 import itertools
@@ -194,7 +196,7 @@ def _task(
     found = find_program(str(content["program"]))
     if found.folder_setting in settings:
         raise UserError(f"leave out {found.folder_setting!r}: it is root/NAME for every task")
-    config = content.get("config")
+    config = settings.pop("config", content.get("config"))  # no program has a setting of this name
     return Task(
         index=index,
         name=name,

@@ -136,6 +136,17 @@ def test_a_recipe_stands_beneath_the_settings(tmp_path: Path) -> None:
     assert (config.arch, config.image_size) == ("resnet34", 96)
 
 
+def test_each_label_of_an_axis_may_have_a_recipe(tmp_path: Path) -> None:
+    folder = ROOT / "configs" / "pretrain"
+    recipes = f"{{demo: {{config: {folder}/demo.yaml}}, modern: {{config: {folder}/modern.yaml}}}}"
+    grid = grid_of(
+        tmp_path, f"program: pretrain.train\naxes: {{recipe: {recipes}, arch: [resnet34]}}\n"
+    )
+    assert names(grid) == ["demo.resnet34", "modern.resnet34"]
+    optimizers = [load_config(TrainConfig, task.command[1:]).optimizer for task in grid.tasks]
+    assert optimizers == ["sgd", "adamw"]
+
+
 def test_a_frozen_grid_is_the_grid(tmp_path: Path) -> None:
     grid = build_grid(MICRONET)
     freeze(grid, tmp_path / "deep" / "tasks.json")
