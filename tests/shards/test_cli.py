@@ -88,7 +88,7 @@ def test_progress_off_a_terminal_says_only_what_begins(
 
 
 def test_a_reader_that_has_enough_is_no_error() -> None:
-    code = "from shards.cli import program\n@program\ndef main(argv=None):\n  print('x' * 10**6)\nmain()"
+    code = "from shards.cli import program\nprogram(lambda argv: print(chr(120) * 10**6))()"
     result = subprocess.run(
         f'"{sys.executable}" -c "{code}" | head -c 1', shell=True, capture_output=True, check=False
     )
