@@ -44,7 +44,7 @@ class SegmentConfig:
         "random"
     )
     run_dir: Annotated[Path, "folder for the results"] = Path("runs/segment")
-    seed: Annotated[int, "decides initial weights, order, augmentation and folds"] = 0
+    seed: Annotated[int, "decides initial weights, order and augmentation"] = 0
 
     crop_size: Annotated[int, "side of the training crops in pixels (paper A)"] = 512
     augmentation: Annotated[

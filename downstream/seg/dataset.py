@@ -71,14 +71,12 @@ def split_pairs(config: SegmentConfig) -> dict[str, tuple[Pair, ...]]:
     found = find_splits(config.data, config.entries)
     _report_unpaired(config, found)
     if "all" in found:
-        train, val = hold_out(
-            found["all"].pairs, config.folds, config.fold, config.seed, config.specimen
-        )
+        train, val = hold_out(found["all"].pairs, config.folds, config.fold, config.specimen)
         return {"train": train, "val": val, "test": ()}
     pairs = {split: found[split].pairs for split in SPLITS}
     if config.folds or not pairs["val"]:
         train, val = hold_out(
-            pairs["train"] + pairs["val"], config.folds, config.fold, config.seed, config.specimen
+            pairs["train"] + pairs["val"], config.folds, config.fold, config.specimen
         )
         pairs |= {"train": train, "val": val}
     if not pairs["train"]:

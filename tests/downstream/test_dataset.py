@@ -1,6 +1,7 @@
 """Images and masks: paired by name, split, leaks noticed."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -119,13 +120,13 @@ def test_folds_part_specimens_and_not_images() -> None:
     pairs = [Pair(Path(f"{name}.png"), Path(f"{name}_mask.png")) for name in names]
     seen = []
     for fold in range(5):
-        train, val = hold_out(pairs, 5, fold, seed=0)
+        train, val = hold_out(pairs, 5, fold)
         assert len(train) + len(val) == 15
         assert not {specimen_of(p.name) for p in train} & {specimen_of(p.name) for p in val}
         seen += val
     assert sorted(pair.name for pair in seen) == names
     with pytest.raises(UserError, match="1 labelled images cannot be parted into 2 folds"):
-        hold_out(pairs[:1], None, 0, seed=0)
+        hold_out(pairs[:1], None, 0)
 
 
 def test_specimens_by_the_names_of_the_benchmark() -> None:
@@ -141,3 +142,18 @@ def test_a_copy_under_another_name_is_found() -> None:
     coarse = [rng.integers(0, 256, (32, 32), np.uint8) for _ in range(3)]
     images = [np.kron(pixels, np.ones((8, 8), np.uint8)) for pixels in coarse]
     assert overlapping_images([*images, images[1]]) == [(1, 3)]
+
+
+def test_folds_pool_training_and_validation_images_and_leave_the_test_alone(
+    split_set: Path,
+) -> None:
+    for number in (3, 4):
+        save(split_set / "test" / f"t{number}.png", micrograph(number))
+        save(split_set / "test_annot" / f"t{number}.png", MASK)
+    seen = []
+    for fold in range(2):
+        config = SegmentConfig(data=split_set, val=("val/a #1.png",), train=("train/a #2.png",))
+        pairs = split_pairs(replace(config, folds=2, fold=fold))
+        assert len(pairs["train"]) == 1 and len(pairs["test"]) == 2
+        seen += [pair.name for pair in pairs["val"]]
+    assert sorted(seen) == ["a #1", "a #2"]
