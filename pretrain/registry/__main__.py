@@ -95,6 +95,8 @@ def show(url: str, name: str, *, as_json: bool) -> None:
         print(json.dumps(_plain(found), indent=1))
         return
     card, facts = found.card, Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    facts.add_column()
+    facts.add_column(overflow="fold")
     rows = {
         "name": str(found.name),
         "converged": "yes" if card.converged else "NO: do not use it",
@@ -151,7 +153,9 @@ def diff(url: str, first: str, second: str) -> None:
     store = open_registry(url)
     left, right = (read_entry(store, pinned_name(store, name)) for name in (first, second))
     a, b = (_flat(asdict(entry.card)) for entry in (left, right))
-    table = Table("", escape(str(left.name)), escape(str(right.name)), box=None)
+    table = Table("", box=None)
+    for entry in (left, right):
+        table.add_column(escape(str(entry.name)), overflow="fold")
     for key in sorted(a.keys() | b.keys()):
         if a.get(key) != b.get(key):
             table.add_row(escape(key), escape(str(a.get(key, ""))), escape(str(b.get(key, ""))))

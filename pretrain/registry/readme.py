@@ -184,7 +184,7 @@ def _origin(card: Card) -> str:
 def _plain(init: str) -> str:
     if init == "random":
         return "Trained from random weights."
-    return "Trained on from ImageNet weights." if init == "imagenet" else "Trained on."
+    return f"Trained on from {'ImageNet weights' if init == 'imagenet' else f'`{_line(init)}`'}."
 
 
 def _sorted(values: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -78,9 +78,13 @@ class FileRegistry:
         return self._versions_below(f"{self._root}/{name.folder}").get(name.folder, ())
 
     def read(self, name: EntryName, files: Sequence[str]) -> list[bytes]:
-        paths = [f"{self._place(name)}/{file}" for file in files]
-        found: dict[str, bytes] = self._try("read", lambda: self._fs.cat(paths))
-        return [found[path] for path in paths]
+        place = self._place(name)
+
+        def read() -> list[bytes]:
+            return [self._fs.cat_file(f"{place}/{file}") for file in files]
+
+        found: list[bytes] = self._try("read", read)
+        return found
 
     def fetch(self, name: EntryName, file: str, target: Path) -> None:
         fetch(f"{self.url}/{name.folder}/{name.version}/{file}", target, lambda have, total: None)

@@ -89,7 +89,7 @@ def export(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def root(tmp_path: Path) -> str:
-    return str(tmp_path / "registry")
+    return str(tmp_path / "regis[t]ry *")  # what a pattern would take for something else
 
 
 @pytest.fixture(autouse=True)
