@@ -25,9 +25,7 @@ NOT_CONVERGED = "†"
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(
-        prog="python -m launch.collect", description="Gather what a grid's tasks measured."
-    )
+    parser = ArgumentParser(description="Gather what a grid's tasks measured.")
     parser.add_argument("grid", type=Path, help="YAML file of the grid")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the tables [ROOT]")
     arguments = parser.parse_args(argv)

@@ -35,7 +35,7 @@ _NAME_LENGTH = 120  # a folder and, with a suffix, a file: most file systems tak
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(prog="python -m launch.grid", description="Print the tasks of a grid.")
+    parser = ArgumentParser(description="Print the tasks of a grid.")
     parser.add_argument("grid", type=Path, help="YAML file of the grid, or a frozen tasks.json")
     parser.add_argument("--index", type=int, help="only this task: its command line")
     parser.add_argument("--json", action="store_true", help="all that is known of the tasks")

@@ -38,9 +38,7 @@ _ASK_AGAIN_SECONDS = 2.0  # a trainer that is still importing torch does not hea
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(
-        prog="python -m launch.local", description="Run the tasks of a grid on this machine."
-    )
+    parser = ArgumentParser(description="Run the tasks of a grid on this machine.")
     parser.add_argument("grid", type=Path, help="YAML file of the grid")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="tasks at a time [1]")
     parser.add_argument("--gpus", help="their numbers, 0,1,… [CUDA_VISIBLE_DEVICES, or all]")

@@ -24,9 +24,7 @@ from shards.cli import ArgumentParser, UserError, console, program, warn
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(
-        prog="python -m launch.slurm", description="Submit a grid to SLURM as job arrays."
-    )
+    parser = ArgumentParser(description="Submit a grid to SLURM as job arrays.")
     parser.add_argument("grid", type=Path, help="YAML file of the grid")
     parser.add_argument("--dry-run", action="store_true", help="write the scripts, submit nothing")
     parser.add_argument("--throttle", type=int, metavar="N", help="run at most N tasks at once")

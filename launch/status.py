@@ -29,9 +29,7 @@ _COLOURS: dict[Kind, str] = {
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(
-        prog="python -m launch.status", description="How the tasks of a grid stand."
-    )
+    parser = ArgumentParser(description="How the tasks of a grid stand.")
     parser.add_argument("grid", type=Path, help="YAML file of the grid")
     parser.add_argument(
         "--only", nargs="+", choices=get_args(Kind), help="tasks of these states", metavar="STATE"

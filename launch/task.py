@@ -24,9 +24,7 @@ from shards.cli import ArgumentParser, UserError, program
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(
-        prog="python -m launch.task", description="One task of a grid, seen from inside its job."
-    )
+    parser = ArgumentParser(description="One task of a grid, seen from inside its job.")
     parser.add_argument("step", choices=("start", "log", "then", "end"))
     parser.add_argument("tasks", type=Path, help="the frozen grid (or its YAML)")
     parser.add_argument("index", type=int)

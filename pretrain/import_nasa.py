@@ -79,7 +79,6 @@ class NasaFile:
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(
-        prog="python -m pretrain.import_nasa",
         description="Turn encoders that NASA published into exports, and publish them.",
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="….pth.tar, or only its name")

@@ -27,7 +27,6 @@ _TIMM_FOLDER = "timm"  # pretrain.timm_export, which needs torch, writes it
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(
-        prog="python -m pretrain.publish",
         description="Publish an encoder to a registry, as a new version.",
     )
     parser.add_argument("run_dir", type=Path, help="folder of a training run, or of an export")

@@ -5,7 +5,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -31,7 +31,13 @@ class UserError(Exception):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse, but a bad command line is a `UserError` like any other."""
+    """argparse, but a bad command line is a `UserError`, and usage says `python -m`."""
+
+    def __init__(self, **options: Any) -> None:
+        spec = sys.modules["__main__"].__spec__  # Python 3.14's argparse does the same
+        if spec is not None:
+            options.setdefault("prog", f"python -m {spec.name.removesuffix('.__main__')}")
+        super().__init__(**options)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see --help)")

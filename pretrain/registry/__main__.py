@@ -27,7 +27,6 @@ from shards.cli import ArgumentParser, UserError, console, program, progress
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(
-        prog="python -m pretrain.registry",
         description="See, fetch, check and compare published encoders.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
