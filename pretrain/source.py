@@ -28,7 +28,7 @@ def open_sources(
 
     To be called before the size of a micro-batch is tried, so that this memory is counted there.
     """
-    decode = _decode_path(splits[0], config, device)
+    decode = decode_path(splits[0], config, device)
     sources = []
     for data in splits:
         residence = decide_residence(config.resident, data, device, processes)
@@ -38,7 +38,8 @@ def open_sources(
     return sources
 
 
-def _decode_path(data: ShardSplit, config: TrainConfig, device: torch.device) -> DecodePath:
+def decode_path(data: ShardSplit, config: TrainConfig, device: torch.device) -> DecodePath:
+    """Who decodes, as the settings or the self-test of the GPU's decoder say."""
     if device.type != "cuda":
         return choose_decode_path(data, None)
     if config.gpu_decode == "always":

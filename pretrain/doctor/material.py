@@ -14,11 +14,11 @@ import torch
 
 from pretrain.checkpoint import KEPT
 from pretrain.config import TrainConfig
-from pretrain.decoding import choose_decode_path
 from pretrain.doctor.finding import Finding, Place
 from pretrain.inits import resolve_init
 from pretrain.model import build_classifier, imagenet_tag
 from pretrain.run_folder import RunPaths
+from pretrain.source import decode_path
 from pretrain.staging import stage
 from pretrain.store import ShardSplit, open_split
 from pretrain.tracking import read_metrics
@@ -70,11 +70,12 @@ def check_shards(config: TrainConfig, place: Place) -> Iterator[Finding]:
 def check_decoder(config: TrainConfig, place: Place) -> Iterator[Finding]:
     """Which decoder the loader will use, and why."""
     uses_gpu = torch.cuda.is_available() and config.device != "cpu"
-    gpu = place.local_rank % torch.cuda.device_count() if uses_gpu else None
+    gpu = place.local_rank % torch.cuda.device_count() if uses_gpu else 0
+    device = torch.device("cuda", gpu) if uses_gpu else torch.device("cpu")
     data = open_split(stage(config.shards, config.cache_dir), "train")
-    path = choose_decode_path(data, gpu)
+    path = decode_path(data, config, device)
     found = f"{path.name}: {path.reason}"
-    if uses_gpu and path.name != "mixed":
+    if uses_gpu and path.name != "mixed" and config.gpu_decode == "auto":
         remedy = "training works, decoding on the CPU; try another DALI or driver version"
         yield Finding(check="decoder", found=found, level="warn", remedy=remedy)
     else:
@@ -211,4 +212,5 @@ def _bytes_of_a_run(config: TrainConfig) -> int:
     model = build_classifier(config.arch, "random", 1000, 0.0, config.image_size)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     states: int = 1 + (1 if config.optimizer == "sgd" else 2) + (config.ema_epochs is not None)
-    return int((KEPT + 1) * states * weights + 3 * weights)
+    checkpoints = KEPT + 2  # the one to roll back to, and the one that is being written
+    return int(checkpoints * states * weights + 3 * weights)

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,7 +20,15 @@ from pretrain.objective import build_objective
 from pretrain.optim import build_optimizer
 from pretrain.order import Ids, Plan
 from pretrain.pace import duration
-from pretrain.processes import start_accelerator, sum_over, synchronise_norms, thread_count
+from pretrain.processes import (
+    processes_here,
+    start_accelerator,
+    sum_over,
+    synchronise_norms,
+    thread_count,
+)
+from pretrain.resident import free_memory
+from pretrain.source import open_sources
 from pretrain.staging import stage
 from pretrain.store import ShardSplit, open_split
 from shards.cli import cores
@@ -45,10 +52,10 @@ class Timing:
 
 def check_training(config: TrainConfig, place: Place) -> Iterator[Finding]:
     """Train a little on real batches, without saving anything; then judge memory and time."""
-    data = open_split(stage(config.shards, config.cache_dir), "train")
-    validation = data.manifest.splits["val"].samples
+    folder = stage(config.shards, config.cache_dir)
+    splits = open_split(folder, "train"), open_split(folder, "val")
     accelerator = start_accelerator(config)
-    timing = _train_a_little(config, data, accelerator)
+    timing = _train_a_little(config, splits, accelerator)
     yield _judge_memory(config, timing, accelerator)
     rate = f"{timing.images_per_second:.0f} img/s, {timing.data_wait:.0%} waiting for data"
     if timing.data_wait > _STARVED:
@@ -56,7 +63,8 @@ def check_training(config: TrainConfig, place: Place) -> Iterator[Finding]:
         yield Finding(check="speed", found=rate, level="warn", remedy=remedy)
     else:
         yield Finding(check="speed", found=rate)
-    epoch, seconds = estimate(config, len(data), validation, timing.images_per_second)
+    train_images, val_images = (len(split) for split in splits)
+    epoch, seconds = estimate(config, train_images, val_images, timing.images_per_second)
     hours = seconds / 3600
     if accelerator.device.type == "cuda":
         cost = f"{hours * place.world:.2f} GPU-hours"
@@ -78,12 +86,17 @@ def estimate(
     return epoch, epoch * config.epochs
 
 
-def _train_a_little(config: TrainConfig, data: ShardSplit, accelerator: Accelerator) -> Timing:
+def _train_a_little(
+    config: TrainConfig, splits: tuple[ShardSplit, ShardSplit], accelerator: Accelerator
+) -> Timing:
+    data = splits[0]
     classes = len(data.manifest.classes)
     model: torch.nn.Module = build_classifier(
         config.arch, "random", classes, config.dropout, config.image_size
     )
     model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # As in training, validation images too: what is kept in memory is not there for the network.
+    sources = open_sources(splits, config, accelerator.device, processes_here(accelerator))
     size = fit_micro_batch(model, config, accelerator)
     optimizer = build_optimizer(model, config)
     labels = data.index["label"].astype(np.int64)
@@ -94,6 +107,8 @@ def _train_a_little(config: TrainConfig, data: ShardSplit, accelerator: Accelera
         micro_batch_size=size,
         device=accelerator.device,
         threads=thread_count(config.loader_threads, accelerator),
+        decode=sources[0].decode.name,
+        arena=sources[0].arena,
     )
     ema = build_ema(model, config)
     if config.sync_bn:
@@ -176,22 +191,9 @@ def _judge_memory(config: TrainConfig, timing: Timing, accelerator: Accelerator)
         found += f": {peak / 1e9:.1f} of {total / 1e9:.1f} GB GPU memory"
         return Finding(check="memory", found=found)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    available = _available_bytes()
+    available = free_memory()
     found += f": {peak / 1e9:.1f} GB, {available / 1e9:.1f} GB more are free"
     if available < peak / 2:  # the doctor's own is taken already; validation and caches are not
         remedy = "use a smaller --micro-batch-size, or ask the scheduler for more memory (--mem)"
         return Finding(check="memory", found=found, level="warn", remedy=remedy)
     return Finding(check="memory", found=found)
-
-
-def _available_bytes() -> int:
-    """Memory that this process may still take: of the machine, or of its control group."""
-    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = int((group / "memory.max").read_text(encoding="ascii"))
-        used = int((group / "memory.current").read_text(encoding="ascii"))
-    except (OSError, ValueError):  # no control group, or `max`: no limit
-        return free
-    return min(free, limit - used)
