@@ -39,7 +39,7 @@ def mix(
     device = batch.images.device
     shares = torch.from_numpy(kept.astype(np.float32)).to(device)
     cuts_here = torch.from_numpy(cuts).to(device).view(-1, 1, 1, 1)
-    outside = ~_inside(boxes, height, width).to(device)
+    outside = ~_inside(torch.from_numpy(boxes).to(device), height, width)
     weights = torch.where(cuts_here, outside.float(), shares.view(-1, 1, 1, 1))
     images = batch.images.roll(-1, 0).lerp(batch.images, weights)
     targets = functional.one_hot(batch.labels, classes).float()
@@ -67,9 +67,10 @@ def _boxes(kept: Floats, at_y: Floats, at_x: Floats, height: int, width: int) ->
     return np.rint(np.clip(edges, 0, [[height], [height], [width], [width]])).astype(np.int64)
 
 
-def _inside(boxes: Ints, height: int, width: int) -> torch.Tensor:
-    """Which pixels lie in each box: `(N, 1, H, W)` bool."""
+def _inside(boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Which pixels lie in each box: `(N, 1, H, W)` bool, on the boxes' device."""
     top, bottom, left, right = boxes[..., None]
-    rows = (np.arange(height) >= top) & (np.arange(height) < bottom)
-    columns = (np.arange(width) >= left) & (np.arange(width) < right)
-    return torch.from_numpy(rows[:, None, :, None] & columns[:, None, None, :])
+    y, x = torch.arange(height, device=boxes.device), torch.arange(width, device=boxes.device)
+    rows, columns = (y >= top) & (y < bottom), (x >= left) & (x < right)
+    inside: torch.Tensor = rows[:, None, :, None] & columns[:, None, None, :]
+    return inside
