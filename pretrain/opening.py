@@ -24,6 +24,7 @@ _FREE_ON_RESUME = frozenset(
         "patience",
         "threads",
         "loader_threads",
+        "resident",  # the pixels are those of streaming
         "micro_batch_size",  # the checkpoint's own is used
         "checkpoint_minutes",
         "rollback_limit",
