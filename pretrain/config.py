@@ -141,6 +141,9 @@ class TrainConfig:
         )
         _require("loss_limit", self.loss_limit, self.loss_limit > 1, "above 1")
         _require("rollback_lr", self.rollback_lr, 0 < self.rollback_lr < 1, "between 0 and 1")
+        _require(
+            "ema_epochs", self.ema_epochs, self.ema_epochs is None or self.ema_epochs > 0, "above 0"
+        )
         for name in ("lr", "lr_decay", "crop_area_min", "checkpoint_minutes"):
             _require(name, getattr(self, name), getattr(self, name) > 0, "above 0")
         _require("crop_area_min", self.crop_area_min, self.crop_area_min <= 1, "at most 1")
