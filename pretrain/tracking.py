@@ -5,6 +5,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
@@ -117,8 +118,12 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
 
 
 def best_record(records: Sequence[Record]) -> Record | None:
-    """The epoch whose weights are kept: the first with the highest validation top-1."""
-    return max(records, key=lambda record: record["val_top1"]) if records else None
+    """The epoch whose weights are kept: the first with the highest validation top-1.
+
+    Epochs without a finite loss are not kept, whatever they score.
+    """
+    sound = [record for record in records if isfinite(record.get("val_loss", 0.0))]
+    return max(sound, key=lambda record: record["val_top1"]) if sound else None
 
 
 def seconds_left(records: Sequence[Record], epochs: int) -> float | None:
