@@ -1,6 +1,6 @@
 """Which decoder to trust: a self-test on real samples, in a subprocess, since a bad one crashes.
 
-python -m pretrain.decoding data/shards
+python -m pretrain.decoding --shards data/shards
 
 DALI decodes JPEG on the GPU (`mixed`) by nvImageCodec, whose builds differ: one of 0.9 fails on
 some data-centre GPUs and kills the process on others (nvImageCodec issue 55), and a wrong picture
