@@ -3,8 +3,8 @@
 SLURM signals every process of a step. A launcher that dies of it takes the step along, and with it
 the trainer before it has saved. So the shell ignores SIGTERM, the launcher inherits that, and only
 the trainer, which sets its own handler, hears it. The launcher of several processes (torch's) has
-one too, that kills its workers after 30 s: on SLURM, where they hear the signal anyway, it is
-told not to. A program that saves nothing just dies.
+one too, that kills its workers after 30 s: as they hear the signal anyway, it is told not to. A
+program that saves nothing just dies.
 """
 
 import sys
@@ -13,6 +13,7 @@ from launch.programs import Program
 from launch.resources import Resources
 
 _IGNORE_SIGTERM = "trap '' TERM"
+_LEAVE_SIGTERM = "export PET_SIGNALS_TO_HANDLE=SIGINT"
 
 
 # The trainer chooses the precision itself; named here, accelerate does not warn of its defaults.
@@ -40,7 +41,7 @@ def _accelerate(resources: Resources) -> list[str]:
     if processes == 1:
         return [f"exec accelerate launch {_PLAIN} {_ONE} --module $command"]
     return [
-        "export PET_SIGNALS_TO_HANDLE=SIGINT  # torch's launcher: leave SIGTERM to the trainers",
+        f"{_LEAVE_SIGTERM}  # torch's launcher: leave SIGTERM to the trainers",
         f"exec accelerate launch {_PLAIN} --multi_gpu --num_processes {processes} \\",
         f"  --num_machines {resources.nodes} --machine_rank \\$SLURM_NODEID \\",
         "  --main_process_ip $MASTER_ADDR --main_process_port $MASTER_PORT --module $command",
@@ -54,6 +55,7 @@ def local_start(program: Program, gpus: int, port: int) -> str:
     if gpus <= 1:  # one process needs no launcher
         return f"{_IGNORE_SIGTERM}; {sys.executable} -m"
     return (
-        f"{_IGNORE_SIGTERM}; {sys.executable} -m accelerate.commands.launch {_PLAIN} "
+        f"{_IGNORE_SIGTERM}; {_LEAVE_SIGTERM}; "
+        f"{sys.executable} -m accelerate.commands.launch {_PLAIN} "
         f"--multi_gpu --num_processes {gpus} --main_process_port {port} --module"
     )
