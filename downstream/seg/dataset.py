@@ -131,7 +131,7 @@ def read_pixels(path: Path) -> Pixels:
             raise UserError(f"cannot read {path}: {reject.detail}") from reject
         warn(f"{path.name} has 16 bits per colour; the upper 8 are used")
         with Image.open(io.BytesIO(data)) as image:
-            pixels = np.asarray(image.convert("RGB"))
+            pixels = np.array(image.convert("RGB"))  # writable, as torch wants it
     return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
 
 

@@ -1,6 +1,7 @@
 """Images and masks: paired by name, split, leaks noticed."""
 
 import shutil
+import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from downstream.config import SegmentConfig
-from downstream.seg.dataset import read_labelled_set, split_pairs
+from downstream.seg.dataset import read_labelled_set, read_pixels, split_pairs
 from downstream.seg.layout import Pair, hold_out, pair_folder
 from downstream.seg.specimens import overlapping_images, shared_specimens, specimen_of
 from shards.cli import UserError
@@ -157,3 +158,28 @@ def test_folds_pool_training_and_validation_images_and_leave_the_test_alone(
         assert len(pairs["train"]) == 1 and len(pairs["test"]) == 2
         seen += [pair.name for pair in pairs["val"]]
     assert sorted(seen) == ["a #1", "a #2"]
+
+
+def test_of_16_bits_per_colour_the_upper_8_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # An uncompressed TIFF of three equal 16-bit channels, as two test images of Super-4 are.
+    deep = np.random.default_rng(0).integers(0, 65536, (40, 40), np.uint16)
+    path = tmp_path / "deep.tif"
+    write_deep_tiff(path, np.repeat(deep[..., None], 3, axis=2))
+    pixels = read_pixels(path)
+    assert np.array_equal(pixels[..., 0], deep >> 8)
+    assert pixels.flags.writeable  # torch warns of others
+    assert "16 bits per colour" in capsys.readouterr().err
+
+
+def write_deep_tiff(path: Path, values: np.ndarray) -> None:
+    """Pillow reads 16-bit RGB, but does not write it."""
+    height, width, _ = values.shape
+    tags = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, 134), (259, 3, 1, 1)]
+    tags += [(262, 3, 1, 2), (273, 4, 1, 140), (277, 3, 1, 3), (278, 3, 1, height)]
+    tags += [(279, 4, 1, values.nbytes), (284, 3, 1, 1)]
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags))
+    head += b"".join(struct.pack("<HHII", *tag) for tag in tags) + struct.pack("<I", 0)
+    assert len(head) == 134
+    path.write_bytes(head + struct.pack("<3H", 16, 16, 16) + values.astype("<u2").tobytes())
