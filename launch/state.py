@@ -51,7 +51,8 @@ def task_state(grid: Grid, task: Task, jobs: Jobs | None = None) -> TaskState:
     if attempt is None:
         return _by_status(task, status)
     if attempt.ended is None:
-        if is_finished(task, status) and not _alive(attempt, jobs):
+        # What was to follow, publishing say, may not have: then it is started again, to do that.
+        if is_finished(task, status) and not grid.then and not _alive(attempt, jobs):
             return TaskState(task, "done", status=status)
         return _unended(task, attempt, status, jobs)
     verdict, reason = judge(grid, task, attempt)

@@ -84,6 +84,15 @@ def test_a_task_whose_process_is_gone_goes_on(grid: Grid) -> None:
     assert state.kind == "preempted" and "last checkpoint" in state.detail
 
 
+def test_a_job_killed_after_its_training_goes_on_with_what_follows(grid: Grid) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    begin(grid, grid.tasks[0], gone.pid)
+    report(grid, 0, "finished")
+    assert task_state(grid, grid.tasks[0]).kind == "done"
+    assert task_state(replace(grid, then=("true",)), grid.tasks[0]).kind == "preempted"
+
+
 def test_the_queue_tells_waiting_from_running(grid: Grid) -> None:
     begin(grid, grid.tasks[1], os.getpid())
     report(grid, 1, "interrupted")
