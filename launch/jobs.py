@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from launch.tasks import Grid
 
@@ -35,8 +36,12 @@ class Jobs:
 
 
 def record_jobs(grid: Grid, job: str, indices: Sequence[int]) -> None:
-    """Note that `indices` were submitted as the job array `job`."""
-    line = json.dumps({"job": job, "indices": list(indices), "submitted": time.time()})
+    """Note that `indices` were submitted as the job array `job`.
+
+    By name: in a grid that is edited afterwards, the same tasks may have other numbers.
+    """
+    tasks = {grid.tasks[index].name: index for index in indices}
+    line = json.dumps({"job": job, "tasks": tasks, "submitted": time.time()})
     grid.own.mkdir(parents=True, exist_ok=True)
     with _path(grid).open("a", encoding="utf-8") as stream:
         stream.write(line + "\n")
@@ -44,7 +49,7 @@ def record_jobs(grid: Grid, job: str, indices: Sequence[int]) -> None:
 
 def ask_slurm(grid: Grid) -> Jobs | None:
     """What SLURM says; None when nothing was submitted or SLURM cannot be asked from here."""
-    submitted = _submitted(grid)
+    submitted = submitted_jobs(grid)
     if not submitted or shutil.which("squeue") is None:
         return None
     listing = _run(["squeue", "--me", "--noheader", "--array", "--format=%i|%T|%r"])
@@ -77,14 +82,17 @@ def _run(command: list[str]) -> str | None:
     return result.stdout if result.returncode == 0 else None
 
 
-def _submitted(grid: Grid) -> dict[int, str]:
+def submitted_jobs(grid: Grid) -> dict[int, str]:
+    """The newest job of each task, by the index that the task has now."""
     jobs: dict[int, str] = {}
+    now = {task.name: task.index for task in grid.tasks}
     for record in _records(_path(grid)):
-        jobs |= {index: f"{record['job']}_{index}" for index in record["indices"]}
+        then = record["tasks"].items()
+        jobs |= {now[name]: f"{record['job']}_{index}" for name, index in then if name in now}
     return jobs
 
 
-def _records(path: Path) -> Iterable[dict[str, list[int]]]:
+def _records(path: Path) -> Iterable[dict[str, Any]]:
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     return [json.loads(line) for line in text.splitlines()]
 

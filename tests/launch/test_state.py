@@ -12,7 +12,7 @@ import pytest
 
 from launch.attempts import begin, end, last_error, read_attempt
 from launch.grid import build_grid
-from launch.jobs import Jobs, QueueEntry
+from launch.jobs import Jobs, QueueEntry, record_jobs, submitted_jobs
 from launch.script import array_script, collect_script, spell_indices
 from launch.selection import add_flags, chosen_tasks, set_aside
 from launch.slurm import main as submit
@@ -105,6 +105,14 @@ def test_the_queue_tells_waiting_from_running(grid: Grid) -> None:
     jobs = Jobs(submitted, queued, {3: "OUT_OF_MEMORY"})
     found = [task_state(grid, task, jobs).kind for task in grid.tasks[:3]]
     assert found == ["pending", "preempted", "running"]
+
+
+def test_a_grid_that_is_edited_keeps_its_tasks_jobs(grid: Grid) -> None:
+    record_jobs(grid, "7", [0, 1, 3])
+    text = Path("grid.yaml").read_text().replace("vgg11,", "resnet18, vgg11,")
+    Path("grid.yaml").write_text(text.replace(", vgg19", ""))
+    edited = build_grid(Path("grid.yaml"))
+    assert submitted_jobs(edited) == {1: "7_0", 2: "7_1"}
 
 
 @pytest.mark.parametrize(("word", "kind"), [("TIMEOUT", "preempted"), ("OUT_OF_MEMORY", "failed")])
