@@ -17,6 +17,9 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 DEFAULT_ARCH = "resnet18"
 
+# Settings that do not change what an epoch computes.
+FREE_SETTINGS = frozenset({"data", "run_dir", "threads", "checkpoint_minutes"})
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegmentConfig:

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from downstream.config import SegmentConfig
+from downstream.config import FREE_SETTINGS, SegmentConfig
 from downstream.seg.augment import drawn_side
 from downstream.seg.dataset import LabelledSet, data_sha256, read_labelled_set
 from downstream.seg.results import evaluate, write_best, write_pictures, write_results
@@ -26,9 +26,8 @@ from shards.settings import build_config, dump_config, load_config, read_recipe
 
 PAN_LEAST_SIDE = 128  # pixels
 
-# Settings that do not change what an epoch computes, so a run may go on with others.
-_FREE = frozenset({"data", "run_dir", "threads", "checkpoint_minutes"})
-_FREE_ON_RESUME = _FREE | {"max_epochs", "max_minutes", "patience"}
+# Settings that a run may go on with.
+_FREE_ON_RESUME = FREE_SETTINGS | {"max_epochs", "max_minutes", "patience"}
 
 
 @program
@@ -94,7 +93,7 @@ def _open_run(paths: RunPaths, config: SegmentConfig, data: LabelledSet) -> bool
 
 def _check_same_run(paths: RunPaths, config: SegmentConfig, sha256: object) -> None:
     before = build_config(SegmentConfig, read_recipe(paths.config))
-    free = _FREE if paths.results.exists() else _FREE_ON_RESUME
+    free = FREE_SETTINGS if paths.results.exists() else _FREE_ON_RESUME
     for name in SegmentConfig.__dataclass_fields__:
         old, new = getattr(before, name), getattr(config, name)
         if old != new and name not in free:

@@ -54,7 +54,7 @@ LIGHT = (
         if path.stem != "figure"  # draws with matplotlib; launch.collect does without where need be
     ]
 )
-LIGHT += ["downstream.check", "downstream.config"] + [
+LIGHT += ["downstream.check", "downstream.config", "downstream.study"] + [
     f"downstream.seg.{name}"
     for name in (
         "classes",
@@ -66,6 +66,9 @@ LIGHT += ["downstream.check", "downstream.config"] + [
         "run_folder",
         "specimens",
     )
+]
+LIGHT += [
+    f"downstream.bench.{name}" for name in ("paired", "published", "runs", "scores", "tables")
 ]
 HEAVY = ("torch", "nvidia.dali", "wandb", "accelerate", "segmentation_models_pytorch")
 

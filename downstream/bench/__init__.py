@@ -1,0 +1,1 @@
+"""A study: many segmentation runs, compared by their initialisation."""
