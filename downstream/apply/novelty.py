@@ -1,0 +1,106 @@
+"""How far an image lies from the labelled ones, by the encoder's features.
+
+The score is the Mahalanobis distance of pooled features (Lee et al. 2018, arXiv 1807.03888, one
+class), over the square root of their number, averaged over crops of the image. The covariance is
+shrunk as Ledoit and Wolf 2004 propose, since there are fewer crops than features. Each labelled
+image is scored by a reference of the others; an image is far when it scores beyond these scores'
+outer fence (Tukey 1977: third quartile plus three interquartile ranges), and beyond 1.5 of their
+median. Not beyond the highest: one odd labelled image would silence all warnings.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.covariance import LedoitWolf
+
+from downstream.apply.scan import Scan
+from downstream.seg.segmenter import STRIDE, Segmenter
+from shards.images import Pixels
+
+CROPS = 16  # of an image; more change the mean little
+_BATCH = 4
+
+Features = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The labelled images' features: mean `(D,)` and inverse covariance `(D, D)`."""
+
+    mean: Features
+    precision: Features
+
+
+def image_score(scan: Scan, segmenter: Segmenter, reference: Reference, crop_size: int) -> float:
+    """The novelty of an image; about 1 for those that the reference was made of."""
+    return score(crop_features(scan, segmenter, crop_size), reference)
+
+
+def crop_features(scan: Scan, segmenter: Segmenter, crop_size: int) -> Features:
+    """Features `(crops, D)` of crops spread evenly over an image."""
+    crops = list(_crops(scan, crop_size))
+    batches = [crops[first : first + _BATCH] for first in range(0, len(crops), _BATCH)]
+    return np.concatenate([pooled_features(segmenter, np.stack(batch)) for batch in batches])
+
+
+@torch.inference_mode()
+def pooled_features(segmenter: Segmenter, crops: Pixels) -> Features:
+    """The mean of each feature of the encoder's deepest stage, `(N, D)`, of `(N, S, S, 3)`."""
+    kept: list[torch.Tensor] = []
+
+    def keep(module: torch.nn.Module, inputs: object, output: Sequence[torch.Tensor]) -> None:
+        kept.append(output[-1].float().mean((2, 3)))
+
+    encoder = segmenter.model.get_submodule("encoder")
+    handle = encoder.register_forward_hook(keep)
+    try:
+        segmenter.logits(torch.from_numpy(crops).permute(0, 3, 1, 2))
+    finally:
+        handle.remove()
+    return np.asarray(kept[0].cpu().numpy())
+
+
+def fit_reference(features: Sequence[Features]) -> Reference:
+    """Of the crops `(n, D)` of each labelled image."""
+    fitted = LedoitWolf().fit(np.concatenate(features).astype(np.float64))
+    return Reference(fitted.location_.astype(np.float32), fitted.precision_.astype(np.float32))
+
+
+def left_out_scores(features: Sequence[Features]) -> list[float]:
+    """The score of each image by a reference of all others. Needs two images."""
+    return [
+        score(own, fit_reference([f for other, f in enumerate(features) if other != number]))
+        for number, own in enumerate(features)
+    ]
+
+
+def novelty_limit(scores: Sequence[float]) -> float:
+    """The score beyond which an image is far, from those of the labelled images left out."""
+    low, median, high = np.quantile(scores, (0.25, 0.5, 0.75))
+    return float(max(high + 3 * (high - low), 1.5 * median))
+
+
+def score(features: Features, reference: Reference) -> float:
+    """The mean distance of crops `(n, D)`."""
+    away = features.astype(np.float64) - reference.mean
+    squares = np.einsum("nd,de,ne->n", away, reference.precision.astype(np.float64), away)
+    return float(np.sqrt(np.maximum(squares, 0) / features.shape[1]).mean())
+
+
+def _crops(scan: Scan, crop_size: int) -> Iterator[Pixels]:
+    """At most `CROPS` squares `(S, S, 3)`, of a size that the network takes."""
+    side = min(crop_size, scan.height, scan.width) // STRIDE * STRIDE
+    tops, lefts = _spread(scan.height - side, side), _spread(scan.width - side, side)
+    for top in tops:
+        strip = scan.rows(top, top + side)
+        for left in lefts:
+            yield strip[:, left : left + side]
+
+
+def _spread(room: int, side: int) -> list[int]:
+    """Up to four places from 0 to `room`, no nearer to each other than half a side."""
+    count = min(4, 1 + -(-2 * room // side))
+    return sorted({round(place) for place in np.linspace(0, room, count)})

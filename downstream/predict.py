@@ -1,0 +1,226 @@
+"""Masks of images of any size by one trained segmenter or several, with what speaks for them.
+
+python -m downstream.predict RUN [RUN …] IMAGE … --out DIR
+
+OUT/NAME.png              the mask: values and colours as the run's classes have them
+OUT/overlays/NAME.png     image and classes, with a legend (at most 1,024 pixels a side)
+OUT/entropy/NAME.png      255 times the entropy; OUT/disagreement/NAME.png that of the runs
+OUT/probabilities/NAME.npy
+OUT/records/NAME.json     phase fractions, warnings, settings; written last: the image is done
+OUT/classes.yaml          what the values mean, for downstream.measure
+
+An image that is done is skipped, unless it, the settings or the runs have changed.
+"""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from downstream.apply.blend import Tiling, blended_bands
+from downstream.apply.config import PredictConfig
+from downstream.apply.ensemble import Ensemble, load_members, single_view, views
+from downstream.apply.inputs import find_images, split_arguments
+from downstream.apply.legend import Legend, legend_of, write_classes
+from downstream.apply.novelty import Reference, image_score
+from downstream.apply.picture import PictureWriter
+from downstream.apply.scan import Scan, file_stamp, open_scan
+from downstream.apply.trust_file import read_reference, read_trust
+from downstream.seg.run_folder import SegmenterCard, read_segmenter_card, write_json
+from downstream.seg.segmenter import STRIDE, Segmenter
+from shards.cli import UserError, console, program, progress, warn
+from shards.settings import as_plain, load_config
+
+RECORDS = "records"
+# Settings that do not change what an image's outputs are.
+_ASIDE = ("runs", "images", "out", "redo", "threads", "batch_size")
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """A run's view of which images are like its labelled ones."""
+
+    segmenter: Segmenter
+    reference: Reference
+    limit: float
+    crop_size: int
+
+    def score(self, scan: Scan) -> float:
+        """Above 1: the image is unlike them."""
+        return image_score(scan, self.segmenter, self.reference, self.crop_size) / self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """What all images have in common."""
+
+    config: PredictConfig
+    ensemble: Ensemble
+    legend: Legend
+    judges: tuple[Judge, ...]
+    settings: dict[str, Any]  # that decide the outputs
+
+
+@program
+def main(argv: Sequence[str] | None = None) -> None:
+    runs, images, flags = split_arguments(sys.argv[1:] if argv is None else argv)
+    sugar = {name: values for name, values in (("runs", runs), ("images", images)) if values}
+    if images and not runs and not any(flag.startswith("--runs") for flag in flags):
+        raise UserError(
+            f"{images[0]} is no folder of a finished run (one with card.json); give the --run-dir "
+            "of downstream.segment first, then the images"
+        )
+    config = load_config(PredictConfig, flags, sugar)
+    predict(config)
+
+
+def predict(config: PredictConfig) -> list[Path]:
+    """Segment all images that are not done; returns the records of all.
+
+    Images that cannot be read are named in the end, when all others are done. Raises `UserError`.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    paths = find_images(config.images)
+    predictor = open_predictor(config)
+    (config.out / RECORDS).mkdir(parents=True, exist_ok=True)
+    write_classes(config.out, predictor.legend)
+    records, failures, skipped = [], [], 0
+    for path in progress(paths, "predict"):
+        record = config.out / RECORDS / f"{path.stem}.json"
+        try:
+            if not config.redo and _is_done(record, path, predictor):
+                skipped += 1
+            else:
+                write_json(record, _predict_one(path, predictor))
+            records.append(record)
+        except UserError as error:
+            failures.append(str(error))
+            warn(str(error))
+    if skipped:
+        console.print(f"{skipped} of {len(paths)} were done already (--redo repeats them)")
+    _print(records)
+    if failures:
+        raise UserError(f"{len(failures)} of {len(paths)} images failed; the first: {failures[0]}")
+    return records
+
+
+def open_predictor(config: PredictConfig) -> Predictor:
+    """Load the runs. Raises `UserError` where they are not finished, or differ in classes."""
+    cards = [read_segmenter_card(run) for run in config.runs]
+    found = [read_trust(run, card.sha256) for run, card in zip(config.runs, cards, strict=True)]
+    for run, trust in zip(config.runs, found, strict=True):
+        if trust is None:
+            console.print(
+                f"{run}: probabilities as they come, and no warning of unlike images; "
+                f"python -m downstream.trust {run} gives both",
+                markup=False,
+            )
+    temperatures = [trust.temperature if trust else 1.0 for trust in found]
+    members = load_members(config.runs, temperatures)
+    seen = views(_orientation(cards)) if config.views else single_view()
+    legend = legend_of(cards[0].mask_classes)
+    Tiling(config.tile, config.overlap, STRIDE).axes(STRIDE, STRIDE)  # refuses wrong sizes now
+    judges = [
+        Judge(member.segmenter, read_reference(run), trust.novelty_limit, card.crop_size)
+        for run, member, trust, card in zip(config.runs, members, found, cards, strict=True)
+        if trust is not None
+    ]
+    settings = {k: v for k, v in as_plain(config).items() if k not in _ASIDE}
+    settings["members"] = [
+        [card.sha256, temperature] for card, temperature in zip(cards, temperatures, strict=True)
+    ]
+    ensemble = Ensemble(members, len(legend.classes), seen)
+    return Predictor(config, ensemble, legend, tuple(judges), settings)
+
+
+def _orientation(cards: Sequence[SegmenterCard]) -> str:
+    """Flips that all runs were trained with."""
+    return "any" if all(card.orientation == "any" for card in cards) else "hflip"
+
+
+def _is_done(record: Path, path: Path, predictor: Predictor) -> bool:
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    mask = record.parents[1] / str(content.get("mask"))
+    same = content.get("settings") == predictor.settings
+    return bool(same and content.get("stamp") == file_stamp(path) and mask.is_file())
+
+
+def _predict_one(path: Path, predictor: Predictor) -> dict[str, Any]:
+    """Segment one image and write its files; returns its record."""
+    began = time.monotonic()
+    config, ensemble, legend = predictor.config, predictor.ensemble, predictor.legend
+    stamp = file_stamp(path)
+    scan = open_scan(path, crop_bar=config.crop_bar)
+    scores = [judge.score(scan) for judge in predictor.judges]
+    ensemble.start_image()
+    tiling = Tiling(config.tile, config.overlap, STRIDE, config.batch_size)
+    members = len(predictor.settings["members"])
+    with PictureWriter(config, scan, legend, members) as picture:
+        for band in blended_bands(scan, ensemble, ensemble.channels, tiling):
+            picture.add(band.top, band.maps)
+        totals = picture.finish()
+        mask = picture.mask_name
+    warnings = _warnings(scores)
+    for warning in warnings:
+        warn(f"{path.name}: {warning}")
+    pixels = scan.height * scan.width
+    return {
+        "image": str(path),
+        "mask": mask,
+        "size": [scan.width, scan.height],
+        "notes": list(scan.notes),
+        "classes": list(legend.names),
+        "fractions": [int(count) / pixels for count in totals.counts],
+        "member_fractions": ensemble.shares.tolist(),  # soft: mean probabilities
+        "mean_entropy": totals.entropy,
+        "mean_disagreement": totals.disagreement if members > 1 else None,
+        "novelty": max(scores, default=math.nan),
+        "warnings": warnings,
+        "seconds": round(time.monotonic() - began, 1),
+        "stamp": stamp,
+        "settings": predictor.settings,
+    }
+
+
+def _warnings(scores: Sequence[float]) -> list[str]:
+    if not scores or max(scores) <= 1:
+        return []
+    return [
+        f"is unlike the labelled images ({max(scores):.1f} times the distance that is usual): "
+        "look at its overlay before you use its numbers"
+    ]
+
+
+def _print(records: Sequence[Path], most: int = 20) -> None:
+    if not records:
+        return
+    contents = [json.loads(path.read_text(encoding="utf-8")) for path in records[:most]]
+    table = Table("image", *contents[0]["classes"], "entropy", "novelty", box=None)
+    for content in contents:
+        novelty = content["novelty"]
+        table.add_row(
+            Path(content["image"]).name,
+            *(f"{share:.2%}" for share in content["fractions"]),
+            f"{content['mean_entropy']:.3f}",
+            "" if novelty is None else f"{novelty:.2f}",
+        )
+    Console().print(table)
+    if len(records) > most:
+        print(f"… and {len(records) - most} more")
+    print(records[0].parents[1])
+
+
+if __name__ == "__main__":
+    main()
