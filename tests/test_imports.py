@@ -54,6 +54,13 @@ LIGHT = (
         if path.stem != "figure"  # draws with matplotlib; launch.collect does without where need be
     ]
 )
+LIGHT += ["downstream.measure"] + [
+    f"downstream.quantify.{path.stem}"
+    for path in sorted((ROOT / "downstream" / "quantify").glob("[a-z]*.py"))
+]
+LIGHT += [
+    f"downstream.apply.{name}" for name in ("config", "inputs", "legend", "raster", "scan", "tiles")
+]
 LIGHT += ["downstream.check", "downstream.config", "downstream.study"] + [
     f"downstream.seg.{name}"
     for name in (

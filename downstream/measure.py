@@ -1,0 +1,160 @@
+"""Measures masks: phase fractions with their uncertainty, sizes of regions, thickness of layers.
+
+python -m downstream.measure MASK … --out DIR [--scale 27.7 --unit nm] [--layers oxide]
+
+OUT/fractions.csv   per image and class, and over all images: fraction, standard error, interval
+OUT/objects.csv     each region: place, area, equivalent diameter, axes, aspect, cut, weight
+OUT/sizes.csv       per class over all images: count, number per area, mean and quantiles
+OUT/layers.csv      per image: thickness of each layer
+OUT/*.png           the same as plots
+
+Masks come from downstream.predict, or from anywhere with `--classes`. A mask lies in memory as a
+whole, and its regions' labels with four bytes a pixel.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from downstream.apply.inputs import find_images, leading_arguments
+from downstream.apply.legend import CLASSES_NAME
+from downstream.quantify.config import MeasureConfig
+from downstream.quantify.fractions import FEW_GRAINS, fraction_of
+from downstream.quantify.layers import measure_layer
+from downstream.quantify.objects import find_objects
+from downstream.quantify.plots import draw_plots
+from downstream.quantify.tables import (
+    Measured,
+    fraction_rows,
+    layer_rows,
+    object_rows,
+    overall_fractions,
+    size_rows,
+    spell,
+    write_csv,
+)
+from downstream.seg.classes import MaskClass, parse_classes
+from downstream.seg.masks import mask_to_indices, read_mask
+from downstream.seg.proposal import propose_classes
+from shards.cli import UserError, program, progress, warn
+from shards.settings import load_config, read_recipe
+
+
+@program
+def main(argv: Sequence[str] | None = None) -> None:
+    given, flags = leading_arguments(sys.argv[1:] if argv is None else argv)
+    config = load_config(MeasureConfig, flags, {"masks": given} if given else {})
+    measured = measure(config)
+    _print(config, measured)
+
+
+def measure(config: MeasureConfig) -> list[Measured]:
+    """Measure all masks and write tables and plots. Raises `UserError` for unreadable masks."""
+    paths = find_images(config.masks)
+    classes = _classes(config, paths)
+    names = [entry.name for entry in classes]
+    for name in (*config.objects, *config.layers):
+        if name not in names:
+            raise UserError(f"no class {name!r} in these masks; they have {', '.join(names)}")
+    measured = [_measure_one(path, config, classes) for path in progress(paths, "measure")]
+    config.out.mkdir(parents=True, exist_ok=True)
+    overall = overall_fractions(config, measured)
+    write_csv(config.out / "fractions.csv", fraction_rows(measured, overall))
+    write_csv(config.out / "objects.csv", object_rows(config, measured))
+    write_csv(config.out / "sizes.csv", size_rows(config, measured))
+    if config.layers:
+        write_csv(config.out / "layers.csv", layer_rows(config, measured))
+    draw_plots(config, measured, overall)
+    return measured
+
+
+def _classes(config: MeasureConfig, paths: Sequence[Path]) -> tuple[MaskClass, ...]:
+    """As named; else as written beside the masks; else as the masks themselves tell."""
+    if config.classes:
+        return parse_classes(config.classes)
+    beside = {path.parent / CLASSES_NAME for path in paths}
+    known = [recipe for recipe in beside if recipe.is_file()]
+    if known:
+        found = {tuple(read_recipe(recipe).get("classes", ())) for recipe in known}
+        if len(found) > 1 or len(known) < len(beside):
+            raise UserError("the folders' masks have different classes; measure each by itself")
+        return parse_classes(found.pop())
+    proposal = propose_classes(read_mask(path) for path in paths)
+    if not proposal.certain:
+        raise UserError(f"the masks hold {proposal.found}; say what they mean: {proposal.flags}")
+    return proposal.classes
+
+
+def _measure_one(path: Path, config: MeasureConfig, classes: Sequence[MaskClass]) -> Measured:
+    raw = read_mask(path)
+    mask = mask_to_indices(raw, classes).astype(np.uint8)
+    errors = _model_errors(path, [entry.name for entry in classes])
+    wanted = config.objects or tuple(entry.name for entry in classes[1:])
+    fractions, objects, layers = {}, {}, {}
+    for index, entry in enumerate(classes):
+        region = mask == index
+        fractions[entry.name] = fraction_of(region, config.confidence, errors.get(entry.name, 0.0))
+        if entry.name in wanted:
+            objects[entry.name] = find_objects(region, config.min_area, config.border)
+        if entry.name in config.layers:
+            layers[entry.name] = measure_layer(region, config.min_area)
+    return Measured(path.stem, mask.size, fractions, objects, layers)
+
+
+def _model_errors(mask: Path, names: Sequence[str]) -> dict[str, float]:
+    """The spread of an ensemble's members, from the record that downstream.predict left."""
+    try:
+        record = json.loads((mask.parent / "records" / f"{mask.stem}.json").read_text("utf-8"))
+        members = np.array(record["member_fractions"])
+        if record["classes"] != list(names) or len(members) < 2:
+            return {}
+    except (OSError, ValueError, KeyError):
+        return {}
+    return dict(zip(names, members.std(0, ddof=1).tolist(), strict=True))
+
+
+def _print(config: MeasureConfig, measured: Sequence[Measured]) -> None:
+    out = Console()
+    table = Table("class", "fraction", "± se", f"{config.confidence:.0%} interval", box=None)
+    overall = overall_fractions(config, measured)
+    for name, fraction in overall.items():
+        table.add_row(
+            name,
+            f"{fraction.value:.2%}",
+            f"{fraction.standard_error:.2%}",
+            f"{fraction.low:.2%} to {fraction.high:.2%}",
+        )
+    out.print(table)
+    for rows in (size_rows(config, measured), layer_rows(config, measured)):
+        if rows:
+            table = Table(*rows[0], box=None)
+            for row in rows:
+                table.add_row(*(str(spell(_short(value))) for value in row.values()))
+            out.print(table)
+    few = [
+        f"{item.name} ({name})"
+        for item in measured
+        for name, fraction in item.fractions.items()
+        if fraction.grains < FEW_GRAINS
+    ]
+    if few and len(measured) < 5:
+        warn(
+            f"fewer than {FEW_GRAINS} independent areas in {', '.join(few[:3])}: the errors are "
+            "guesses; measure more images, or larger ones"
+        )
+    if config.scale is None:
+        warn("no --scale: all lengths are in pixels")
+    print(config.out)
+
+
+def _short(value: object) -> object:
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Measurement: masks in, phase fractions, sizes and thicknesses with their uncertainty out."""

@@ -1,0 +1,150 @@
+"""What was measured, as rows of tables: one list of mappings per CSV file. Imports no torch."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from downstream.quantify.config import MeasureConfig
+from downstream.quantify.fractions import Fraction, mean_fraction
+from downstream.quantify.layers import Layer
+from downstream.quantify.objects import Objects, weighted_mean, weighted_quantile
+from pretrain.atomic import write_atomically
+
+ALL = "all images"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one mask gave, per class; lengths in pixels."""
+
+    name: str
+    pixels: int
+    fractions: dict[str, Fraction]
+    objects: dict[str, Objects]
+    layers: dict[str, Layer]
+
+
+def overall_fractions(config: MeasureConfig, measured: Sequence[Measured]) -> dict[str, Fraction]:
+    """Per class, over all images."""
+    if len(measured) == 1:
+        return measured[0].fractions
+    areas = [item.pixels for item in measured]
+    return {
+        name: mean_fraction(
+            [item.fractions[name].value for item in measured], areas, config.confidence, config.seed
+        )
+        for name in measured[0].fractions
+    }
+
+
+def size_rows(config: MeasureConfig, measured: Sequence[Measured]) -> list[Row]:
+    """Per class, over the regions of all images."""
+    length, unit = config.length, config.length_unit
+    area = sum(item.pixels for item in measured) * length**2
+    rows = []
+    for name in measured[0].objects:
+        found = [item.objects[name] for item in measured]
+        weight = np.concatenate([part.weight for part in found])
+        diameter = np.concatenate([part.diameter for part in found]) * length
+        aspect = np.concatenate([part.aspect for part in found])
+        mean = weighted_mean(diameter, weight)
+        spread = weighted_mean((diameter - mean) ** 2, weight) ** 0.5
+        rows.append(
+            {
+                "class": name,
+                "regions": len(weight),
+                "cut by the border": int(sum(part.cut.sum() for part in found)),
+                f"regions per {unit}²": float(weight.sum()) / area,
+                f"mean diameter {unit}": mean,
+                f"std diameter {unit}": spread,
+                f"d10 {unit}": weighted_quantile(diameter, weight, 0.1),
+                f"d50 {unit}": weighted_quantile(diameter, weight, 0.5),
+                f"d90 {unit}": weighted_quantile(diameter, weight, 0.9),
+                "mean aspect": weighted_mean(aspect, weight),
+            }
+        )
+    return rows
+
+
+def fraction_rows(measured: Sequence[Measured], overall: Mapping[str, Fraction]) -> list[Row]:
+    rows = [
+        _fraction_row(item.name, name, fraction)
+        for item in measured
+        for name, fraction in item.fractions.items()
+    ]
+    return rows + [_fraction_row(ALL, name, fraction) for name, fraction in overall.items()]
+
+
+def _fraction_row(image: str, name: str, fraction: Fraction) -> Row:
+    return {
+        "image": image,
+        "class": name,
+        "fraction": fraction.value,
+        "standard error": fraction.standard_error,
+        "low": fraction.low,
+        "high": fraction.high,
+        "independent areas": fraction.grains,
+    }
+
+
+def object_rows(config: MeasureConfig, measured: Sequence[Measured]) -> list[Row]:
+    length, unit = config.length, config.length_unit
+    rows = []
+    for item in measured:
+        for name, found in item.objects.items():
+            for i in range(len(found.area)):
+                rows.append(
+                    {
+                        "image": item.name,
+                        "class": name,
+                        "x px": round(float(found.x[i]), 1),
+                        "y px": round(float(found.y[i]), 1),
+                        f"area {unit}²": float(found.area[i]) * length**2,
+                        f"diameter {unit}": float(found.diameter[i]) * length,
+                        f"major axis {unit}": float(found.major[i]) * length,
+                        f"minor axis {unit}": float(found.minor[i]) * length,
+                        "aspect": float(found.aspect[i]),
+                        "cut by the border": bool(found.cut[i]),
+                        "weight": float(found.weight[i]),
+                    }
+                )
+    return rows
+
+
+def layer_rows(config: MeasureConfig, measured: Sequence[Measured]) -> list[Row]:
+    length, unit = config.length, config.length_unit
+    return [
+        {
+            "image": item.name,
+            "class": name,
+            f"thickness {unit}": layer.mean * length,
+            f"std {unit}": layer.std * length,
+            f"least {unit}": layer.least * length,
+            f"most {unit}": layer.most * length,
+            f"area/length {unit}": layer.area_over_length * length,
+            f"length {unit}": layer.length * length,
+            "pieces": layer.pieces,
+        }
+        for item in measured
+        for name, layer in item.layers.items()
+    ]
+
+
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """Write a table; of no rows, an empty file."""
+    stream = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: spell(value) for key, value in row.items()} for row in rows)
+    write_atomically(path, stream.getvalue().encode())
+
+
+def spell(value: object) -> object:
+    return f"{value:.6g}" if isinstance(value, float) else value
