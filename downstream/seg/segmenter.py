@@ -56,9 +56,12 @@ class Segmenter:
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Logits `(N, C, H, W)` of uint8 images `(N, 3, H, W)`, sides multiples of 32."""
-        normalised = self._normalise(images.to(self.device).float() / 255)
-        normalised = normalised.contiguous(memory_format=torch.channels_last)
-        return self.model(normalised)  # type: ignore[no-any-return]
+        return self.model(self.normalise(images))  # type: ignore[no-any-return]
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """What `model` takes, of uint8 images `(N, 3, H, W)`."""
+        normalised: torch.Tensor = self._normalise(images.to(self.device).float() / 255)
+        return normalised.contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def probabilities(self, pixels: Pixels) -> torch.Tensor:

@@ -1,0 +1,93 @@
+"""Grad-CAM: which parts of an image speak for a class, by the library pytorch-grad-cam.
+
+Selvaraju et al. 2017 (arXiv 1610.02391); for segmentation the score is the mean logit over the
+pixels that were given the class (Vinogradova et al. 2020, arXiv 2002.11434). The library's own
+targets index a channel, which fails for networks of one output channel: there the second class has
+the channel's logit and the first its negative.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pytorch_grad_cam import GradCAM
+from torch import nn
+
+from shards.cli import UserError
+
+Heat = npt.NDArray[np.float32]
+Hook = Callable[[nn.Module, object, object], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassScore:
+    """The mean logit of class `index` over `region` `(H, W)`, of an output `(C, H, W)`."""
+
+    index: int
+    region: torch.Tensor
+
+    def __call__(self, output: torch.Tensor) -> torch.Tensor:
+        region = self.region.to(output.device)
+        if output.shape[0] == 1:
+            logit = output[0] if self.index == 1 else -output[0]
+        else:
+            logit = output[self.index]
+        return (logit * region).sum() / region.sum()
+
+
+def class_heat(network: nn.Module, image: torch.Tensor, layer: nn.Module, index: int) -> Heat:
+    """How much each place of a normalised image `(1, 3, H, W)` speaks for a class: 0 to 1 `(H, W)`.
+
+    1 is the strongest place of the image itself: heats of two images do not compare. Where no pixel
+    has the class, its score is taken over all of them.
+    """
+    with torch.no_grad():
+        output = network(image)[0]
+    region = predicted(output) == index
+    if not region.any():
+        region = torch.ones_like(region)
+    with GradCAM(model=network, target_layers=[layer]) as cam:
+        heat: Heat = cam(image, targets=[ClassScore(index, region.float())])[0]
+    return heat
+
+
+def predicted(output: torch.Tensor) -> torch.Tensor:
+    """Classes `(H, W)` of logits `(C, H, W)`; of one channel, 1 where it is above 0."""
+    return (output[0] > 0).long() if output.shape[0] == 1 else output.argmax(0)
+
+
+def encoder_layer(network: nn.Module, stage: int, image: torch.Tensor) -> nn.Module:
+    """The module whose output is the encoder's feature map number `stage` (-1: the deepest).
+
+    Raises `UserError` where the encoder computes that map outside of any module.
+    """
+    encoder = network.get_submodule("encoder")
+    outputs: list[tuple[nn.Module, torch.Tensor]] = []
+    handles = [
+        module.register_forward_hook(_keep(outputs))
+        for module in encoder.modules()
+        if module is not encoder
+    ]
+    try:
+        with torch.no_grad():
+            maps: Sequence[torch.Tensor] = encoder(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not -len(maps) <= stage < len(maps) or stage in (0, -len(maps)):
+        raise UserError(f"stage must be 1 to {len(maps) - 1}, or -1 for the last; not {stage}")
+    wanted = maps[stage]
+    for module, output in reversed(outputs):  # the outermost of those that pass it on
+        if output.shape == wanted.shape and torch.equal(output, wanted):
+            return module
+    raise UserError(f"stage {stage} of this encoder is no module's output; try another --stage")
+
+
+def _keep(outputs: list[tuple[nn.Module, torch.Tensor]]) -> Hook:
+    def keep(module: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, torch.Tensor):
+            outputs.append((module, output))
+
+    return keep

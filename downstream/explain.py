@@ -1,0 +1,86 @@
+"""Grad-CAM pictures: which parts of an image speak for each class, to a trained segmenter.
+
+python -m downstream.explain RUN IMAGE … --out DIR [--classes NAME …] [--stage -1]
+
+OUT/NAME.png: the image, what was predicted, and the heat of each class. Images larger than 1,024
+pixels are shown by their middle.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from PIL import Image
+
+from downstream.apply.gradcam import Heat, class_heat, encoder_layer, predicted
+from downstream.apply.inputs import find_images
+from downstream.apply.scan import open_scan
+from downstream.seg.pictures import Panel, class_colour, overlay, sheet
+from downstream.seg.segmenter import STRIDE, Segmenter, load_segmenter
+from shards.cli import ArgumentParser, UserError, program, progress
+from shards.images import Pixels
+
+MAX_SIDE = 1024  # pixels: the gradient needs the whole network's activations
+_OPACITY = 0.5
+
+
+@program
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = ArgumentParser(description="Show what speaks for each class (Grad-CAM).")
+    parser.add_argument("run", type=Path, metavar="RUN", help="finished run")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="images, folders or patterns")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the pictures")
+    parser.add_argument("--classes", nargs="+", metavar="NAME", help="of these only [all]")
+    parser.add_argument(
+        "--stage", type=int, default=-1, metavar="N", help="of the encoder's maps, -1: deepest [-1]"
+    )
+    options = parser.parse_args(argv)
+    segmenter = load_segmenter(options.run)
+    paths = find_images(options.images)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for path in progress(paths, "explain"):
+        picture = explain(segmenter, path, options.classes, options.stage)
+        picture.save(options.out / f"{path.stem}.png")
+    print(options.out)
+
+
+def explain(
+    segmenter: Segmenter, path: Path, names: Sequence[str] | None = None, stage: int = -1
+) -> Image.Image:
+    """A sheet of one image's heats. Raises `UserError` for unknown classes or stages."""
+    assert segmenter.card is not None  # it comes from a folder
+    known = segmenter.card.class_names
+    for name in names or ():
+        if name not in known:
+            raise UserError(f"no class {name!r}; this run has {', '.join(known)}")
+    pixels = _middle(path)
+    image = segmenter.normalise(torch.from_numpy(pixels).permute(2, 0, 1)[None])
+    layer = encoder_layer(segmenter.model, stage, image)
+    with torch.no_grad():
+        mask = predicted(segmenter.model(image)[0]).cpu().numpy()
+    panels = [Panel(pixels, "image"), Panel(overlay(pixels, mask), "classes")]
+    for index, name in enumerate(known):
+        if names is None or name in names:
+            heat = class_heat(segmenter.model, image, layer, index)
+            panels.append(Panel(_heated(pixels, heat), f"speaks for {name}"))
+    legend = {name: class_colour(index) for index, name in enumerate(known)}
+    return sheet([panels], legend, f"{path.name}: Grad-CAM", 384)
+
+
+def _middle(path: Path) -> Pixels:
+    """The image, cut about its middle to sides that the network takes."""
+    scan = open_scan(path)
+    height, width = (min(n, MAX_SIDE) // STRIDE * STRIDE for n in (scan.height, scan.width))
+    top, left = (scan.height - height) // 2, (scan.width - width) // 2
+    return np.ascontiguousarray(scan.rows(top, top + height)[:, left : left + width])
+
+
+def _heated(pixels: Pixels, heat: Heat) -> Pixels:
+    colours = colormaps["inferno"](heat)[..., :3] * 255
+    return np.rint((1 - _OPACITY) * pixels + _OPACITY * colours).astype(np.uint8)
+
+
+if __name__ == "__main__":
+    main()
