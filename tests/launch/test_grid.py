@@ -1,10 +1,12 @@
 """Grids: which tasks a file stands for, and what is wrong with it if something is."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from downstream.bench.published import published as printed_cells
 from launch.grid import build_grid, load_grid, main
 from launch.literature import imagenet_accuracy, micronet_accuracy
 from launch.tasks import Grid, freeze
@@ -15,6 +17,7 @@ from shards.settings import load_config
 
 ROOT = Path(__file__).parents[2]
 MICRONET = ROOT / "configs" / "launch" / "micronet-76.yaml"
+BENCHMARK = ROOT / "configs" / "launch" / "benchmark-paper.yaml"
 
 
 def grid_of(folder: Path, text: str) -> Grid:
@@ -50,6 +53,24 @@ def test_the_grid_of_76_is_exactly_paper_a() -> None:
     assert {arch for arch, _ in pairs} - from_scratch == {
         *("efficientnet-b6", "efficientnet-b7", "vgg11", "vgg13")
     }
+
+
+def test_the_grid_of_the_benchmark_has_the_cells_of_paper_a() -> None:
+    tasks = build_grid(BENCHMARK).tasks
+    for axis, table in (("decoder", "3"), ("arch", "4")):
+        cells = {(task.point["experiment"], task.point[axis]) for task in tasks}
+        printed = {(cell.experiment, cell.name) for cell in printed_cells() if cell.table == table}
+        assert cells == {(name.lower().replace("-", ""), row) for name, row in printed}
+    # 21 encoders x 3 decoders x 4 inits; 33 x 7 and 33 x 4, less 8 that do not dilate with 2 and 1
+    # decoders; 21 x 2.
+    counts = Counter(task.point["experiment"] for task in tasks)
+    assert counts == {
+        **{f"super{number}": 252 for number in (1, 2, 3, 4)},
+        **{"ebc1": 924 - 64, "ebc2": 528 - 32, "ebc3": 168},
+    }
+    for task in tasks:
+        init, kind = task.settings["init"], task.point["init"]
+        assert init == (kind if "micronet" not in kind else f"{task.settings['arch']}.{kind}")
 
 
 def test_tasks_are_the_product_in_the_order_of_the_file(tmp_path: Path) -> None:
