@@ -4,6 +4,7 @@ Paper A's figures 3 (Super-1 to -3), 4 (Super-4) and 5 (EBC) show the best netwo
 initialisation on test images: true positives white, false cyan, missed magenta.
 """
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,13 @@ from downstream.seg.dataset import read_pixels
 from downstream.seg.layout import find_splits
 from downstream.seg.pictures import AGREEMENT, CLASS_COLOURS
 from downstream.seg.run_folder import RunPaths
+from pretrain.atomic import write_atomically
 from shards.cli import UserError
 from shards.images import Pixels
 
 matplotlib.use("Agg")  # draws to files only; must come before pyplot
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
@@ -39,7 +42,7 @@ def draw_scores(runs: Sequence[Run], found: Sequence[Difference], path: Path) ->
     figure, axes = plt.subplots(
         1,
         2 if found else 1,
-        figsize=(3.4 + 1.3 * len(experiments) + (4.2 if found else 0), 4.6),
+        figsize=(5 + len(experiments) + (4.2 if found else 0), 4.8),
         width_ratios=(1.2, 1) if found else None,
         squeeze=False,
         layout="constrained",
@@ -47,8 +50,7 @@ def draw_scores(runs: Sequence[Run], found: Sequence[Difference], path: Path) ->
     _draw_points(axes[0, 0], runs, experiments, inits)
     if found:
         _draw_differences(axes[0, 1], found, inits)
-    figure.savefig(path, dpi=_DPI)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def draw_maps(runs: Sequence[Run], out: Path, data: Path | None) -> list[str]:
@@ -104,9 +106,9 @@ def _draw_points(
     if any(run.failure and run.scored for run in runs):
         handles.append(Line2D([], [], marker="x", ls="", color="0.3", label="failed"))
     if any(experiment in printed.get(init, {}) for init in inits for experiment in experiments):
-        label = "paper A, mean ± std\n(over its encoders; other budget)"
+        label = "paper A, mean ± std (over its encoders; other budget)"
         handles.append(Line2D([], [], marker="D", ms=3, color="0.6", lw=1, label=label))
-    axis.legend(handles=handles, fontsize=8, loc="best")
+    axis.figure.legend(handles=handles, fontsize=8, loc="outside lower center", ncols=len(handles))
     axis.set_xticks(range(len(experiments)), experiments)
     axis.set(
         ylabel="test micro IoU, percent", xlim=(-0.5, len(experiments) - 0.5), ylim=(None, 100)
@@ -131,10 +133,8 @@ def _draw_differences(axis: Any, found: Sequence[Difference], inits: Sequence[st
     labels = ["all, equally\nweighted" if name == ALL else name for name in names]
     axis.set_yticks(range(len(names)), labels)
     axis.set(ylim=(len(names) - 0.5, -0.5), xlabel="points of test micro IoU")
-    gain = (
-        f"{others[0]} less {found[0].baseline}" if len(others) == 1 else f"less {found[0].baseline}"
-    )
-    axis.set_title(f"Paired: {gain}, mean and {CONFIDENCE:.0%} bootstrap", fontsize=11)
+    what = f"{others[0]} less " if len(others) == 1 else "less "
+    axis.set_title(f"Pairs: {what}{found[0].baseline}, {CONFIDENCE:.0%} bootstrap", fontsize=11)
     axis.grid(axis="x", alpha=0.3)
 
 
@@ -184,8 +184,7 @@ def _draw_map_figure(blocks: dict[str, dict[str, Run]], data: Path | None, path:
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8)
     figure.suptitle("Best run of each initialisation by test IoU, as paper A shows it", fontsize=10)
-    figure.savefig(path, dpi=_DPI)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def _micrographs(run: Run, data: Path | None) -> dict[str, Path]:
@@ -220,6 +219,16 @@ def _colour(inits: Sequence[str], init: str) -> str | tuple[float, float, float]
     others = [name for name in inits if name != "random"]
     order = (7, 6, 3, 5, 1, 2)
     return _rgb(CLASS_COLOURS[order[others.index(init) % len(order)]])
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """As a PNG of 256 colours: maps have few, and it is a third of the size."""
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, dpi=_DPI)
+    plt.close(figure)
+    picture = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    picture.save(small, "PNG", optimize=True)
+    write_atomically(path, small.getvalue())
 
 
 def _rgb(colour: tuple[int, int, int]) -> tuple[float, float, float]:
