@@ -1,6 +1,12 @@
-"""A tiny shard set that the tests of pretrain share."""
+"""A tiny shard set, and trainers that start fast, for the tests of pretrain."""
 
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -58,3 +64,50 @@ def tiny(shards: Path) -> list[str]:
     """Flags of a run that takes seconds: six steps an epoch."""
     flags = ["--arch", "resnet18", "--shards", str(shards), "--image-size", "32"]
     return [*flags, "--batch-size", "8", "--threads", "1", "--loader-threads", "1"]
+
+
+class Nursery:
+    """Starts trainers by nursery.py, one at a time."""
+
+    def __init__(self, process: "subprocess.Popen[str]", folder: Path) -> None:
+        self._process = process
+        self._doing = folder / "doing"
+        self.log = folder / "log"
+
+    def start(self, argv: Sequence[str], world: int = 1) -> list[int]:
+        """The process ids of a new trainer's processes."""
+        self._doing.write_text("")
+        order = {"argv": [*argv], "log": str(self.log), "doing": str(self._doing)}
+        order |= {"world": world}
+        self._stdin.write(json.dumps(order) + "\n")
+        self._stdin.flush()
+        return self._answer()
+
+    def part(self) -> str:
+        """With what the trainer is busy."""
+        return self._doing.read_text().strip()
+
+    def wait(self) -> list[int]:
+        """How each of them ended, when all have."""
+        return self._answer()
+
+    @property
+    def _stdin(self) -> IO[str]:
+        assert self._process.stdin is not None
+        return self._process.stdin
+
+    def _answer(self) -> list[int]:
+        assert self._process.stdout is not None
+        return [int(word) for word in self._process.stdout.readline().split()]
+
+
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    with subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("nursery.py"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+    ) as process:
+        yield Nursery(process, tmp_path_factory.mktemp("nursery"))

@@ -1,0 +1,130 @@
+"""One process that accumulates and two that share a batch give the same training."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pretrain.checkpoint import Progress, load_checkpoint
+from pretrain.config import TrainConfig
+from pretrain.loader import Loader
+from pretrain.model import build_classifier
+from pretrain.order import Plan
+from pretrain.run_folder import RunPaths, read_story
+from pretrain.store import open_split
+
+SAMPLES, VAL_SAMPLES = 48, 12
+TOLERANCE = 1e-5
+
+
+def flags(shards: Path, run: Path, arch: str, *more: str) -> list[str]:
+    base = ["--arch", arch, "--shards", str(shards), "--run-dir", str(run), "--image-size", "32"]
+    base += ["--threads", "1", "--loader-threads", "1", "--device", "cpu", "--record-ids"]
+    return [*base, *more]
+
+
+def run_in(nursery: Any, world: int, argv: list[str]) -> None:
+    nursery.start(argv, world)
+    assert nursery.wait() == [0] * world, nursery.log.read_text()
+
+
+def state_of(run: Path) -> tuple[Progress, dict[str, torch.Tensor]]:
+    found = load_checkpoint(RunPaths(run).checkpoints)
+    assert found is not None
+    return found[0], found[1]["model"]
+
+
+def ids_of(run: Path) -> dict[tuple[int, int], list[int]]:
+    """(epoch, step) -> ids, sorted, over all processes of all attempts."""
+    batches: dict[tuple[int, int], list[int]] = {}
+    for path in run.glob("ids-*.jsonl"):
+        for line in path.read_text().splitlines():
+            record = json.loads(line)
+            batches.setdefault((record["epoch"], record["step"]), []).extend(record["ids"])
+    return {at: sorted(ids) for at, ids in sorted(batches.items())}
+
+
+def planned(batch_size: int, epochs: int) -> dict[tuple[int, int], list[int]]:
+    plan = Plan(samples=SAMPLES, batch_size=batch_size, micro_batch_size=batch_size, seed=0)
+    return {
+        (epoch, step): sorted(batch.tolist())
+        for epoch in range(epochs)
+        for step, batch in enumerate(plan.epoch_batches(epoch))
+    }
+
+
+def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+def test_one_process_and_two_end_with_the_same_weights_and_counts(
+    shards: Path, tmp_path: Path, nursery: Any
+) -> None:
+    more = ["--batch-size", "8", "--micro-batch-size", "4", "--epochs", "4", "--lr", "0.01"]
+    runs = {world: tmp_path / str(world) for world in (1, 2)}
+    for world, run in runs.items():
+        run_in(nursery, world, flags(shards, run, "vgg11", *more, "--dropout", "0.3"))
+    assert ids_of(runs[1]) == ids_of(runs[2]) == planned(8, 4)
+    (alone, weights), (both, others) = state_of(runs[1]), state_of(runs[2])
+    assert alone.best_epoch == both.best_epoch
+    stories = [read_story(RunPaths(run)) for run in runs.values()]
+    assert stories[0] is not None and stories[1] is not None
+    assert stories[0]["confusion"] == stories[1]["confusion"]
+    assert sum(map(sum, stories[1]["confusion"])) == VAL_SAMPLES
+    difference = largest_difference(weights, others)
+    print(f"weights after 24 steps differ by {difference:.2g} at most")
+    assert difference < TOLERANCE
+
+
+def test_with_batch_norm_first_gradients_agree_and_statistics_are_averaged(
+    shards: Path, tmp_path: Path, nursery: Any
+) -> None:
+    lr = 0.1
+    more = ["--batch-size", "48", "--micro-batch-size", "24", "--epochs", "1", "--lr", str(lr)]
+    more += ["--momentum", "0", "--weight-decay", "0"]  # so a step is the gradient, times lr
+    runs = {world: tmp_path / str(world) for world in (1, 2)}
+    for world, run in runs.items():
+        run_in(nursery, world, flags(shards, run, "resnet18", *more))
+    weights, others = state_of(runs[1])[1], state_of(runs[2])[1]
+    config = TrainConfig(arch="resnet18", image_size=32, batch_size=48)
+    model = initial_model(config)
+    learned = dict(model.named_parameters())
+    assert all((weights[name] != learned[name]).any() for name in learned)
+    difference = largest_difference(
+        {name: weights[name] for name in learned}, {name: others[name] for name in learned}
+    )
+    print(f"first gradients differ by {difference / lr:.2g} at most")
+    assert difference / lr < TOLERANCE
+
+    expected = averaged_statistics(shards, config)
+    found = {name: others[name] for name in expected}
+    assert largest_difference(expected, found) < TOLERANCE
+    assert largest_difference(found, {name: weights[name] for name in found}) > TOLERANCE
+
+
+def initial_model(config: TrainConfig) -> nn.Module:
+    torch.manual_seed(config.seed)
+    model: nn.Module = build_classifier(config.arch, config.init, 3, 0.0, config.image_size)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def averaged_statistics(shards: Path, config: TrainConfig) -> dict[str, torch.Tensor]:
+    """Batch norm's running statistics when each of two processes has seen its half of a batch."""
+    data = open_split(shards, "train")
+    plan = Plan(samples=SAMPLES, batch_size=48, micro_batch_size=24, seed=0)
+    cpu = torch.device("cpu")
+    loader = Loader(data, config, micro_batch_size=24, device=cpu, threads=1)
+    means: dict[str, torch.Tensor] = {}
+    for rank in (0, 1):
+        (step,) = loader.steps(plan, 0, 0, rank, 2)
+        (batch,) = step.batches
+        model = initial_model(config)
+        with torch.no_grad():
+            model(batch.images)
+        for name, buffer in model.named_buffers():
+            if "running_" in name:
+                means[name] = means.get(name, torch.zeros(())) + buffer / 2
+    return means

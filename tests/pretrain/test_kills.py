@@ -1,0 +1,207 @@
+"""A run killed and stopped thirty times ends bit for bit as one that was left alone."""
+
+import fcntl
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGKILL, SIGTERM
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pretrain.checkpoint import Progress, list_checkpoints, load_checkpoint
+from pretrain.processes import EXIT_INTERRUPTED
+from pretrain.run_folder import RunPaths
+from pretrain.status import read_status
+from pretrain.tracking import read_metrics
+from shards.write import WriteConfig, write_shards
+
+ROOT = Path(__file__).parents[2]
+TIMING = {"images_per_second", "data_wait", "train_seconds", "epoch_seconds"}
+EVERY_STEP = ("--checkpoint-minutes", "1e-6")
+EPOCHS = 12  # thirty attempts take about seven
+
+Part = Literal["warm-up", "training", "validation", "saving"]
+
+
+@dataclass(frozen=True)
+class Blow:
+    """A signal, sent at a random moment of a part, to one trainer or through its launcher."""
+
+    signal: signal.Signals
+    part: Part = "training"
+    launched: Literal["", "group", "trainer"] = ""  # who gets it when `accelerate launch` started
+
+
+# Blocks in random order; within a block one follows the other, so most pairs hit the same epoch.
+BLOWS: list[list[Blow]] = [
+    *[[Blow(SIGKILL, "warm-up")]] * 4,
+    *[[Blow(SIGKILL, "training")]] * 8,
+    *[[Blow(SIGKILL, "validation")]] * 3,
+    *[[Blow(SIGKILL, "saving")]] * 3,
+    [Blow(SIGKILL, launched="group")],
+    [Blow(SIGKILL, launched="trainer")],
+    [Blow(SIGTERM, "warm-up")],
+    *[[Blow(SIGTERM, "training"), Blow(SIGTERM, "training")]] * 2,
+    *[[Blow(SIGTERM, "validation"), Blow(SIGTERM, "training")]],
+    [Blow(SIGTERM, "saving")],
+    [Blow(SIGTERM, launched="group")],
+    [Blow(SIGTERM, launched="trainer")],
+]
+
+
+@pytest.fixture
+def even_shards(tmp_path: Path) -> Path:
+    """144 training images and 36 for validation: in batches of four, it has two rounds."""
+    random_numbers = np.random.default_rng(0)
+    for name in ("noise", "stripes"):
+        folder = tmp_path / "corpus" / name
+        folder.mkdir(parents=True)
+        for number in range(90):
+            pixels = random_numbers.uniform(0, 255, (40, 40))
+            if name == "stripes":  # faint, so that the best epoch is a late one
+                pixels = 0.88 * pixels + 0.12 * random_numbers.uniform(0, 255, (40, 1))
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    source, out = str(tmp_path / "corpus"), tmp_path / "shards"
+    write_shards(
+        WriteConfig(source=source, out=str(out), profile="exact", workers=1, val_per_class=18)
+    )
+    return out
+
+
+@pytest.mark.slow
+def test_a_run_killed_and_stopped_thirty_times_ends_as_if_left_alone(
+    even_shards: Path, tmp_path: Path, nursery: Any
+) -> None:
+    flags = ["--arch", "tu-test_resnet", "--shards", str(even_shards), "--image-size", "64"]
+    flags += ["--batch-size", "16", "--micro-batch-size", "4", "--threads", "1", "--lr", "0.02"]
+    flags += ["--loader-threads", "1", "--dropout", "0.3", "--mixup", "0.4", "--ema-epochs", "1"]
+    flags += ["--epochs", str(EPOCHS), "--patience", str(EPOCHS), "--device", "cpu"]
+    whole, struck = tmp_path / "whole", tmp_path / "struck"
+    random_numbers = random.Random(5)
+    blocks = random_numbers.sample(BLOWS, len(BLOWS))
+    blows = [blow for block in blocks for blow in block]
+    assert Counter(blow.signal for blow in blows) == {SIGKILL: 20, SIGTERM: 10}
+    nursery.start([*flags, "--run-dir", str(whole)])
+    spans = _spans(nursery)
+    assert nursery.wait() == [0], nursery.log.read_text()
+    stops: list[tuple[int, int]] = []
+    told = [f"parts last {spans}"]
+    for blow in blows:
+        every = EVERY_STEP if random_numbers.random() < 0.6 else ()
+        argv = [*flags, "--run-dir", str(struck), *every]
+        share = random_numbers.random()
+        if blow.launched:
+            part = _launch_and_strike(argv, struck, blow, share * spans["training"])
+        else:
+            part = _strike(nursery, argv, struck, blow, share * spans[blow.part])
+        progress = _newest(struck)
+        told.append(f"{blow.signal.name} {blow.launched} in {part}: {progress}")
+        if blow.signal == SIGTERM and progress is not None:
+            stops.append((progress.epoch, progress.step))
+    print(*told, sep="\n")
+    nursery.start([*flags, "--run-dir", str(struck)])
+    assert nursery.wait() == [0], nursery.log.read_text()
+    mid_epoch = Counter(epoch for epoch, step in set(stops) if step)
+    assert mid_epoch.most_common(1)[0][1] >= 2, "no epoch was stopped twice"
+    _assert_equal_bit_for_bit(whole, struck)
+
+
+def _spans(nursery: Any) -> dict[str, float]:
+    """How many seconds each part of an undisturbed run takes, once."""
+    seconds, visits = Counter[str](), Counter[str]()
+    part, then = "", time.monotonic()
+    deadline = then + 300
+    while part != "ended":
+        assert then < deadline, nursery.log.read_text()
+        time.sleep(0.002)
+        now, new = time.monotonic(), nursery.part()
+        seconds[part] += now - then  # type: ignore[assignment]
+        visits[new] += new != part
+        part, then = new, now
+    return {part: seconds[part] / visits[part] for part in visits if visits[part]}
+
+
+def _strike(nursery: Any, argv: list[str], run: Path, blow: Blow, delay: float) -> str:
+    """Start a trainer, strike it `delay` seconds into a part; returns the part it was in then."""
+    (trainer,) = nursery.start(argv)
+    _wait_for(lambda: nursery.part() in (blow.part, "ended"))
+    time.sleep(delay)
+    part = nursery.part()
+    os.kill(trainer, blow.signal)
+    (ended,) = nursery.wait()
+    log = nursery.log.read_text()[-2000:]
+    assert ended == (-SIGKILL if blow.signal == SIGKILL else EXIT_INTERRUPTED), (part, log)
+    if blow.signal == SIGTERM:
+        _assert_interrupted(run)
+    return part
+
+
+def _launch_and_strike(argv: list[str], run: Path, blow: Blow, delay: float) -> str:
+    """As `_strike`, with `accelerate launch` between, at any time after the first checkpoint."""
+    before = _newest_name(run)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+    launcher = subprocess.Popen(
+        [*launch, str(ROOT / "pretrain" / "train.py"), *argv, *EVERY_STEP],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    _wait_for(lambda: _newest_name(run) != before)
+    time.sleep(delay)
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    assert len(children) == 1
+    if blow.launched == "group":
+        os.killpg(launcher.pid, blow.signal)
+        assert launcher.wait() == -blow.signal
+    else:
+        os.kill(int(children[0]), blow.signal)
+        assert launcher.wait() == 1  # whatever the trainer ended with
+    with RunPaths(run).lock.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)  # a trainer outlives its launcher while it saves
+    if blow.signal == SIGTERM:
+        _assert_interrupted(run)
+    return f"training, struck the {blow.launched}"
+
+
+def _assert_interrupted(run: Path) -> None:
+    status = read_status(run)
+    assert status is not None and status.state == "interrupted", status
+
+
+def _assert_equal_bit_for_bit(one: Path, other: Path) -> None:
+    assert RunPaths(one).best.read_bytes() == RunPaths(other).best.read_bytes()
+    found, expected = (load_checkpoint(RunPaths(run).checkpoints) for run in (other, one))
+    assert found is not None and expected is not None
+    assert found[0] == expected[0]
+    torch.testing.assert_close(found[1], expected[1], rtol=0, atol=0)
+    records, wanted = (
+        [{k: v for k, v in record.items() if k not in TIMING} for record in read_metrics(run)]
+        for run in (other, one)
+    )
+    assert records == wanted and len(records) == EPOCHS
+
+
+def _newest(run: Path) -> Progress | None:
+    found = load_checkpoint(RunPaths(run).checkpoints)
+    return None if found is None else found[0]
+
+
+def _newest_name(run: Path) -> str:
+    return max((path.name for path in list_checkpoints(RunPaths(run).checkpoints)), default="")
+
+
+def _wait_for(condition: Any, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.001)
