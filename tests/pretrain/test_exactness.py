@@ -1,9 +1,13 @@
-"""One process that accumulates and two that share a batch give the same training."""
+"""One process that accumulates and several give the same training, and may take turns."""
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -12,7 +16,9 @@ from pretrain.config import TrainConfig
 from pretrain.loader import Loader
 from pretrain.model import build_classifier
 from pretrain.order import Plan
+from pretrain.processes import EXIT_INTERRUPTED
 from pretrain.run_folder import RunPaths, read_story
+from pretrain.status import read_status
 from pretrain.store import open_split
 
 SAMPLES, VAL_SAMPLES = 48, 12
@@ -60,6 +66,7 @@ def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tens
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
+@pytest.mark.slow
 def test_one_process_and_two_end_with_the_same_weights_and_counts(
     shards: Path, tmp_path: Path, nursery: Any
 ) -> None:
@@ -128,3 +135,42 @@ def averaged_statistics(shards: Path, config: TrainConfig) -> dict[str, torch.Te
             if "running_" in name:
                 means[name] = means.get(name, torch.zeros(())) + buffer / 2
     return means
+
+
+@pytest.mark.slow
+def test_two_processes_then_one_then_two_lose_and_repeat_no_sample(
+    shards: Path, tmp_path: Path, nursery: Any
+) -> None:
+    more = ["--batch-size", "4", "--micro-batch-size", "2", "--epochs", "2", "--lr", "1e-3"]
+    whole, run = tmp_path / "whole", tmp_path / "turns"
+    run_in(nursery, 1, flags(shards, whole, "vgg11", *more))
+    argv, steps = flags(shards, run, "vgg11", *more), [0]
+    for world in (2, 1):
+        trainers = nursery.start(argv, world)
+        wait_for(lambda w=world: lines(run / f"ids-0-of-{w}.jsonl") >= 2)  # type: ignore[misc]
+        os.kill(trainers[-1], signal.SIGTERM)  # one of them is enough
+        assert nursery.wait() == [EXIT_INTERRUPTED] * world, nursery.log.read_text()
+        status = read_status(run)
+        assert status is not None and status.state == "interrupted"
+        progress, _ = state_of(run)
+        assert progress.epoch == 0 and steps[-1] < progress.step < 12
+        steps.append(progress.step)
+    run_in(nursery, 2, argv)
+    assert ids_of(run) == ids_of(whole) == planned(4, 2)
+    assert sorted(i for (epoch, _), ids in ids_of(run).items() if not epoch for i in ids) == list(
+        range(SAMPLES)
+    )
+    difference = largest_difference(state_of(run)[1], state_of(whole)[1])
+    print(f"stopped after steps {steps[1:]}; weights differ by {difference:.2g} at most")
+    assert difference < TOLERANCE
+
+
+def lines(path: Path) -> int:
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def wait_for(condition: Any, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.002)
