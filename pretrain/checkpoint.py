@@ -59,8 +59,9 @@ def save_checkpoint(folder: Path, progress: Progress, state: Mapping[str, Any]) 
     content = {"schema_version": SCHEMA_VERSION, "progress": asdict(progress), **state}
     torch.save(content, buffer)
     digest = hashlib.sha256(buffer.getbuffer()).hexdigest()[:_DIGITS]
-    known = list_checkpoints(folder)
-    number = _number(known[-1]) + 1 if known else 0
+    # Beyond the good one too, which may be all that is left: the highest number is the newest.
+    known = [*list_checkpoints(folder), *list_checkpoints(folder / _GOOD)]
+    number = max(map(_number, known), default=-1) + 1
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / f"state-{number:010d}-{digest}.pt", buffer.getbuffer())

@@ -104,3 +104,15 @@ def test_leftovers_of_a_killed_write_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "state-0000000001-0123456789abcdef.pt.partial").write_bytes(b"half")
     found = load_checkpoint(tmp_path)
     assert found is not None and found[0].epoch == 1
+
+
+def test_a_new_good_one_replaces_one_that_outlived_all_others(tmp_path: Path) -> None:
+    for epoch in range(3):
+        save(tmp_path, epoch)
+    mark_good(tmp_path)
+    for path in list_checkpoints(tmp_path):
+        path.unlink()
+    save(tmp_path, 3)
+    mark_good(tmp_path)
+    found = load_good(tmp_path)
+    assert found is not None and found[0].epoch == 3
