@@ -4,7 +4,8 @@ python -m downstream.study ROOT [--out DIR]      ROOT: holds the run folders, as
 
 Reads what downstream.segment wrote and writes study.md, table2.csv to table4.csv, differences.csv,
 runs.csv, scores.png, and figure3.png to figure5.png as far as the runs reach. A collapsed run
-counts as failed, one without results as unfinished; so it can be called while a grid is at work.
+counts as failed, one without results as unfinished, one that never began is not known; so it can be
+called while a grid is at work.
 """
 
 import csv
@@ -15,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from downstream.bench.paired import Difference, differences
-from downstream.bench.runs import Run, in_order, read_runs
+from downstream.bench.runs import Run, in_order, mixed_settings, read_runs, shared_settings
 from downstream.bench.scores import METRICS
 from downstream.bench.tables import (
     LAYOUTS,
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def study_page(runs: Sequence[Run], found: Sequence[Difference], baseline: str) -> str:
     """The study as a Markdown page."""
-    lines = ["# Segmentation study", "", f"{_count(runs)}.", *_failures(runs)]
+    lines = ["# Segmentation study", "", f"{_count(runs)}.", "", *_settings(runs), *_failures(runs)]
     for layout in LAYOUTS:
         for metric, title in METRICS.items():
             lines += [
@@ -150,7 +151,16 @@ def _draw(
 def _count(runs: Sequence[Run]) -> str:
     finished = sum(run.finished for run in runs)
     failed = sum(bool(run.failure) for run in runs)
-    return f"{len(runs)} runs: {finished} finished, of them {failed} failed"
+    return f"{len(runs)} run{'s' * (len(runs) != 1)}: {finished} finished, of them {failed} failed"
+
+
+def _settings(runs: Sequence[Run]) -> list[str]:
+    shared = ", ".join(f"{name} {value}" for name, value in shared_settings(runs).items())
+    lines = [f"Settings of all runs other than the defaults: {shared or 'none'}."]
+    for name, values in mixed_settings(runs).items():
+        spelt = ", ".join(map(str, values))
+        lines.append(f"**Runs of one experiment differ in {name} ({spelt}): their means mix it.**")
+    return lines
 
 
 def _failures(runs: Sequence[Run]) -> list[str]:

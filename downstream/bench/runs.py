@@ -26,6 +26,9 @@ _OF_FOLDERS = {
     )
 } | {("EBC1/train/111418#4_1426_100Cyc0032.tif", "EBC1/test"): "EBC-3"}
 
+_VARIED = FREE_SETTINGS | {"decoder", "arch", "init", "seed", "fold"}  # by a study
+_OF_EXPERIMENT = {"train", "val", "test", "specimen", "classes", "orientation", "micro_over"}
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -76,6 +79,34 @@ def read_runs(root: Path, labels: Mapping[str, str] | None = None) -> list[Run]:
         if init not in given:
             raise UserError(f"no run has the init {init!r}; there are {', '.join(sorted(given))}")
     return sorted(runs, key=lambda r: (rank(r.experiment), rank(r.init), r.decoder, r.arch, r.seed))
+
+
+def shared_settings(runs: Iterable[Run]) -> dict[str, Any]:
+    """The settings in which all runs agree and depart from the default: their budget."""
+    first, *others = runs
+    defaults = as_plain(SegmentConfig(data=first.config.data))
+    return {
+        name: value
+        for name, value in as_plain(first.config).items()
+        if name not in _VARIED | _OF_EXPERIMENT
+        and value != defaults[name]
+        and all(as_plain(run.config)[name] == value for run in others)
+    }
+
+
+def mixed_settings(runs: Iterable[Run]) -> dict[str, list[Any]]:
+    """Settings in which runs of one experiment differ beside those that a study varies."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        groups.setdefault(run.experiment, []).append(as_plain(run.config))
+    mixed: dict[str, list[Any]] = {}
+    for configs in groups.values():
+        for name in set(configs[0]) - _VARIED:
+            values = [config[name] for config in configs]
+            distinct = [value for i, value in enumerate(values) if value not in values[:i]]
+            if len(distinct) > 1:
+                mixed[name] = distinct
+    return dict(sorted(mixed.items()))
 
 
 def rank(name: str) -> tuple[int, str]:

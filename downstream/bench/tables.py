@@ -87,12 +87,12 @@ def best_page(runs: Sequence[Run], baseline: str) -> list[str]:
         for init in in_order(run.init for run in of_experiment):
             cells = [experiment, init]
             reductions = []
+            of_init = [run for run in of_experiment if run.init == init]
+            of_baseline = [run for run in of_experiment if run.init == baseline]
             for by_test in (True, False):
-                best, base = (
-                    best_run([r for r in of_experiment if r.init == wanted], by_test=by_test)
-                    for wanted in (init, baseline)
-                )
-                cells += [_spell_run(best), _percent(best.micro_iou) if best else NONE]
+                best = best_run(of_init, by_test=by_test)
+                base = best_run(of_baseline, by_test=by_test)
+                cells += [_spell_run(best, of_init), _percent(best.micro_iou) if best else NONE]
                 reductions.append("" if init == baseline else _reduction(base, best))
             lines.append(_line([*cells, *reductions]))
         lines += [
@@ -225,9 +225,9 @@ def _spell_published(printed: Published | None) -> str:
     return f"*{100 * printed.iou:.1f}{spread}*"
 
 
-def _spell_run(run: Run | None) -> str:
+def _spell_run(run: Run | None, among: Sequence[Run]) -> str:
     if run is None:
-        return "none converged"
+        return "none converged" if any(other.scored for other in among) else "none finished"
     return f"{run.decoder}, {run.arch}, seed {run.seed}"
 
 

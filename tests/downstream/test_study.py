@@ -19,7 +19,7 @@ from downstream.bench.paired import (
     range_coverage,
 )
 from downstream.bench.published import EXPERIMENTS, published_rows
-from downstream.bench.runs import Run, init_label, read_runs
+from downstream.bench.runs import Run, init_label, mixed_settings, read_runs, shared_settings
 from downstream.bench.scores import best_run, cell, relative_error_reduction
 from downstream.config import SegmentConfig
 from downstream.seg.run_folder import RunPaths, write_json
@@ -144,6 +144,16 @@ def test_pairs_differ_in_the_initialisation_alone(tmp_path: Path) -> None:
     save_run(tmp_path, "imagenet", 2, 0.9, settings={"max_epochs": 7})  # another budget
     pairs = pair_runs(read_runs(tmp_path), "random", "imagenet")
     assert [(a.seed, b.seed) for a, b in pairs] == [(0, 0)]
+
+
+def test_a_mixed_budget_is_told(tmp_path: Path) -> None:
+    save_run(tmp_path, "random", 0, 0.5, settings={"max_epochs": 7, "crop_size": 256})
+    save_run(tmp_path, "random", 1, 0.5, settings={"max_epochs": 9, "crop_size": 256})
+    runs = read_runs(tmp_path)
+    assert mixed_settings(runs) == {"max_epochs": [7, 9]}
+    assert shared_settings(runs) == {"crop_size": 256}
+    main([str(tmp_path)])
+    assert "differ in max_epochs (7, 9)" in (tmp_path / "study.md").read_text()
 
 
 def test_the_difference_of_three_pairs_has_their_range_as_interval(tmp_path: Path) -> None:
