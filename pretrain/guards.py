@@ -90,8 +90,9 @@ def exploded(config: TrainConfig, progress: Progress, loss: float) -> bool:
 
 def is_good(config: TrainConfig, progress: Progress, scores: Scores) -> bool:
     """Whether the state after a validation is one to roll back to."""
-    sound = math.isfinite(scores.loss) and not progress.skipped_in_a_row
-    return sound and not exploded(config, progress, scores.loss)
+    # Not the training loss, which may be of another kind: a guess has the log of the classes.
+    guess = max(progress.first_loss or 0.0, math.log(len(scores.confusion)))
+    return not progress.skipped_in_a_row and scores.loss <= config.loss_limit * guess
 
 
 def after_rollback(config: TrainConfig, good: Progress, fault: Diverged) -> Progress:
@@ -111,6 +112,8 @@ def after_rollback(config: TrainConfig, good: Progress, fault: Diverged) -> Prog
         lr_factor=now.lr_factor * config.rollback_lr,
         skipped_steps=now.skipped_steps,
         first_loss=now.first_loss,
+        threads=now.threads,
+        micro_batch_size=now.micro_batch_size,
         best_top1=now.best_top1,  # its file is there
         best_epoch=now.best_epoch,
         best_converged=now.best_converged,

@@ -25,7 +25,7 @@ _FREE_ON_RESUME = frozenset(
         "threads",
         "loader_threads",
         "resident",  # the pixels are those of streaming
-        "micro_batch_size",  # the checkpoint's own is used
+        "micro_batch_size",  # for a GPU with less memory; warned of
         "checkpoint_minutes",
         "rollback_limit",
         "record_ids",

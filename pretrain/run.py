@@ -34,6 +34,7 @@ from pretrain.processes import (
     Interruption,
     average_statistics,
     check_equal,
+    sum_over,
     together,
 )
 from pretrain.run_folder import RunPaths
@@ -114,7 +115,9 @@ class Run:
         """From now on, save these (prepared) when a checkpoint is due, and before a stop."""
         self._model, self._optimizer = model, optimizer
         self._interruption.defer()
-        if not has_good(self.paths.checkpoints):
+        # Process 0's view alone: it writes the file while the others may still look for it.
+        lacks = self._accelerator.is_main_process and not has_good(self.paths.checkpoints)
+        if sum_over(self._accelerator, torch.tensor([float(lacks)])).item():
             self.save(progress, good=True)  # to roll back to; and a full disk shows at once
 
     @property

@@ -46,7 +46,7 @@ from pretrain.source import Source, open_sources
 from pretrain.staging import stage
 from pretrain.store import ShardSplit, open_split
 from pretrain.validate import validate
-from shards.cli import UserError, console, program
+from shards.cli import UserError, console, program, warn
 from shards.settings import load_config
 
 
@@ -84,7 +84,7 @@ def train(config: TrainConfig, interruption: Interruption) -> None:
             console.print(f"{run.paths.folder} is finished: {progress.finished}", markup=False)
             return
         train_source, val_source = _sources((train_data, val_data), config, accelerator)
-        micro_batch_size = progress.micro_batch_size or fit_micro_batch(model, config, accelerator)
+        micro_batch_size = _micro_batch_size(model, config, progress, accelerator)
         progress = replace(
             progress, micro_batch_size=micro_batch_size, threads=torch.get_num_threads()
         )
@@ -232,6 +232,20 @@ def _plan(
             f"{world} without two images; use a larger --batch-size or fewer processes"
         )
     return plan
+
+
+def _micro_batch_size(
+    model: nn.Module, config: TrainConfig, progress: Progress, accelerator: Accelerator
+) -> int:
+    """As configured, else the run's own so far, else what fits."""
+    before = progress.micro_batch_size
+    size = config.micro_batch_size or before or fit_micro_batch(model, config, accelerator)
+    if before not in (0, size) and accelerator.is_main_process:
+        warn(
+            f"the run had micro-batches of {before} and now has {size}: its numbers will be "
+            "close to, not the same as, those of one never interrupted"
+        )
+    return size
 
 
 def _sources(
