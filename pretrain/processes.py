@@ -14,9 +14,8 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
 from pretrain.config import TrainConfig
+from pretrain.status import EXIT_INTERRUPTED
 from shards.cli import EXIT_USER_ERROR, UserError
-
-EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: saved; the same command goes on
 
 
 def start_accelerator(config: TrainConfig) -> Accelerator:

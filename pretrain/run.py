@@ -30,7 +30,6 @@ from pretrain.metrics import Scores
 from pretrain.opening import check_same_run, lock, write_description
 from pretrain.order import Ids
 from pretrain.processes import (
-    EXIT_INTERRUPTED,
     Interruption,
     average_statistics,
     check_equal,
@@ -38,7 +37,7 @@ from pretrain.processes import (
     together,
 )
 from pretrain.run_folder import RunPaths
-from pretrain.status import STATUS_NAME, State, Status, write_status
+from pretrain.status import EXIT_INTERRUPTED, STATUS_NAME, State, Status, write_status
 from pretrain.tracking import NullTracker, RunTracker, Tracker, read_metrics, seconds_left
 from shards.cli import UserError, console, warn
 from shards.schema import Manifest

@@ -4,7 +4,10 @@
 """
 
 import json
-from dataclasses import asdict, dataclass, fields
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -16,6 +19,8 @@ STATUS_NAME = "status.json"
 # interrupted: asked to stop, and saved; the same command goes on. A run that was killed outright
 # leaves "running" behind, with an `updated` that grows old.
 State = Literal["running", "interrupted", "finished", "failed"]
+
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: saved; the same command goes on
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +42,22 @@ def write_status(folder: Path, status: Status) -> None:
     """Write `status` into a run's folder, in place of the one before."""
     text = json.dumps(asdict(status), indent=1, sort_keys=True, allow_nan=False) + "\n"
     write_atomically(folder / STATUS_NAME, text.encode())
+
+
+@contextmanager
+def told_if_stopped(folder: Path) -> Iterator[None]:
+    """Around what comes before a run opens its folder, and may take long: a stop is no failure."""
+    try:
+        yield
+    except SystemExit as stop:
+        if stop.code == EXIT_INTERRUPTED:
+            before = read_status(folder) or Status(state="interrupted")
+            folder.mkdir(parents=True, exist_ok=True)
+            reason = "asked to stop before it began"
+            write_status(
+                folder, replace(before, state="interrupted", reason=reason, updated=time.time())
+            )
+        raise
 
 
 def read_status(folder: Path) -> Status | None:

@@ -44,6 +44,7 @@ from pretrain.run import Run
 from pretrain.run_folder import pin_init
 from pretrain.source import Source, open_sources
 from pretrain.staging import stage
+from pretrain.status import told_if_stopped
 from pretrain.store import ShardSplit, open_split
 from pretrain.validate import validate
 from shards.cli import UserError, console, program, warn
@@ -59,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def train(config: TrainConfig, interruption: Interruption) -> None:
     """Train to the end, or until interrupted; goes on where an earlier run in the folder ended."""
-    folder = stage(config.shards, config.cache_dir)
+    with told_if_stopped(config.run_folder):
+        folder = stage(config.shards, config.cache_dir)
     train_data, val_data = open_split(folder, "train"), open_split(folder, "val")
     manifest = train_data.manifest
     if len(manifest.classes) < 2 or not len(val_data) or not len(train_data):

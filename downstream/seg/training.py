@@ -24,7 +24,7 @@ from downstream.seg.metrics import Scores, confusion, score
 from downstream.seg.run_folder import RunPaths, read_metrics, write_metrics
 from downstream.seg.segmenter import Segmenter
 from pretrain.checkpoint import Progress, load_checkpoint, save_checkpoint
-from pretrain.processes import EXIT_INTERRUPTED
+from pretrain.status import EXIT_INTERRUPTED
 from shards.cli import console, progress_bar
 
 StateDict = dict[str, torch.Tensor]

@@ -12,7 +12,7 @@ from downstream.seg.metrics import Scores, score
 from downstream.seg.run_folder import read_metrics
 from downstream.seg.segmenter import build_segmenter
 from downstream.seg.training import MAX_SKIPPED, State, Trainer, epoch_batches, fine_tune
-from pretrain.processes import EXIT_INTERRUPTED
+from pretrain.status import EXIT_INTERRUPTED
 
 CPU = torch.device("cpu")
 

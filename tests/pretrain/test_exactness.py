@@ -16,9 +16,8 @@ from pretrain.config import TrainConfig
 from pretrain.loader import Loader
 from pretrain.model import build_classifier
 from pretrain.order import Plan
-from pretrain.processes import EXIT_INTERRUPTED
 from pretrain.run_folder import RunPaths, read_story
-from pretrain.status import read_status
+from pretrain.status import EXIT_INTERRUPTED, read_status
 from pretrain.store import open_split
 
 SAMPLES, VAL_SAMPLES = 48, 12

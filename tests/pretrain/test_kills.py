@@ -19,9 +19,8 @@ import torch
 from PIL import Image
 
 from pretrain.checkpoint import Progress, list_checkpoints, load_checkpoint
-from pretrain.processes import EXIT_INTERRUPTED
 from pretrain.run_folder import RunPaths
-from pretrain.status import read_status
+from pretrain.status import EXIT_INTERRUPTED, read_status
 from pretrain.tracking import read_metrics
 from shards.write import WriteConfig, write_shards
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.status import STATUS_NAME, Status, read_status, write_status
+from pretrain.status import STATUS_NAME, Status, read_status, told_if_stopped, write_status
 from shards.cli import UserError
 
 
@@ -30,3 +30,22 @@ def test_anything_else_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / STATUS_NAME).write_text(content)
     with pytest.raises(UserError, match=STATUS_NAME):
         read_status(tmp_path)
+
+
+@pytest.mark.parametrize("epoch", [None, 4])
+def test_a_stop_before_the_run_opens_is_no_failure(tmp_path: Path, epoch: int | None) -> None:
+    folder = tmp_path / "run"
+    if epoch is not None:
+        folder.mkdir()
+        write_status(folder, Status(state="running", epoch=epoch))
+    with pytest.raises(SystemExit), told_if_stopped(folder):
+        raise SystemExit(75)
+    status = read_status(folder)
+    assert status is not None
+    assert (status.state, status.epoch) == ("interrupted", epoch or 0)
+
+
+def test_another_exit_before_the_run_opens_says_nothing(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit), told_if_stopped(tmp_path):
+        raise SystemExit(2)
+    assert read_status(tmp_path) is None

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from pretrain.processes import EXIT_INTERRUPTED
 from pretrain.run_folder import RunPaths
+from pretrain.status import EXIT_INTERRUPTED
 from pretrain.tracking import read_metrics
 from pretrain.train import main as train
 from shards.cli import EXIT_USER_ERROR
