@@ -27,6 +27,7 @@ from pretrain.card import (
     Card,
     write_card,
 )
+from pretrain.metrics import class_accuracy
 from pretrain.model import Classifier, bare_encoder, imagenet_tag
 from pretrain.run_folder import read_run, read_sources
 from pretrain.timm_export import TIMM_FOLDER, TimmExport, write_timm_folder
@@ -102,7 +103,7 @@ def export_encoder(run_dir: Path, out: Path) -> Card:
             image_size=config.image_size,
             converged=story["converged"],
             metrics=story["scores"] | {"epoch": story["epoch"]},
-            class_accuracy=_class_accuracy(story["confusion"]),
+            class_accuracy=class_accuracy(story["confusion"]),
             corpus_hash=manifest.corpus_hash,
             sources=sources,
             config=as_plain(config),
@@ -126,11 +127,6 @@ def _read_best(path: Path) -> tuple[StateDict, dict[str, Any]]:
             return state, json.loads(file.metadata()["story"])
     except (SafetensorError, KeyError, ValueError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
-
-
-def _class_accuracy(confusion: Sequence[Sequence[int]]) -> tuple[float | None, ...]:
-    """The recall of each class; `confusion[true class][predicted class]` counts images."""
-    return tuple(row[i] / sum(row) if any(row) else None for i, row in enumerate(confusion))
 
 
 def _versions() -> dict[str, str]:

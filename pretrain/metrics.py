@@ -1,6 +1,7 @@
 """Classification metrics, all from one confusion matrix. The only place where they are computed."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,14 +40,6 @@ class Scores:
         one_sided = self.dominant_share > DOMINANT_SHARE >= max(members) / max(1, sum(members))
         return self.balanced_accuracy >= wanted and not one_sided
 
-    @property
-    def class_accuracy(self) -> tuple[float | None, ...]:
-        """Per class, the share that is recognised; None where the split has none of it."""
-        return tuple(
-            row[number] / sum(row) if sum(row) else None
-            for number, row in enumerate(self.confusion)
-        )
-
     def scalars(self) -> dict[str, float]:
         """What goes into logs and cards."""
         return {
@@ -55,6 +48,14 @@ class Scores:
             "top5": self.top5,
             "balanced_accuracy": self.balanced_accuracy,
         }
+
+
+def class_accuracy(confusion: Sequence[Sequence[int]]) -> tuple[float | None, ...]:
+    """Per class, the share that is recognised; None where the split has none of it.
+
+    `confusion[true class][predicted class]` counts images.
+    """
+    return tuple(row[i] / sum(row) if any(row) else None for i, row in enumerate(confusion))
 
 
 class Counts:

@@ -280,7 +280,6 @@ class Run:
             "scores": scores.scalars(),
             "converged": scores.converged,
             "confusion": scores.confusion,
-            "class_accuracy": dict(zip(self._manifest.classes, scores.class_accuracy, strict=True)),
         }
         write_atomically(self.paths.best, save(tensors, metadata={"story": json.dumps(story)}))
 
