@@ -77,6 +77,7 @@ LIGHT += ["downstream.check", "downstream.config", "downstream.study"] + [
 LIGHT += [
     f"downstream.bench.{name}" for name in ("paired", "published", "runs", "scores", "tables")
 ]
+LIGHT += [f"downstream.uda.bench.{name}" for name in ("published", "rdt")]
 HEAVY = ("torch", "nvidia.dali", "wandb", "accelerate", "segmentation_models_pytorch")
 
 

@@ -1,0 +1,1 @@
+"""Many adaptation runs, compared as in paper B."""
