@@ -3,9 +3,11 @@
 import cmath
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from shards.catalog import Rejected
+from shards.cli import cores
 from shards.page import (
     Section,
     amount,
@@ -72,12 +74,11 @@ def _sheets(selection: Selection, manifest: Manifest, pictures: Pictures) -> Sec
     if not any(selection.sheets.values()):
         body = [paragraph("There is no samples.csv beside the tars to choose images by.", "soft")]
     for position, (name, samples) in enumerate(selection.sheets.items()):
-        shown = (_stored(sample, _SMALL, pictures) for sample in samples)
         if samples:
             train, val = (manifest.splits[split].class_counts[position] for split in SPLITS)
             summary = f'<b id="class-{position}">{text(name)}</b> '
             summary += f'<span class="count">{number(train)} + {number(val)}</span>'
-            body.append(fold(summary, gallery(shown, "sheet")))
+            body.append(fold(summary, _sheet(samples, pictures)))
     return Section("classes", "Classes", "\n".join(body), len(selection.sheets))
 
 
@@ -216,12 +217,7 @@ def _one_group(group: Group, pictures: Pictures) -> str:
     mark = badge("validation", "val") if split == SPLITS[1] else badge("training")
     names = ", ".join(map(text, group.classes))
     summary = f"<b>{amount(len(group.members), 'image')}</b> of {names} {mark}"
-    shown = group.shown()
-    captions = len(group.classes) > 1
-    return fold(
-        summary,
-        gallery((_stored(s, _SMALL, pictures, with_class=captions) for s in shown), "sheet"),
-    )
+    return fold(summary, _sheet(group.shown(), pictures, with_class=len(group.classes) > 1))
 
 
 def _one_pair(pair: Pair, first: Sample, second: Sample, pictures: Pictures) -> str:
@@ -255,13 +251,17 @@ def _pair(figures: str, caption: str) -> str:
     )
 
 
-def _stored(sample: Sample, side: int, pictures: Pictures, *, with_class: bool = False) -> str:
-    return figure(
-        pictures.stored.picture(sample.key, side),
-        hint=_hint(sample),
-        kind=sample.split,
-        caption=text(sample.class_name) if with_class else "",
-    )
+def _sheet(samples: Sequence[Sample], pictures: Pictures, *, with_class: bool = False) -> str:
+    def one(sample: Sample) -> str:
+        return figure(
+            pictures.stored.picture(sample.key, _SMALL),
+            hint=_hint(sample),
+            kind=sample.split,
+            caption=text(sample.class_name) if with_class else "",
+        )
+
+    with ThreadPoolExecutor(cores()) as pool:  # decoding and scaling leave Python's lock
+        return gallery(pool.map(one, samples), "sheet")
 
 
 def _about_originals(pictures: Pictures, shown: Sequence[Sample | Rejected]) -> str:
