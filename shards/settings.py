@@ -46,9 +46,16 @@ def load_config(
     return build_config(cls, values | given)
 
 
-def build_config(cls: type[C], values: Mapping[str, Any]) -> C:
-    """Build `cls` from plain values (as read from YAML or flags), checking names and types."""
-    fields = {field.name: field for field in dataclasses.fields(_as_dataclass(cls))}
+def build_config(
+    cls: type[C], values: Mapping[str, Any], ready: Mapping[str, Any] | None = None
+) -> C:
+    """Build `cls` from plain values (as read from YAML or flags), checking names and types.
+
+    `ready`: values of fields that are no plain ones, taken as they are.
+    """
+    ready = ready or {}
+    every = {field.name: field for field in dataclasses.fields(_as_dataclass(cls))}
+    fields = {name: field for name, field in every.items() if name not in ready}
     for key in values:
         if key not in fields:
             raise UserError(f"unknown setting {key!r}; {_nearest(key, fields)}")
@@ -65,7 +72,7 @@ def build_config(cls: type[C], values: Mapping[str, Any]) -> C:
         flags = ", ".join(_flag(name) for name in missing)
         raise UserError(f"missing {flags} (see --help)")
     try:
-        return cls(**converted)
+        return cls(**converted, **ready)
     except ValueError as error:
         raise UserError(str(error)) from error
 
