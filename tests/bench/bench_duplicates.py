@@ -8,8 +8,8 @@ of them become candidates as of drawn ones (4.0 an image of 9,600, drawn 4.1). N
 the planted hundredth, which share half their places.
 """
 
+import argparse
 import resource
-import sys
 import time
 from typing import Any
 
@@ -27,7 +27,9 @@ PLANTED = 100  # one image in so many is a near-duplicate of its predecessor
 
 
 def main() -> None:
-    sizes = [int(argument) for argument in sys.argv[1:]] or [1_000, 10_000]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sizes", nargs="*", type=int, metavar="IMAGES", default=[1_000, 10_000])
+    sizes = parser.parse_args().sizes
     drawn, milliseconds = _drawn()
     print(f"describe: {milliseconds:.1f} ms of processor per image of {SIZE} x {SIZE}")
     print("   images  seconds  peak MB  planted  found  others")
