@@ -8,7 +8,9 @@ from downstream.seg.classes import parse_classes
 from downstream.seg.specimens import compile_pattern
 from pretrain.archs import find_arch
 
-Decoder = Literal["Unet", "UnetPlusPlus", "Linknet", "FPN", "PSPNet", "PAN", "DeepLabV3Plus"]
+Decoder = Literal[
+    "Unet", "UnetPlusPlus", "Linknet", "FPN", "PSPNet", "PAN", "DeepLabV3Plus", "DeepLabV2"
+]
 Orientation = Literal["any", "hflip"]
 Augmentation = Literal["none", "basic", "paper", "extended"]
 Balance = Literal["none", "inverse_frequency"]
@@ -41,7 +43,7 @@ class SegmentConfig:
         "what mask values mean: NAME=INDEX, NAME=#rrggbb, or NAME=rest [indices as found]",
     ] = ()
 
-    decoder: Annotated[Decoder, "smp's decoder"] = "Unet"
+    decoder: Annotated[Decoder, "smp's decoder; DeepLabV2 is ours"] = "Unet"
     arch: Annotated[str | None, f"encoder [that of --init, else {DEFAULT_ARCH}]"] = None
     init: Annotated[str, "random, imagenet, an encoder's folder or file, or a registry's name"] = (
         "random"

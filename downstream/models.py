@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import segmentation_models_pytorch as smp
 from torch import nn
 
+from downstream.uda.deeplab import DeepLabV2
 from pretrain.archs import ARCHS, TIMM_PREFIX, find_arch
 from pretrain.card import Card, read_card
 from pretrain.model import init_random
@@ -15,16 +17,23 @@ from pretrain.timm_models import encoder_options, kind_of
 from pretrain.weights import load_encoder
 from shards.cli import UserError
 
+NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
+
 
 def create_model(
-    decoder: str, encoder: str | Path, classes: int, registry: str | None = None
+    decoder: str,
+    encoder: str | Path,
+    classes: int,
+    registry: str | None = None,
+    decoder_options: Mapping[str, Any] = NO_OPTIONS,
 ) -> nn.Module:
-    """Build `smp.<decoder>` with `classes` output channels (logits).
+    """Build `smp.<decoder>`, or our `DeepLabV2`, with `classes` output channels (logits).
 
     `encoder` is a registry's name, `create_model("Unet", "efficientnet-b4.micronet", classes=3)`,
     or the folder of an export, their weights loaded strictly; or an architecture's name, for random
-    weights. `registry` is a URL, where the environment does not say. Raises `UserError` when the
-    encoder cannot be found or loaded, or does not fit the decoder.
+    weights. `registry` is a URL, where the environment does not say; `decoder_options` go to the
+    decoder's class. Raises `UserError` when the encoder cannot be found or loaded, or does not fit
+    the decoder.
     """
     is_arch = isinstance(encoder, str) and (  # a Path is always a file or folder
         encoder in ARCHS or encoder.startswith(TIMM_PREFIX)
@@ -33,7 +42,7 @@ def create_model(
     card = None if found is None else read_encoder_card(found)
     arch = str(encoder) if card is None else card.arch
     _check_fit(decoder, arch)
-    model = bare_model(decoder, arch, classes, encoder_options(arch))
+    model = bare_model(decoder, arch, classes, encoder_options(arch), decoder_options)
     part: nn.Module = model.encoder  # type: ignore[assignment]
     if found is None:
         init_random(part, arch)
@@ -42,10 +51,26 @@ def create_model(
     return model
 
 
-def bare_model(decoder: str, arch: str, classes: int, options: Mapping[str, Any]) -> nn.Module:
-    """`smp.<decoder>`, to be given weights; `options` of its encoder beside the name."""
+def bare_model(
+    decoder: str,
+    arch: str,
+    classes: int,
+    options: Mapping[str, Any],
+    decoder_options: Mapping[str, Any] = NO_OPTIONS,
+) -> nn.Module:
+    """`smp.<decoder>` or `DeepLabV2`, to be given weights.
+
+    `options` are those of the encoder beside its name, `decoder_options` those of the class.
+    """
+    if decoder == "DeepLabV2":
+        return DeepLabV2(arch, classes, options, **decoder_options)
     model: nn.Module = smp.create_model(
-        arch=decoder, encoder_name=arch, encoder_weights=None, classes=classes, **options
+        arch=decoder,
+        encoder_name=arch,
+        encoder_weights=None,
+        classes=classes,
+        **options,
+        **decoder_options,
     )
     return model
 

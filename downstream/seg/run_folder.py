@@ -15,7 +15,7 @@ results.json        all scores; there only when all is done
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,8 @@ class SegmenterCard:
     """Facts about `best.safetensors`; `mean` and `std` bind whoever feeds it."""
 
     schema_version: int
-    decoder: str  # smp's class
+    decoder: str  # smp's class, or our DeepLabV2
+    decoder_options: Mapping[str, Any] = field(default_factory=dict)  # of it; old cards have none
     arch: str  # smp's name of the encoder
     encoder_options: Mapping[str, Any]  # of smp beside the name
     init: str  # as it was given: random, imagenet, a path or a name

@@ -1,6 +1,6 @@
 """A network and what binds its user: built for a run, loaded from one, applied to images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import nn
 from torchvision.transforms import v2
 
 from downstream.config import DEFAULT_ARCH, SegmentConfig
-from downstream.models import bare_model, create_model, read_encoder_card
+from downstream.models import NO_OPTIONS, bare_model, create_model, read_encoder_card
 from downstream.seg.run_folder import RunPaths, SegmenterCard, read_segmenter_card
 from pretrain.archs import ARCHS
 from pretrain.inits import resolve_init
@@ -89,23 +89,44 @@ def build_segmenter(
 
     Raises `UserError` when the encoder cannot be had, or does not fit the decoder.
     """
-    init = resolve_init(config.init)
-    if config.init in ARCHS:
+    model, origin = initial_network(config.decoder, config.arch, config.init, classes)
+    return Segmenter(model, origin.mean, origin.std, device), origin
+
+
+def initial_network(
+    decoder: str,
+    arch: str | None,
+    init: str,
+    classes: int,
+    *,
+    default_arch: str = DEFAULT_ARCH,
+    decoder_options: Mapping[str, Any] = NO_OPTIONS,
+) -> tuple[nn.Module, Origin]:
+    """A network to train, its encoder as `init` says; draws from torch's global generator.
+
+    `default_arch` is taken where neither `arch` nor `init` names one. Raises `UserError` as
+    `build_segmenter` does.
+    """
+    found = resolve_init(init)
+    if init in ARCHS:
         raise UserError(
-            f"--init {config.init} is an architecture; use --arch {config.init} with "
+            f"--init {init} is an architecture; use --arch {init} with "
             "--init random, imagenet, or an encoder's folder"
         )
-    if init.location is not None:
-        model, origin = _from_export(config, classes)
-    else:
-        # Paper A normalises by ImageNet's mean and std whatever the encoder.
-        arch = config.arch or DEFAULT_ARCH
-        model = create_model(config.decoder, arch, classes)
-        origin = Origin(arch=arch, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-        if init.kind == "imagenet":
-            encoder: Any = model.encoder
-            load_strictly(encoder, build_encoder(arch, "imagenet").state_dict(), "imagenet")
-    return Segmenter(model, origin.mean, origin.std, device), origin
+    if found.location is not None:
+        card = read_encoder_card(init)
+        if arch not in (None, card.arch):
+            raise UserError(f"{init} holds a {card.arch}, but arch is {arch}")
+        return create_model(decoder, init, classes, decoder_options=decoder_options), Origin(
+            arch=card.arch, mean=card.mean, std=card.std, sha256=card.sha256, sources=card.sources
+        )
+    # Paper A normalises by ImageNet's mean and std whatever the encoder.
+    origin = Origin(arch=arch or default_arch, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    model = create_model(decoder, origin.arch, classes, decoder_options=decoder_options)
+    if found.kind == "imagenet":
+        encoder: Any = model.encoder
+        load_strictly(encoder, build_encoder(origin.arch, "imagenet").state_dict(), "imagenet")
+    return model, origin
 
 
 def load_segmenter(run_dir: Path, device: torch.device | None = None) -> Segmenter:
@@ -119,7 +140,9 @@ def load_segmenter(run_dir: Path, device: torch.device | None = None) -> Segment
         raise UserError(f"{path} is not the file that {RunPaths(run_dir).card} describes")
     if not card.converged:
         warn(f"{run_dir} did not converge: {card.collapse}")
-    model = bare_model(card.decoder, card.arch, len(card.classes), card.encoder_options)
+    model = bare_model(
+        card.decoder, card.arch, len(card.classes), card.encoder_options, card.decoder_options
+    )
     try:
         load_strictly(model, load_file(path), str(path))
     except SafetensorError as error:
@@ -132,13 +155,3 @@ def load_segmenter(run_dir: Path, device: torch.device | None = None) -> Segment
 def default_device() -> torch.device:
     """The GPU where there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _from_export(config: SegmentConfig, classes: int) -> tuple[nn.Module, Origin]:
-    card = read_encoder_card(config.init)
-    if config.arch not in (None, card.arch):
-        raise UserError(f"{config.init} holds a {card.arch}, but arch is {config.arch}")
-    model = create_model(config.decoder, config.init, classes)
-    return model, Origin(
-        arch=card.arch, mean=card.mean, std=card.std, sha256=card.sha256, sources=card.sources
-    )
