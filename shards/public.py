@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from shards.cli import UserError
-from shards.settings import nearest, read_recipe
+from shards.settings import find_recipe, nearest, read_recipe
 
 TABLE = Path("configs/corpora/datasets.yaml")
 
@@ -71,14 +71,8 @@ class Dataset:
 
 
 def find_table(path: Path | None = None) -> Path:
-    """The table that was asked for, else that of the working folder, else that of the checkout."""
-    if path is not None:
-        return path
-    checkout = Path(__file__).parents[1] / TABLE
-    for candidate in (TABLE, checkout):
-        if candidate.is_file():
-            return candidate
-    raise UserError(f"no {TABLE} here; name the table of datasets with --datasets FILE")
+    """The table that was asked for, else that of the working folder, else the project's own."""
+    return path or find_recipe(TABLE)
 
 
 def read_table(path: Path) -> dict[str, Dataset]:

@@ -20,6 +20,10 @@ from shards.cli import ArgumentParser, UserError
 
 C = TypeVar("C")
 
+_RECIPES = "configs"  # the folder of the project's own
+# A wheel holds them inside this package, a checkout beside it.
+_HOMES = (Path(__file__).parent, Path(__file__).parents[1])
+
 _TRUE = {"true", "yes", "on", "1"}
 _FALSE = {"false", "no", "off", "0"}
 
@@ -77,12 +81,23 @@ def build_config(
         raise UserError(str(error)) from error
 
 
+def find_recipe(path: Path) -> Path:
+    """`path` where it is there, else the recipe of that name that came with the project.
+
+    So `configs/launch/micronet-76.yaml` means the same in the project's folder and, for whoever
+    installed a wheel, in any other. What is nowhere is returned as it was given.
+    """
+    ours = (home / path for home in _HOMES if path.parts[:1] == (_RECIPES,))
+    return next((place for place in (path, *ours) if place.is_file()), path)
+
+
 def read_recipe(path: Path) -> dict[str, Any]:
-    """Read a YAML recipe: a mapping of setting names to values."""
+    """Read a YAML recipe, as `find_recipe` finds it: a mapping of setting names to values."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(find_recipe(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"no recipe {path}") from None
+        like = nearest(str(path), _project_recipes())
+        raise UserError(f"no recipe {path}" + (f"; nearest is {like!r}" if like else "")) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"cannot read recipe {path}: {error}") from error
     if content is None:
@@ -100,6 +115,15 @@ def dump_config(config: Any) -> str:
 def as_plain(config: Any) -> dict[str, Any]:
     """The settings as JSON-able values: paths become strings, tuples become lists."""
     return {key: _plain(value) for key, value in dataclasses.asdict(config).items()}
+
+
+def _project_recipes() -> list[str]:
+    """The project's own, as they are named on a command line."""
+    return [
+        str(path.relative_to(home))
+        for home in _HOMES
+        for path in (home / _RECIPES).glob("*/*.yaml")
+    ]
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
