@@ -1,17 +1,19 @@
-"""The SLURM jobs of a grid: which were submitted, and what squeue and sacct say of them."""
+"""The SLURM jobs of a grid: which were submitted, and what SLURM says of them and of itself."""
 
 import json
+import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from launch.tasks import Grid
+from shards.cli import UserError, warn
 
 _ANSWER_SECONDS = 20  # of squeue or sacct; a busy controller is slow
+_MAX_ARRAY_SIZE = 1001  # SLURM's default
 
 # What squeue calls a job that holds its nodes.
 _ON_NODES = {"RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SUSPENDED", "STOPPED"}
@@ -35,16 +37,35 @@ class Jobs:
     ended: Mapping[int, str]  # sacct's state of jobs that left the queue, where there is sacct
 
 
-def record_jobs(grid: Grid, job: str, indices: Sequence[int]) -> None:
-    """Note that `indices` were submitted as the job array `job`.
+def max_array_size() -> int:
+    """How many jobs an array may have, and what their numbers must stay below, on this cluster.
+
+    SLURM's default where it cannot be asked. Raises `UserError` where arrays are not allowed.
+    """
+    told = _run(["scontrol", "show", "config"]) or ""
+    found = re.findall(r"^MaxArraySize\s*=\s*(\d+)|\bmax_array_tasks=(\d+)", told, re.MULTILINE)
+    size = min((int(a or b) for a, b in found), default=_MAX_ARRAY_SIZE)
+    if size == 0:
+        raise UserError(
+            "this cluster allows no job arrays (its MaxArraySize is 0); ask who keeps it, or run "
+            "python -m launch.local inside a job"
+        )
+    return size
+
+
+def record_jobs(grid: Grid, job: str, indices: Sequence[int], offset: int = 0) -> None:
+    """Note that `indices`, less the offset, were submitted as the job array `job`.
 
     By name: in a grid that is edited afterwards, the same tasks may have other numbers.
     """
-    tasks = {grid.tasks[index].name: index for index in indices}
+    tasks = {grid.tasks[index].name: index - offset for index in indices}
     line = json.dumps({"job": job, "tasks": tasks, "submitted": time.time()})
     grid.own.mkdir(parents=True, exist_ok=True)
-    with _path(grid).open("a", encoding="utf-8") as stream:
-        stream.write(line + "\n")
+    path = _path(grid)
+    # A line that a full disk cut short must not swallow this one.
+    torn = path.is_file() and not path.read_bytes().endswith(b"\n")
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write("\n" * torn + line + "\n")
 
 
 def ask_slurm(grid: Grid) -> Jobs | None:
@@ -86,15 +107,20 @@ def submitted_jobs(grid: Grid) -> dict[int, str]:
     """The newest job of each task, by the index that the task has now."""
     jobs: dict[int, str] = {}
     now = {task.name: task.index for task in grid.tasks}
-    for record in _records(_path(grid)):
-        then = record["tasks"].items()
-        jobs |= {now[name]: f"{record['job']}_{index}" for name, index in then if name in now}
+    for job, tasks in _records(_path(grid)):
+        jobs |= {now[name]: f"{job}_{index}" for name, index in tasks.items() if name in now}
     return jobs
 
 
-def _records(path: Path) -> Iterable[dict[str, Any]]:
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return [json.loads(line) for line in text.splitlines()]
+def _records(path: Path) -> Iterator[tuple[str, dict[str, int]]]:
+    """The job and its tasks, of each line; one that says something else is told and left out."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            record = json.loads(line)
+            yield str(record["job"]), {str(n): int(i) for n, i in record["tasks"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            warn(f"line {number} of {path} is damaged; its jobs, if any, are not known of")
 
 
 def _path(grid: Grid) -> Path:

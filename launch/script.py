@@ -19,14 +19,18 @@ def array_script(
     indices: Sequence[int],
     folder: Path,
     throttle: int | None,
+    offset: int = 0,
 ) -> str:
-    """A job array over `indices`, which share their resources; jobs work in `folder`."""
+    """A job array over `indices`, which share their resources; jobs work in `folder`.
+
+    The array counts from `offset` on, since SLURM bounds its numbers.
+    """
     first = grid.tasks[indices[0]]
     resources, found = first.resources, find_program(first.program)
     limit = f"%{throttle}" if throttle else ""
     options = [
         f"--job-name={grid.name}",
-        f"--array={spell_indices(indices)}{limit}",
+        f"--array={spell_indices([index - offset for index in indices])}{limit}",
         f"--output={_log(grid, '%A_%a')}",
         "--open-mode=append",
         "--requeue",
@@ -46,8 +50,9 @@ def array_script(
             "",
             *_opening(grid, folder),
             f"tasks={shlex.quote(str(tasks_file))}",
+            f"index={f'$((SLURM_ARRAY_TASK_ID + {offset}))' if offset else '$SLURM_ARRAY_TASK_ID'}",
             "task() { step=$1; shift; " + in_container + 'python -m launch.task "$step" "$tasks" '
-            '"$SLURM_ARRAY_TASK_ID" "$@"; }',
+            '"$index" "$@"; }',
             "",
             "log=$(task log) || exit",
             'exec >>"$log" 2>&1',

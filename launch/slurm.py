@@ -3,21 +3,23 @@
     python -m launch.slurm GRID [--dry-run] [--throttle N] [--retry-failed] [--only NAME ...]
 
 Tasks that are done, running or in the queue are left alone; preempted ones go on; failed ones wait
-for --retry-failed. One array for each kind of resources, since all jobs of an array share them.
+for --retry-failed. One array for each kind of resources, since all jobs of an array share them, or
+several, where the cluster bounds an array's numbers.
 """
 
 import shutil
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from launch.grid import load_grid
-from launch.jobs import record_jobs
+from launch.jobs import max_array_size, record_jobs
 from launch.resources import Resources
 from launch.script import array_script, collect_script, spell_indices
 from launch.selection import add_flags, chosen_tasks, set_aside
 from launch.state import TaskState, grid_states, spell_counts
-from launch.tasks import Grid, freeze
+from launch.tasks import Grid, Task, freeze
 from pretrain.atomic import write_atomically
 from shards.cli import ArgumentParser, UserError, console, program, warn
 
@@ -52,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(script)
     if arguments.dry_run:
         return
-    jobs = [submit(grid, script, indices) for script, indices in scripts.items()]
+    jobs = [submit(grid, script, array) for script, array in scripts.items()]
     print(f"{grid.name}: {len(chosen)} tasks submitted as {', '.join(jobs)}")
     if not arguments.no_collect:
         after = f"--dependency=afterany:{':'.join(jobs)}"
@@ -60,37 +62,50 @@ def main(argv: Sequence[str] | None = None) -> None:
     console.print(f"watch: python -m launch.status {arguments.grid}", markup=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Array:
+    """Tasks that are submitted together."""
+
+    indices: tuple[int, ...]
+    offset: int  # what the numbers of the array's jobs are less than the tasks'
+
+
 def write_scripts(
     grid: Grid, chosen: Sequence[TaskState], throttle: int | None
-) -> tuple[dict[Path, list[int]], Path]:
-    """Freeze the tasks; write an array script for each kind of resources, and the collecting one.
-
-    Returns script -> indices of its tasks, and the script that collects.
-    """
+) -> tuple[dict[Path, Array], Path]:
+    """Freeze the tasks; write the script of every array, and the collecting one, returned last."""
     folder = _new_folder(grid)
     tasks_file = folder / "tasks.json"
     freeze(grid, tasks_file)
-    groups: dict[Resources, list[int]] = {}
-    for state in chosen:
-        groups.setdefault(state.task.resources, []).append(state.task.index)
-    shares = _share(throttle, [len(indices) for indices in groups.values()])
+    arrays = _arrays([state.task for state in chosen], max_array_size())
+    shares = _share(throttle, [len(array.indices) for array in arrays])
     scripts = {}
-    for number, (indices, share) in enumerate(zip(groups.values(), shares, strict=True)):
+    for number, (array, share) in enumerate(zip(arrays, shares, strict=True)):
         script = folder / f"array-{number}.sbatch"
-        text = array_script(grid, tasks_file.absolute(), indices, Path.cwd(), share)
+        text = array_script(
+            grid, tasks_file.absolute(), array.indices, Path.cwd(), share, array.offset
+        )
         write_atomically(script, text.encode())
-        scripts[script] = indices
+        scripts[script] = array
     collect = folder / "collect.sbatch"
     write_atomically(collect, collect_script(grid, tasks_file.absolute(), Path.cwd()).encode())
     (grid.own / "logs").mkdir(parents=True, exist_ok=True)  # SLURM opens its log before we run
     return scripts, collect
 
 
-def submit(grid: Grid, script: Path, indices: Sequence[int]) -> str:
+def _arrays(tasks: Sequence[Task], largest: int) -> list[Array]:
+    """One for the tasks of each kind of resources and each `largest` indices."""
+    groups: dict[tuple[Resources, int], list[int]] = {}
+    for task in tasks:
+        groups.setdefault((task.resources, task.index // largest), []).append(task.index)
+    return [Array(tuple(indices), block * largest) for (_, block), indices in groups.items()]
+
+
+def submit(grid: Grid, script: Path, array: Array) -> str:
     """Submit an array script; returns its job id, which is recorded."""
     job = sbatch([str(script)])
-    record_jobs(grid, job, indices)
-    console.print(f"job {job}: tasks {spell_indices(indices)}", markup=False)
+    record_jobs(grid, job, array.indices, array.offset)
+    console.print(f"job {job}: tasks {spell_indices(array.indices)}", markup=False)
     return job
 
 
@@ -109,8 +124,8 @@ def _share(throttle: int | None, sizes: Sequence[int]) -> list[int | None]:
     shares = [max(1, throttle * size // sum(sizes)) for size in sizes]
     if sum(shares) > throttle:
         warn(
-            f"--throttle {throttle} is below the {len(sizes)} kinds of resources in the grid: "
-            f"up to {sum(shares)} tasks may run at once"
+            f"--throttle {throttle} is too low for {len(sizes)} job arrays, which are throttled "
+            f"one by one: up to {sum(shares)} tasks may run at once"
         )
     return list(shares)
 

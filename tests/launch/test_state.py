@@ -115,6 +115,18 @@ def test_a_grid_that_is_edited_keeps_its_tasks_jobs(grid: Grid) -> None:
     assert submitted_jobs(edited) == {1: "7_0", 2: "7_1"}
 
 
+@pytest.mark.parametrize("damage", ['{"job": "8", "tas', "[]", '{"job": "8"}', "\x00\x00"])
+def test_a_damaged_line_hides_no_other_job(
+    damage: str, grid: Grid, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record_jobs(grid, "7", [0])
+    with (grid.own / "jobs.jsonl").open("a") as stream:
+        stream.write(damage)  # cut short: without a line's end
+    record_jobs(grid, "9", [1])
+    assert submitted_jobs(grid) == {0: "7_0", 1: "9_1"}
+    assert "line 2 of " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("word", "kind"), [("TIMEOUT", "preempted"), ("OUT_OF_MEMORY", "failed")])
 def test_a_job_that_vanished_is_judged_by_slurms_word(grid: Grid, word: str, kind: str) -> None:
     begin(grid, grid.tasks[0], os.getpid())
@@ -196,6 +208,21 @@ def test_the_scripts_of_a_dry_run_are_valid_and_submit_nothing(
     throttles = [text.split("#SBATCH --array=")[1].split()[0].split("%")[1] for text in texts[:2]]
     assert sum(map(int, throttles)) <= 8
     assert not (tmp_path / "runs" / "micronet-76" / "_launch" / "jobs.jsonl").exists()
+
+
+def test_no_array_counts_further_than_slurm_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    axes = "axes: {arch: [vgg11, vgg13], seed: [" + ", ".join(map(str, range(550))) + "]}"
+    Path("grid.yaml").write_text(f"program: pretrain.train\nroot: out\n{axes}\n")
+    submit(["grid.yaml", "--dry-run"])
+    first, second, _ = (Path(line).read_text() for line in capsys.readouterr().out.splitlines())
+    assert "--array=0-1000\n" in first and "index=$SLURM_ARRAY_TASK_ID\n" in first
+    assert "--array=0-98\n" in second and "index=$((SLURM_ARRAY_TASK_ID + 1001))\n" in second
+    grid = build_grid(Path("grid.yaml"))
+    record_jobs(grid, "8", range(1001, 1100), 1001)
+    assert submitted_jobs(grid)[1099] == "8_98"
 
 
 def test_several_nodes_and_gpus_go_through_one_launcher_per_node(grid: Grid) -> None:
