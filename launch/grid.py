@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from launch.programs import check_settings, find_program
-from launch.resources import Resources, SlurmSettings
+from launch.resources import Resources, SlurmSettings, check_time
 from launch.tasks import Grid, Point, Task, as_plain_task, find_task, thaw
 from shards.cli import ArgumentParser, UserError, program
 from shards.settings import build_config, nearest, read_recipe
@@ -91,14 +91,15 @@ def _build(content: dict[str, Any], path: Path) -> Grid:
     points = _points(axes, content)
     tasks = tuple(_task(index, point, axes, content, root) for index, point in enumerate(points))
     _check_distinct(tasks)
+    slurm = build_config(SlurmSettings, _mapping(content, "slurm"))
     for task in tasks:
-        _check(task)
+        _check(task, slurm)
     return Grid(
         name=name,
         root=root,
         axes={key: tuple(values) for key, values in axes.items()},
         tasks=tasks,
-        slurm=build_config(SlurmSettings, _mapping(content, "slurm")),
+        slurm=slurm,
         then=_commands(content, "then"),
         finally_=_commands(content, "finally"),
     )
@@ -240,9 +241,10 @@ def _check_distinct(tasks: Iterable[Task]) -> None:
         by_name[task.name] = task
 
 
-def _check(task: Task) -> None:
+def _check(task: Task, slurm: SlurmSettings) -> None:
     values = dict(read_recipe(task.config)) if task.config else {}
     try:
+        check_time(task.resources, slurm)
         check_settings(find_program(task.program), values | dict(task.settings))
     except UserError as error:
         raise UserError(f"task {task.name}: {error}") from error

@@ -4,9 +4,19 @@ import re
 from dataclasses import dataclass
 from typing import Annotated
 
+from shards.cli import UserError
+
 # SLURM's own spellings, but for a plain number: YAML reads 24:00:00 as 86400.
 _TIME = re.compile(r"\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2}")
 _MEMORY = re.compile(r"\d+[KMGT]")
+_EARLY = 60  # seconds by which SLURM may send a signal before it was asked to (man sbatch)
+# Options of sbatch that a task's scripts need as they are, and what sets them.
+_TAKEN = {
+    **dict.fromkeys(("--time", "-t"), "resources: {time: …}"),
+    **dict.fromkeys(("--nodes", "-N"), "resources: {nodes: …}"),
+    **dict.fromkeys(("--array", "-a"), "launch.slurm's --only and --throttle"),
+    "--signal": "slurm: {signal_seconds: …}",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,3 +51,37 @@ class SlurmSettings:
     container: Annotated[str, "what a command is prefixed with: apptainer exec --nv image.sif"] = ""
     options: Annotated[tuple[str, ...], "further options of sbatch: --partition=gpu"] = ()
     signal_seconds: Annotated[int, "how long before the time limit a task is told to save"] = 120
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.signal_seconds <= 65535:
+            raise ValueError(f"signal_seconds must be from 1 to 65535, not {self.signal_seconds}")
+        for option in self.options:
+            name = re.split(r"[=\s]", option)[0]
+            name = name if name.startswith("--") else name[:2]  # -t10
+            if name in _TAKEN:
+                raise ValueError(f"leave {option!r} out of options; {_TAKEN[name]} sets it")
+
+
+def check_time(resources: Resources, slurm: SlurmSettings) -> None:
+    """Raise `UserError` where a task would be told to save as soon as it starts, for ever."""
+    if resources.time is None:
+        return
+    told = slurm.signal_seconds + _EARLY
+    if _seconds(resources.time) <= told:
+        raise UserError(
+            f"a task of time {resources.time!r} is told to save {told} s before its end (slurm: "
+            f"{{signal_seconds: {slurm.signal_seconds}}}, and SLURM up to {_EARLY} s before that), "
+            'so it would do nothing and be requeued for ever; give it more time ("10:00" is ten '
+            "minutes)"
+        )
+
+
+def _seconds(time: str) -> int:
+    """Of SLURM's minutes:seconds, hours:minutes:seconds or days-hours[:minutes[:seconds]]."""
+    days, dash, rest = time.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if dash:
+        hours, minutes, seconds = [*parts, 0, 0][:3]
+    else:
+        hours, minutes, seconds = [0, *parts][-3:]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
