@@ -96,6 +96,24 @@ def prepare_target(study: DomainStudy, name: str, *, with_labels: bool = False) 
     return TargetImages(tuple(train), tuple(sorted(test, key=lambda image: image.name)))
 
 
+def prepare_pixels(
+    study: DomainStudy, domain: Domain, name: str, pixels: Pixels, mask: Labels | None = None
+) -> PreparedImage:
+    """An image `(H, W, 3)` of `domain` at the working scale; `mask` holds positions in classes."""
+    view = _view(domain, name, pixels)
+    pixels, mask = pixels[view], None if mask is None else mask[view]
+    height, width = pixels.shape[:2]
+    shape = working_shape(height, width, study.working_scale(domain))
+    working = _resized(pixels, shape)
+    return PreparedImage(
+        name=name,
+        pixels=255 - working if domain.invert else working,
+        mask=None if mask is None else _sampled(mask, shape),
+        native_mask=mask,
+        native_shape=(height, width),
+    )
+
+
 def working_shape(height: int, width: int, scale: float) -> tuple[int, int]:
     """Size after scaling, halves rounded up: 1,433 rows become 717."""
     return _scaled(height, scale), _scaled(width, scale)
@@ -147,28 +165,11 @@ def _prepare_pair(study: DomainStudy, domain: Domain, pair: Pair) -> PreparedIma
     item = labelled(pair, read_mask(pair.mask), study.mask_classes)
     names = study.class_names
     merged = np.array([names.index(entry.name) for entry in study.mask_classes], np.uint8)
-    return _prepared(study, domain, item.name, item.pixels, merged[item.mask])
+    return prepare_pixels(study, domain, item.name, item.pixels, merged[item.mask])
 
 
 def _prepare_image(study: DomainStudy, domain: Domain, path: Path) -> PreparedImage:
-    return _prepared(study, domain, path.stem, read_pixels(path), None)
-
-
-def _prepared(
-    study: DomainStudy, domain: Domain, name: str, pixels: Pixels, mask: Labels | None
-) -> PreparedImage:
-    view = _view(domain, name, pixels)
-    pixels, mask = pixels[view], None if mask is None else mask[view]
-    height, width = pixels.shape[:2]
-    shape = working_shape(height, width, study.working_scale(domain))
-    working = _resized(pixels, shape)
-    return PreparedImage(
-        name=name,
-        pixels=255 - working if domain.invert else working,
-        mask=None if mask is None else _sampled(mask, shape),
-        native_mask=mask,
-        native_shape=(height, width),
-    )
+    return prepare_pixels(study, domain, path.stem, read_pixels(path))
 
 
 def _view(domain: Domain, name: str, pixels: Pixels) -> tuple[slice, slice]:
