@@ -13,6 +13,7 @@ from shards.schema import SourceInfo, parse_versioned, read_versioned
 SCHEMA_VERSION = 4
 CARD_NAME = "card.json"
 ENCODER_NAME = "encoder.safetensors"
+UNPUBLISHED = "unpublished"  # `init` of an encoder that began from one outside any registry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class Card:
     # another size.
     timm_difference: float | None
     encoder_options: Mapping[str, Any]  # of smp beside the name: smp.Unet(arch, **encoder_options)
-    init: str
+    init: str  # random, imagenet, a name in a registry, an export's path, or UNPUBLISHED
     init_tag: str  # the name in smp or timm of the weights that `imagenet` means; else empty
     classes: tuple[str, ...]
     channels: int  # of the corpus: 1 means that grey was repeated to three channels

@@ -9,11 +9,12 @@ may publish at once. A run's best epoch is exported first; a finished export goe
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pretrain.card import CARD_NAME, ENCODER_NAME, Card, read_card
-from pretrain.registry.names import EntryName, new_name
+from pretrain.card import CARD_NAME, ENCODER_NAME, UNPUBLISHED, Card, read_card, write_card
+from pretrain.registry.names import EntryName, is_name, new_name
 from pretrain.registry.pull import REGISTRY_VARIABLE, registry_url
 from pretrain.registry.readme import model_card, openness
 from pretrain.registry.sealed import README_NAME, seal_folder
@@ -21,6 +22,7 @@ from pretrain.registry.stores import HUB_PREFIX, open_registry
 from shards.cli import ArgumentParser, UserError, console, program, warn
 from shards.schema import file_sha256
 
+_PLACES = ("shards", "run_dir", "cache_dir")  # settings that say where something lies
 _TIMM_FOLDER = "timm"  # pretrain.timm_export, which needs torch, writes it
 
 
@@ -66,7 +68,8 @@ def publish(
         raise UserError("--public is for the hub; who reads another registry, its owner decides")
     with tempfile.TemporaryDirectory(prefix="publish-") as scratch:
         folder = Path(scratch) / "entry"
-        card = _export(run_dir, folder)
+        card = without_places(_export(run_dir, folder))
+        write_card(folder, card)
         name = new_name(card.arch, tag)
         _check(card, name, not_converged=not_converged, public=public)
         (folder / README_NAME).write_text(model_card(card, name), encoding="utf-8")
@@ -74,6 +77,17 @@ def publish(
         seal = seal_folder(folder, name, published)
         store = open_registry(registry, public=public)
         return name.at(store.add(folder, seal, name))
+
+
+def without_places(card: Card) -> Card:
+    """The card without paths and URLs of who trained: nobody else can use them, or needs to know.
+
+    The corpus is told by its hash, sources and classes.
+    """
+    told = card.init in ("random", "imagenet") or is_name(card.init)
+    init = card.init if told else UNPUBLISHED
+    config = {name: value for name, value in card.config.items() if name not in _PLACES}
+    return replace(card, init=init, config=config | ({"init": init} if "init" in config else {}))
 
 
 def _export(run_dir: Path, folder: Path) -> Card:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pretrain.card import Card
+from pretrain.card import UNPUBLISHED, Card
 from pretrain.registry.names import EntryName
 from shards.schema import SourceInfo
 
@@ -184,6 +184,8 @@ def _origin(card: Card) -> str:
 def _plain(init: str) -> str:
     if init == "random":
         return "Trained from random weights."
+    if init == UNPUBLISHED:
+        return "Trained on from an encoder that is not published."
     return f"Trained on from {'ImageNet weights' if init == 'imagenet' else f'`{_line(init)}`'}."
 
 

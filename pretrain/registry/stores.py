@@ -72,6 +72,11 @@ class FileRegistry:
         self._local = Path(self._root) if "file" in _protocols(self._fs) else None
 
     def entries(self) -> dict[str, tuple[int, ...]]:
+        if self._local and not self._local.is_dir():  # an object store has no empty folders
+            raise UserError(
+                f"no registry at {self.url}: there is no such folder; the first "
+                "python -m pretrain.publish makes it"
+            )
         return self._versions_below(self._root)
 
     def versions(self, name: EntryName) -> tuple[int, ...]:

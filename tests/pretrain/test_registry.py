@@ -126,6 +126,30 @@ def test_an_encoder_is_published_listed_and_found_by_its_name(
     assert "2 encoders" in capsys.readouterr().err
 
 
+def test_where_it_was_trained_is_not_told(tmp_path: Path, root: str) -> None:
+    home = str(tmp_path / "secret")
+    places = {"shards": f"s3://{home}", "run_dir": home, "cache_dir": home, "init": f"{home}/a.b"}
+    config = {"lr": 0.01, **places}
+    publish(make_export(tmp_path / "one", init=f"{home}/a.b", config=config), "first", root)
+    folder = pull("resnet18.first", root)
+    assert all("secret" not in path.read_text() for path in folder.rglob("*.[jm]*"))
+    assert read_card(folder).init == "unpublished"
+    assert "Trained on from an encoder that is not published." in (folder / "README.md").read_text()
+    publish(make_export(tmp_path / "two", init="vgg11.a@1", config=config), "first", root)
+    assert read_card(pull("resnet18.first", root)).init == "vgg11.a@1"
+
+
+@pytest.mark.parametrize("command", [["list"], ["site"], ["verify"], ["show", "resnet18.first"]])
+def test_a_folder_that_is_not_there_is_no_empty_registry(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = [str(tmp_path / "mistyped")]
+    with pytest.raises(SystemExit) as end:
+        registry_main([*command, *([] if command == ["site"] else ["--registry"]), *missing])
+    assert end.value.code == 2
+    assert "no such folder" in capsys.readouterr().err
+
+
 def test_the_model_card_tells_everything_and_takes_no_markup_from_names(
     export: Path, root: str
 ) -> None:
@@ -279,7 +303,7 @@ def test_what_did_not_converge_is_published_only_when_asked_for_and_marked(
     failed = make_export(tmp_path / "failed", "vgg11", converged=False)
     with pytest.raises(UserError, match=r"did not converge.*--not-converged"):
         publish(failed, "first", root)
-    assert entries(root) == {}
+    assert not Path(root).exists()
     publish_main([str(failed), "--tag", "first", "--registry", root, "--not-converged"])
     registry_main(["list", "--registry", root])
     assert "did not converge" in capsys.readouterr().out
