@@ -4,7 +4,7 @@ Polyak and Juditsky 1992; Tarvainen and Valpola 2017 (mean teachers), section 2.
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
@@ -31,12 +31,18 @@ class Ema:
         # At first the average spans a tenth of the steps so far: initial weights say nothing.
         done = epoch * steps_per_epoch + step
         weight = 1 - min(decay, (1 + done) / (10 + done))
-        averages, currents = list(_tensors(self.model)), list(_tensors(model))
-        floats = [i for i, tensor in enumerate(averages) if tensor.is_floating_point()]
-        torch._foreach_lerp_([averages[i] for i in floats], [currents[i] for i in floats], weight)
-        for average, current in zip(averages, currents, strict=True):
-            if not average.is_floating_point():  # batch norm's count of batches
-                average.copy_(current)
+        lerp_towards(list(_tensors(self.model)), list(_tensors(model)), weight)
+
+
+def lerp_towards(
+    averages: Sequence[torch.Tensor], currents: Sequence[torch.Tensor], weight: float
+) -> None:
+    """Move floating `averages` to `currents` by the share `weight` of the way; copy all others."""
+    floats = [i for i, tensor in enumerate(averages) if tensor.is_floating_point()]
+    torch._foreach_lerp_([averages[i] for i in floats], [currents[i] for i in floats], weight)
+    for average, current in zip(averages, currents, strict=True):
+        if not average.is_floating_point():  # batch norm's count of batches
+            average.copy_(current)
 
 
 def build_ema(model: nn.Module, config: TrainConfig) -> Ema | None:
