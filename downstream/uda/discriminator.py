@@ -12,7 +12,7 @@ _WIDTHS = (64, 128, 256, 512)
 
 
 class Discriminator(nn.Module):
-    """Five 4 x 4 convolutions of stride 2 (Tsai et al. 2018, arXiv:1802.10349, section 4.1).
+    """Five 4 x 4 convolutions of stride 2 (Tsai et al. 2018, arXiv:1802.10349, section 4).
 
     No normalisation, no final activation: takes `(N, C, H, W)`, sides of at least 32 pixels, gives
     logits `(N, 1, H // 32, W // 32)`, above 0 for "target". Each sees 94 x 94 pixels. Computes in
