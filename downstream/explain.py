@@ -1,6 +1,6 @@
 """Grad-CAM pictures: which parts of an image speak for each class, to a trained segmenter.
 
-python -m downstream.explain RUN IMAGE … --out DIR [--classes NAME …] [--stage -1]
+python -m downstream.explain RUN IMAGE … --out DIR [--classes NAME …] [--stage -1 | --layer NAME]
 
 OUT/NAME.png: the image, what was predicted, and the heat of each class. Images larger than 1,024
 pixels are shown by their middle.
@@ -14,7 +14,7 @@ import torch
 from matplotlib import colormaps
 from PIL import Image
 
-from downstream.apply.gradcam import Heat, class_heat, encoder_layer, predicted
+from downstream.apply.gradcam import Heat, class_heat, encoder_layer, named_layer, predicted
 from downstream.apply.inputs import find_images
 from downstream.apply.scan import open_scan
 from downstream.seg.pictures import Panel, class_colour, overlay, sheet
@@ -36,20 +36,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--stage", type=int, default=-1, metavar="N", help="of the encoder's maps, -1: deepest [-1]"
     )
+    parser.add_argument("--layer", metavar="NAME", help="a module of the encoder, as layer3.15")
     options = parser.parse_args(argv)
     segmenter = load_segmenter(options.run)
     paths = find_images(options.images)
     options.out.mkdir(parents=True, exist_ok=True)
     for path in progress(paths, "explain"):
-        picture = explain(segmenter, path, options.classes, options.stage)
+        picture = explain(segmenter, path, options.classes, options.stage, options.layer)
         picture.save(options.out / f"{path.stem}.png")
     print(options.out)
 
 
 def explain(
-    segmenter: Segmenter, path: Path, names: Sequence[str] | None = None, stage: int = -1
+    segmenter: Segmenter,
+    path: Path,
+    names: Sequence[str] | None = None,
+    stage: int = -1,
+    layer: str | None = None,
 ) -> Image.Image:
-    """A sheet of one image's heats. Raises `UserError` for unknown classes or stages."""
+    """A sheet of one image's heats, at the encoder's map `stage` or at its module `layer`.
+
+    Raises `UserError` for unknown classes, stages and modules.
+    """
     assert segmenter.card is not None  # it comes from a folder
     known = segmenter.card.class_names
     for name in names or ():
@@ -57,14 +65,18 @@ def explain(
             raise UserError(f"no class {name!r}; this run has {', '.join(known)}")
     pixels = _middle(path)
     image = segmenter.normalise(torch.from_numpy(pixels).permute(2, 0, 1)[None])
-    layer = encoder_layer(segmenter.model, stage, image)
+    module = (
+        encoder_layer(segmenter.model, stage, image)
+        if layer is None
+        else named_layer(segmenter.model, layer)
+    )
     with torch.no_grad():
         mask = predicted(segmenter.model(image)[0]).cpu().numpy()
     panels = [Panel(pixels, "image"), Panel(overlay(pixels, mask), "classes")]
     for index, name in enumerate(known):
         if names is None or name in names:
-            heat = class_heat(segmenter.model, image, layer, index)
-            panels.append(Panel(_heated(pixels, heat), f"speaks for {name}"))
+            heat = class_heat(segmenter.model, image, module, index)
+            panels.append(Panel(heated(pixels, heat), f"speaks for {name}"))
     legend = {name: class_colour(index) for index, name in enumerate(known)}
     return sheet([panels], legend, f"{path.name}: Grad-CAM", 384)
 
@@ -77,7 +89,8 @@ def _middle(path: Path) -> Pixels:
     return np.ascontiguousarray(scan.rows(top, top + height)[:, left : left + width])
 
 
-def _heated(pixels: Pixels, heat: Heat) -> Pixels:
+def heated(pixels: Pixels, heat: Heat) -> Pixels:
+    """Heat `(H, W)` laid over a micrograph `(H, W, 3)`."""
     colours = colormaps["inferno"](heat)[..., :3] * 255
     return np.rint((1 - _OPACITY) * pixels + _OPACITY * colours).astype(np.uint8)
 

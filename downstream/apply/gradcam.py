@@ -23,7 +23,10 @@ Hook = Callable[[nn.Module, object, object], None]
 
 @dataclass(frozen=True, slots=True)
 class ClassScore:
-    """The mean logit of class `index` over `region` `(H, W)`, of an output `(C, H, W)`."""
+    """The mean logit of class `index` over `region` `(H, W)`, of an output `(C, H, W)`.
+
+    Of two classes, less that of the other.
+    """
 
     index: int
     region: torch.Tensor
@@ -32,6 +35,8 @@ class ClassScore:
         region = self.region.to(output.device)
         if output.shape[0] == 1:
             logit = output[0] if self.index == 1 else -output[0]
+        elif output.shape[0] == 2:  # their difference alone decides; DeepLabV2's first is always 0
+            logit = output[self.index] - output[1 - self.index]
         else:
             logit = output[self.index]
         return (logit * region).sum() / region.sum()
@@ -83,6 +88,24 @@ def encoder_layer(network: nn.Module, stage: int, image: torch.Tensor) -> nn.Mod
         if output.shape == wanted.shape and torch.equal(output, wanted):
             return module
     raise UserError(f"stage {stage} of this encoder is no module's output; try another --stage")
+
+
+def named_layer(network: nn.Module, name: str) -> nn.Module:
+    """The encoder's module of this name, such as `layer3.15`: paper B's "layer 3_16".
+
+    Raises `UserError` naming those that there are where it goes astray.
+    """
+    module = network.get_submodule("encoder")
+    for depth, part in enumerate(name.split(".")):
+        children = dict(module.named_children())
+        if part not in children:
+            where = ".".join(name.split(".")[:depth])
+            raise UserError(
+                f"the encoder has no module {name!r}: {where or 'it'} holds "
+                f"{', '.join(children) or 'nothing'}"
+            )
+        module = children[part]
+    return module
 
 
 def _keep(outputs: list[tuple[nn.Module, torch.Tensor]]) -> Hook:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from downstream.apply.gradcam import ClassScore, class_heat, encoder_layer
+from downstream.apply.gradcam import ClassScore, class_heat, encoder_layer, named_layer
 from downstream.models import create_model
 from shards.cli import UserError
 
@@ -51,9 +51,10 @@ def test_no_hook_is_left_and_no_image_changed() -> None:
 
 
 def test_a_score_is_the_mean_logit_over_the_region() -> None:
-    output = torch.arange(8.0).view(2, 2, 2)
+    output = torch.arange(12.0).view(3, 2, 2)
     region = torch.tensor([[1.0, 0], [0, 1]])
     assert float(ClassScore(1, region)(output)) == (4 + 7) / 2
+    assert float(ClassScore(1, region)(output[:2])) == (4 + 7) / 2 - (0 + 3) / 2  # of two classes
     assert float(ClassScore(0, region)(output[:1])) == -(0 + 3) / 2
 
 
@@ -71,3 +72,34 @@ def test_a_stage_that_is_not_there_is_named() -> None:
     network = create_model("Unet", "resnet18", 2).eval()
     with pytest.raises(UserError, match="stage must be 1 to 5"):
         encoder_layer(network, 9, torch.randn(1, 3, 64, 64))
+
+
+def test_a_layer_is_found_by_its_name() -> None:
+    network = create_model("Unet", "resnet18", 2)
+    found = named_layer(network, "layer3.1")
+    assert found is network.get_submodule("encoder.layer3.1")
+    heat = class_heat(network.eval(), torch.randn(1, 3, 64, 64), found, 1)
+    assert heat.shape == (64, 64) and heat.max() > 0
+    with pytest.raises(UserError, match=r"no module 'layer3\.15': layer3 holds 0, 1"):
+        named_layer(network, "layer3.15")
+    with pytest.raises(UserError, match="it holds conv1, bn1"):
+        named_layer(network, "stage3")
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_first_logit_that_is_always_zero_has_heat_too(index: int) -> None:
+    class WithZero(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Threshold(1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logit = self.inner(x)
+            return torch.cat([torch.zeros_like(logit), logit], 1)
+
+    network = WithZero()
+    image = -torch.ones(1, 3, 32, 32)
+    image[:, :, 8:20, 4:16] = 1
+    heat = class_heat(network, image, network.inner.features, index)
+    on = (image[0, 0].numpy() > 0) == (index == 1)
+    assert heat[on].mean() > 10 * heat[~on].mean()
