@@ -76,18 +76,42 @@ def bootstrap_crossed(strata: Sequence[Array]) -> tuple[float, float]:
     """The same for values of (pairs, images), resampling pairs and images independently.
 
     Scores of one image from several runs are not independent, nor are those of one run on several
-    images: both are clusters (Owen 2007, "The pigeonhole bootstrap"; it errs on the wide side).
+    images: both are clusters (Owen 2007, "The pigeonhole bootstrap"; it errs on the wide side). Any
+    further axis is one more kind of cluster.
+    """
+    return percentile_interval(resampled_means(strata))
+
+
+def resampled_means(strata: Sequence[Array]) -> Array:
+    """The mean of the means of strata, `(RESAMPLES,)`, every axis of each resampled by itself.
+
+    The draws depend on the shapes alone, so two calls with values of one shape give paired draws.
     """
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     total = np.zeros(RESAMPLES)
     for values in strata:
-        pairs, images = values.shape
-        weights = rng.multinomial(pairs, np.full(pairs, 1 / pairs), RESAMPLES) / pairs
-        columns = rng.multinomial(images, np.full(images, 1 / images), RESAMPLES) / images
-        total += (weights @ values * columns).sum(1) / len(strata)
+        weights = [rng.multinomial(n, np.full(n, 1 / n), RESAMPLES) / n for n in values.shape]
+        first, *others = values.shape
+        means = (weights[0] @ values.reshape(first, -1)).reshape(RESAMPLES, *others)
+        for weight in weights[1:]:
+            means = np.einsum("rk...,rk->r...", means, weight)
+        total += means / len(strata)
+    return total
+
+
+def percentile_interval(resampled: Array) -> tuple[float, float]:
+    """The central CONFIDENCE of resampled values."""
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(total, [tail, 1 - tail])
+    low, high = np.quantile(resampled, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def t_interval(values: Array) -> tuple[float, float]:
+    """Student's interval of the mean of `(n,)`; nan for a single value."""
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values)
+    return float(values.mean() - half), float(values.mean() + half)
 
 
 def range_coverage(pairs: int) -> float:
@@ -109,7 +133,7 @@ def _difference(
     several = all(len(values) > 1 for values in by_run)
     imaged = all(matrix.size for matrix in by_image)
     low, high = bootstrap_mean(by_run) if several else nan
-    t_low, t_high = _t_interval(values) if len(groups) == 1 else nan
+    t_low, t_high = t_interval(values) if len(groups) == 1 else nan
     image_low, image_high = bootstrap_crossed(by_image) if imaged and several else nan
     every = [pair for pairs in groups for pair in pairs]
     return Difference(
@@ -143,13 +167,6 @@ def _image_differences(pairs: Sequence[tuple[Run, Run]]) -> Array:
     return np.array([[b[name] - a[name] for name in names] for a, b in scores]).reshape(
         len(pairs), len(names)
     )
-
-
-def _t_interval(values: Array) -> tuple[float, float]:
-    if len(values) < 2:
-        return float("nan"), float("nan")
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values)
-    return float(values.mean() - half), float(values.mean() + half)
 
 
 def _score(run: Run) -> float:
