@@ -5,7 +5,7 @@ python -m downstream.segment --config configs/downstream/super3.yaml --data benc
 """
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,13 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from downstream.config import FREE_SETTINGS, SegmentConfig
-from downstream.seg.augment import drawn_side
+from downstream.seg.augment import fitting_crop
 from downstream.seg.dataset import LabelledSet, data_sha256, read_labelled_set
 from downstream.seg.results import evaluate, write_best, write_pictures, write_results
 from downstream.seg.run_folder import RunPaths, read_data, read_results, write_json
 from downstream.seg.segmenter import build_segmenter, default_device
 from downstream.seg.training import fine_tune
 from pretrain.atomic import write_atomically
+from pretrain.opening import lock
 from pretrain.processes import Interruption
 from shards.cli import UserError, console, program, warn
 from shards.settings import build_config, dump_config, load_config, read_recipe
@@ -33,31 +34,45 @@ _FREE_ON_RESUME = FREE_SETTINGS | {"max_epochs", "max_minutes", "patience"}
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     config = load_config(SegmentConfig, argv)
-    interruption = Interruption()
-    results = segment(config, lambda: interruption.requested)
+    with Interruption() as interruption:
+        results = segment(config, interruption)
     _print_table(results)
     print(config.run_dir)
 
 
-def segment(
-    config: SegmentConfig, interrupted: Callable[[], bool] = lambda: False
-) -> dict[str, Any]:
+def segment(config: SegmentConfig, interruption: Interruption | None = None) -> dict[str, Any]:
     """Fine-tune and score as configured; returns what `results.json` of the run's folder holds.
 
     A finished run is only read; an unfinished one goes on. Raises `UserError` for data or weights
-    that do not fit.
+    that do not fit, and where another process is at work in the folder.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     data = read_labelled_set(config)
     _check_crops(config, data)
     paths = RunPaths(config.run_dir)
-    if _open_run(paths, config, data):
+    _check_same_run(paths, config, data)
+    if paths.results.exists():  # it may lie where nobody can write
         console.print(f"{paths.folder} is finished", markup=False)
         return read_results(paths.folder)
+    with lock(paths.lock):
+        return _run(paths, config, data, interruption)
+
+
+def _run(
+    paths: RunPaths,
+    config: SegmentConfig,
+    data: LabelledSet,
+    interruption: Interruption | None,
+) -> dict[str, Any]:
+    _describe(paths, config, data)
     torch.manual_seed(config.seed)
     segmenter, origin = build_segmenter(config, len(data.classes), _device(config))
-    state = fine_tune(segmenter, config, data, interrupted)
+    if interruption is None:
+        state = fine_tune(segmenter, config, data)
+    else:
+        interruption.defer()
+        state = fine_tune(segmenter, config, data, lambda: interruption.requested)
     val = evaluate(segmenter, data.val, config)
     test = evaluate(segmenter, data.test, config) if data.test else None
     shown = test or val
@@ -70,11 +85,8 @@ def segment(
     return results
 
 
-def _open_run(paths: RunPaths, config: SegmentConfig, data: LabelledSet) -> bool:
-    """Describe the run in its folder; whether it is finished already.
-
-    Raises `UserError` when the folder holds another run, or one on other data.
-    """
+def _describe(paths: RunPaths, config: SegmentConfig, data: LabelledSet) -> None:
+    """Write what makes the folder this run's: now, not when the work is done."""
     description = {
         "sha256": data_sha256(data),
         "classes": list(data.class_names),
@@ -83,15 +95,14 @@ def _open_run(paths: RunPaths, config: SegmentConfig, data: LabelledSet) -> bool
             for split, items in (("train", data.train), ("val", data.val), ("test", data.test))
         },
     }
-    if paths.config.exists():
-        _check_same_run(paths, config, description["sha256"])
-    paths.folder.mkdir(parents=True, exist_ok=True)  # now, not when the work is done
     write_json(paths.data, description)
     write_atomically(paths.config, dump_config(config).encode())
-    return paths.results.exists()
 
 
-def _check_same_run(paths: RunPaths, config: SegmentConfig, sha256: object) -> None:
+def _check_same_run(paths: RunPaths, config: SegmentConfig, data: LabelledSet) -> None:
+    """Raise `UserError` when the folder holds another run, or one on other data."""
+    if not paths.config.exists():
+        return
     before = build_config(SegmentConfig, read_recipe(paths.config))
     free = FREE_SETTINGS if paths.results.exists() else _FREE_ON_RESUME
     for name in SegmentConfig.__dataclass_fields__:
@@ -101,7 +112,7 @@ def _check_same_run(paths: RunPaths, config: SegmentConfig, sha256: object) -> N
                 f"{paths.folder} holds a run with {name} {old}, not {new}; choose another "
                 "--run-dir, or delete that folder"
             )
-    if paths.data.exists() and read_data(paths.folder)["sha256"] != sha256:
+    if paths.data.exists() and read_data(paths.folder)["sha256"] != data_sha256(data):
         raise UserError(
             f"{paths.folder} was trained on other images or labels than {config.data} now holds; "
             "choose another --run-dir, or delete that folder"
@@ -118,8 +129,8 @@ def _check_crops(config: SegmentConfig, data: LabelledSet) -> None:
                 f"and there is one of {smallest}; try FPN"
             )
     smallest = min(min(item.pixels.shape[:2]) for item in data.train)
-    if 2 * smallest < drawn_side(config.augmentation, config.crop_size):
-        fit = max(32, smallest // 32 * 32)  # mirroring can at most double a side
+    fit = fitting_crop(config.augmentation, config.crop_size, smallest)
+    if fit != config.crop_size:
         raise UserError(
             f"crop_size {config.crop_size} is too large for a training image with a side of "
             f"{smallest} pixels; use --crop-size {fit}"

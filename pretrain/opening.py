@@ -4,6 +4,7 @@ Imports no torch.
 """
 
 import fcntl
+from pathlib import Path
 from typing import IO
 
 from pretrain.atomic import write_atomically
@@ -58,19 +59,20 @@ def check_same_run(paths: RunPaths, config: TrainConfig, manifest: Manifest) -> 
         )
 
 
-def lock(paths: RunPaths) -> IO[str]:
-    """Hold the run's folder until this process ends, however it ends."""
+def lock(file: Path) -> IO[str]:
+    """Hold a run's folder by its lock file until that is closed or this process ends, however."""
+    folder = file.parent
     try:
-        paths.folder.mkdir(parents=True, exist_ok=True)
-        stream = paths.lock.open("w")
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = file.open("w")
     except OSError as error:
-        raise UserError(f"cannot write to {paths.folder}: {error.strerror}") from error
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         stream.close()
         raise UserError(
-            f"another process is training in {paths.folder}; wait for it, or end it "
+            f"another process is training in {folder}; wait for it, or end it "
             "(a killed launcher can leave its trainer alive)"
         ) from None
     return stream

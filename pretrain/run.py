@@ -66,7 +66,7 @@ class Run:
             check_same_run(self.paths, config, manifest)
         with together(accelerator):
             if accelerator.is_main_process:
-                self._lock = lock(self.paths)
+                self._lock = lock(self.paths.lock)
                 write_description(self.paths, config, manifest)
         self._model: nn.Module | None = None
         self._optimizer: Any = None

@@ -43,6 +43,13 @@ def drawn_side(augmentation: Augmentation, crop_size: int) -> int:
     return crop_size * 3 // 2 if augmentation == "extended" else crop_size
 
 
+def fitting_crop(augmentation: Augmentation, crop_size: int, smallest: int) -> int:
+    """`crop_size` where images with a side of `smallest` pixels can give it, else one that fits."""
+    if 2 * smallest >= drawn_side(augmentation, crop_size):  # mirroring can at most double a side
+        return crop_size
+    return max(32, smallest // 32 * 32)
+
+
 class RandomGamma(nn.Module):
     """Grey values to the power of a gamma drawn from `low` to `high`; the mask stays."""
 

@@ -47,6 +47,10 @@ class RunPaths:
         return self.folder / "metrics.jsonl"
 
     @property
+    def lock(self) -> Path:
+        return self.folder / ".lock"
+
+    @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 

@@ -4,6 +4,7 @@ Paper A, "Training Segmentation Models": lr 2e-4, then 1e-5 from the best so far
 validation IoU has not risen for 30 epochs. With one training image an epoch is a single step.
 """
 
+import itertools
 import json
 import math
 import sys
@@ -41,6 +42,9 @@ class State:
     epoch: int = 0  # completed, both stages
     stage_epoch: int = 0
     step: int = 0
+    epoch_step: int = 0  # completed, of the epoch after
+    losses: int = 0  # of that epoch so far, finite ones, and their sum
+    loss_sum: float = 0.0
     stale_epochs: int = 0  # of this stage, since the best of both
     best_score: float = -1.0  # micro IoU on the validation images
     best_epoch: int = 0
@@ -67,14 +71,10 @@ def fine_tune(
     with progress_bar() as bar:
         task = bar.add_task(f"fine-tune {config.run_dir.name}", total=None, note="")
         while not state.finished:
-            state, loss = trainer.train_epoch(state)
-            state = trainer.end_epoch(state, loss)
+            state = trainer.train_epoch(state, interrupted)
+            state = trainer.end_epoch(state)
             note = f"stage {state.stage}, best {state.best_score:.1%}"
             bar.update(task, completed=state.epoch, note=note)
-            if interrupted() and not state.finished:
-                trainer.save(state)
-                console.print("asked to stop: saved; the same command goes on from here")
-                sys.exit(EXIT_INTERRUPTED)
     trainer.restore_best()
     return state
 
@@ -113,46 +113,35 @@ class Trainer:
         self._best = content["best"]
         records = read_metrics(self.paths.folder)
         write_metrics(self.paths.folder, [r for r in records if r["epoch"] <= state.epoch])
-        console.print(f"resuming after epoch {state.epoch}, stage {state.stage}")
-        return replace(state, finished=self._why_finished(state))
+        where = f"epoch {state.epoch}, stage {state.stage}"
+        where += f", and {state.epoch_step} steps" if state.epoch_step else ""
+        console.print(f"resuming after {where}")
+        # An epoch that has begun is ended first, as it would have been; so there always is a best.
+        return replace(state, finished="" if state.epoch_step else self._why_finished(state))
 
-    def train_epoch(self, state: State) -> tuple[State, float]:
-        """One pass over the epoch's crops; returns the mean loss (nan when no step was made)."""
-        model, config = self.segmenter.model, self.config
-        model.train()
-        losses = []
-        for positions in epoch_batches(len(self._items), config, state.epoch):
-            state = replace(state, step=state.step + 1)
-            torch.manual_seed(config.seed * 1_000_003 + state.step)  # a resume draws the same
-            images, masks = self._draw(positions)
-            self._optimizer.zero_grad(set_to_none=True)
-            with self._autocast():
-                logits = self.segmenter.logits(images)
-            loss = self._loss(logits.float(), masks)
-            if not torch.isfinite(loss):
-                total = state.skipped_total + 1
-                state = replace(state, skipped=state.skipped + 1, skipped_total=total)
-                if state.skipped >= MAX_SKIPPED:
-                    break
-                continue
-            self._scaler.scale(loss).backward()
-            self._scaler.step(self._optimizer)
-            self._scaler.update()
-            state = replace(state, skipped=0)
-            losses.append(float(loss.detach()))
-        return state, sum(losses) / len(losses) if losses else math.nan
+    def train_epoch(self, state: State, interrupted: Callable[[], bool] = lambda: False) -> State:
+        """What is left of a pass over the epoch's crops; saves when asked to stop, and exits."""
+        batches = epoch_batches(len(self._items), self.config, state.epoch)
+        for positions in itertools.islice(batches, state.epoch_step, None):
+            if state.skipped >= MAX_SKIPPED:
+                break
+            self._stop_or_save(state, interrupted)
+            state = self._timed(self._train_step(state, positions))
+        self._stop_or_save(state, interrupted)
+        return state
 
-    def end_epoch(self, state: State, loss: float) -> State:
+    def end_epoch(self, state: State) -> State:
         """Validate, keep the weights if they are the best, go on to the next stage or end."""
         scores = self.validate()
-        minutes = state.minutes + (time.monotonic() - self._told_at) / 60
-        self._told_at = time.monotonic()
+        loss = state.loss_sum / state.losses if state.losses else math.nan
         state = replace(
-            state,
+            self._timed(state),
             epoch=state.epoch + 1,
             stage_epoch=state.stage_epoch + 1,
             stale_epochs=state.stale_epochs + 1,
-            minutes=minutes,
+            epoch_step=0,
+            losses=0,
+            loss_sum=0.0,
         )
         if scores.micro_iou > state.best_score:
             self._best = {
@@ -173,9 +162,8 @@ class Trainer:
             self.segmenter.model.load_state_dict(self._best)
             self._optimizer = self._build_optimizer(2)
         state = replace(state, finished=self._why_finished(state))
-        due = time.monotonic() - self._saved_at >= 60 * self.config.checkpoint_minutes
-        if due and not state.finished:
-            self.save(state)
+        if state.finished:
+            self.save(state)  # all that is left is to score it
         return state
 
     @torch.no_grad()
@@ -204,6 +192,38 @@ class Trainer:
     def restore_best(self) -> None:
         """Give the segmenter the best weights of all epochs."""
         self.segmenter.model.load_state_dict(self._best)
+
+    def _stop_or_save(self, state: State, interrupted: Callable[[], bool]) -> None:
+        if interrupted():
+            self.save(state)
+            console.print("asked to stop: saved; the same command goes on from here")
+            sys.exit(EXIT_INTERRUPTED)
+        if time.monotonic() - self._saved_at >= 60 * self.config.checkpoint_minutes:
+            self.save(state)
+
+    def _train_step(self, state: State, positions: list[int]) -> State:
+        self.segmenter.model.train()
+        state = replace(state, step=state.step + 1, epoch_step=state.epoch_step + 1)
+        # A resume draws the same.
+        torch.manual_seed(self.config.seed * 1_000_003 + state.step)
+        images, masks = self._draw(positions)
+        self._optimizer.zero_grad(set_to_none=True)
+        with self._autocast():
+            logits = self.segmenter.logits(images)
+        loss = self._loss(logits.float(), masks)
+        if not torch.isfinite(loss):
+            total = state.skipped_total + 1
+            return replace(state, skipped=state.skipped + 1, skipped_total=total)
+        self._scaler.scale(loss).backward()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        total_loss = state.loss_sum + float(loss.detach())
+        return replace(state, skipped=0, losses=state.losses + 1, loss_sum=total_loss)
+
+    def _timed(self, state: State) -> State:
+        """With the minutes since it was last told."""
+        before, self._told_at = self._told_at, time.monotonic()
+        return replace(state, minutes=state.minutes + (self._told_at - before) / 60)
 
     def _draw(self, positions: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Augmented crops `(N, 3, S, S)` uint8 and their masks `(N, S, S)` int64."""

@@ -1,6 +1,7 @@
 """Fine-tuning on a few labelled images: learning, the run's folder, refusals."""
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,11 @@ from downstream.models import create_model
 from downstream.seg.dataset import read_labelled_set
 from downstream.seg.run_folder import read_results, read_segmenter_card
 from downstream.seg.segmenter import Segmenter, load_segmenter
+from downstream.seg.training import State, Trainer
 from downstream.segment import main, segment
 from pretrain.archs import ARCHS
+from pretrain.opening import lock
+from pretrain.status import EXIT_INTERRUPTED
 from shards.cli import EXIT_USER_ERROR, UserError
 from shards.schema import IMAGENET_MEAN, IMAGENET_STD, file_sha256
 
@@ -93,6 +97,36 @@ def test_a_finished_run_is_read_and_not_repeated(
     with pytest.raises(SystemExit):
         main(flags(squares, finished, "--seed", "1"))
     assert "holds a run with seed 0, not 1" in capsys.readouterr().err
+
+
+def test_two_processes_cannot_write_one_run(
+    squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with lock(tmp_path / "run" / ".lock"), pytest.raises(SystemExit) as end:
+        main(flags(squares, tmp_path / "run"))
+    assert end.value.code == EXIT_USER_ERROR
+    assert "another process is training in" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+def test_a_signal_stops_a_run_at_a_step_and_the_same_command_goes_on(
+    finished: Path, squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = Trainer._train_step
+
+    def interrupted_step(self: Trainer, state: State, positions: list[int]) -> State:
+        if state.step == 10:  # eight an epoch
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, state, positions)
+
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(Trainer, "_train_step", interrupted_step)
+        main(flags(squares, run))
+    assert end.value.code == EXIT_INTERRUPTED
+    main(flags(squares, run))
+    assert "resuming after epoch 1, stage 1, and 3 steps" in capsys.readouterr().err
+    assert file_sha256(run / "best.safetensors") == file_sha256(finished / "best.safetensors")
 
 
 def test_a_renamed_tensor_or_another_file_is_refused(finished: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from downstream.seg.metrics import Scores, score
 from downstream.seg.run_folder import read_metrics
 from downstream.seg.segmenter import build_segmenter
 from downstream.seg.training import MAX_SKIPPED, State, Trainer, epoch_batches, fine_tune
+from pretrain.checkpoint import load_checkpoint
 from pretrain.status import EXIT_INTERRUPTED
 
 CPU = torch.device("cpu")
@@ -57,7 +58,7 @@ def test_an_early_stop_in_stage_two_never_loses_the_best_of_stage_one(
         marks.append((state.stage, float(bias.detach()[0])))
         with torch.no_grad():
             bias[0] = state.epoch + 1
-        state = found.end_epoch(state, 0.0)
+        state = found.end_epoch(state)
     # Stage 1 ends by its bound of three epochs, stage 2 by patience: two without a rise over 0.8.
     assert [stage for stage, _ in marks] == [1, 1, 1, 2, 2]
     assert marks[3][1] == 2  # stage 2 begins from the best weights, those of epoch 2
@@ -74,15 +75,19 @@ def test_the_second_stage_has_its_own_learning_rate_and_the_encoder_a_share(
     state = found.resume()
     assert [group["lr"] for group in found._optimizer.param_groups] == pytest.approx([1e-4, 1e-3])
     for _ in range(3):
-        state, loss = found.train_epoch(state)
-        state = found.end_epoch(state, loss)
+        state = found.end_epoch(found.train_epoch(state))
     assert state.stage == 2
     assert [group["lr"] for group in found._optimizer.param_groups] == pytest.approx([1e-6, 1e-5])
     assert [record["stage"] for record in read_metrics(config.run_dir)] == [1, 1, 1]
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(config: SegmentConfig) -> None:
-    config = replace(config, patience=10)
+# Asked before each of an epoch's three steps and before it is validated. Stage 2 has an Adam of its
+# own, and begins after nine steps.
+@pytest.mark.parametrize(("asked", "steps"), [(1, 0), (4, 3), (15, 11)])
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    config: SegmentConfig, asked: int, steps: int
+) -> None:
+    config = replace(config, patience=10, samples_per_epoch=6)
     torch.set_num_threads(1)
     whole, data = trainer(config)
     end = fine_tune(whole.segmenter, config, data)
@@ -90,11 +95,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one(config: SegmentConfig) -> Non
 
     again = replace(config, run_dir=config.run_dir.with_name("again"))
     again.run_dir.mkdir()
-    calls = iter([False, False, False, True])  # in stage 2, whose Adam is another one
+    calls = iter([False] * (asked - 1) + [True])
     cut, _ = trainer(again)
     with pytest.raises(SystemExit) as stop:
         fine_tune(cut.segmenter, again, data, lambda: next(calls))
     assert stop.value.code == EXIT_INTERRUPTED
+    found = load_checkpoint(again.run_dir / "checkpoints")
+    assert found is not None and found[1]["state"]["step"] == steps
     other, _ = trainer(replace(again, seed=5))  # its first weights must not matter
     resumed = fine_tune(other.segmenter, again, data)
     assert replace(resumed, minutes=0) == replace(end, minutes=0)
