@@ -74,6 +74,7 @@ LIGHT += ["downstream.check", "downstream.config", "downstream.study"] + [
         "specimens",
     )
 ]
+LIGHT += [f"downstream.probe.{name}" for name in ("advice", "folds", "picture", "ranking")]
 LIGHT += [
     f"downstream.bench.{name}" for name in ("paired", "published", "runs", "scores", "tables")
 ]

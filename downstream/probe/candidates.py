@@ -1,0 +1,85 @@
+"""The encoders that a probe compares: of a registry, of exports, or of an architecture's name."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from downstream.models import read_encoder_card
+from pretrain.archs import ARCHS, TIMM_PREFIX
+from pretrain.model import build_encoder
+from pretrain.registry.contents import find_entries
+from pretrain.registry.pull import default_registry, pull
+from pretrain.registry.stores import open_registry
+from shards.cli import UserError, warn
+from shards.schema import IMAGENET_MEAN, IMAGENET_STD
+
+IMAGENET_PREFIX = "imagenet:"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An encoder by the name that it was given, and what downstream.segment takes for it."""
+
+    name: str
+    arch: str
+    init: str  # random, imagenet, a path, or a registry's name
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Of downstream.segment."""
+        if self.init in ("random", "imagenet"):
+            return ("--arch", self.arch, "--init", self.init)
+        return ("--init", self.init)
+
+
+def find_candidates(names: Sequence[str], registry: str | None) -> list[Candidate]:
+    """What `names` stand for; without names, the newest version of all that a registry holds.
+
+    Raises `UserError` for a name that is none, and where there is nothing to try.
+    """
+    if names:
+        return [_candidate(name, registry) for name in dict.fromkeys(names)]
+    url = registry or default_registry()
+    if url is None:
+        raise UserError(
+            "no encoders to try; give --encoders (folders of exports, names in a registry, "
+            f"{IMAGENET_PREFIX}ARCH, or ARCH for random weights) or --registry URL"
+        )
+    found, faults = find_entries(open_registry(url), every_version=False)
+    for fault in faults:
+        warn(fault)
+    candidates = []
+    for entry in found:
+        if entry.card.converged:
+            candidates.append(_candidate(str(entry.name), registry))
+        else:
+            warn(f"{entry.name} did not converge when it was trained: left out")
+    if not candidates:
+        raise UserError(f"{url} holds no encoder that converged; give --encoders")
+    return candidates
+
+
+def random_twin(candidate: Candidate) -> Candidate:
+    """The same architecture with random weights: what pre-training must beat."""
+    return Candidate(f"random {candidate.arch}", candidate.arch, "random")
+
+
+def build_frozen(candidate: Candidate, seed: int) -> nn.Module:
+    """The encoder, in evaluation mode. Raises `UserError` where its weights cannot be had."""
+    torch.manual_seed(seed)  # of random weights
+    return build_encoder(candidate.arch, candidate.init).eval()
+
+
+def _candidate(name: str, registry: str | None) -> Candidate:
+    if name.startswith(IMAGENET_PREFIX):
+        return Candidate(name, name.removeprefix(IMAGENET_PREFIX), "imagenet")
+    if name in ARCHS or (name.startswith(TIMM_PREFIX) and "@" not in name):
+        return Candidate(f"random {name}", name, "random")
+    init = name if registry is None or Path(name).exists() else str(pull(name, registry))
+    card = read_encoder_card(init)
+    return Candidate(name, card.arch, init, card.mean, card.std)

@@ -1,0 +1,209 @@
+"""Recommending encoders: the probe sees what it should, doubts what it should, and says so."""
+
+import json
+import math
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from downstream.bench.published import published_rows
+from downstream.bench.runs import Run
+from downstream.config import SegmentConfig
+from downstream.probe.advice import decoder_scores
+from downstream.probe.candidates import Candidate
+from downstream.probe.features import hypercolumns
+from downstream.probe.folds import read_folds
+from downstream.probe.ranking import paired_interval, rank_candidates
+from downstream.recommend import main
+from downstream.segment import main as segment_main
+from shards.cli import EXIT_USER_ERROR
+
+ARCH = "resnet18"
+
+
+@pytest.fixture(scope="module")
+def textures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three images: stripes across are one class, stripes along the other; the same grey values."""
+    folder = tmp_path_factory.mktemp("textures")
+    rng = np.random.default_rng(0)
+    for part in ("images", "masks"):
+        (folder / part).mkdir()
+    for number in range(3):
+        wave = 128 + 60 * np.sin(np.arange(96) * 2 * np.pi / 6)
+        noise = rng.normal(0, 5, (96, 96))
+        mask = np.zeros((96, 96), np.uint8)
+        mask[:, 20 + 15 * number : 60 + 15 * number] = 1
+        stripes = np.where(mask, wave[None], wave[:, None])
+        pixels = (stripes + noise).clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{number}.png")
+        Image.fromarray(mask).save(folder / "masks" / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(textures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    out = tmp_path_factory.mktemp("out")
+    main([str(textures), "--encoders", "mobilenet_v2", ARCH, "--out", str(out), "--threads", "1"])
+    assert (out / "recommend.png").stat().st_size > 5_000
+    content: dict[str, object] = json.loads((out / "recommend.json").read_text())
+    return content
+
+
+def test_a_probe_of_frozen_features_parts_textures_that_grey_values_cannot(
+    found: dict[str, object],
+) -> None:
+    ranked = found["ranked"]
+    assert isinstance(ranked, list)
+    assert {entry["encoder"] for entry in ranked} == {"random mobilenet_v2", f"random {ARCH}"}
+    assert [len(entry["folds"]) for entry in ranked] == [3, 3]
+    assert ranked[0]["micro_iou"] > 0.8  # a constant answer gives about 0.42
+    assert ranked[0]["micro_iou"] >= ranked[1]["micro_iou"]
+    assert found["gain_over_control"] is None  # the best is random itself
+
+
+def test_the_same_probe_gives_the_same_numbers(
+    found: dict[str, object], textures: Path, tmp_path: Path
+) -> None:
+    main([str(textures), "--encoders", ARCH, "--out", str(tmp_path), "--threads", "1"])
+    again = json.loads((tmp_path / "recommend.json").read_text())["ranked"]
+    ranked = found["ranked"]
+    assert isinstance(ranked, list)
+    wanted = next(entry for entry in ranked if entry["encoder"] == again[0]["encoder"])
+    assert again[0]["folds"] == wanted["folds"]
+
+
+def test_what_is_printed_can_be_run(
+    textures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    main([str(textures), "--encoders", ARCH, "--out", str(tmp_path), "--threads", "1"])
+    told = capsys.readouterr().out
+    assert "3 labelled images, 3 folds" in told
+    assert "Random weights did best" in told
+    command = shlex.split(told.strip().splitlines()[-1])
+    assert command[:3] == ["python", "-m", "downstream.segment"]
+    monkeypatch.chdir(tmp_path)
+    segment_main([*command[3:], "--max-epochs", "1", "--second-lr", "none", "--threads", "1"])
+    assert (tmp_path / "runs" / f"random-{ARCH}" / "results.json").is_file()
+
+
+def test_one_image_is_cut_into_quarters_and_that_is_said(
+    textures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    for part in ("images", "masks"):
+        (tmp_path / part / "0.png").write_bytes((textures / part / "0.png").read_bytes())
+    data = read_folds(SegmentConfig(data=tmp_path))
+    assert data.folds == ((0,), (1,), (2,), (3,))
+    assert not data.specimens
+    assert "the only labelled image" in capsys.readouterr().err
+    whole = np.asarray(Image.open(tmp_path / "masks" / "0.png"))
+    parts = [item.mask for item in data.items]
+    assert np.array_equal(np.block([parts[:2], parts[2:]]), whole)
+
+
+def test_images_of_one_specimen_validate_together(squares: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    for name in ("s1_01", "s1_02", "s2_01", "s2_02"):
+        for source, part in (("train", "images"), ("train_annot", "masks")):
+            content = (squares / source / "train0.png").read_bytes()
+            (tmp_path / part / f"{name}.png").write_bytes(content)
+    data = read_folds(SegmentConfig(data=tmp_path))
+    names = [sorted(data.items[i].name[:2] for i in fold) for fold in data.folds]
+    assert sorted(names) == [["s1", "s1"], ["s2", "s2"]]
+    assert data.specimens
+
+
+class Coordinates(nn.Module):
+    """An encoder whose maps hold their own pixel's place, at strides 1 and 4."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        rows = torch.arange(images.shape[2]).float()[:, None].expand(images.shape[2:])
+        places = (rows * self.scale)[None, None]
+        return [places, nn.functional.avg_pool2d(places, 4)]
+
+
+def test_features_are_taken_at_their_pixel_in_every_window() -> None:
+    # Two windows of 350 rows; the second map's pixels lie between those of the image.
+    pixels = np.zeros((700, 40, 3), np.uint8)
+    rows = np.array([3, 100, 349, 350, 353, 690])
+    positions = np.stack([rows, np.full_like(rows, 7)], 1)
+    found = hypercolumns(Coordinates(), Candidate("c", ARCH, "random"), pixels, positions)
+    assert found[:, 0] == pytest.approx(rows % 350, abs=1e-3)
+    inner = [0, 1, 4, 5]  # at a window's edge there is no neighbour to go between
+    assert found[inner, 1] == pytest.approx(rows[inner] % 350, abs=1e-3)
+
+
+def test_an_interval_widens_for_training_images_in_common() -> None:
+    # By hand: differences 1, 2, 3: mean 2, variance 1, times 1/3 + 1/2; t(0.975, 2) = 4.3027.
+    interval = paired_interval([3, 5, 7], [2, 3, 4])
+    half = 4.302653 * math.sqrt(5 / 6)
+    assert (interval.mean, interval.low, interval.high) == pytest.approx((2, 2 - half, 2 + half))
+
+
+def test_only_what_is_surely_worse_is_not_worth_a_try() -> None:
+    ranked = rank_candidates(
+        {
+            "worse": [0.1, 0.11, 0.1, 0.12],
+            "best": [0.7, 0.72, 0.71, 0.73],
+            "near": [0.9, 0.5, 0.6, 0.7],
+        }
+    )
+    assert [item.name for item in ranked] == ["best", "near", "worse"]
+    assert [item.worth_a_try for item in ranked] == [True, True, False]
+
+
+def test_decoders_are_compared_where_all_were_tried() -> None:
+    base = Run(Path(), SegmentConfig(data=Path()), "Super-1", ARCH, "random", finished=True)
+
+    def run(decoder: str, seed: int, iou: float) -> Run:
+        return replace(base, twin=json.dumps({"decoder": decoder, "seed": seed}), micro_iou=iou)
+
+    runs = [run("Unet", 0, 0.8), run("FPN", 0, 0.6), run("Unet", 1, 0.7), run("FPN", 1, 0.9)]
+    means, settings = decoder_scores([*runs, run("FPN", 2, 0.1)])  # no Unet beside it: left out
+    assert (means, settings) == (pytest.approx({"Unet": 0.75, "FPN": 0.75}), 2)
+
+
+def test_what_is_said_of_paper_a_is_what_it_printed() -> None:
+    rows = published_rows("3")
+    first, second, third = rows["Unet"], rows["UnetPlusPlus"], rows["Linknet"]
+    assert len(first) == len(second) == 7
+    assert all(abs(first[e].iou - second[e].iou) <= 0.02 for e in first)
+    assert all(third[e].iou < min(first[e].iou, second[e].iou) for e in third)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--encoders", "resnet18x"], "no encoder 'resnet18x'"),
+        ([], "no encoders to try; give --encoders"),
+        (["--encoders", ARCH, "--folds", "4"], "cannot be parted into 4 folds"),
+        (["--encoders", ARCH, "--study", "absent"], "no such folder: absent"),
+    ],
+)
+def test_what_cannot_work_is_one_line(
+    more: list[str],
+    message: str,
+    textures: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("MICROGRAPH_REGISTRY", raising=False)
+    with pytest.raises(SystemExit) as end:
+        main([str(textures), *more])
+    assert end.value.code == EXIT_USER_ERROR
+    assert message in capsys.readouterr().err
