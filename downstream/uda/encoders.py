@@ -15,8 +15,8 @@ def qualifies(arch: str) -> str:
     if find_arch(arch).dilates:
         return ""
     return (
-        f"DeepLabV2 dilates its encoder to stride {OUTPUT_STRIDE}, which {arch} cannot; take one "
-        "that dilates (python -m pretrain.archs), such as resnet101, or the Unet"
+        f"DeepLabV2 dilates its encoder, which {arch} cannot; take one that can "
+        "(python -m pretrain.archs), such as resnet101, or the Unet"
     )
 
 

@@ -23,7 +23,7 @@ from pretrain.status import EXIT_INTERRUPTED
 from shards.cli import EXIT_USER_ERROR, UserError
 from shards.schema import IMAGENET_MEAN, IMAGENET_STD, file_sha256
 
-DECODERS = ("Unet", "UnetPlusPlus", "Linknet", "FPN", "PSPNet", "PAN", "DeepLabV3Plus")
+DECODERS = ("Unet", "UnetPlusPlus", "Linknet", "FPN", "PSPNet", "PAN", "DeepLabV3Plus", "DeepLabV2")
 
 
 def flags(data: Path, run: Path, *more: str) -> list[str]:
@@ -169,7 +169,7 @@ def test_every_decoder_makes_a_step_from_one_image(
     assert results["steps"] == 1 and results["skipped_steps"] == 0
 
 
-@pytest.mark.parametrize("decoder", ["PAN", "DeepLabV3Plus"])
+@pytest.mark.parametrize("decoder", ["PAN", "DeepLabV3Plus", "DeepLabV2"])
 def test_what_cannot_dilate_is_refused_with_the_reason(decoder: str) -> None:
     for arch in (name for name, spec in ARCHS.items() if not spec.dilates):
         with pytest.raises(UserError, match=f"{decoder} dilates its encoder, which {arch} cannot"):
