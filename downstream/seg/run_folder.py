@@ -149,11 +149,15 @@ def read_data(run_dir: Path) -> dict[str, Any]:
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The epochs of a run so far."""
+    """The epochs of a run so far; a last line cut short by a kill is left out."""
     path = RunPaths(run_dir).metrics
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
 
 
 def write_metrics(run_dir: Path, records: Sequence[Mapping[str, Any]]) -> None:
