@@ -50,6 +50,51 @@ def fitting_crop(augmentation: Augmentation, crop_size: int, smallest: int) -> i
     return max(32, smallest // 32 * 32)
 
 
+def build_tile_augmentation(
+    augmentation: Augmentation, orientation: Orientation, ignore: int
+) -> nn.Module:
+    """A transform of whole tiles, `(tv_tensors.Image, tv_tensors.Mask)` as above; nothing is cut.
+
+    What a deformation draws in from beyond the tile is mirrored in the image and `ignore` in the
+    mask, so that no pixel counts twice.
+    """
+    steps: list[nn.Module] = []
+    if augmentation == "extended":
+        steps += [MirrorMargin(ignore), *_deformations(), CutMargin()]
+    if augmentation != "none":
+        steps += _orientations(orientation)
+    if augmentation in ("paper", "extended"):
+        steps += _photometry()
+    compose: nn.Module = v2.Compose(steps or [v2.Identity()])
+    return compose
+
+
+class MirrorMargin(nn.Module):
+    """A quarter of the side on every side: mirrored in the image, `ignore` in the mask."""
+
+    def __init__(self, ignore: int) -> None:
+        super().__init__()
+        self.ignore = ignore
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(self._pad(item, item.shape[-1] // 4) for item in inputs)
+
+    def _pad(self, item: torch.Tensor, margin: int) -> torch.Tensor:
+        is_mask = isinstance(item, tv_tensors.Mask)
+        how = {"fill": self.ignore} if is_mask else {"padding_mode": "symmetric"}
+        padded: torch.Tensor = v2.functional.pad(item, margin, **how)
+        return padded
+
+
+class CutMargin(nn.Module):
+    """Takes away what `MirrorMargin` added: a sixth of the side by now."""
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        margin = inputs[0].shape[-1] // 6
+        side = inputs[0].shape[-1] - 2 * margin
+        return tuple(v2.functional.crop(item, margin, margin, side, side) for item in inputs)
+
+
 class RandomGamma(nn.Module):
     """Grey values to the power of a gamma drawn from `low` to `high`; the mask stays."""
 
