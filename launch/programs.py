@@ -31,6 +31,9 @@ PROGRAMS: dict[str, Program] = {
     "downstream.segment": Program(
         launcher="python", settings="downstream.config:SegmentConfig", result_name="results.json"
     ),
+    "downstream.adapt": Program(
+        launcher="python", settings="downstream.uda.config:AdaptConfig", result_name="results.json"
+    ),
 }
 
 

@@ -75,9 +75,28 @@ def _segmentation(folder: Path) -> tuple[Metrics, bool | None]:
     return metrics, results["converged"]
 
 
+def _adaptation(folder: Path) -> tuple[Metrics, bool | None]:
+    """mIoU and phase fractions of every domain, and whether the run collapsed."""
+    results = _json(folder / (find_program("downstream.adapt").result_name or ""))
+    if not results:
+        return {}, None
+    hours = results["steps"] * results["seconds_per_step"] / 3600
+    metrics: Metrics = {"steps": results["steps"], "train_hours": hours}
+    for domain, scores in results["domains"].items():
+        if scores["miou"] is not None:
+            metrics[f"{domain}_miou"] = scores["miou"]
+        for name, value in scores["phase_fraction"].items():
+            metrics[f"{domain}_phase_fraction_{name}"] = value
+    target: Mapping[str, Any] = results["domains"].get(results["target"], {})
+    if target.get("miou") is not None:
+        metrics["target_miou"] = target["miou"]
+    return metrics, results["converged"]
+
+
 READERS: dict[str, Callable[[Path], tuple[Metrics, bool | None]]] = {
     "pretrain.train": _training,
     "downstream.segment": _segmentation,
+    "downstream.adapt": _adaptation,
 }
 
 

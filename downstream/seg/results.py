@@ -149,7 +149,7 @@ def write_best(
         metrics={"micro_iou": val.scores.micro_iou, "miou": val.scores.miou},
         sources=origin.sources,
         config=as_plain(config),
-        versions=_versions(),
+        versions=versions(),
         sha256=file_sha256(paths.best),
     )
     write_card(paths.card, card)
@@ -266,6 +266,7 @@ def _named(scores: Scores, edges: Boundaries, names: Sequence[str]) -> dict[str,
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and of what a network's numbers hang on."""
     packages = ("micrograph-pretrain", "torch", "torchvision", "segmentation-models-pytorch")
     return {"python": platform.python_version()} | {name: version(name) for name in packages}

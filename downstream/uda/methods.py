@@ -1,0 +1,190 @@
+"""What methods add to supervised training on the source: an adversary, a teacher, both or none.
+
+Each is asked for a loss on target images and minds its own state, so that the loop knows no method.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torchvision.transforms import v2
+
+from downstream.seg.segmenter import Segmenter
+from downstream.uda.adversary import fooling_loss, judging_loss
+from downstream.uda.batches import seed_stream
+from downstream.uda.config import AdaptConfig, Critic
+from downstream.uda.discriminator import Discriminator, input_channels
+from downstream.uda.masking import masked_view
+from downstream.uda.teacher import Teacher
+from downstream.uda.tile_plan import IGNORE
+
+_CRITIC_BETAS = (0.9, 0.99)  # AdaptSegNet
+_JITTER = 0.2  # of brightness, contrast, saturation on the masked view (MIC)
+
+Measured = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Logits `(N, C, H, W)` float32 of one domain, of both heads where there are two."""
+
+    main: torch.Tensor
+    aux: torch.Tensor | None
+
+    def levels(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """`main`, and `aux` where there is one."""
+        yield "main", self.main
+        if self.aux is not None:
+            yield "aux", self.aux
+
+
+def cross_entropy(
+    logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Mean over the pixels that are not IGNORE; 0 where there are none.
+
+    `logits` `(N, C, H, W)`, `target` `(N, H, W)` int64; `weight` `(N,)` is of the images. Of two
+    classes with logits `(0, z)` this is the binary cross entropy of z.
+    """
+    losses = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none")
+    if weight is not None:
+        losses = losses * weight[:, None, None]
+    return losses.sum() / (target != IGNORE).sum().clamp(min=1)
+
+
+class Adversary:
+    """A discriminator per head, and what it takes to fool and to teach them."""
+
+    def __init__(
+        self, config: AdaptConfig, critic: Critic, classes: int, ring: int, device: torch.device
+    ) -> None:
+        self._config, self._kind = config, critic
+        self._ring = ring if config.critic_crop == "inner" else 0
+        self._weights = {"main": config.adv_weight}
+        if config.has_aux:
+            self._weights["aux"] = config.adv_aux_weight
+        channels = input_channels(classes, self._kind)
+        seed_stream(config.seed, "critics", 0)  # the segmenter's are drawn as without an adversary
+        self.critics = nn.ModuleDict({level: Discriminator(channels) for level in self._weights})
+        self.critics.to(device)
+        self.optimizer = torch.optim.Adam(
+            self.critics.parameters(), lr=config.critic_lr, betas=_CRITIC_BETAS
+        )
+
+    def fool(self, target: Outputs) -> torch.Tensor:
+        """The segmenter's loss: that target predictions look like the source's."""
+        losses = [
+            self._weights[level]
+            * fooling_loss(self._critic(level), self._cut(logits), self._kind, self._config.gan)
+            for level, logits in target.levels()
+        ]
+        return torch.stack(losses).sum()
+
+    def learn(self, source: Outputs, target: Outputs) -> Measured:
+        """Gradients for the discriminators, none for the segmenter; their loss and accuracy."""
+        self.optimizer.zero_grad(set_to_none=True)
+        measured: Measured = {}
+        for (level, on_source), (_, on_target) in zip(
+            source.levels(), target.levels(), strict=True
+        ):
+            loss, accuracy = judging_loss(
+                self._critic(level),
+                self._cut(on_source),
+                self._cut(on_target),
+                self._kind,
+                self._config.gan,
+            )
+            loss.backward()  # type: ignore[no-untyped-call]
+            measured |= {
+                f"critic_loss_{level}": float(loss.detach()),
+                f"critic_accuracy_{level}": float(accuracy),
+            }
+        return measured
+
+    def step(self, lr: float) -> None:
+        """Apply the gradients of `learn`."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and optimiser."""
+        return {"critics": self.critics.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what `state_dict` gave."""
+        self.critics.load_state_dict(state["critics"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def _critic(self, level: str) -> Discriminator:
+        critic = self.critics[level]
+        assert isinstance(critic, Discriminator)
+        return critic
+
+    def _cut(self, logits: torch.Tensor) -> torch.Tensor:
+        inside = slice(self._ring, -self._ring if self._ring else None)
+        return logits[..., inside, inside]
+
+
+class SelfTraining:
+    """A mean teacher labels target images; the student must agree on a masked view of them."""
+
+    def __init__(self, config: AdaptConfig, segmenter: Segmenter, classes: int) -> None:
+        self._config, self._classes = config, classes
+        self._normalise = segmenter.normalise
+        self.teacher = Teacher(segmenter.model, config.ema)
+        self._jitter = v2.Compose(
+            [
+                v2.ColorJitter(_JITTER, _JITTER, _JITTER),
+                v2.RandomApply([v2.GaussianBlur(5, (0.15, 1.15))], p=0.5),
+            ]
+        )
+
+    def consistency(
+        self,
+        predict: Callable[[torch.Tensor], torch.Tensor],
+        images: torch.Tensor,
+        counted: torch.Tensor,
+        step: int,
+    ) -> tuple[torch.Tensor, Measured]:
+        """The student's weighted loss on target images `(N, 3, H, W)` uint8; what it learns from.
+
+        `predict` gives the student's logits; `counted` `(N, H, W)` is IGNORE where nothing may be
+        learnt.
+        """
+        config = self._config
+        valid = counted != IGNORE
+        pseudo, weight = self.teacher.pseudo_labels(
+            self._normalise(images), config.pseudo_threshold, valid
+        )
+        labels = torch.where(valid, pseudo, IGNORE)
+        seed_stream(config.seed, "masking", step)
+        view = self._normalise(images)
+        if config.masking:
+            view = self._normalise(torch.stack([self._jitter(image) for image in images]))
+            view = masked_view(view, config.mask_block, config.mask_ratio)
+        loss = config.teacher_weight * cross_entropy(predict(view), labels, weight)
+        shares = class_shares("teacher_fraction_", pseudo[valid], self._classes)
+        return loss, shares | {"teacher_confidence": float(weight.mean())}
+
+    def update(self, student: nn.Module) -> None:
+        """Let the teacher follow the student after a step."""
+        self.teacher.update(student)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The teacher's weights and statistics."""
+        return self.teacher.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what `state_dict` gave."""
+        self.teacher.load_state_dict(state)
+
+
+def class_shares(prefix: str, labels: torch.Tensor, classes: int) -> Measured:
+    """The share of each class among labels `(n,)`, by its number after `prefix`."""
+    counts = torch.bincount(labels.flatten().long(), minlength=classes)
+    shares = (counts / counts.sum().clamp(min=1)).tolist()
+    return {f"{prefix}{index}": share for index, share in enumerate(shares)}

@@ -1,0 +1,247 @@
+"""The folder of one adaptation: whose it is, the network that is kept, the results.
+
+config.yaml            the resolved settings; `--config` repeats the run with them
+data.json              the images that are trained on, and a hash of all that training sees
+metrics.jsonl          one line per `log_steps` steps
+checkpoints/           to go on from; removed when the run is done
+best.safetensors       the last weights, or the teacher's; never chosen by a score
+card.json              what its user must know
+masks/DOMAIN/NAME.png  class indices as predicted, at native size
+results.json           all scores; there only when all is done
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from safetensors.torch import save
+
+from downstream.seg.classes import spell_class
+from downstream.seg.metrics import constant_score, score
+from downstream.seg.results import versions
+from downstream.seg.run_folder import (
+    SCHEMA_VERSION,
+    RunPaths,
+    SegmenterCard,
+    read_data,
+    read_results,
+    write_card,
+    write_json,
+)
+from downstream.seg.segmenter import Origin
+from downstream.uda.config import FREE_SETTINGS, AdaptConfig
+from downstream.uda.domains import SOURCE, DomainStudy
+from downstream.uda.evaluate import ScoredImage, domain_results, total_confusion
+from downstream.uda.prepare import PreparedImage
+from downstream.uda.training import State, Trainer
+from pretrain.atomic import write_atomically
+from pretrain.timm_models import encoder_options
+from shards.cli import UserError
+from shards.schema import file_sha256
+from shards.settings import as_plain, build_config, dump_config, read_recipe
+
+Split = Literal["val", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """The images of a run; of the target only those that training sees."""
+
+    study: DomainStudy
+    train: tuple[PreparedImage, ...]  # source
+    val: tuple[PreparedImage, ...]  # source
+    target: tuple[PreparedImage, ...]  # without masks, unless the method is supervised by them
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredDomain:
+    """A domain as the kept network sees it."""
+
+    split: Split
+    adapted: bool  # whether training has seen images of it, labels or not
+    images: tuple[ScoredImage, ...]
+
+
+def describe(paths: RunPaths, config: AdaptConfig, data: RunData) -> None:
+    """Write what makes the folder this run's: now, not when the work is done."""
+    description = {
+        "sha256": _data_sha256(data),
+        "study": data.study.name,
+        "classes": list(data.study.class_names),
+        "splits": {
+            "train": [image.name for image in data.train],
+            "val": [image.name for image in data.val],
+            "target": [image.name for image in data.target],
+        },
+    }
+    write_json(paths.data, description)
+    write_atomically(paths.config, dump_config(config).encode())
+
+
+def check_same_run(paths: RunPaths, config: AdaptConfig, data: RunData) -> None:
+    """Raise `UserError` when the folder holds another run, or one on other data."""
+    if not paths.config.exists():
+        return
+    before = build_config(AdaptConfig, read_recipe(paths.config))
+    for name in AdaptConfig.__dataclass_fields__:
+        old, new = getattr(before, name), getattr(config, name)
+        if old != new and name not in FREE_SETTINGS:
+            raise UserError(
+                f"{paths.folder} holds a run with {name} {old}, not {new}; choose another "
+                "--run-dir, or delete that folder"
+            )
+    if paths.data.exists() and read_data(paths.folder)["sha256"] != _data_sha256(data):
+        raise UserError(
+            f"{paths.folder} was trained on other images or labels than the study now has; "
+            "choose another --run-dir, or delete that folder"
+        )
+
+
+def collapse_of(state: State, domains: Mapping[str, ScoredDomain], names: Sequence[str]) -> str:
+    """Why a network is of no use, or "": diverged, one class only, or no better than a constant.
+
+    Of targets, only what can be seen without their labels.
+    """
+    if state.finished.startswith("diverged"):
+        return state.finished
+    for domain, scored in domains.items():
+        found = {index for image in scored.images for index, f in enumerate(image.fraction) if f}
+        if len(found) == 1 and (scored.adapted or domain == SOURCE):
+            return f"it predicts {names[found.pop()]} everywhere on {domain}"
+    matrix = total_confusion(domains[SOURCE].images)
+    assert matrix is not None
+    index, constant = constant_score(matrix, "all")
+    if (reached := score(matrix).micro_iou) <= constant:
+        return (
+            f"micro IoU {reached:.1%} on the source, no better than {names[index]} everywhere "
+            f"({constant:.1%})"
+        )
+    return ""
+
+
+def write_kept(
+    paths: RunPaths,
+    weights: Mapping[str, torch.Tensor],
+    origin: Origin,
+    config: AdaptConfig,
+    study: DomainStudy,
+    domains: Mapping[str, ScoredDomain],
+    decoder_options: Mapping[str, Any],
+    collapse: str,
+) -> SegmenterCard:
+    """Write `best.safetensors` and its card."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    write_atomically(paths.best, save(tensors))
+    matrix = total_confusion(domains[SOURCE].images)
+    assert matrix is not None
+    scores = score(matrix)
+    card = SegmenterCard(
+        schema_version=SCHEMA_VERSION,
+        decoder=config.network,
+        decoder_options=decoder_options,
+        arch=origin.arch,
+        encoder_options=encoder_options(origin.arch),
+        init=config.init,
+        encoder_sha256=origin.sha256,
+        classes=tuple(spell_class(entry) for entry in study.classes),
+        mean=origin.mean,
+        std=origin.std,
+        crop_size=study.inner + 2 * study.ring,
+        orientation=study.orientation,
+        micro_over="all",
+        converged=not collapse,
+        collapse=collapse,
+        metrics={"micro_iou": scores.micro_iou, "miou": scores.miou},
+        sources=origin.sources,
+        config=as_plain(config),
+        versions=versions(),
+        sha256=file_sha256(paths.best),
+    )
+    write_card(paths.card, card)
+    return card
+
+
+def write_masks(paths: RunPaths, domains: Mapping[str, ScoredDomain]) -> None:
+    """Write what was predicted, as class indices."""
+    shutil.rmtree(paths.masks, ignore_errors=True)  # of an earlier run
+    for name, domain in domains.items():
+        folder = paths.masks / name
+        folder.mkdir(parents=True)
+        for image in domain.images:
+            Image.fromarray(image.predicted).save(folder / f"{image.name}.png")
+
+
+def write_results(
+    paths: RunPaths,
+    config: AdaptConfig,
+    data: RunData,
+    card: SegmenterCard,
+    trainer: Trainer,
+    state: State,
+    domains: Mapping[str, ScoredDomain],
+) -> dict[str, Any]:
+    """Write `results.json`, the last file of a run, and return what it holds."""
+    names = data.study.class_names
+    oracle = None
+    if state.oracle_miou is not None:
+        note = "the step was chosen by target labels: no result, only what choosing could give"
+        oracle = {"miou": state.oracle_miou, "step": state.oracle_step, "note": note}
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": run_id(paths, config),
+        "study": data.study.name,
+        "classes": list(names),
+        "method": config.method,
+        "teacher": config.parts.teacher,
+        "style": config.style,
+        "target": config.target,
+        "target_labels": config.parts.target_labels,  # True: a reference, no adaptation
+        "fold": config.fold,
+        "folds": config.folds or data.study.folds,
+        "seed": config.seed,
+        "network": config.network,
+        "arch": card.arch,
+        "init": config.init,
+        "bn": config.bn,
+        "steps": state.step,
+        "finished": state.finished,
+        "converged": card.converged,
+        "collapse": card.collapse,
+        "kept": "teacher" if config.parts.teacher else "last",
+        "images": {"train": len(data.train), "val": len(data.val), "target": len(data.target)},
+        "domains": {
+            name: {"split": domain.split, "adapted": domain.adapted}
+            | domain_results(domain.images, names)
+            for name, domain in domains.items()
+        },
+        "oracle": oracle,
+        "skipped_steps": state.skipped_total,
+        "seconds_per_step": state.seconds / max(1, state.step),
+        "watch": trainer.watch.summary(),
+    }
+    write_json(paths.results, content)
+    return read_results(paths.folder)
+
+
+def run_id(paths: RunPaths, config: AdaptConfig) -> str:
+    """Names a run by its settings and data: what RDT's reference is stored as."""
+    settings = {k: v for k, v in as_plain(config).items() if k not in FREE_SETTINGS}
+    text = json.dumps([settings, read_data(paths.folder)["sha256"]], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _data_sha256(data: RunData) -> str:
+    """A hash of all that training and validation see; the test images are not among it."""
+    digest = hashlib.sha256()
+    for split in ("train", "val", "target"):
+        for image in getattr(data, split):
+            digest.update(f"{split} {image.name} {image.pixels.shape}".encode())
+            digest.update(image.pixels.tobytes())
+            if image.mask is not None:
+                digest.update(image.mask.tobytes())
+    return digest.hexdigest()
