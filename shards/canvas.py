@@ -59,20 +59,29 @@ def coverage(depth: Field, softness: float = 1.0) -> Field:
 
 
 def smooth_field(
-    rng: np.random.Generator, size: int, scale: float, stretch: float = 1.0, angle: float = 0.0
+    rng: np.random.Generator,
+    size: int | tuple[int, int],
+    scale: float,
+    stretch: float = 1.0,
+    angle: float = 0.0,
 ) -> Field:
     """A Gaussian random field, mean 0 and deviation 1 over the image.
 
-    `scale` is the deviation in pixels of the smoothing kernel, `stretch` times it along `angle`.
+    `size` is a square's side, or height and width. `scale` is the deviation in pixels of the
+    smoothing kernel, `stretch` times it along `angle`.
     """
     # The Fourier transform wraps around: a margin keeps opposite edges from matching.
-    full = fft.next_fast_len(size + int(min(2 * scale * stretch, size)), real=True)
-    noise = rng.standard_normal((full, full), dtype=np.float32)
-    fy = fft.fftfreq(full).astype(np.float32)[:, None]
-    fx = fft.rfftfreq(full).astype(np.float32)[None, :]
+    height, width = (size, size) if isinstance(size, int) else size
+    full = tuple(
+        fft.next_fast_len(side + int(min(2 * scale * stretch, side)), real=True)
+        for side in (height, width)
+    )
+    noise = rng.standard_normal(full, dtype=np.float32)
+    fy = fft.fftfreq(full[0]).astype(np.float32)[:, None]
+    fx = fft.rfftfreq(full[1]).astype(np.float32)[None, :]
     across, along = turned(fy, fx, angle)
     kernel = np.exp(-2 * (np.pi * scale) ** 2 * (across**2 + (stretch * along) ** 2))
-    field = fft.irfft2(fft.rfft2(noise) * kernel, s=(full, full))[:size, :size]
+    field = fft.irfft2(fft.rfft2(noise) * kernel, s=full)[:height, :width]
     return np.asarray((field - field.mean()) / (field.std() + 1e-12), dtype=np.float32)
 
 

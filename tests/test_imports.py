@@ -79,7 +79,18 @@ LIGHT += [
     f"downstream.bench.{name}" for name in ("paired", "published", "runs", "scores", "tables")
 ]
 LIGHT += [f"downstream.uda.bench.{name}" for name in ("published", "rdt")]
-LIGHT += [f"downstream.uda.{name}" for name in ("domains", "encoders", "prepare", "tile_plan")]
+LIGHT += ["downstream.bainite"] + [
+    f"downstream.uda.{name}"
+    for name in (
+        "bainite_scene",
+        "bainite_shift",
+        "bainite_view",
+        "domains",
+        "encoders",
+        "prepare",
+        "tile_plan",
+    )
+]
 HEAVY = ("torch", "nvidia.dali", "wandb", "accelerate", "segmentation_models_pytorch")
 
 

@@ -1,0 +1,133 @@
+"""Draws paper B's question: steels of one etching with masks, and of three others, ever further.
+
+    python -m downstream.bainite --out data/bainite
+
+OUT/source/{images,masks}/NAME.png         labelled: Struers A2 etching, SEM
+OUT/T1/{train,test}/NAME.png, *_annot      Nital: sub-grains and artefacts appear
+OUT/T2/…                                   Nital for longer, another SEM: over-etched, less bainite
+OUT/T3/…                                   Nital, light microscope: blurred, coarse, inverted
+OUT/domains.json                           what each domain was drawn with
+
+Masks hold 0 and 255 (lath-shaped bainite). configs/downstream/domains/bainite.yaml is the study.
+"""
+
+import dataclasses
+import json
+import multiprocessing
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from PIL import Image
+
+from downstream.uda.bainite_shift import SOURCE, TARGETS, Shift, blend
+from downstream.uda.bainite_view import draw_image
+from shards.cli import UserError, cores, program, progress
+from shards.settings import as_plain, load_config
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BainiteConfig:
+    """Draw micrographs of lath bainite with exact masks: a source domain and three targets."""
+
+    out: Annotated[Path, "folder to create"]
+    images: Annotated[int, "labelled images of the source (paper B: 35, parted into folds)"] = 35
+    target_images: Annotated[int, "to adapt to, of each target (paper B: 20, 12, 58)"] = 20
+    test_images: Annotated[int, "to score, of each target (paper B: 5, 3, 50)"] = 10
+    size: Annotated[
+        tuple[int, ...], "height and width in pixels of the SEM (paper B: 1433 2048)"
+    ] = (384, 512)
+    strength: Annotated[float, "of the shifts: 0 none, 1 as paper B's targets, 2 twice that"] = 1.0
+    seed: Annotated[int, "the same seed draws the same images, whatever their number"] = 0
+
+    def __post_init__(self) -> None:
+        for name in ("images", "target_images", "test_images"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if len(self.size) != 2 or min(self.size) < 160:
+            given = " ".join(map(str, self.size))
+            raise ValueError(
+                f"size takes a height and a width of at least 160 pixels, not {given!r}: "
+                "a light micrograph has a fifth of them"
+            )
+        if not 0 <= self.strength <= 3:
+            raise ValueError(f"strength must lie in 0 to 3, not {self.strength}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must lie in 0 .. 2**32 - 1, not {self.seed}")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One image to draw, and where it and its mask go."""
+
+    image: Path
+    mask: Path
+    shift: Shift
+    shape: tuple[int, int]
+    key: tuple[int, int, int]  # seed, stream, number
+
+
+@program
+def main(argv: Sequence[str] | None = None) -> None:
+    config = load_config(BainiteConfig, argv)
+    if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
+        raise UserError(f"{config.out} is there already; name a new folder with --out")
+    partial = config.out.with_name(config.out.name + ".partial")
+    if partial.exists():  # a killed run left it
+        shutil.rmtree(partial)
+    domains = {"source": SOURCE}
+    domains |= {name: blend(SOURCE, shift, config.strength) for name, shift in TARGETS.items()}
+    jobs = _jobs(partial, domains, config)
+    for _ in progress(_drawn(jobs), "drawing micrographs", total=len(jobs)):
+        pass
+    described = {
+        "settings": as_plain(config) | {"out": ""},
+        "domains": {name: dataclasses.asdict(shift) for name, shift in domains.items()},
+    }
+    (partial / "domains.json").write_text(json.dumps(described, indent=1) + "\n")
+    partial.replace(config.out)
+    print(f"wrote {len(jobs)} micrographs of {len(domains)} domains to {config.out}")
+
+
+def _jobs(out: Path, domains: dict[str, Shift], config: BainiteConfig) -> list[Job]:
+    """Streams of random numbers are one for each folder, so that longer ones leave others alone."""
+    rows, columns = config.size
+    folders = [("source", "images", "masks", config.images)]
+    for name in domains:
+        if name != "source":
+            folders.append((name, "train", "train_annot", config.target_images))
+            folders.append((name, "test", "test_annot", config.test_images))
+    return [
+        Job(
+            out / name / images / f"{name}_{images}_{number:03d}.png",
+            out / name / masks / f"{name}_{images}_{number:03d}.png",
+            domains[name],
+            (rows, columns),
+            (config.seed, stream, number),
+        )
+        for stream, (name, images, masks, count) in enumerate(folders)
+        for number in range(count)
+    ]
+
+
+def _drawn(jobs: Sequence[Job]) -> Iterator[Job]:
+    for folder in {path.parent for job in jobs for path in (job.image, job.mask)}:
+        folder.mkdir(parents=True)
+    # Not forked: the progress bar runs a thread, and a fork could copy a lock that it holds.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(cores(), len(jobs)), mp_context=context) as pool:
+        yield from pool.map(_write, jobs, chunksize=4)
+
+
+def _write(job: Job) -> Job:
+    pixels, mask = draw_image(job.shift, job.shape, *job.key)
+    Image.fromarray(pixels).save(job.image)
+    Image.fromarray(mask * 255).save(job.mask)
+    return job
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Drawn lath bainite: exact masks, the same for the same seed, shifts without a jump."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from downstream import bainite
+from downstream.uda.bainite_scene import draw_scene
+from downstream.uda.bainite_shift import SOURCE, TARGETS, Shift, blend, random_shift
+from downstream.uda.bainite_view import draw_domain, draw_image, view
+from downstream.uda.domains import read_study
+from downstream.uda.prepare import prepare_source, prepare_target
+
+SHAPE = (160, 224)
+STUDY = Path(__file__).parents[3] / "configs" / "downstream" / "domains" / "bainite.yaml"
+
+
+def difference(one: Shift, other: Shift) -> float:
+    """Mean grey values between two preparations of one specimen."""
+    scene = draw_scene(np.random.default_rng(3), SHAPE, 0.5)
+    seen = [view(scene, shift, np.random.default_rng(4))[0] for shift in (one, other)]
+    return float(np.abs(seen[0].astype(float) - seen[1]).mean())
+
+
+def test_a_seed_draws_the_same_images_whatever_their_number() -> None:
+    few = list(draw_domain(SOURCE, 5, 1, SHAPE))
+    more = list(draw_domain(SOURCE, 5, 2, SHAPE))
+    np.testing.assert_array_equal(few[0][0], more[0][0])
+    np.testing.assert_array_equal(few[0][1], more[0][1])
+    assert (more[0][0] != more[1][0]).any()
+    other_stream = next(draw_domain(SOURCE, 5, 1, SHAPE, stream=1))
+    assert (other_stream[0] != few[0][0]).any()
+
+
+def test_masks_show_the_specimen_and_not_its_preparation() -> None:
+    overetched = dataclasses.replace(TARGETS["T2"], bainite=SOURCE.bainite)
+    for one, other in zip(
+        draw_domain(SOURCE, 1, 3, SHAPE), draw_domain(overetched, 1, 3, SHAPE), strict=True
+    ):
+        np.testing.assert_array_equal(one[1], other[1])
+        assert (one[0] != other[0]).mean() > 0.5
+
+
+def test_as_much_bainite_as_asked_for() -> None:
+    for share in (0.0, 0.29, 0.53, 1.0):
+        shift = dataclasses.replace(SOURCE, bainite=share)
+        masks = [mask for _, mask in draw_domain(shift, 2, 4, SHAPE)]
+        assert set(np.unique(masks)) <= {0, 1}
+        assert np.mean(masks) == pytest.approx(share, abs=0.1)
+
+
+def test_a_light_micrograph_shows_the_same_field_with_fewer_pixels() -> None:
+    pixels, mask = draw_image(TARGETS["T3"], (384, 512), 0, 0, 0)
+    assert pixels.shape == mask.shape == (84, 112)  # 27.7 / 126.6
+    fine, fine_mask = draw_image(SOURCE, (384, 512), 0, 0, 0)  # as much bainite: the same specimen
+    assert mask.mean() == pytest.approx(fine_mask.mean(), abs=0.005)
+    coarse = np.asarray(Image.fromarray(fine).resize((112, 84), Image.Resampling.BOX))
+    assert np.corrcoef(pixels.ravel(), coarse.ravel())[0, 1] < -0.4  # bright is dark
+
+
+def test_strength_leads_from_the_source_to_the_target_without_a_jump() -> None:
+    for name in ("T1", "T2"):
+        target = TARGETS[name]
+        assert blend(SOURCE, target, 0) == SOURCE
+        for field, value in dataclasses.asdict(blend(SOURCE, target, 1)).items():
+            assert value == pytest.approx(getattr(target, field)), field
+        target = dataclasses.replace(target, artefacts=0)  # each is there or not
+        ways = [difference(SOURCE, blend(SOURCE, target, s)) for s in (0.01, 0.25, 0.5, 1.0, 1.5)]
+        assert ways == sorted(ways) and ways[0] < 0.05 * ways[3]
+
+
+def test_shifts_are_drawn_within_bounds() -> None:
+    rng = np.random.default_rng(0)
+    assert random_shift(rng, 0) == SOURCE
+    for _ in range(50):
+        shift = random_shift(rng, 1.5)
+        assert 0.05 <= shift.bainite <= 0.95 and 0 <= shift.fading <= 1
+        assert all(v >= 0 for v in dataclasses.asdict(shift).values())
+    assert random_shift(rng, 1, label_shift=False).bainite == SOURCE.bainite
+    draw_image(random_shift(rng, 3), SHAPE, 0)
+
+
+def test_the_program_draws_what_the_study_reads(tmp_path: Path) -> None:
+    out = tmp_path / "drawn"
+    flags = ["--images", "5", "--target-images", "2", "--test-images", "1"]
+    bainite.main(["--out", str(out), *flags, "--size", "160", "224", "--seed", "7"])
+    study = read_study(STUDY, out)
+    train, val = prepare_source(study, fold=0)
+    assert (len(train), len(val)) == (4, 1)
+    for name in study.targets:
+        target = prepare_target(study, name)
+        assert (len(target.train), len(target.test)) == (2, 1)
+        height, width = target.test[0].pixels.shape[:2]
+        assert abs(height - 80) <= 1 and abs(width - 112) <= 1  # as the source's, halved
+        assert target.test[0].mask is not None and target.train[0].mask is None
+    drawn = np.asarray(Image.open(out / "T3" / "train" / "T3_train_001.png"))
+    np.testing.assert_array_equal(drawn, draw_image(TARGETS["T3"], (160, 224), 7, 5, 1)[0])
+    assert json.loads((out / "domains.json").read_text())["domains"]["T2"]["bainite"] == 0.29
+
+
+def test_the_program_says_what_it_will_not_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "file").touch()
+    for flags, message in (
+        (["--out", str(tmp_path / "used")], "there already"),
+        (["--out", str(tmp_path / "x"), "--size", "100", "100"], "at least 160"),
+        (["--out", str(tmp_path / "x"), "--size", "384"], "a height and a width"),
+        (["--out", str(tmp_path / "x"), "--strength", "-1"], "0 to 3"),
+    ):
+        with pytest.raises(SystemExit):
+            bainite.main(flags)
+        assert message in capsys.readouterr().err
