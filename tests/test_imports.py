@@ -78,7 +78,10 @@ LIGHT += [f"downstream.probe.{name}" for name in ("advice", "folds", "picture", 
 LIGHT += [
     f"downstream.bench.{name}" for name in ("paired", "published", "runs", "scores", "tables")
 ]
-LIGHT += [f"downstream.uda.bench.{name}" for name in ("published", "rdt")]
+LIGHT += ["downstream.adapt_study"] + [
+    f"downstream.uda.bench.{name}"
+    for name in ("findings", "gains", "published", "rdt", "runs", "sheet", "spread", "tables")
+]
 LIGHT += ["downstream.bainite"] + [
     f"downstream.uda.{name}"
     for name in (

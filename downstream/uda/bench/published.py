@@ -39,6 +39,7 @@ class Printed:
 class RdtCheck:
     """A printed RDT beside the one that follows from the printed mIoUs."""
 
+    table: str
     experiment: str
     epochs: int | None
     printed: float
@@ -86,6 +87,7 @@ def check_rdts() -> list[RdtCheck]:
         fits = low <= row.value + _HALF_DIGIT and row.value - _HALF_DIGIT <= high
         checks.append(
             RdtCheck(
+                row.table,
                 row.experiment,
                 row.epochs,
                 row.value,

@@ -1,0 +1,301 @@
+"""The adaptation study on runs whose scores are set by hand: tables, gains, shares, references."""
+
+import csv
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from downstream.adapt_study import PAGE, main
+from downstream.seg.run_folder import RunPaths, write_json
+from downstream.uda.bench.findings import shared_tests
+from downstream.uda.bench.gains import bn_share, gains
+from downstream.uda.bench.runs import AdaptRun, DomainScore, read_adapt_runs, twin, variants
+from downstream.uda.bench.sheet import Percent, Sheet, sheet_csv, sheet_page
+from downstream.uda.bench.spread import balance, spread
+from downstream.uda.bench.tables import Study, table_2
+from downstream.uda.config import AdaptConfig
+from shards.cli import UserError
+from shards.settings import dump_config
+
+IMAGES = ("a", "b")
+
+
+def save_run(
+    root: Path,
+    method: str,
+    fold: int,
+    source: float | None,
+    targets: Mapping[str, float],
+    *,
+    target: str | None = None,
+    seed: int = 0,
+    fraction: float = 0.5,
+    truth: float = 0.4,
+    oracle: float | None = None,
+    warnings: tuple[str, ...] = (),
+    collapse: str = "",
+    settings: Mapping[str, Any] | None = None,
+) -> Path:
+    """A run folder with these mIoUs; without `source`, one that is not finished."""
+    extra = "".join(f".{value}" for value in (settings or {}).values())
+    paths = RunPaths(root / f"{method}.{target}.{fold}.{seed}{extra}")
+    paths.folder.mkdir(parents=True)
+    config = AdaptConfig(
+        **{
+            "study": Path("domains.yaml"),
+            "method": method,
+            "target": target,
+            "fold": fold,
+            "seed": seed,
+            "arch": "resnet18",
+            "run_dir": paths.folder,
+            **(settings or {}),
+        }
+    )
+    paths.config.write_text(dump_config(config))
+    if source is None:
+        return paths.folder
+
+    def domain(split: str, miou: float) -> dict[str, Any]:
+        # 1,000 pixels: `truth` of them lath; as many false as missed.
+        lath, wrong = round(1000 * truth), 50
+        return {
+            "split": split,
+            "adapted": target is not None,
+            "miou": miou,
+            "iou": {"matrix": miou, "lath": miou},
+            "phase_fraction": {"matrix": 1 - fraction, "lath": fraction},
+            "phase_fraction_true": {"matrix": 1 - truth, "lath": truth},
+            "confusion": [[1000 - lath - wrong, wrong], [wrong, lath - wrong]],
+            "images": [{"name": name, "miou": miou} for name in IMAGES],
+        }
+
+    scored = targets if target is None else {target: targets[target]}
+    write_json(
+        paths.results,
+        {
+            "schema_version": 1,
+            "run_id": f"id.{paths.folder.name}",
+            "study": "bainite",
+            "arch": config.arch,
+            "collapse": collapse,
+            "domains": {"source": domain("val", source)}
+            | {name: domain("test", miou) for name, miou in scored.items()},
+            "oracle": None if oracle is None else {"miou": oracle},
+            "seconds_per_step": 0.2 if target is None else 0.5,
+            "watch": {"warnings": list(warnings)},
+        },
+    )
+    return paths.folder
+
+
+def save_study(root: Path) -> None:
+    """Two folds, one seed: DG 60 and 64 %, bn_adapt +2, adaptsegnet +8 and +4 on T1."""
+    for fold, base in enumerate((0.60, 0.64)):
+        save_run(root, "source_only", fold, 0.79 + fold / 100, {"T1": base, "T2": 0.5})
+        save_run(root, "bn_adapt", fold, 0.75, {"T1": base + 0.02}, target="T1", fraction=0.45)
+        gain = 0.08 - 0.04 * fold
+        save_run(
+            root, "adaptsegnet", fold, 0.78, {"T1": base + gain}, target="T1", fraction=0.41,
+            oracle=base + gain + 0.01,
+        )  # fmt: skip
+
+
+def test_runs_of_a_folder_become_variants(tmp_path: Path) -> None:
+    save_study(tmp_path)
+    save_run(tmp_path, "advent", 0, None, {}, target="T1", settings={"style": "fda"})
+    runs = read_adapt_runs(tmp_path)
+    assert [v.method for v in variants(runs)] == [
+        *("source_only", "bn_adapt", "adaptsegnet", "advent + fda"),
+    ]
+    assert sum(run.finished for run in runs) == 6
+    adapted = next(v for v in variants(runs) if v.method == "adaptsegnet")
+    baseline = twin(runs, adapted, "source_only")
+    assert baseline is not None and baseline.steps == adapted.steps
+
+
+def test_gains_are_of_the_same_fold_and_seed(tmp_path: Path) -> None:
+    save_study(tmp_path)
+    save_run(tmp_path, "adaptsegnet", 2, 0.7, {"T1": 0.9}, target="T1")  # has no partner
+    found = {gain.variant.method: gain for gain in gains(read_adapt_runs(tmp_path))}
+    gain = found["adaptsegnet"]
+    assert (gain.paired.pairs, gain.paired.folds, gain.paired.wins) == (2, 2, 2)
+    assert gain.paired.values == pytest.approx((0.08, 0.04))
+    assert (gain.paired.mean, gain.paired.low, gain.paired.high) == pytest.approx(
+        (0.06, 0.04, 0.08)
+    )
+    # Student: 0.06 -+ 12.706 * 0.02
+    assert (gain.paired.t_low, gain.paired.t_high) == pytest.approx((-0.194, 0.314), abs=1e-3)
+    assert gain.paired.images == 2 and gain.paired.image_mean == pytest.approx(0.06)
+
+
+def test_bn_adapt_explains_a_share_of_the_gain(tmp_path: Path) -> None:
+    save_study(tmp_path)
+    found = {gain.variant.method: gain for gain in gains(read_adapt_runs(tmp_path))}
+    assert found["bn_adapt"].bn_share is None
+    share = found["adaptsegnet"].bn_share
+    assert share is not None
+    # 2 of 6 points; alone, the folds say 2 of 8 and 2 of 4.
+    assert (share.mean, share.low, share.high) == pytest.approx((1 / 3, 1 / 4, 1 / 2))
+
+
+def test_a_share_of_no_sure_gain_is_not_told() -> None:
+    def scores(*values: float) -> dict[tuple[int, int], DomainScore]:
+        return {
+            (fold, 0): DomainScore(value, {}, None, np.zeros((2, 2), np.int64), {})
+            for fold, value in enumerate(values)
+        }
+
+    share = bn_share(scores(0.5, 0.5), scores(0.51, 0.51), scores(0.6, 0.45))
+    assert share is not None and math.isnan(share.mean)
+    one = bn_share(scores(0.5), scores(0.51), scores(0.54))
+    assert one is not None and one.mean == pytest.approx(0.25) and math.isnan(one.low)
+
+
+def test_spread_tells_folds_from_seeds() -> None:
+    # Folds lie 0.2 apart, seeds 0.02.
+    found = spread({(0, 0): 0.5, (0, 1): 0.52, (1, 0): 0.7, (1, 1): 0.72})
+    assert (found.n, found.folds, found.seeds) == (4, 2, 2)
+    assert found.mean == pytest.approx(0.61)
+    assert found.fold_std == pytest.approx(0.2 / math.sqrt(2))
+    assert found.seed_std == pytest.approx(0.02 / math.sqrt(2))
+    assert math.isnan(spread({(0, 0): 0.5}).std)
+
+
+def test_balance_tells_misses_from_false_alarms() -> None:
+    confusion = np.array([[50, 10], [30, 10]])
+    found = balance(confusion, 1)
+    assert (found.false, found.missed, found.skew) == (0.1, 0.3, pytest.approx(-0.5))
+    assert balance(confusion, 0).skew == pytest.approx(0.5)
+    assert math.isnan(balance(np.eye(2, dtype=np.int64), 1).skew)
+
+
+def test_rdts_carry_the_runs_that_they_are_relative_to(tmp_path: Path) -> None:
+    root, out = tmp_path / "runs", tmp_path / "out"
+    save_study(root)
+    main([str(root), "--out", str(out)])
+    (reference,) = json.loads((out / "references.json").read_text())
+    assert reference["miou"] == pytest.approx(0.795)
+    assert reference["run_ids"] == ["id.source_only.None.0.0", "id.source_only.None.1.0"]
+    with (out / "table3.csv").open() as stream:
+        rows = {row["Model"]: row for row in csv.DictReader(stream)}
+    adapted = rows["UDA adaptsegnet - resnet18 DeepLabV2"]
+    assert float(adapted["RDT"]) == pytest.approx((0.68 - 0.795) / 0.795, abs=1e-5)
+    assert adapted["reference"] == reference["id"]
+    save_run(root, "source_only", 2, 0.7, {"T1": 0.6, "T2": 0.5})
+    main([str(root), "--out", str(out)])
+    assert json.loads((out / "references.json").read_text())[0]["id"] != reference["id"]
+
+
+def test_a_given_reference_is_taken_for_all(tmp_path: Path) -> None:
+    save_study(tmp_path)
+    other = save_run(tmp_path, "source_only", 0, 0.5, {"T1": 0.6}, settings={"arch": "resnet34"})
+    main([str(tmp_path), "--reference", str(other)])
+    with (tmp_path / "table3.csv").open() as stream:
+        rdts = {row["Model"]: row["RDT"] for row in csv.DictReader(stream)}
+    assert float(rdts["UDA adaptsegnet - resnet18 DeepLabV2"]) == pytest.approx(0.36)
+
+
+def test_the_page_has_the_tables_of_the_paper(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_study(tmp_path)
+    main([str(tmp_path)])
+    page = (tmp_path / PAGE).read_text()
+    assert page.strip() in capsys.readouterr().out
+    for wanted in (
+        "| DG - resnet18 DeepLabV2 | random | extended | 2 | 79.5 ± 0.7 |",
+        "| *paper B, T1.11: UDA - resnet101 DeepLabV2* | imagenet | extended | 5 | 84.7 ± 0.7 |",
+        "| T1 | lath | resnet18 DeepLabV2 | random | extended | 40.0 | 50.0 ± 0.0 | 45.0 ± 0.0 |",
+        "| +6.0 [+4.0, +8.0] |",
+        "33.3 [25.0, 50.0]",
+        "+1.0",  # the oracle's optimism
+        "18 follow from its mIoUs; not T1.3 (-4.2, of 78.7 it would be -6.6), T2.3",
+    ):
+        assert wanted in page, wanted
+    assert "Table 6" not in page  # all runs are of one length
+    assert {path.name for path in tmp_path.glob("*.csv")} == {
+        *("table2.csv", "table3.csv", "table4.csv", "table7.csv", "gains.csv", "source.csv"),
+        *("oracle.csv", "cost.csv", "balance.csv", "runs.csv"),
+    }
+
+
+def test_two_lengths_make_table_6(tmp_path: Path) -> None:
+    for steps, miou in ((100, 0.5), (200, 0.6)):
+        settings = {"steps": steps, "warmup_steps": 0}
+        save_run(tmp_path, "source_only", 0, 0.8, {"T1": miou}, settings=settings)
+    main([str(tmp_path)])
+    with (tmp_path / "table6-T1.csv").open() as stream:
+        (row,) = csv.DictReader(stream)
+    assert float(row["mIoU, 100 steps mean"]) == 0.5
+    assert float(row["RDT, 200 steps"]) == pytest.approx(-0.25)
+    with (tmp_path / "table3.csv").open() as stream:  # of the longer ones alone
+        assert [float(r["mIoU mean"]) for r in csv.DictReader(stream) if r["n"] == "1"] == [0.6]
+
+
+def test_targets_with_one_test_set_are_compared(tmp_path: Path) -> None:
+    for fold in range(2):
+        save_run(tmp_path, "adaptsegnet", fold, 0.8, {"T3": 0.78}, target="T3")
+        save_run(tmp_path, "adaptsegnet", fold, 0.8, {"T3v": 0.77 - fold / 100}, target="T3v")
+        save_run(tmp_path, "adaptsegnet", fold, 0.8, {"T2": 0.5}, target="T2", truth=0.3)
+    runs = read_adapt_runs(tmp_path)
+    assert shared_tests(Study(runs)) == [("T3", "T3v")]
+    main([str(tmp_path)])
+    page = (tmp_path / PAGE).read_text()
+    assert "| 2 | T3 | 78.0 ± 0.0 | T3v | 76.5 ± 0.7 | -1.5 [-2.0, -1.0] |" in page
+
+
+def test_mixed_budgets_warnings_and_failures_are_told(tmp_path: Path) -> None:
+    save_run(tmp_path, "source_only", 0, 0.8, {"T1": 0.5}, settings={"lr": 1e-4})
+    save_run(tmp_path, "source_only", 1, 0.8, {"T1": 0.5}, warnings=("it drifts",))
+    save_run(tmp_path, "source_only", 2, 0.3, {"T1": 0.3}, collapse="it predicts lath everywhere")
+    main([str(tmp_path)])
+    page = (tmp_path / PAGE).read_text()
+    assert "differ in lr (0.0001, 6e-05)" in page and "it drifts" in page
+    assert "3 finished, of them 1 failed" in page
+    assert "source_only.None.2.0 failed: it predicts lath everywhere" in page
+
+
+def test_mistakes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=r"holds no downstream\.adapt run"):
+        read_adapt_runs(tmp_path)
+    folder = save_run(tmp_path, "adaptsegnet", 0, 0.8, {"T1": 0.5}, target="T1")
+    for reference, words in (("nowhere", "is none of the runs"), (folder, "takes a source_only")):
+        with pytest.raises(SystemExit):
+            main([str(tmp_path), "--reference", str(reference)])
+        assert words in capsys.readouterr().err
+    results = RunPaths(folder).results
+    content = json.loads(results.read_text())
+    del content["run_id"]
+    results.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="damaged"):
+        read_adapt_runs(tmp_path)
+
+
+def test_unfinished_runs_count_nowhere(tmp_path: Path) -> None:
+    save_run(tmp_path, "source_only", 0, None, {})
+    main([str(tmp_path)])
+    assert "1 run: 0 finished" in (tmp_path / PAGE).read_text()
+    runs: list[AdaptRun] = read_adapt_runs(tmp_path)
+    assert table_2(Study(runs)).rows == []
+
+
+def test_a_sheet_is_markdown_and_csv() -> None:
+    rows = [{"name": "a|b", "value": Percent(0.5, True, 0.25, 0.75)}, {"name": "c", "n": 2}]
+    sheet = Sheet("x", "Title", rows, ("A note.",))
+    assert sheet_page(sheet)[-4:] == [
+        "| a\\|b | +50.0 [+25.0, +75.0] |  |",
+        "| c |  | 2 |",
+        "",
+        "A note.",
+    ]
+    assert sheet_csv(sheet).splitlines() == [
+        "name,value,value low,value high,n",
+        "a|b,0.5,0.25,0.75,",
+        "c,,,,2",
+    ]
