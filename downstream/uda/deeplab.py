@@ -70,10 +70,7 @@ class DeepLabV2(nn.Module):
     ) -> torch.Tensor:
         """Logits at the images' size, of the heads' `(N, c, h, w)`."""
         height, width = images.shape[2:]
-        # In float32, since between cells bf16 would give stairs.
-        fine = functional.interpolate(
-            cells.float(), padded.shape[2:], mode="bilinear", align_corners=True
-        )[:, :, :height, :width]
+        fine = _upsample(cells, padded.shape[2:])[:, :, :height, :width]
         return torch.cat([torch.zeros_like(fine), fine], 1) if self._one_logit else fine
 
 
@@ -98,9 +95,21 @@ class _Aspp(nn.Module):
 def _pad(images: torch.Tensor) -> torch.Tensor:
     """Images with their last rows and columns repeated up to sides of 8 n + 1.
 
-    Then the n + 1 cells of a torchvision-style encoder lie on pixels 0, 8, …, 8 n, and bilinear
-    interpolation with aligned corners puts each where it was seen, whatever the size.
+    Then the n + 1 cells of a torchvision-style encoder lie on pixels 0, 8, …, 8 n.
     """
     height, width = images.shape[2:]
     padding = (0, (1 - width) % OUTPUT_STRIDE, 0, (1 - height) % OUTPUT_STRIDE)
     return functional.pad(images, padding, mode="replicate")
+
+
+def _upsample(cells: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Interpolate cells to pixels, 8 to a cell whatever the size, so that tiles and wholes agree.
+
+    An encoder that gives n cells where torchvision's gives n + 1 has them about 4 pixels from the
+    border; what is outside of them repeats them. In float32: between cells bf16 would give stairs.
+    """
+    inner = [(cell - 1) * OUTPUT_STRIDE + 1 for cell in cells.shape[2:]]
+    fine = functional.interpolate(cells.float(), inner, mode="bilinear", align_corners=True)
+    top, left = ((whole - part) // 2 for whole, part in zip(size, inner, strict=True))
+    bottom, right = size[0] - inner[0] - top, size[1] - inner[1] - left
+    return functional.pad(fine, (left, right, top, bottom), mode="replicate")
