@@ -14,7 +14,7 @@ $(READY): pyproject.toml constraints.txt
 	  { echo "error: $(PYTHON) is older than 3.11; name another with make PYTHON=…"; exit 2; }
 	@echo "installing into $(VENV) (torch with its CUDA libraries: 6 GB, a few minutes)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,wandb,parquet,s3,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,onnx,wandb,parquet,s3,dev]'
 	@touch $(READY)
 
 check: setup

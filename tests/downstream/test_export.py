@@ -1,0 +1,118 @@
+"""What is written for other programs gives what the run gives, at any size, and says what it is."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+
+from downstream.config import SegmentConfig
+from downstream.export import FORMATS, export_segmenter, main
+from downstream.seg.dataset import read_labelled_set
+from downstream.seg.segmenter import load_segmenter
+from downstream.segment import segment
+from shards.cli import EXIT_USER_ERROR
+from shards.schema import file_sha256
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
+
+
+def finished_run(data: Path, run: Path, decoder: str = "Unet") -> Path:
+    config = SegmentConfig(
+        data=data,
+        run_dir=run,
+        decoder=decoder,  # type: ignore[arg-type]
+        crop_size=64,
+        batch_size=2,
+        samples_per_epoch=8,
+        max_epochs=1,
+        second_lr=None,
+        threads=1,
+    )
+    segment(config)
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished_run(squares, tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def out(run: Path) -> Path:
+    main([str(run), "--formats", *FORMATS])
+    return run / "export"
+
+
+def test_the_masks_of_onnx_are_those_of_the_run(out: Path, run: Path, squares: Path) -> None:
+    session = onnxruntime.InferenceSession(out / "segmenter.onnx")
+    segmenter = load_segmenter(run, torch.device("cpu"))
+    for item in read_labelled_set(SegmentConfig(data=squares)).test:
+        pixels = np.pad(item.pixels, ((0, 64), (0, 112), (0, 0)), mode="symmetric")
+        image = pixels.astype(np.float32).transpose(2, 0, 1)[None]
+        found = session.run(None, {"image": image})[0]
+        assert found.shape == (1, 2, 128, 192)
+        assert found.sum(1) == pytest.approx(1, abs=1e-5)
+        wanted = segmenter.probabilities(pixels).numpy()
+        assert np.abs(found[0] - wanted).max() < 1e-4
+        assert np.array_equal(found[0].argmax(0), wanted.argmax(0))
+
+
+def test_it_carries_its_classes_and_its_card(out: Path, run: Path) -> None:
+    metadata = onnxruntime.InferenceSession(out / "segmenter.onnx").get_modelmeta()
+    assert json.loads(metadata.custom_metadata_map["classes"]) == ["class0", "class1"]
+    card = json.loads((out / "card.json").read_text())
+    assert card["segmenter"] == json.loads((run / "card.json").read_text())
+    assert set(card["files"]) == set(FORMATS.values())
+    for name, facts in card["files"].items():
+        path = out / "smp" / "model.safetensors" if name == "smp" else out / name
+        assert facts["size"] is None  # any
+        assert facts["pixels_changed"] == 0
+        assert facts["sha256"] == file_sha256(path)
+
+
+def test_smp_and_torch_read_theirs(out: Path, run: Path) -> None:
+    own = load_segmenter(run, torch.device("cpu"))
+    images = torch.randint(0, 256, (1, 3, 96, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        wanted = own.logits(images)
+        found = smp.from_pretrained(out / "smp").eval()(own.normalise(images))
+        assert torch.allclose(found, wanted, atol=1e-4)
+        large = torch.randint(0, 256, (1, 3, 160, 128)).float()
+        read = torch.export.load(out / "segmenter.pt2").module()(large)
+        assert torch.allclose(read, own.logits(large.to(torch.uint8)).softmax(1), atol=1e-4)
+
+
+def test_without_the_runs_images_noise_is_used_and_that_is_said(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("best.safetensors", "card.json", "config.yaml"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    config = (tmp_path / "config.yaml").read_text()
+    data = next(line for line in config.splitlines() if line.startswith("data:"))
+    (tmp_path / "config.yaml").write_text(config.replace(data, f"data: {tmp_path / 'absent'}"))
+    export_segmenter(tmp_path, tmp_path / "out", ["smp"])
+    assert "checked on noise" in capsys.readouterr().err
+
+
+def test_what_is_no_finished_run_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([str(tmp_path)])
+    assert end.value.code == EXIT_USER_ERROR
+    assert "is it the folder of a finished downstream.segment run?" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_what_cannot_take_any_size_takes_that_of_the_crops(
+    squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # PSPNet pools to grids of 1, 2, 3 and 6, whose windows depend on the size.
+    run = finished_run(squares, tmp_path / "run", "PSPNet")
+    content = export_segmenter(run, tmp_path / "out", ["onnx"])
+    assert content["files"]["segmenter.onnx"]["size"] == (1, 64, 64)
+    assert content["files"]["segmenter.onnx"]["largest_difference"] < 1e-4
+    assert "segmenter.onnx takes 64 pixels square alone" in capsys.readouterr().err
