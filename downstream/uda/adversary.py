@@ -12,10 +12,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from downstream.uda.discriminator import Critic, Discriminator, discriminator_input
+from downstream.uda.config import Critic, Gan
+from downstream.uda.discriminator import Discriminator, discriminator_input
 
 DomainLabel = Literal["source", "target"]
-Gan = Literal["bce", "ls"]
 
 _LABELS: dict[DomainLabel, float] = {"source": 0.0, "target": 1.0}
 

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from downstream.uda.config import BnMode
 from pretrain.weights import StateDict
 from shards.cli import UserError
 
-BnMode = Literal["frozen", "shared", "domain"]
 DomainName = Literal["source", "target"]
 
 # The target's buffer, as the plain network has it, and the source's beside it.

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Annotated, Literal, get_args
 
 from downstream.config import Augmentation
-from downstream.uda.encoders import qualifies
+from downstream.uda.encoders import DILATIONS, qualifies
 from pretrain.archs import TIMM_PREFIX, find_arch
 
 MethodName = Literal[
@@ -77,12 +77,7 @@ class AdaptConfig:
     init: Annotated[str, "random, imagenet, an encoder's folder or file, or a registry's name"] = (
         "random"
     )
-    dilations: Annotated[tuple[int, ...], "of the ASPP head; as published, only 6 12 act"] = (
-        6,
-        12,
-        18,
-        24,
-    )
+    dilations: Annotated[tuple[int, ...], "of the head; as published, only 6 12 act"] = DILATIONS
     multi_level: Annotated[bool, "an auxiliary head on the last stage but one (ASN)"] = True
     one_logit: Annotated[bool, "of two classes, one logit and binary cross entropy (B)"] = True
     bn: Annotated[BnMode, "batch norm: frozen, shared (ASN), or statistics per domain"] = "domain"

@@ -12,10 +12,8 @@ from segmentation_models_pytorch.encoders import get_encoder
 from torch import nn
 from torch.nn import functional
 
-from downstream.uda.encoders import OUTPUT_STRIDE, qualifies
+from downstream.uda.encoders import DILATIONS, OUTPUT_STRIDE, qualifies
 from shards.cli import UserError
-
-DILATIONS = (6, 12, 18, 24)  # Chen et al., ASPP-L. The public code of Tsai et al. uses (6, 12) only
 
 
 class DeepLabV2(nn.Module):

@@ -1,12 +1,11 @@
 """The discriminator: of which domain is a piece of a prediction? Architecture and input."""
 
 import math
-from typing import Literal
 
 import torch
 from torch import nn
 
-Critic = Literal["softmax", "entropy"]
+from downstream.uda.config import Critic
 
 _WIDTHS = (64, 128, 256, 512)
 

@@ -1,8 +1,9 @@
-"""Which encoders can be dilated to the stride that DeepLabV2 needs. Imports no torch."""
+"""What DeepLabV2 asks of an encoder, and which can give it. Imports no torch."""
 
 from pretrain.archs import TIMM_PREFIX, find_arch
 
 OUTPUT_STRIDE = 8  # pixels per cell of the feature maps (Chen et al. 2018, arXiv:1606.00915, 4.1)
+DILATIONS = (6, 12, 18, 24)  # ASPP-L there; the public code of Tsai et al. 2018 uses (6, 12) only
 
 
 def qualifies(arch: str) -> str:

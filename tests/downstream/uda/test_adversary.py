@@ -7,14 +7,13 @@ import torch
 from torch import nn
 
 from downstream.uda.adversary import (
-    Gan,
     accuracy,
     adversarial_loss,
     fooling_loss,
     judging_loss,
 )
+from downstream.uda.config import Critic, Gan
 from downstream.uda.discriminator import (
-    Critic,
     Discriminator,
     discriminator_input,
     input_channels,

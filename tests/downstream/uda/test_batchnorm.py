@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from downstream.models import bare_model, create_model
-from downstream.uda.batchnorm import BnMode, adapt_bn, export_state, set_bn_mode, use_domain
+from downstream.uda.batchnorm import adapt_bn, export_state, set_bn_mode, use_domain
+from downstream.uda.config import BnMode
 from shards.cli import UserError
 
 

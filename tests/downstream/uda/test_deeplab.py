@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from downstream.models import bare_model, create_model
-from downstream.uda.deeplab import DILATIONS, DeepLabV2
-from downstream.uda.encoders import qualifies
+from downstream.uda.deeplab import DeepLabV2
+from downstream.uda.encoders import DILATIONS, qualifies
 from downstream.uda.networks import UdaUnet, adaptable
 from pretrain.archs import ARCHS
 from shards.cli import UserError

@@ -6,8 +6,9 @@ import torch
 from downstream.models import create_model
 from downstream.uda.adversary import fooling_loss, judging_loss
 from downstream.uda.batchnorm import adapt_bn, set_bn_mode, use_domain
+from downstream.uda.config import Critic
 from downstream.uda.deeplab import DeepLabV2
-from downstream.uda.discriminator import Critic, Discriminator, input_channels
+from downstream.uda.discriminator import Discriminator, input_channels
 from downstream.uda.masking import masked_view
 from downstream.uda.style import fda
 from downstream.uda.teacher import Teacher
