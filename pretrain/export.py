@@ -114,7 +114,9 @@ def export_encoder(run_dir: Path, out: Path) -> Card:
         shutil.rmtree(out, ignore_errors=True)
         partial.rename(out)
     except OSError as error:
-        raise UserError(f"cannot write {error.filename or out}: {error.strerror or error}") from error
+        raise UserError(
+            f"cannot write {error.filename or out}: {error.strerror or error}"
+        ) from error
     return card
 
 
