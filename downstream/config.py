@@ -9,7 +9,15 @@ from downstream.seg.specimens import compile_pattern
 from pretrain.archs import find_arch
 
 Decoder = Literal[
-    "Unet", "UnetPlusPlus", "Linknet", "FPN", "PSPNet", "PAN", "DeepLabV3Plus", "DeepLabV2"
+    "Unet",
+    "UnetPlusPlus",
+    "Linknet",
+    "FPN",
+    "PSPNet",
+    "PAN",
+    "DeepLabV3Plus",
+    "DPT",
+    "DeepLabV2",
 ]
 Orientation = Literal["any", "hflip"]
 Augmentation = Literal["none", "basic", "paper", "extended"]
@@ -43,7 +51,7 @@ class SegmentConfig:
         "what mask values mean: NAME=INDEX, NAME=#rrggbb, or NAME=rest [indices as found]",
     ] = ()
 
-    decoder: Annotated[Decoder, "smp's decoder; DeepLabV2 is ours"] = "Unet"
+    decoder: Annotated[Decoder, "smp's decoder, DPT for tu-vit_… alone; DeepLabV2 is ours"] = "Unet"
     arch: Annotated[str | None, f"encoder [that of --init, else {DEFAULT_ARCH}]"] = None
     init: Annotated[str, "random, imagenet, an encoder's folder or file, or a registry's name"] = (
         "random"

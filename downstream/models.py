@@ -6,6 +6,8 @@ from types import MappingProxyType
 from typing import Any
 
 import segmentation_models_pytorch as smp
+import torch
+from segmentation_models_pytorch.encoders import TimmViTEncoder
 from torch import nn
 
 from downstream.uda.deeplab import DeepLabV2
@@ -36,7 +38,7 @@ def create_model(
     the decoder.
     """
     is_arch = isinstance(encoder, str) and (  # a Path is always a file or folder
-        encoder in ARCHS or encoder.startswith(TIMM_PREFIX)
+        encoder in ARCHS or (encoder.startswith(TIMM_PREFIX) and "@" not in encoder)
     )
     found = None if is_arch else find_encoder(encoder, registry)
     card = None if found is None else read_encoder_card(found)
@@ -81,10 +83,20 @@ def read_encoder_card(location: str | Path) -> Card:
     return read_card(path if path.is_dir() else path.parent)
 
 
+def feature_maps(encoder: nn.Module, output: Any) -> list[torch.Tensor]:
+    """The maps `(N, C, h, w)` in what smp's encoder returns, shallow ones first.
+
+    Those of a vision transformer come with its prefix tokens; others may begin with an empty one.
+    """
+    maps = output[0] if isinstance(encoder, TimmViTEncoder) else output
+    return [one for one in maps if one.shape[1]]
+
+
 def _check_fit(decoder: str, arch: str) -> None:
     if decoder in ("DeepLabV3Plus", "PAN") and find_arch(arch).dilates is False:
         raise UserError(f"{decoder} dilates its encoder, which {arch} cannot; try Unet or FPN")
-    if arch.startswith(TIMM_PREFIX) and (kind_of(arch) == "vit") != (decoder == "DPT"):
+    is_vit = arch.startswith(TIMM_PREFIX) and kind_of(arch) == "vit"
+    if is_vit != (decoder == "DPT"):
         raise UserError(
             f"{decoder} does not fit {arch}: DPT is for encoders of one resolution (ViT), "
             "all others are for those of several"

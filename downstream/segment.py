@@ -65,9 +65,9 @@ def _run(
     data: LabelledSet,
     interruption: Interruption | None,
 ) -> dict[str, Any]:
-    _describe(paths, config, data)
     torch.manual_seed(config.seed)
     segmenter, origin = build_segmenter(config, len(data.classes), _device(config))
+    _describe(paths, config, data)  # what could not even begin leaves the folder free
     if interruption is None:
         state = fine_tune(segmenter, config, data)
     else:

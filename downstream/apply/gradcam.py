@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pytorch_grad_cam import GradCAM
+from segmentation_models_pytorch.encoders import TimmViTEncoder
 from torch import nn
 
 from shards.cli import UserError
@@ -69,6 +70,10 @@ def encoder_layer(network: nn.Module, stage: int, image: torch.Tensor) -> nn.Mod
     Raises `UserError` where the encoder computes that map outside of any module.
     """
     encoder = network.get_submodule("encoder")
+    if isinstance(encoder, TimmViTEncoder):
+        raise UserError(
+            "Grad-CAM needs feature maps, and the blocks of this vision transformer pass on tokens"
+        )
     outputs: list[tuple[nn.Module, torch.Tensor]] = []
     handles = [
         module.register_forward_hook(_keep(outputs))

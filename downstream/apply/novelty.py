@@ -17,6 +17,7 @@ import torch
 from sklearn.covariance import LedoitWolf
 
 from downstream.apply.scan import Scan
+from downstream.models import feature_maps
 from downstream.seg.segmenter import STRIDE, Segmenter
 from shards.images import Pixels
 
@@ -51,8 +52,8 @@ def pooled_features(segmenter: Segmenter, crops: Pixels) -> Features:
     """The mean of each feature of the encoder's deepest stage, `(N, D)`, of `(N, S, S, 3)`."""
     kept: list[torch.Tensor] = []
 
-    def keep(module: torch.nn.Module, inputs: object, output: Sequence[torch.Tensor]) -> None:
-        kept.append(output[-1].float().mean((2, 3)))
+    def keep(module: torch.nn.Module, inputs: object, output: object) -> None:
+        kept.append(feature_maps(module, output)[-1].float().mean((2, 3)))
 
     encoder = segmenter.model.get_submodule("encoder")
     handle = encoder.register_forward_hook(keep)

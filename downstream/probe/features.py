@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-from segmentation_models_pytorch.encoders import TimmViTEncoder
 from torch import nn
 from torch.nn import functional
 from torchvision.transforms import v2
 
+from downstream.models import feature_maps
 from downstream.probe.candidates import Candidate
 from downstream.seg.segmenter import STRIDE
 from shards.cli import UserError
@@ -63,8 +63,7 @@ def _maps(encoder: nn.Module, candidate: Candidate, padded: torch.Tensor) -> Seq
     except (RuntimeError, AssertionError, ValueError) as error:
         size = f"{padded.shape[3]} x {padded.shape[2]}"
         raise UserError(f"{candidate.name} does not take {size} pixels: {error}") from error
-    maps = found[0] if isinstance(encoder, TimmViTEncoder) else found  # beside them, its tokens
-    return [one for one in maps if one.shape[1]]  # some begin with an empty one
+    return feature_maps(encoder, found)
 
 
 def _at(maps: Sequence[torch.Tensor], positions: torch.Tensor, size: torch.Size) -> torch.Tensor:

@@ -11,12 +11,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from downstream.config import SegmentConfig
+from downstream.explain import explain
 from downstream.models import create_model
 from downstream.seg.dataset import read_labelled_set
 from downstream.seg.run_folder import read_results, read_segmenter_card
 from downstream.seg.segmenter import Segmenter, load_segmenter
 from downstream.seg.training import State, Trainer
 from downstream.segment import main, segment
+from downstream.trust import assess
 from pretrain.archs import ARCHS
 from pretrain.opening import lock
 from pretrain.status import EXIT_INTERRUPTED
@@ -167,6 +169,21 @@ def test_every_decoder_makes_a_step_from_one_image(
     )
     results = segment(config)
     assert results["steps"] == 1 and results["skipped_steps"] == 0
+
+
+def test_a_vision_transformer_is_trained_trusted_and_applied(
+    large_squares: Path, tmp_path: Path
+) -> None:
+    run, arch = tmp_path / "run", "tu-vit_tiny_patch16_224"
+    small = ["--max-epochs", "1", "--samples-per-epoch", "2", "--second-lr", "none"]
+    with pytest.raises(SystemExit):
+        main(flags(large_squares, run, *small, "--arch", arch))  # by default on a U-Net
+    main(flags(large_squares, run, *small, "--arch", arch, "--decoder", "DPT"))
+    assert set(assess(run).novelty_scores) == {"train/a", "val/a"}
+    segmenter = load_segmenter(run)
+    assert segmenter.predict(np.zeros((96, 160, 3), np.uint8)).shape == (96, 160)
+    with pytest.raises(UserError, match="this vision transformer pass on tokens"):
+        explain(segmenter, large_squares / "val" / "a.png")
 
 
 @pytest.mark.parametrize("decoder", ["PAN", "DeepLabV3Plus", "DeepLabV2"])
