@@ -28,6 +28,7 @@ AGREEMENT = {
     "true negative": (0, 0, 0),
 }
 _GAP, _LINE = 6, 18  # pixels
+_LEAST_WIDTH = 200  # pixels of a panel with its caption
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -77,28 +78,32 @@ def sheet(
     side: int = 256,
 ) -> Image.Image:
     """Rows of panels, each at most `side` pixels wide and high, under a title and a legend."""
+    shown = [[_shrunk(panel.pixels, side) for panel in row] for row in rows]
     columns = max((len(row) for row in rows), default=1)
-    cell = side + _GAP
-    canvas = Image.new(
-        "RGB",
-        (max(columns * cell + _GAP, 480), 2 * _LINE + 3 * _GAP + len(rows) * (cell + _LINE)),
-        "white",
-    )
+    wide = max((picture.width for row in shown for picture in row), default=side)
+    cell = max(wide, min(side, _LEAST_WIDTH)) + _GAP  # room for the captions
+    heights = [max((picture.height for picture in row), default=0) for row in shown]
+    top = 2 * _LINE + 3 * _GAP
+    size = (max(columns * cell + _GAP, 480), top + sum(h + _GAP + _LINE for h in heights))
+    canvas = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(12)
     draw.text((_GAP, _GAP), title, "black", font)
     _draw_legend(draw, legend, font)
-    for y, row in enumerate(rows):
-        for x, panel in enumerate(row):
+    for row, pictures, height in zip(rows, shown, heights, strict=True):
+        for x, (panel, picture) in enumerate(zip(row, pictures, strict=True)):
             left = _GAP + x * cell
-            top = 2 * _LINE + 3 * _GAP + y * (cell + _LINE)
-            picture = Image.fromarray(panel.pixels)
-            picture.thumbnail((side, side))
             canvas.paste(picture, (left, top))
-            draw.text(
-                (left, top + picture.height + 1), _shorten(panel.caption, side), "black", font
-            )
+            caption = _shorten(panel.caption, cell - _GAP)
+            draw.text((left, top + picture.height + 1), caption, "black", font)
+        top += height + _GAP + _LINE
     return canvas
+
+
+def _shrunk(pixels: Pixels, side: int) -> Image.Image:
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((side, side))
+    return picture
 
 
 def _draw_legend(
