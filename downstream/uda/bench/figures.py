@@ -80,6 +80,7 @@ def draw_scores(study: Study, found: Sequence[Gain], path: Path) -> None:
             if gain.target == target and gain.variant in variants:
                 _draw_gain(axis, study, gain, variants.index(gain.variant))
         axis.set(title="source, validation" if target is None else target, xlabel="mIoU, percent")
+        axis.locator_params(axis="x", nbins=5)
         axis.grid(axis="x", alpha=0.3)
     axes[0, 0].set_yticks(range(len(names)), names)
     axes[0, 0].set_ylim(len(names) - 0.4, -0.6)
@@ -195,7 +196,9 @@ def _save_sheet(
 def _name(study: Study, variant: Variant) -> str:
     settings = {v.setting for v in study.variants()}
     label = study.label(variant)
-    return label if len(settings) == 1 else f"{label}\n{variant.init}, {variant.augmentation}"
+    if len(settings) == 1:
+        return label.replace(f" - {variant.arch} {variant.network}", "")
+    return f"{label}\n{variant.init}, {variant.augmentation}"
 
 
 def _save(figure: Any, path: Path) -> None:

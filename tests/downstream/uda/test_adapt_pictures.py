@@ -1,5 +1,6 @@
 """Bagging, predictions in pictures and Grad-CAM of an adaptation study, on tiny drawn domains."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,11 @@ import torch
 from PIL import Image
 from torch import nn
 
+from downstream.adapt import adapt
+from downstream.adapt_study import main
 from downstream.seg.segmenter import Segmenter
 from downstream.uda.bench.bagging import bag_miou
+from downstream.uda.config import AdaptConfig
 from downstream.uda.domains import DomainStudy, read_study
 from downstream.uda.prepare import prepare_target
 
@@ -57,3 +61,73 @@ def test_a_bag_is_the_mean_of_probabilities(
     segmenters = [Segmenter(Sure(p), (0.5,) * 3, (0.5,) * 3, torch.device("cpu")) for p in members]
     images = prepare_target(study, "T1").test
     assert bag_miou(segmenters, study, images, batch_size=2) == miou
+
+
+def test_the_study_reads_and_draws_what_adapt_writes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = _drawn_study(tmp_path)
+    for method, target, fold in (
+        ("source_only", None, 0),
+        ("source_only", None, 1),
+        ("bn_adapt", "T1", 0),
+        ("bn_adapt", "T1", 1),
+    ):
+        adapt(
+            AdaptConfig(
+                study=file,
+                method=method,  # type: ignore[arg-type]
+                target=target,
+                fold=fold,
+                arch="resnet18",
+                steps=1,
+                batch_size=2,
+                augmentation="none",
+                threads=1,
+                run_dir=tmp_path / "runs" / f"{method}.{fold}",
+            )
+        )
+    out = tmp_path / "out"
+    flags = ["--bagging", "--layer", "layer3.1"]
+    main([str(tmp_path / "runs"), "--out", str(out), *flags])
+    page = (out / "adapt_study.md").read_text()
+    assert "## Table 3: T1" in page and "4 runs: 4 finished" in page
+    with (out / "bagging.csv").open() as stream:
+        bags = [row for row in csv.DictReader(stream) if row["seed"]]
+    assert [row["members"] for row in bags] == ["2", "2"]
+    assert all(0 <= float(row["bagged"]) <= 1 for row in bags)
+    assert {path.name for path in out.glob("*.png")} == {
+        *("scores.png", "figure4.png", "figure7.png")
+    }
+    # Micrograph, two predictions and the label beside each other; two test images.
+    with Image.open(out / "figure4.png") as picture:
+        assert picture.width == 4 * 206 + 6
+    content = file.read_text()
+    file.write_text(content.replace("data: ", "data: /nowhere"))
+    capsys.readouterr()
+    main([str(tmp_path / "runs"), "--out", str(tmp_path / "again")])
+    assert "no figure of T1" in capsys.readouterr().err
+    file.write_text(content)
+
+
+def _drawn_study(root: Path) -> Path:
+    """Bright discs on a dark ground; on the target, darker."""
+    rng = np.random.default_rng(0)
+    for domain, split, bright in (
+        ("source", "train", 200),
+        ("T1", "train", 150),
+        ("T1", "test", 150),
+    ):
+        for number in range(2):
+            disc = np.hypot(*(np.mgrid[:96, :96] - rng.integers(30, 66, (2, 1, 1)))) < 25
+            grey = rng.normal(np.where(disc, bright, 80), 10).clip(0, 255).astype(np.uint8)
+            for folder, picture in ((split, grey), (f"{split}_annot", disc.astype(np.uint8) * 255)):
+                path = root / "images" / domain / folder / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(picture).save(path)
+    file = root / "discs.yaml"
+    file.write_text(
+        f"data: {root / 'images'}\nclasses: [ground=0, disc=255]\ninner: 32\nring: 8\nfolds: 2\n"
+        "source: {data: source, val: []}\ntargets: {T1: {data: T1}}\n"
+    )
+    return file
