@@ -6,6 +6,8 @@ OUT/source/{images,masks}/NAME.png         labelled: Struers A2 etching, SEM
 OUT/T1/{train,test}/NAME.png, *_annot      Nital: sub-grains and artefacts appear
 OUT/T2/…                                   Nital for longer, another SEM: over-etched, less bainite
 OUT/T3/…                                   Nital, light microscope: blurred, coarse, inverted
+OUT/T3v/…, OUT/T3m/…                       with --label-shift: T3 with as little bainite as T2, and
+                                           with as much as lies half way
 OUT/domains.json                           what each domain was drawn with
 
 Masks hold 0 and 255 (lath-shaped bainite). configs/downstream/domains/bainite.yaml is the study.
@@ -41,6 +43,9 @@ class BainiteConfig:
         tuple[int, ...], "height and width in pixels of the SEM (paper B: 1433 2048)"
     ] = (384, 512)
     strength: Annotated[float, "of the shifts: 0 none, 1 as paper B's targets, 2 twice that"] = 1.0
+    label_shift: Annotated[
+        bool, "also T3v and T3m, T3 with less bainite (paper B, section 4.3)"
+    ] = False
     seed: Annotated[int, "the same seed draws the same images, whatever their number"] = 0
 
     def __post_init__(self) -> None:
@@ -80,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         shutil.rmtree(partial)
     domains = {"source": SOURCE}
     domains |= {name: blend(SOURCE, shift, config.strength) for name, shift in TARGETS.items()}
+    if config.label_shift:
+        domains |= _less_bainite(domains["T3"], domains["T2"].bainite)
     jobs = _jobs(partial, domains, config)
     for _ in progress(_drawn(jobs), "drawing micrographs", total=len(jobs)):
         pass
@@ -90,6 +97,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     (partial / "domains.json").write_text(json.dumps(described, indent=1) + "\n")
     partial.replace(config.out)
     print(f"wrote {len(jobs)} micrographs of {len(domains)} domains to {config.out}")
+
+
+def _less_bainite(shift: Shift, bainite: float) -> dict[str, Shift]:
+    """Paper B's T3v, and a domain half way to it, for the common test set."""
+    return {
+        "T3v": dataclasses.replace(shift, bainite=bainite),
+        "T3m": dataclasses.replace(shift, bainite=(shift.bainite + bainite) / 2),
+    }
 
 
 def _jobs(out: Path, domains: dict[str, Shift], config: BainiteConfig) -> list[Job]:

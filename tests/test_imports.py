@@ -78,7 +78,7 @@ LIGHT += [f"downstream.probe.{name}" for name in ("advice", "folds", "picture", 
 LIGHT += [
     f"downstream.bench.{name}" for name in ("paired", "published", "runs", "scores", "tables")
 ]
-LIGHT += ["downstream.adapt_study"] + [
+LIGHT += ["downstream.adapt_study", "downstream.uda.label_shift"] + [
     f"downstream.uda.bench.{name}"
     for name in ("findings", "gains", "published", "rdt", "runs", "sheet", "spread", "tables")
 ]

@@ -1,0 +1,129 @@
+"""Makes paper B's label-shift experiment of any target: two training fractions, one test set.
+
+python -m downstream.label_shift STUDY TARGET --run RUN --low .29 --high .53 --images 12 --out FILE
+
+FILE is the study with TARGET twice: TARGET with the training images near --high, TARGETv with those
+near --low, both with the same test images, half way between. Fractions of training images are what
+RUN, a finished downstream.adapt or downstream.segment run, predicts, for they have no labels (paper
+B: expert-reviewed pseudo-labels); those of test images are the labels'.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from downstream.seg.layout import find_splits
+from downstream.seg.segmenter import load_segmenter
+from downstream.uda.domains import DomainStudy, read_study
+from downstream.uda.evaluate import predict_image
+from downstream.uda.label_shift import LabelShift, choose_sets
+from downstream.uda.prepare import prepare_target
+from pretrain.atomic import write_atomically
+from shards.cli import ArgumentParser, UserError, program, progress
+from shards.settings import read_recipe
+
+SUFFIX = "v"  # of the target with the lower fraction, as the paper's T3v
+TESTS = 12  # test images (paper B)
+
+
+@program
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = ArgumentParser(description="Two training fractions of one target, one test set.")
+    parser.add_argument("study", type=Path, metavar="STUDY", help="YAML file of the domains")
+    parser.add_argument("target", metavar="TARGET", help="one of its targets")
+    parser.add_argument("--run", type=Path, required=True, help="finished run, for pseudo-labels")
+    parser.add_argument("--phase", metavar="NAME", help="class whose fraction counts [the second]")
+    parser.add_argument("--low", type=float, required=True, help="mean fraction of one set")
+    parser.add_argument("--high", type=float, required=True, help="mean fraction of the other")
+    parser.add_argument("--images", type=int, required=True, help="in each training set")
+    parser.add_argument("--tests", type=int, default=TESTS, help=f"test images [{TESTS}]")
+    parser.add_argument("--data", type=Path, help="folder that takes the place of the study's")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="YAML to write")
+    options = parser.parse_args(argv)
+    if min(options.images, options.tests) < 1:
+        raise UserError("--images and --tests must be at least 1")
+    study = read_study(options.study, options.data)
+    index = _class_index(study, options.phase)
+    found = choose_sets(
+        _predicted(study, options.target, options.run, index),
+        _labelled(study, options.target, index),
+        low=options.low,
+        high=options.high,
+        images=options.images,
+        tests=options.tests,
+    )
+    content = shifted_study(read_recipe(options.study), options.target, found)
+    if options.data is not None:
+        content["data"] = str(options.data)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    write_atomically(options.out, text.encode())
+    for name, chosen in (("high", found.high), ("low", found.low), ("test", found.test)):
+        print(f"{name}: {len(chosen.names)} images, mean fraction {chosen.mean:.1%}")
+    print(options.out)
+
+
+def shifted_study(content: Mapping[str, Any], target: str, found: LabelShift) -> dict[str, Any]:
+    """A study's own YAML with the target twice and no other; `found` names files of its folder.
+
+    Raises `UserError` where the second name is taken.
+    """
+    if target + SUFFIX in content["targets"]:
+        raise UserError(f"the study has a target {target + SUFFIX} already")
+    settings = dict(content["targets"][target] or {}) | {"test": list(found.test.names)}
+    return dict(content) | {
+        "targets": {
+            target: settings | {"train": list(found.high.names)},
+            target + SUFFIX: settings | {"train": list(found.low.names)},
+        }
+    }
+
+
+def _class_index(study: DomainStudy, name: str | None) -> int:
+    if name is None:
+        return 1
+    if name not in study.class_names:
+        raise UserError(f"no class {name!r}; the study has {', '.join(study.class_names)}")
+    return study.class_names.index(name)
+
+
+def _predicted(study: DomainStudy, target: str, run: Path, index: int) -> dict[str, float]:
+    """File of each training image -> predicted fraction of a class. No label of it is opened."""
+    segmenter = load_segmenter(run)
+    assert segmenter.card is not None  # it comes from a folder
+    if segmenter.card.class_names != study.class_names:
+        raise UserError(
+            f"{run} tells {', '.join(segmenter.card.class_names)} apart, the study "
+            f"{', '.join(study.class_names)}"
+        )
+    files = _files(study, target, "train")
+    fractions = {}
+    for image in progress(prepare_target(study, target).train, "predict"):
+        classes = predict_image(segmenter, study, image, batch_size=1).argmax(0)
+        fractions[files[image.name]] = float((classes == index).mean())
+    return fractions
+
+
+def _labelled(study: DomainStudy, target: str, index: int) -> dict[str, float]:
+    """File of each labelled test image -> its fraction of a class."""
+    files = _files(study, target, "test")
+    return {
+        files[image.name]: float(np.mean(image.native_mask == index))
+        for image in prepare_target(study, target).test
+        if image.native_mask is not None
+    }
+
+
+def _files(study: DomainStudy, target: str, split: str) -> dict[str, str]:
+    """Name of an image -> its file in the target's folder."""
+    domain = study.target(target)
+    found = find_splits(domain.data, domain.entries)[split]
+    paths = [*(pair.image for pair in found.pairs), *found.unlabelled]
+    return {path.stem: str(path.relative_to(domain.data)) for path in paths}
+
+
+if __name__ == "__main__":
+    main()
