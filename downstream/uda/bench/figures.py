@@ -4,6 +4,7 @@ Paper B shows micrograph, source-only and adapted prediction, and label; faults 
 """
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
+from downstream.bench.paired import CONFIDENCE
 from downstream.seg.pictures import (
     AGREEMENT,
     CLASS_COLOURS,
@@ -74,7 +76,7 @@ def draw_scores(study: Study, found: Sequence[Gain], path: Path) -> None:
             colour = "0.35" if variant.method == BASELINE else _rgb(CLASS_COLOURS[7])
             axis.scatter(values, [line] * len(values), s=20, color=colour, alpha=0.5, lw=0)
             axis.scatter(np.mean(values), line, s=110, marker="|", color=colour, lw=2.5)
-            if variant.method == BASELINE:
+            if variant.method == BASELINE and len({v.setting for v in variants}) == 1:
                 axis.axvline(np.mean(values), color="0.7", lw=1, zorder=0)
         for gain in found if target is not None else ():
             if gain.target == target and gain.variant in variants:
@@ -87,8 +89,10 @@ def draw_scores(study: Study, found: Sequence[Gain], path: Path) -> None:
     handles = [
         Line2D([], [], marker="o", ls="", color="0.35", alpha=0.5, label="run"),
         Line2D([], [], marker="|", ls="", ms=10, mew=2.5, color="0.35", label="mean"),
-        Line2D([], [], color=_rgb(CLASS_COLOURS[6]), lw=2, label="DG + gain, 95 % bootstrap"),
     ]
+    if any(not math.isnan(gain.paired.low) for gain in found):
+        label = f"DG + gain, {CONFIDENCE:.0%} bootstrap"
+        handles.append(Line2D([], [], color=_rgb(CLASS_COLOURS[6]), lw=2, label=label))
     figure.legend(handles=handles, fontsize=8, loc="outside lower center", ncols=3)
     _save(figure, path)
 
@@ -142,7 +146,7 @@ def _draw_gain(axis: Any, study: Study, gain: Gain, line: int) -> None:
     scores = scores_on(study.runs, gain.baseline, gain.target).values()
     base = np.mean([score.miou for score in scores])
     low, high = (100 * (base + end) for end in (gain.paired.low, gain.paired.high))
-    if low == low:  # not nan
+    if not math.isnan(low):
         axis.hlines(line + 0.25, low, high, color=_rgb(CLASS_COLOURS[6]), lw=2)
 
 

@@ -1,6 +1,7 @@
 """What the runs say beyond paper B's tables: gains, side effects, costs, the oracle. No torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,6 +11,8 @@ from downstream.uda.bench.published import Printed, check_rdts, printed_cells
 from downstream.uda.bench.runs import (
     BASELINE,
     AdaptRun,
+    DomainScore,
+    Variant,
     longest,
     scores_on,
     source_scores,
@@ -25,6 +28,7 @@ def findings_sheets(study: Study, found: Sequence[Gain]) -> list[Sheet]:
     sheets = [
         gains_sheet(study, found),
         source_sheet(study),
+        pretraining_sheet(study),
         label_shift_sheet(study),
         oracle_sheet(study),
         cost_sheet(study),
@@ -87,9 +91,30 @@ def source_sheet(study: Study) -> Sheet:
                     "less DG": Percent(paired.mean, True, paired.low, paired.high),
                 }
             )
-        rows += _printed_source(study, target)
+        if any(row["Adapted to"] == target for row in rows):
+            rows += _printed_source(target)
     title = "Source mIoU after adaptation, percent"
     return Sheet("source", title, rows)
+
+
+def pretraining_sheet(study: Study) -> Sheet:
+    """Each initialisation of a baseline less the first, by fold and seed; random where there is."""
+    rows: list[Row] = []
+    baselines = [v for v in study.variants() if v.method == BASELINE]
+    for domain in (None, *study.targets):
+        for variant in baselines:
+            first = next(v for v in baselines if replace(v, init="") == replace(variant, init=""))
+            ours, base = (_on(study, v, domain) for v in (variant, first))
+            if variant == first or not ours.keys() & base.keys():
+                continue
+            paired = compare(base, ours)
+            rows.append(
+                {"On": domain or "source"}
+                | study.head(variant)
+                | {"less": first.init}
+                | _paired_cells(paired)
+            )
+    return Sheet("pretraining", "Initialisations in pairs, points of mIoU", rows)
 
 
 def label_shift_sheet(study: Study) -> Sheet:
@@ -206,6 +231,14 @@ def printed_rdt_note() -> str:
     )
 
 
+def _on(
+    study: Study, variant: Variant, domain: str | None
+) -> Mapping[tuple[int, int], DomainScore]:
+    if domain is None:
+        return source_scores(study.runs, variant)
+    return scores_on(study.runs, variant, domain)
+
+
 def _paired_cells(paired: Paired) -> dict[str, Entry]:
     return {
         "pairs": paired.pairs,
@@ -217,12 +250,10 @@ def _paired_cells(paired: Paired) -> dict[str, Entry]:
     }
 
 
-def _printed_source(study: Study, target: str) -> list[Row]:
+def _printed_source(target: str) -> list[Row]:
     adapted: list[Printed] = [
         cell for cell in printed_cells("", "source_miou") if cell.domain == target
     ]
-    if not adapted or not study.variants():
-        return []
     reference = next(c for c in printed_cells("2", "miou") if c.experiment == "S.10")
     return [
         {

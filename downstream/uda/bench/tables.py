@@ -167,11 +167,11 @@ def table_6(study: Study) -> list[Sheet]:
                         f"{name}, {variant.steps:,} steps": cells[name] for name in ("mIoU", "RDT")
                     }
             rows.append(row)
-        if rows and target == "T2":
-            rows += _printed_table_6(study)
         title = f"Table 6: {target} after short and long training, percent"
-        name = f"table6-{target}"
-        sheets.append(Sheet(name, title, rows, (_SPREAD_NOTE, _RDT_NOTE)))
+        sheets.append(Sheet(f"table6-{target}", title, rows, (_SPREAD_NOTE, _RDT_NOTE)))
+        if rows and target == "T2":
+            title = "Table 6 as printed: T2 after 100 and 200 epochs, percent"
+            sheets.append(Sheet("table6-printed", title, _printed_table_6(study)))
     return sheets
 
 
@@ -251,13 +251,8 @@ def _miou_and_rdt(
     reference = study.reference(variant)
     if reference is None:
         return {"n": found.n, "mIoU": found, "RDT": NONE, "reference": NONE}
-    rdt = relative_transferability(found.mean, reference.miou)
-    return {
-        "n": found.n,
-        "mIoU": found,
-        "RDT": Percent(rdt, signed=True),
-        "reference": reference.id,
-    }
+    rdt = Percent(relative_transferability(found.mean, reference.miou), signed=True)
+    return {"n": found.n, "mIoU": found, "RDT": rdt, "reference": reference.id}
 
 
 def _mious(scores: Mapping[tuple[int, int], DomainScore]) -> dict[tuple[int, int], float]:
@@ -274,8 +269,9 @@ def _true_fraction(scores: Mapping[tuple[int, int], DomainScore], name: str) -> 
 
 
 def _column(study: Study, variant: Variant) -> str:
-    """The variant's name in a table whose rows tell network and initialisation."""
-    return study.label(variant).replace(f" - {variant.arch} {variant.network}", "")
+    """The variant's name in a table whose rows tell all else; of lengths, it has the longest."""
+    label = study.label(variant).replace(f" - {variant.arch} {variant.network}", "")
+    return label.replace(f", {variant.steps:,} steps", "")
 
 
 def _has_paper_targets(study: Study) -> bool:
@@ -335,7 +331,10 @@ def _printed_fractions(study: Study, target: str) -> list[Row]:
         BASELINE: lambda column: column == "DG",
         "adaptsegnet": lambda column: column.startswith("UDA adaptsegnet"),
     }
-    columns = [_column(study, variant) for variant in longest(study.variants())]
+    found = longest(study.variants())
+    if not any(variant.network == "DeepLabV2" for variant in found):
+        return []
+    columns = [_column(study, variant) for variant in found]
     model = "*paper B: resnet101 DeepLabV2*"
     row: Row = {"Target": target, "class": "lath-bainite", "Model": model}
     for cell in printed_cells("7", "phase_fraction_true"):

@@ -238,6 +238,25 @@ def test_two_lengths_make_table_6(tmp_path: Path) -> None:
         assert [float(r["mIoU mean"]) for r in csv.DictReader(stream) if r["n"] == "1"] == [0.6]
 
 
+def test_initialisations_are_compared_in_pairs(tmp_path: Path) -> None:
+    for init, gain in (("random", 0.0), ("imagenet", 0.1), ("resnet18.image-nanosem", 0.2)):
+        for fold in range(2):
+            targets = {"T2": 0.5 + gain * (1 + fold)}
+            settings = {"init": init, "network": "Unet"}
+            save_run(tmp_path, "source_only", fold, 0.7 + gain, targets, settings=settings)
+    main([str(tmp_path)])
+    with (tmp_path / "pretraining.csv").open() as stream:
+        gains = {(r["On"], r["Pre-training"], r["less"]): r for r in csv.DictReader(stream)}
+    assert list(gains) == [
+        ("source", "imagenet", "random"),
+        ("source", "image-nanosem", "random"),
+        ("T2", "imagenet", "random"),
+        ("T2", "image-nanosem", "random"),
+    ]
+    assert float(gains["T2", "imagenet", "random"]["gain"]) == pytest.approx(0.15)
+    assert gains["source", "image-nanosem", "random"]["pairs"] == "2"
+
+
 def test_targets_with_one_test_set_are_compared(tmp_path: Path) -> None:
     for fold in range(2):
         save_run(tmp_path, "adaptsegnet", fold, 0.8, {"T3": 0.78}, target="T3")
