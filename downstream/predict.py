@@ -27,11 +27,12 @@ from rich.table import Table
 
 from downstream.apply.blend import Tiling, blended_bands
 from downstream.apply.config import PredictConfig
-from downstream.apply.ensemble import Ensemble, load_members, single_view, views
+from downstream.apply.ensemble import Ensemble, Member, load_members, single_view, views
 from downstream.apply.inputs import find_images, split_arguments
 from downstream.apply.legend import Legend, legend_of, write_classes
 from downstream.apply.novelty import Reference, image_score
 from downstream.apply.picture import PictureWriter
+from downstream.apply.reach import sees_whole_tile
 from downstream.apply.scan import Scan, file_stamp, open_scan
 from downstream.apply.trust_file import read_reference, read_trust
 from downstream.seg.run_folder import SegmenterCard, read_segmenter_card, write_json
@@ -126,6 +127,7 @@ def open_predictor(config: PredictConfig) -> Predictor:
             )
     temperatures = [trust.temperature if trust else 1.0 for trust in found]
     members = load_members(config.runs, temperatures)
+    _tell_of_pooling(config, members, cards)
     seen = views(_orientation(cards)) if config.views else single_view()
     legend = legend_of(cards[0].mask_classes)
     Tiling(config.tile, config.overlap, STRIDE).axes(STRIDE, STRIDE)  # refuses wrong sizes now
@@ -140,6 +142,27 @@ def open_predictor(config: PredictConfig) -> Predictor:
     ]
     ensemble = Ensemble(members, len(legend.classes), seen)
     return Predictor(config, ensemble, legend, tuple(judges), settings)
+
+
+def _tell_of_pooling(
+    config: PredictConfig, members: Sequence[Member], cards: Sequence[SegmenterCard]
+) -> None:
+    """Say where the tiles' size decides the result, whatever the overlap."""
+    for run, member, card in zip(config.runs, members, cards, strict=True):
+        if not sees_whole_tile(member.segmenter.model):
+            continue
+        what = f"{run} ({card.decoder} on {card.arch}) averages over the whole tile"
+        if config.tile < card.crop_size:
+            warn(
+                f"{what}, and was trained on more: at least --tile {card.crop_size} is better than "
+                f"{config.tile}"
+            )
+        else:
+            console.print(
+                f"{what}: its masks depend on --tile, so compare none of different ones",
+                markup=False,
+                soft_wrap=True,
+            )
 
 
 def _orientation(cards: Sequence[SegmenterCard]) -> str:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from downstream import predict
 from downstream.config import SegmentConfig
 from downstream.explain import explain
 from downstream.models import create_model
@@ -172,7 +173,7 @@ def test_every_decoder_makes_a_step_from_one_image(
 
 
 def test_a_vision_transformer_is_trained_trusted_and_applied(
-    large_squares: Path, tmp_path: Path
+    large_squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, arch = tmp_path / "run", "tu-vit_tiny_patch16_224"
     small = ["--max-epochs", "1", "--samples-per-epoch", "2", "--second-lr", "none"]
@@ -180,6 +181,11 @@ def test_a_vision_transformer_is_trained_trusted_and_applied(
         main(flags(large_squares, run, *small, "--arch", arch))  # by default on a U-Net
     main(flags(large_squares, run, *small, "--arch", arch, "--decoder", "DPT"))
     assert set(assess(run).novelty_scores) == {"train/a", "val/a"}
+    image = str(large_squares / "val" / "a.png")
+    small_tiles = ["--tile", "32", "--overlap", "0", "--out", str(tmp_path / "out")]
+    predict.main([str(run), image, *small_tiles])
+    assert (tmp_path / "out" / "a.png").is_file()
+    assert "averages over the whole tile, and was trained on more" in capsys.readouterr().err
     segmenter = load_segmenter(run)
     assert segmenter.predict(np.zeros((96, 160, 3), np.uint8)).shape == (96, 160)
     with pytest.raises(UserError, match="this vision transformer pass on tokens"):

@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from downstream.apply.blend import Maps, Tiling, blended_bands
+from downstream.apply.reach import sees_whole_tile
 from downstream.apply.scan import scan_of
 from downstream.apply.tiles import plan_axis
+from downstream.models import create_model
 from shards.cli import UserError
 from shards.images import Pixels
 
@@ -104,3 +106,22 @@ def test_the_rim_that_mirroring_adds_counts_for_nothing() -> None:
 def test_sizes_that_do_not_fit_the_stride_are_refused(tile: int, overlap: int) -> None:
     with pytest.raises(UserError, match="must be a multiple of 32 pixels"):
         plan_axis(100, tile, overlap, 32)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "arch", "whole"),
+    [
+        ("Unet", "mobilenet_v2", False),
+        ("Unet", "efficientnet-b0", True),  # squeeze and excitation
+        ("FPN", "mobilenet_v2", True),  # group norm
+        ("PSPNet", "mobilenet_v2", True),
+        ("DeepLabV3Plus", "mobilenet_v2", True),
+        ("DPT", "tu-vit_tiny_patch16_224", True),  # attention
+    ],
+)
+def test_networks_that_average_over_the_tile_are_known(
+    decoder: str, arch: str, whole: bool
+) -> None:
+    model = create_model(decoder, arch, 2)
+    assert sees_whole_tile(model) == whole
+    assert model.training  # as it was
