@@ -17,11 +17,11 @@ _POOLS = ("_adaptive_avg_pool2d", "adaptive_max_pool2d", "native_group_norm")
 _REDUCTIONS = ("mean", "amax", "sum", "linalg_vector_norm")
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes whether an operation makes one value of each channel's whole map."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found = False
 
     def __torch_dispatch__(
@@ -43,7 +43,8 @@ def sees_whole_tile(network: nn.Module) -> bool:
     was_training = network.training
     device = next(network.parameters()).device
     try:
-        with _Watch() as watch:
+        watch = _Watch()
+        with watch:
             network.eval()(torch.zeros(1, 3, _SIDE, _SIDE, device=device))
     finally:
         network.train(was_training)
