@@ -204,7 +204,10 @@ def mixed_settings(runs: Iterable[AdaptRun]) -> dict[str, list[str]]:
 
 def _read_run(folder: Path, labels: Mapping[str, str]) -> AdaptRun:
     paths = RunPaths(folder)
-    config = build_config(AdaptConfig, read_recipe(paths.config))
+    try:
+        config = build_config(AdaptConfig, read_recipe(paths.config))
+    except UserError as error:
+        raise UserError(f"{paths.config} is not of a downstream.adapt run: {error}") from error
     if not paths.results.is_file():
         study = str(read_data(folder).get("study", "")) if paths.data.is_file() else ""
         return AdaptRun(folder, config, study, _variant(config, config.arch, labels))

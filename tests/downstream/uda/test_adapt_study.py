@@ -294,6 +294,9 @@ def test_mistakes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     results.write_text(json.dumps(content))
     with pytest.raises(UserError, match="damaged"):
         read_adapt_runs(tmp_path)
+    RunPaths(folder).config.write_text("data: d\ndecoder: Unet\n")  # as downstream.segment's
+    with pytest.raises(UserError, match=r"config\.yaml is not of a downstream\.adapt run"):
+        read_adapt_runs(tmp_path)
 
 
 def test_unfinished_runs_count_nowhere(tmp_path: Path) -> None:
