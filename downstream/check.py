@@ -69,6 +69,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for fault in findings.faults:
         print(f"fault: {fault}")
     if findings.faults:
+        if findings.classes and not config.classes:
+            recipe = options.out / "classes.yaml"
+            console.print(f"if these classes are right: --config {recipe}", markup=False)
         sys.exit(1)
     console.print(f"fit for training: --config {options.out / 'classes.yaml'}", markup=False)
 

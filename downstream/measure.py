@@ -25,11 +25,12 @@ from downstream.apply.inputs import find_images, leading_arguments
 from downstream.apply.legend import CLASSES_NAME
 from downstream.quantify.config import MeasureConfig
 from downstream.quantify.fractions import FEW_GRAINS, fraction_of
-from downstream.quantify.layers import measure_layer
+from downstream.quantify.layers import layer_parts, measure_layer
 from downstream.quantify.objects import find_objects
 from downstream.quantify.plots import draw_plots
 from downstream.quantify.tables import (
     Measured,
+    Row,
     fraction_rows,
     layer_rows,
     object_rows,
@@ -43,6 +44,8 @@ from downstream.seg.masks import mask_to_indices, read_mask
 from downstream.seg.proposal import propose_classes
 from shards.cli import UserError, program, progress, warn
 from shards.settings import load_config, read_recipe
+
+CUT_LAYER = 1.15  # area over length, by the thickness; real layers that nothing cuts have up to 1.1
 
 
 @program
@@ -58,7 +61,8 @@ def measure(config: MeasureConfig) -> list[Measured]:
     paths = find_images(config.masks)
     classes = _classes(config, paths)
     names = [entry.name for entry in classes]
-    for name in (*config.objects, *config.layers):
+    parts = [part for layer in config.layers for part in layer_parts(layer)]
+    for name in (*config.objects, *parts):
         if name not in names:
             raise UserError(f"no class {name!r} in these masks; they have {', '.join(names)}")
     measured = [_measure_one(path, config, classes) for path in progress(paths, "measure")]
@@ -101,8 +105,9 @@ def _measure_one(path: Path, config: MeasureConfig, classes: Sequence[MaskClass]
         fractions[entry.name] = fraction_of(region, config.confidence, errors.get(entry.name, 0.0))
         if entry.name in wanted:
             objects[entry.name] = find_objects(region, config.min_area, config.border)
-        if entry.name in config.layers:
-            layers[entry.name] = measure_layer(region, config.min_area)
+    for name in config.layers:
+        indices = [i for i, entry in enumerate(classes) if entry.name in layer_parts(name)]
+        layers[name] = measure_layer(np.isin(mask, indices), config.min_area)
     return Measured(path.stem, mask.size, fractions, objects, layers)
 
 
@@ -130,12 +135,17 @@ def _print(config: MeasureConfig, measured: Sequence[Measured]) -> None:
             f"{fraction.low:.2%} to {fraction.high:.2%}",
         )
     out.print(table)
-    for rows in (size_rows(config, measured), layer_rows(config, measured)):
-        if rows:
-            table = Table(*rows[0], box=None)
-            for row in rows:
-                table.add_row(*(str(spell(_short(value))) for value in row.values()))
-            out.print(table)
+    _print_columns(out, size_rows(config, measured))
+    for row in layer_rows(config, measured):
+        thickness, std, along = (
+            spell(_short(row[f"{name} {config.length_unit}"]))
+            for name in ("thickness", "std", "area/length")
+        )
+        print(
+            f"{row['image']}: {row['class']} {thickness} {config.length_unit} thick, std {std}; "
+            f"area over length {along}"
+        )
+    _warn_of_cut_layers(measured)
     few = [
         f"{item.name} ({name})"
         for item in measured
@@ -150,6 +160,29 @@ def _print(config: MeasureConfig, measured: Sequence[Measured]) -> None:
     if config.scale is None:
         warn("no --scale: all lengths are in pixels")
     print(config.out)
+
+
+def _print_columns(out: Console, rows: Sequence[Row]) -> None:
+    """A row of the table becomes a column: classes are few, what is known of them is much."""
+    if not rows:
+        return
+    title, *rest = rows[0]
+    table = Table("", *(str(row[title]) for row in rows), box=None)
+    for name in rest:
+        table.add_row(name, *(str(spell(_short(row[name]))) for row in rows))
+    out.print(table)
+
+
+def _warn_of_cut_layers(measured: Sequence[Measured]) -> None:
+    for item in measured:
+        for name, layer in item.layers.items():
+            if layer.area_over_length > CUT_LAYER * layer.mean:
+                more = layer.area_over_length / layer.mean - 1
+                warn(
+                    f"{item.name}: area over length of {name} is {more:.0%} above its thickness, "
+                    "as where cracks or holes cut a layer; if these are a class, fill them: "
+                    f"--layers {name}+CLASS"
+                )
 
 
 def _short(value: object) -> object:

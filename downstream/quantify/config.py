@@ -23,7 +23,10 @@ class MeasureConfig:
     objects: Annotated[
         tuple[str, ...], "classes whose connected regions are counted and sized [all but the first]"
     ] = ()
-    layers: Annotated[tuple[str, ...], "classes that are a layer, whose thickness is wanted"] = ()
+    layers: Annotated[
+        tuple[str, ...],
+        "classes that are a layer, whose thickness is wanted; oxide+crack: with its cracks filled",
+    ] = ()
     min_area: Annotated[int, "pixels; smaller regions are noise, and not counted"] = 10
     border: Annotated[
         Border,

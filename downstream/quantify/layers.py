@@ -3,6 +3,7 @@
 Two figures that should agree: the local thickness along the layer's middle line (twice the distance
 to its surface), and its area over the length of that line. The middle line is the longest path in
 the skeleton, so that the bumps of a rough surface, whose skeletons are side branches, do not count.
+Where cracks cut the layer they disagree, for their walls count as its surface: fill them.
 At the image's border the layer is taken to go on as it is; there it is not a surface.
 """
 
@@ -32,6 +33,11 @@ class Layer:
     area_over_length: float
     length: float  # of the middle line, in pixels
     pieces: int
+
+
+def layer_parts(layer: str) -> list[str]:
+    """The classes that a layer is made of: `oxide+crack` is oxide with its cracks filled."""
+    return layer.split("+")
 
 
 def measure_layer(region: Region, min_area: int) -> Layer:

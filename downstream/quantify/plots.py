@@ -8,11 +8,13 @@ from matplotlib.figure import Figure  # not pyplot: no state, no screen
 
 from downstream.quantify.config import MeasureConfig
 from downstream.quantify.fractions import Fraction
+from downstream.quantify.layers import layer_parts
 from downstream.quantify.tables import ALL, Measured
 from downstream.seg.pictures import class_colour
 
 MOST_IMAGES = 40  # shown one by one
 _BINS = 24
+_MARKERS = "osD^v"  # of layers, which may share a class and so its colour
 
 
 def draw_plots(
@@ -50,7 +52,7 @@ def _draw_fractions(
     )
     axis.set(ylabel="area fraction", ylim=(0, None), title=f"{config.confidence:.0%} intervals")
     axis.grid(axis="y", alpha=0.3)
-    axis.legend()
+    figure.legend(loc="outside upper right", ncols=4)
     return figure
 
 
@@ -82,12 +84,14 @@ def _draw_layers(config: MeasureConfig, measured: Sequence[Measured]) -> Figure:
     shown = measured[:MOST_IMAGES]
     figure = Figure(figsize=(max(5, 1.5 + 0.5 * len(shown)), 4.5), layout="constrained")
     axis = figure.subplots()
-    for name in config.layers:
-        index = list(measured[0].fractions).index(name)
+    for number, name in enumerate(config.layers):
+        index = list(measured[0].fractions).index(layer_parts(name)[0])
         means = np.array([item.layers[name].mean for item in shown]) * config.length
         spreads = np.array([item.layers[name].std for item in shown]) * config.length
+        places = np.arange(len(shown)) + 0.15 * (number - (len(config.layers) - 1) / 2)
+        marker = _MARKERS[number % len(_MARKERS)]
         axis.errorbar(
-            range(len(shown)), means, spreads, fmt="o", capsize=3, color=_colour(index), label=name
+            places, means, spreads, fmt=marker, capsize=3, color=_colour(index), label=name
         )
     names = [_short(item.name) for item in shown]
     axis.set_xticks(range(len(shown)), names, rotation=60, ha="right")
@@ -97,7 +101,7 @@ def _draw_layers(config: MeasureConfig, measured: Sequence[Measured]) -> Figure:
         title="mean and spread along the layer",
     )
     axis.grid(axis="y", alpha=0.3)
-    axis.legend()
+    figure.legend(loc="outside upper right", ncols=4)
     return figure
 
 

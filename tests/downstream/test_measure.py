@@ -159,6 +159,24 @@ def test_the_program_writes_tables_and_plots_in_the_unit_asked_for(tmp_path: Pat
     assert {path.suffix for path in out.iterdir()} == {".csv", ".png"}
 
 
+def test_a_cracked_layer_is_noticed_and_measured_with_its_cracks_filled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every 40 pixels a crack reaches nine tenths through a layer of 40."""
+    mask = np.zeros((120, 400), np.uint8)
+    mask[40:80] = 1
+    mask[40:76, 20::40] = 2
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    flags = ["--classes", "rest=0", "oxide=1", "crack=2", "--out", str(tmp_path / "out")]
+    main([str(tmp_path / "m.png"), *flags, "--layers", "oxide", "oxide+crack"])
+    cut, filled = read_table(tmp_path / "out" / "layers.csv")
+    assert float(cut["thickness px"]) < 30
+    assert float(filled["thickness px"]) == pytest.approx(40)
+    assert filled["class"] == "oxide+crack"
+    told = " ".join(capsys.readouterr().err.split())
+    assert told.count("fill them: --layers") == 1 and "--layers oxide+CLASS" in told
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
