@@ -2,10 +2,9 @@
 
 Images up to `WHOLE_PIXELS`, and all that are no plain TIFF, are decoded at once, exactly as the
 training images were (`shards.images`). A larger TIFF (grey of any depth, or RGB) is read from its
-strips or tiles, or mapped where it is not compressed; so is any of 16-bit RGB, which Pillow cannot
-read, and whose channels are windowed together. Two things are then estimated from
-every 64th row: whether RGB is grey in truth, and the window of 32-bit images; that of 16-bit images
-comes from the counts of all values.
+strips or tiles, or mapped where it is not compressed. Two things are then estimated from every 64th
+row: whether RGB is grey in truth, and the window of 32-bit images; that of 16-bit images comes from
+the counts of all values. Of 16 bits per colour the upper 8 are taken, as in training.
 """
 
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
+from downstream.seg.dataset import upper_bits
 from shards.cli import UserError
 from shards.databar import MAX_COLUMNS, find_data_bar
 from shards.images import (
@@ -31,6 +31,7 @@ from shards.images import (
 WHOLE_PIXELS = 50_000_000  # decoded at once: 150 MB of RGB, a second or two
 _BLOCK_ROWS = 256  # in which a large image is looked through
 _SAMPLE = 64  # of so many rows one is looked at
+_UPPER_BITS = "the upper 8 of 16 bits per colour"
 
 Values = npt.NDArray[Any]
 ReadRows = Callable[[int, int], Values]
@@ -97,7 +98,13 @@ def file_stamp(path: Path) -> list[int]:
 
 
 def _whole(path: Path) -> Scan:
-    micrograph = decode_image(path.read_bytes())
+    data = path.read_bytes()
+    try:
+        micrograph = decode_image(data)
+    except RejectedImage as reject:
+        if reject.reason != "deep_colour":
+            raise
+        return scan_of(path.stem, upper_bits(data), (_UPPER_BITS,))
     return scan_of(path.stem, micrograph.pixels, micrograph.notes)
 
 
@@ -109,8 +116,7 @@ def _large_tiff(path: Path, whole_pixels: int) -> Scan | None:
     try:
         with tifffile.TiffFile(path) as tiff:
             page: Any = tiff.pages.first
-            deep_colour = len(page.shape) == 3 and page.dtype == np.uint16
-            small = page.imagelength * page.imagewidth <= whole_pixels and not deep_colour
+            small = page.imagelength * page.imagewidth <= whole_pixels
             if small or not _is_plain(page):
                 return None
             pages = len(tiff.pages)
@@ -131,7 +137,15 @@ def _large_tiff(path: Path, whole_pixels: int) -> Scan | None:
     scan = Scan(path.stem, page.imagelength, page.imagewidth, ("read in parts",), read)
     if pages > 1:
         scan = replace(scan, notes=(*scan.notes, f"page 1 of {pages}"))
-    return _windowed(_folded(scan) if len(page.shape) == 3 else scan, page.dtype)
+    if len(page.shape) == 2:
+        return _windowed(scan, page.dtype)
+    if page.dtype == np.uint16:
+
+        def upper(top: int, bottom: int) -> Values:
+            return (np.asarray(read(top, bottom)) >> 8).astype(np.uint8)
+
+        return replace(scan, notes=(*scan.notes, _UPPER_BITS), _read=upper)
+    return _folded(scan)
 
 
 def _is_plain(page: Any) -> bool:
@@ -179,7 +193,7 @@ def _folded(scan: Scan) -> Scan:
     sample = np.concatenate(
         [scan._read(top, top + 1) for top in range(0, scan.height, _SAMPLE)]
     ).repeat(8, axis=0)  # `is_grey` looks at every eighth row
-    if not is_grey(sample if sample.dtype == np.uint8 else (sample >> 8).astype(np.uint8)):
+    if not is_grey(sample):
         return scan
     notes = (*scan.notes, "equal channels to grey")
     return replace(scan, notes=notes, _read=lambda top, bottom: scan._read(top, bottom)[..., 1])

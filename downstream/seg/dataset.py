@@ -130,9 +130,14 @@ def read_pixels(path: Path) -> Pixels:
         if reject.reason != "deep_colour":
             raise UserError(f"cannot read {path}: {reject.detail}") from reject
         warn(f"{path.name} has 16 bits per colour; the upper 8 are used")
-        with Image.open(io.BytesIO(data)) as image:
-            pixels = np.array(image.convert("RGB"))  # writable, as torch wants it
+        pixels = upper_bits(data)
     return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
+
+
+def upper_bits(data: bytes) -> Pixels:
+    """The upper 8 bits `(H, W, 3)` of an image of 16 bits per colour."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.array(image.convert("RGB"))  # writable, as torch wants it
 
 
 def check_presence(

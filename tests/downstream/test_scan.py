@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from downstream.apply.raster import RasterWriter, suffix_for
 from downstream.apply.scan import Scan, open_scan
+from downstream.seg.dataset import read_pixels
 from shards.cli import UserError
 
 
@@ -60,16 +61,15 @@ def test_equal_channels_are_grey_in_parts_too(tmp_path: Path) -> None:
     np.testing.assert_array_equal(all_rows(parts), all_rows(open_scan(tmp_path / "x.tif")))
 
 
-def test_sixteen_bit_rgb_is_read_as_its_grey_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("whole_pixels", [0, 1_000_000])
+def test_sixteen_bit_rgb_is_read_as_in_training(tmp_path: Path, whole_pixels: int) -> None:
     grey = picture("uint16", (203, 131))
-    tifffile.imwrite(tmp_path / "grey.tif", grey)
-    tifffile.imwrite(tmp_path / "rgb.tif", np.stack([grey] * 3, axis=2), photometric="rgb")
-    found = all_rows(open_scan(tmp_path / "rgb.tif")).astype(int)
-    assert np.abs(found - all_rows(open_scan(tmp_path / "grey.tif"))).max() <= 1
     tinted = np.stack([grey, grey // 2, grey // 4], axis=2)
     tifffile.imwrite(tmp_path / "tinted.tif", tinted, photometric="rgb")
-    means = all_rows(open_scan(tmp_path / "tinted.tif")).mean((0, 1))
-    assert means[0] > 1.5 * means[1] > 2 * means[2]
+    found = open_scan(tmp_path / "tinted.tif", whole_pixels=whole_pixels)
+    np.testing.assert_array_equal(all_rows(found), read_pixels(tmp_path / "tinted.tif"))
+    assert all_rows(found).max() > 10
+    assert any("upper 8" in note for note in found.notes)
 
 
 def test_floats_are_windowed_by_a_sample(tmp_path: Path) -> None:
