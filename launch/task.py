@@ -53,23 +53,25 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run_then(grid: Grid, task: Task) -> int:
     """Run the commands that follow a finished task; returns the first exit code that is not 0."""
+    # `python` is the one that runs this, whether its environment was activated or not.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     for command in grid.then:
         line = fill_in(command, grid, task)
         print(f"$ {line}", flush=True)
-        code = subprocess.run(line, shell=True).returncode
+        code = subprocess.run(line, shell=True, env={**os.environ, "PATH": path}).returncode
         if code:
             return code
     return 0
 
 
 def fill_in(command: str, grid: Grid, task: Task) -> str:
-    """A command of `then` with {folder} and {name} of the task in place."""
+    """A command of `then` with {folder}, {name} and {AXIS} of the task in place."""
+    values = {**task.point, "folder": task.folder, "name": task.name}
     try:
-        return command.format(folder=shlex.quote(str(task.folder)), name=shlex.quote(task.name))
+        return command.format_map({key: shlex.quote(str(value)) for key, value in values.items()})
     except (KeyError, IndexError, ValueError) as error:
-        raise UserError(
-            f"{grid.name}: `then` knows {{folder}} and {{name}}, not {error}"
-        ) from error
+        known = ", ".join(f"{{{key}}}" for key in values)
+        raise UserError(f"{grid.name}: `then` knows {known}, not {error}") from error
 
 
 if __name__ == "__main__":

@@ -26,6 +26,10 @@ _PLACES = ("shards", "run_dir", "cache_dir")  # settings that say where somethin
 _TIMM_FOLDER = "timm"  # pretrain.timm_export, which needs torch, writes it
 
 
+class NotConverged(UserError):
+    """The encoder is of a training that failed."""
+
+
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(
@@ -42,16 +46,29 @@ def main(argv: Sequence[str] | None = None) -> None:
         action="store_true",
         help="publish even a training that failed; every card then says so",
     )
+    parser.add_argument(
+        "--only-converged",
+        action="store_true",
+        help="leave out a training that failed, and call it no error: for what follows many",
+    )
     parser.add_argument("--public", action="store_true", help="on the hub: for everybody [private]")
     arguments = parser.parse_args(argv)
+    if arguments.only_converged and arguments.not_converged:
+        raise UserError("--only-converged and --not-converged do not go together")
     url = registry_url(arguments.registry)
-    name = publish(
-        arguments.run_dir,
-        arguments.tag,
-        url,
-        not_converged=arguments.not_converged,
-        public=arguments.public,
-    )
+    try:
+        name = publish(
+            arguments.run_dir,
+            arguments.tag,
+            url,
+            not_converged=arguments.not_converged,
+            public=arguments.public,
+        )
+    except NotConverged as reason:
+        if not arguments.only_converged:
+            raise
+        warn(f"{reason}; left out")
+        return
     console.print(f"published to {url}; use it by its name:", markup=False)
     print(name)
 
@@ -112,7 +129,7 @@ def _export(run_dir: Path, folder: Path) -> Card:
 def _check(card: Card, name: EntryName, *, not_converged: bool, public: bool) -> None:
     if not card.converged:
         if not not_converged:
-            raise UserError(
+            raise NotConverged(
                 f"{name} did not converge: it guesses, or answers one class only; train again "
                 "(a lower --lr, say), or publish it as what it is with --not-converged"
             )

@@ -10,15 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from launch.collect import main as collect
 from launch.grid import build_grid
 from launch.local import main as run_local
 from launch.state import grid_states
+from pretrain.registry.stores import open_registry
 from pretrain.tracking import read_metrics
 
 Wait = Callable[..., None]
+MICRONET = Path(__file__).parents[2] / "configs" / "launch" / "micronet-76.yaml"
 
 
 @pytest.fixture
@@ -78,6 +81,34 @@ then: ["touch {folder}/then"]
     assert rows["labels.0"]["test_miou"] == rows["later.0"]["test_miou"]
     assert 0 < float(rows["labels.0"]["test_miou"]) <= 1
     assert "| labels | 0 | done | 1 |" in Path("out/results.md").read_text()
+
+
+@pytest.mark.slow
+def test_each_converged_run_is_published_as_it_ends(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")  # no environment is activated
+    published = yaml.safe_load(MICRONET.read_text())["then"]
+    grid = {
+        "program": "pretrain.train",
+        "root": "runs/micronet-76",
+        "settings": {
+            **{"shards": str(shards), "image_size": 32, "batch_size": 8, "epochs": 2},
+            **{"arch": "resnet18", "init": "random", "device": "cpu", "threads": 1},
+        },
+        # At the second rate nothing is learnt: one class is answered.
+        "axes": {"init": ["random"], "lr": [0.01, 1e-12]},
+        "then": published,
+    }
+    Path("grid.yaml").write_text(yaml.safe_dump(grid))
+    run_local(["grid.yaml"])
+    states = grid_states(build_grid(Path("grid.yaml")))
+    assert [state.kind for state in states] == ["done", "done"]
+    assert [state.status and state.status.converged for state in states] == [True, False]
+    assert open_registry("runs/micronet-76/registry").entries() == {
+        "resnet18.random-micronet": (1,)
+    }
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from launch.slurm import main as submit
 from launch.state import Kind, grid_states
 from launch.status import main as print_status
 from launch.tasks import Grid
+from pretrain.registry.stores import open_registry
 from pretrain.run_folder import RunPaths
 from pretrain.tracking import read_metrics
 
@@ -90,7 +91,11 @@ def test_a_preempted_array_ends_as_if_nothing_had_happened(
         f"""
 axes:
   fate: {{calm: , signalled: , requeued: , failing: {{shards: {late}}}}}
-then: ["echo {{name}} >> finished.txt"]
+then:
+  - echo {{name}} >> finished.txt
+  - python -m pretrain.publish {{folder}} --tag {{fate}} --registry encoders --not-converged
+finally:
+  - python -m pretrain.registry site encoders
 """,
     )
     grid = build_grid(path)
@@ -119,6 +124,9 @@ then: ["echo {{name}} >> finished.txt"]
     for name in ("signalled", "requeued"):
         assert_equal_runs(grid.root / "calm", grid.root / name)
     assert sorted(Path("finished.txt").read_text().split()) == ["calm", "requeued", "signalled"]
+    published = {"resnet18.calm": (1,), "resnet18.signalled": (1,), "resnet18.requeued": (1,)}
+    assert open_registry("encoders").entries() == published
+    assert Path("encoders.html").read_text().count("<details ") == 3
     capsys.readouterr()
     print_status([str(path), "--only", "failed"])
     assert "no shards in" in capsys.readouterr().out
