@@ -119,6 +119,8 @@ def test_a_login_node_without_torch_plans_submits_watches_and_collects(
     (tmp_path / "registry").mkdir()
     output("-m", "pretrain.registry", "list", "--registry", "registry")
     output("-m", "pretrain.registry", "site", "registry")
+    score = run(login_node, tmp_path, "-m", "pretrain.registry", "score", "--data", "here")
+    assert score.returncode == 2 and score.stderr.startswith("error: scoring needs torch")
     assert "</html>" in (tmp_path / "encoders.html").read_text()
 
 

@@ -1,12 +1,17 @@
 """What a registry holds, and whether it is still what was published.
 
 python -m pretrain.registry list|show|pull|verify|diff [NAME ...] [--registry URL]
+python -m pretrain.registry score [NAME ...] --data DIR
 python -m pretrain.registry site URL
 """
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,11 +20,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from pretrain.atomic import write_atomically
-from pretrain.registry.contents import Found, find_entries, read_entry
+from pretrain.registry.contents import Found, find_entries, read_entry, scored_data
 from pretrain.registry.names import parse_name
 from pretrain.registry.page import render_page
 from pretrain.registry.pull import REGISTRY_VARIABLE, pinned_name, pull, registry_url
 from pretrain.registry.readme import licences_of, recipe_of, snippets
+from pretrain.registry.scores import ScoredData, spell_data, spell_score
 from pretrain.registry.stores import open_registry
 from shards.cli import ArgumentParser, UserError, console, program, progress
 
@@ -38,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "diff": "what is different between two",
         "site": "write a page of all encoders, to be put on any web server",
     }
+    commands.add_parser("score", help="rank them on a few labelled images", add_help=False)
     for command, help_ in helps.items():
         sub = commands.add_parser(command, help=help_, description=help_)
         if command == "diff":
@@ -57,7 +64,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             sub.add_argument("--registry", metavar="URL", help=f"[${REGISTRY_VARIABLE}]")
         if command == "pull":
             sub.add_argument("--cache-dir", type=Path, help="[the user's cache]")
-    arguments = parser.parse_args(argv)
+    arguments, others = parser.parse_known_args(argv)
+    if arguments.command == "score":
+        sys.exit(score(others))
+    if others:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
     url = registry_url(arguments.registry)
     if arguments.command == "list":
         list_entries(url, every_version=arguments.all, as_json=arguments.json)
@@ -101,6 +112,7 @@ def show(url: str, name: str, *, as_json: bool) -> None:
         "converged": "yes" if card.converged else "NO: do not use it",
         **{key: f"{value:.4g}" for key, value in sorted(card.metrics.items())},
         "image size": f"{card.image_size} px",
+        **{f"mIoU, {spell_data(s.data)}": spell_score(s) for s in found.scores},
         "mean, std": f"{card.mean}, {card.std}",
         "began from": card.init,
         "classes": f"{len(card.classes)}",
@@ -174,6 +186,13 @@ def site(url: str, out: Path, *, every_version: bool) -> None:
         raise UserError(f"left out: {'; '.join(faults)}")
 
 
+def score(arguments: Sequence[str]) -> int:
+    """Run the probe, which needs torch and lies downstream: by its name, as it imports us."""
+    if find_spec("torch") is None:
+        raise UserError("scoring needs torch, which is not installed here; pip install '.[train]'")
+    return subprocess.run([sys.executable, "-m", "downstream.score", *arguments]).returncode
+
+
 def _flat(content: object, prefix: str = "") -> dict[str, object]:
     """Nested settings under dotted names."""
     if not isinstance(content, dict):
@@ -192,6 +211,7 @@ def _plain(entry: Found) -> dict[str, object]:
         "bytes": entry.seal.bytes,
         "digest": entry.digest,
         "card": asdict(entry.card),
+        "scores": [asdict(score) for score in entry.scores],
     }
 
 
@@ -202,14 +222,15 @@ def _print_table(found: Sequence[Found]) -> None:
         "top-1": _top1,
         "classes": lambda entry: str(len(entry.card.classes) or ""),
         "began from": lambda entry: entry.card.init,
+        **{spell_data(data): partial(_transfer, data) for data in scored_data(found)},
         "MB": lambda entry: f"{entry.seal.bytes / 1e6:.0f}",
         "licence": lambda entry: licences_of(entry.card.sources),
         "published": lambda entry: entry.seal.published[:10],
         "": _remarks,
     }
     for heading in columns:
-        right = heading in ("top-1", "classes", "MB")
-        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+        right = heading not in ("name", "began from", "licence", "published", "")
+        table.add_column(escape(heading), justify="right" if right else "left", overflow="fold")
     ranked = sorted(found, key=lambda e: (not e.card.converged, -e.card.metrics.get("top1", 0.0)))
     for entry in ranked:
         table.add_row(*(escape(cell(entry)) for cell in columns.values()))
@@ -222,6 +243,10 @@ def _print_table(found: Sequence[Found]) -> None:
 def _top1(entry: Found) -> str:
     value = entry.card.metrics.get("top1")
     return "" if value is None else f"{value:.1%}"
+
+
+def _transfer(data: ScoredData, entry: Found) -> str:
+    return next((f"{s.miou:.1%}" for s in entry.scores if s.data == data), "")
 
 
 def _remarks(entry: Found) -> str:

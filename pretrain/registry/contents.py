@@ -1,10 +1,13 @@
 """What a registry holds, as far as the small files of its entries tell. Imports no torch."""
 
+from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pretrain.card import CARD_NAME, Card
 from pretrain.registry.names import EntryName, parse_name
+from pretrain.registry.scores import ScoredData, TransferScore, read_scores
 from pretrain.registry.sealed import SEAL_NAME, Seal, digest, parse_seal, parse_sealed_card
 from pretrain.registry.stores import Registry
 from shards.cli import UserError
@@ -20,6 +23,7 @@ class Found:
     seal: Seal
     digest: str
     card: Card
+    scores: tuple[TransferScore, ...] = ()
 
 
 def find_entries(store: Registry, *, every_version: bool) -> tuple[list[Found], list[str]]:
@@ -42,10 +46,16 @@ def find_entries(store: Registry, *, every_version: bool) -> tuple[list[Found], 
     return found, [fault for fault in read_all if isinstance(fault, str)]
 
 
+def scored_data(found: Iterable[Found]) -> list[ScoredData]:
+    """On what the entries were scored, the most common first."""
+    counts = Counter(score.data for entry in found for score in entry.scores)
+    return sorted(counts, key=lambda data: (-counts[data], data))
+
+
 def read_entry(store: Registry, name: EntryName) -> Found:
     """Read the card of one version. Raises `UserError` when it is not what was published."""
     where = f"{store.url}/{name}"
     seal_text, card_text = store.read(name, [SEAL_NAME, CARD_NAME])
     seal = parse_seal(seal_text, name, f"{where}: {SEAL_NAME}")
     card = parse_sealed_card(card_text, seal, name, f"{where}: {CARD_NAME}")
-    return Found(name, seal, digest(seal_text), card)
+    return Found(name, seal, digest(seal_text), card, read_scores(store, name, card.sha256))

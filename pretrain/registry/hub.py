@@ -81,6 +81,12 @@ class HubRegistry:
         oid = self._try("write", lambda: self._commit(repository, folder, seal, name))
         return self._tag(repository, oid, max(self.versions(name), default=0) + 1)
 
+    def attached(self, name: EntryName) -> list[str]:
+        return []
+
+    def attach(self, name: EntryName, file: str, content: bytes) -> None:
+        raise UserError(f"{self.url}: versions on the hub are commits, nothing is added to them")
+
     def _commit(self, repository: str, folder: Path, seal: bytes, name: EntryName) -> str:
         """Commit the files on top of what is there; returns the commit's hash.
 

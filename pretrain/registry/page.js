@@ -19,7 +19,7 @@ function show() {
 function sort() {
   const key = order.value;
   const value = (item) => (key === "name" ? item.id : Number(item.dataset[key]));
-  const sign = key === "top1" ? -1 : 1;
+  const sign = key === "mb" || key === "name" ? 1 : -1; // of accuracies the highest first
   items.sort((a, b) => (value(a) < value(b) ? -sign : value(a) > value(b) ? sign : 0));
   list.append(...items);
 }

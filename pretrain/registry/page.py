@@ -9,8 +9,9 @@ from string import Template
 
 from pretrain.archs import find_arch
 from pretrain.card import Card
-from pretrain.registry.contents import Found
+from pretrain.registry.contents import Found, scored_data
 from pretrain.registry.readme import licences_of, recipe_of, snippets
+from pretrain.registry.scores import ScoredData, spell_data, spell_score
 from shards.page import badge, text
 
 _HERE = Path(__file__).parent
@@ -30,16 +31,17 @@ $style</style>
 <body>
 <h1>Encoders pre-trained on micrographs</h1>
 <p>$registry. Top-1 is on each encoder's own validation images: compare it only between encoders of
-one corpus.</p>
+one corpus.$scored</p>
 <div class="tools">
 <input type="search" placeholder="name, class, source, licence …" aria-label="Search">
 <select aria-label="Order">
-<option value="top1">best first</option>
-<option value="mb">smallest first</option>
+<option value="top1">best top-1 first</option>
+$orders<option value="mb">smallest first</option>
 <option value="name">by name</option>
 </select>
 <output></output>
 </div>
+<div class="row head" aria-hidden="true">$heads</div>
 <main>
 $items
 </main>
@@ -50,18 +52,35 @@ $script</script>
 """)
 
 
+_SCORED = """ mIoU is that of a linear classifier on the frozen encoder, fitted to a few labelled
+images: compare it between encoders scored on the same ones."""
+
+
 def render_page(found: Sequence[Found], registry: str) -> str:
     """The page; those that did not converge stand last."""
+    data = scored_data(found)
     ranked = sorted(found, key=lambda e: (not e.card.converged, -e.card.metrics.get("top1", 0.0)))
     return _PAGE.substitute(
         style=(_HERE / "page.css").read_text(encoding="utf-8"),
         script=(_HERE / "page.js").read_text(encoding="utf-8"),
         registry=text(registry),
-        items="\n".join(_item(entry) for entry in ranked),
+        items="\n".join(_item(entry, data) for entry in ranked),
+        heads="".join(f"<span>{name}</span>" for name in _heads(data)),
+        orders="".join(
+            f'<option value="score{number}">best on {text(spell_data(each))} first</option>\n'
+            for number, each in enumerate(data)
+        ),
+        scored=_SCORED if data else "",
     )
 
 
-def _item(entry: Found) -> str:
+def _heads(data: Sequence[ScoredData]) -> list[str]:
+    """Of the columns: the first data that entries were scored on has one, the rest is inside."""
+    scored = [f"mIoU, {text(spell_data(at))}" for at in data[:1]]
+    return ["encoder", "top-1", *scored, "parameters", "file", "began from"]
+
+
+def _item(entry: Found, data: Sequence[ScoredData]) -> str:
     card, megabytes = entry.card, entry.seal.files["encoder.safetensors"].bytes / 1e6
     top1 = card.metrics.get("top1")
     marks = [] if card.converged else [badge("did not converge")]
@@ -69,12 +88,17 @@ def _item(entry: Found) -> str:
     words = [str(entry.name), card.timm_name, *card.classes, licences_of(card.sources)]
     words += [card.init, *(source.name for source in card.sources)]
     sortable = -1.0 if top1 is None or not card.converged else top1
+    by_data = {score.data: score.miou for score in entry.scores}
+    shown = "".join(
+        f'<span class="right score">{text(_percent(by_data.get(at)))}</span>' for at in data[:1]
+    )
+    scores = " ".join(f'data-score{n}="{by_data.get(at, -1):.5f}"' for n, at in enumerate(data))
     return f"""\
 <details id="{text(entry.name)}" data-search="{text(" ".join(words).lower())}" \
-data-top1="{sortable:.5f}" data-mb="{megabytes:.3f}">
-<summary><span class="name">{text(entry.name)} {" ".join(marks)}</span>
-{_share(top1)}<span class="right soft">{_params(card)}</span>\
-<span class="right soft">{megabytes:.0f} MB</span><span class="soft">from {text(card.init)}</span>
+data-top1="{sortable:.5f}" {scores} data-mb="{megabytes:.3f}">
+<summary class="row"><span class="name">{text(entry.name)} {" ".join(marks)}</span>
+{_share(top1)}{shown}<span class="right soft">{_params(card)}</span>\
+<span class="right soft">{megabytes:.0f} MB</span><span class="soft">{text(card.init)}</span>
 </summary>
 <div class="body"><div>
 {_code(card, entry)}
@@ -107,6 +131,7 @@ def _about(entry: Found) -> dict[str, str]:
     metrics = {key: value for key, value in card.metrics.items() if key not in ("epoch", "loss")}
     return {
         **{key: f"{value:.1%}" for key, value in sorted(metrics.items())},
+        **{f"mIoU, {spell_data(s.data)}": spell_score(s) for s in entry.scores},
         "corpus": ", ".join(source.name or "unnamed" for source in card.sources),
         "classes": str(len(card.classes) or "not published"),
         "licence": licences_of(card.sources),
@@ -141,6 +166,10 @@ def _share(value: float | None) -> str:
         f'<span class="share"><i><b style="width:{100 * value:.1f}%"></b></i>'
         f"<span>{value:.1%}</span></span>"
     )
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
 
 
 def _params(card: Card) -> str:

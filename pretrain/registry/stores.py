@@ -21,6 +21,7 @@ from shards.stores import filesystem, is_url
 
 HUB_PREFIX = "hf://"
 CLAIM_NAME = "claim"
+SCORES_FOLDER = "scores"  # of a version: what was measured after it was sealed
 
 
 class Registry(Protocol):
@@ -45,6 +46,12 @@ class Registry(Protocol):
 
     def add(self, folder: Path, seal: bytes, name: EntryName) -> int:
         """Publish the files of `folder` as a new version; the seal goes last."""
+
+    def attached(self, name: EntryName) -> list[str]:
+        """The files of one version's `SCORES_FOLDER`."""
+
+    def attach(self, name: EntryName, file: str, content: bytes) -> None:
+        """Put a small file there."""
 
 
 def open_registry(url: str, *, public: bool = False) -> Registry:
@@ -109,6 +116,19 @@ class FileRegistry:
             self._try("write", lambda: self._fs.pipe_file(f"{place}/{SEAL_NAME}", seal))
         assert claimed.version is not None
         return claimed.version
+
+    def attached(self, name: EntryName) -> list[str]:
+        below = f"{self._place(name)}/{SCORES_FOLDER}"
+        names = [path.removeprefix(f"{below}/") for path in self._find(below)]
+        return sorted(name for name in names if name.endswith(".json"))
+
+    def attach(self, name: EntryName, file: str, content: bytes) -> None:
+        place = f"{self._place(name)}/{SCORES_FOLDER}"
+        if self._local:
+            Path(place).mkdir(exist_ok=True)
+            write_atomically(Path(place) / file, content)
+        else:
+            self._try("write", lambda: self._fs.pipe_file(f"{place}/{file}", content))
 
     def _claim(self, name: EntryName) -> EntryName:
         """The next version, ours alone."""

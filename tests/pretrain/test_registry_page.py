@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,23 @@ from pretrain.card import Card
 from pretrain.registry.contents import Found
 from pretrain.registry.names import parse_name
 from pretrain.registry.page import render_page
+from pretrain.registry.scores import PROBE, TransferScore
 from pretrain.registry.sealed import Seal, SealedFile
 from shards.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 HOSTILE = "<script>alert(1)</script>"
+SCORE = TransferScore(
+    **{
+        "schema_version": 1,
+        "probe": PROBE,
+        "label": "steel-with-a-long-label",
+        "images": 3,
+        "folds": 3,
+    },
+    **{"encoder_sha256": "0" * 64, "data_sha256": "d" * 64, "scored": "2026-01-02"},
+    **{"miou": 0.5, "random_miou": 0.25, "iou": {"a": 0.5, "b": None}},
+)
 
 
 def entry(name: str, top1: float, **changes: object) -> Found:
@@ -54,7 +67,7 @@ def entry(name: str, top1: float, **changes: object) -> Found:
 def page(tmp_path: Path) -> Path:
     found = [
         entry("vgg11.micronet@1", 0.0137, converged=False),
-        entry("resnet50.micronet@2", 0.62),
+        replace(entry("resnet50.micronet@2", 0.62), scores=(SCORE,)),
         entry("efficientnet-b4.image-micronet@1", 0.945, init="imagenet"),
     ]
     path = tmp_path / "encoders.html"
@@ -81,6 +94,16 @@ def test_the_best_stands_first_and_a_failure_last(page: Path) -> None:
     names = re.findall(r'<details id="([^"]+)"', page.read_text(encoding="utf-8"))
     assert names == ["efficientnet-b4.image-micronet@1", "resnet50.micronet@2", "vgg11.micronet@1"]
     assert "did not converge" in page.read_text(encoding="utf-8").split('id="vgg11')[1]
+
+
+def test_the_page_is_put_in_order_by_what_users_want(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    (choice,) = re.findall(r'<option value="(score0)">best on steel-with-a-long-label dddd', text)
+    sorted_ = page.with_name("sorted.html")
+    pick = f'order.value = "{choice}"; order.dispatchEvent(new Event("change"));</script>'
+    sorted_.write_text(text.replace("</script>", pick))
+    elements = browse(sorted_.as_uri())
+    assert re.findall(r'<details id="([^"]+)"', elements)[0] == "resnet50.micronet@2"
 
 
 def test_a_search_leaves_what_it_found(page: Path) -> None:

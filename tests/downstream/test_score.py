@@ -1,0 +1,130 @@
+"""A registry's encoders scored on labelled images: the same every time, kept beside the entries."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from downstream.config import SegmentConfig
+from downstream.probe.folds import read_folds
+from downstream.score import main, rank
+from pretrain.card import Card, write_card
+from pretrain.model import bare_encoder, init_random
+from pretrain.publish import publish
+from pretrain.registry.__main__ import main as registry_main
+from pretrain.registry.contents import read_entry
+from pretrain.registry.names import parse_name
+from pretrain.registry.scores import PROBE, TransferScore, attach_score
+from pretrain.registry.stores import open_registry
+from shards.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo, file_sha256
+
+SOURCE = SourceInfo(name="steels", samples=9, licence="MIT", restriction=None, citation=None)
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two ResNet-18: `sees` has random weights, `blind` a first convolution of zeros."""
+    root = tmp_path_factory.mktemp("registry")
+    for tag in ("blind", "sees"):
+        torch.manual_seed(3)
+        encoder = bare_encoder("resnet18")
+        init_random(encoder, "resnet18")
+        if tag == "blind":
+            nn.init.zeros_(encoder.get_parameter("conv1.weight"))
+        export = tmp_path_factory.mktemp(tag)
+        save_file(encoder.state_dict(), export / "encoder.safetensors")
+        card = Card(
+            **{"schema_version": 4, "arch": "resnet18", "timm_name": "resnet18"},
+            **{"timm_features": "equal", "timm_difference": 0.0, "encoder_options": {}},
+            **{"init": "random", "init_tag": "", "classes": ("a", "b"), "channels": 1},
+            **{"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "image_size": 32, "converged": True},
+            **{"metrics": {"top1": 0.5}, "class_accuracy": None, "corpus_hash": "c" * 64},
+            **{"sources": (SOURCE,), "config": {}, "versions": {}},
+            sha256=file_sha256(export / "encoder.safetensors"),
+        )
+        write_card(export, card)
+        publish(export, tag, str(root / "encoders"))
+    return str(root / "encoders")
+
+
+@pytest.fixture(scope="module")
+def textures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stripes among noise of the same grey levels: no pixel tells by itself what it is of."""
+    folder = tmp_path_factory.mktemp("textures")
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (folder / name).mkdir()
+    for number in range(4):
+        mask = np.zeros((64, 96), np.uint8)
+        left = rng.integers(0, 48)
+        mask[:, left : left + 48] = 1
+        stripes = np.broadcast_to(np.arange(96) // 4 % 2, mask.shape)
+        levels = np.where(mask, stripes, rng.integers(0, 2, mask.shape))
+        pixels = np.uint8(80 + 90 * levels)
+        Image.fromarray(pixels).save(folder / "images" / f"{number}.png")
+        Image.fromarray(mask).save(folder / "masks" / f"{number}.png")
+    return folder
+
+
+def test_what_sees_is_ranked_above_what_is_blind_again_and_again(
+    registry: str, textures: Path
+) -> None:
+    data = read_folds(SegmentConfig(data=textures, folds=2))
+    store = open_registry(registry)
+    names = [parse_name("resnet18.blind@1"), parse_name("resnet18.sees@1")]
+    ranked = rank(store, names, data)
+    assert [str(name) for name, _ in ranked] == ["resnet18.sees@1", "resnet18.blind@1"]
+    (_, sees), (_, blind) = ranked
+    assert sees.miou > 0.9 and (sees.images, sees.folds) == (4, 2)
+    assert blind.miou < 0.6
+    assert sees.random_miou == blind.random_miou  # of the architecture
+    again = rank(store, names[1:], data)[0][1]
+    assert (again.miou, again.iou) == (sees.miou, sees.iou)
+
+
+def test_recorded_scores_stand_wherever_the_entry_does(
+    registry: str, textures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["--data", str(textures), "--registry", registry, "--record", "squares"])
+    assert capsys.readouterr().out.splitlines()[1].startswith("resnet18.sees@1")
+    registry_main(["list", "--registry", registry])
+    heading, *rows = capsys.readouterr().out.splitlines()
+    assert "squares " in heading and len(rows) == 2
+    registry_main(["show", "resnet18.sees", "--registry", registry])
+    assert "4 images in " in " ".join(capsys.readouterr().out.split())
+    registry_main(["show", "resnet18.sees", "--registry", registry, "--json"])
+    (score,) = json.loads(capsys.readouterr().out)["scores"]
+    assert score["label"] == "squares" and score["miou"] > 0.9
+    registry_main(["site", registry, "--out", str(tmp_path / "page.html")])
+    page = (tmp_path / "page.html").read_text()
+    assert "best on squares " in page and f"{score['miou']:.1%}" in page
+    registry_main(["verify", "--registry", registry])  # what was sealed is as it was
+
+
+@pytest.mark.parametrize(
+    "change", [{"encoder_sha256": "0" * 64}, {"miou": 7}, {"label": "../x"}, {"schema_version": 9}]
+)
+def test_a_score_that_is_none_is_told_and_hides_no_encoder(
+    change: dict[str, object], registry: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, name = open_registry(registry), parse_name("resnet18.sees@1")
+    card = read_entry(store, name).card
+    score = TransferScore(
+        **{"schema_version": 1, "probe": PROBE, "label": "other", "images": 3, "folds": 3},
+        **{"encoder_sha256": card.sha256, "data_sha256": "d" * 64, "scored": "2026-01-02"},
+        **{"miou": 0.5, "random_miou": 0.25, "iou": {"a": 0.5, "b": None}},
+    )
+    attach_score(store, name, score)
+    assert score in read_entry(store, name).scores
+    (path,) = Path(registry).glob("resnet18.sees/1/scores/other-*.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    registry_main(["list", "--registry", registry])
+    told = capsys.readouterr()
+    assert "resnet18.sees@1" in told.out and "other" not in told.out
+    assert "it is not shown" in told.err
+    path.unlink()
