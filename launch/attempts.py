@@ -16,7 +16,7 @@ from typing import Literal
 from launch.programs import find_program
 from launch.tasks import Grid, Task
 from pretrain.atomic import write_atomically
-from pretrain.status import Status, read_status
+from pretrain.status import EXIT_INTERRUPTED, Status, read_status
 from shards.cli import UserError
 
 # interrupted: saved, goes on. stopped: by a SIGTERM, without saving; begins anew.
@@ -92,7 +92,8 @@ def judge(grid: Grid, task: Task, attempt: Attempt) -> tuple[Verdict, str]:
         if is_finished(task, status):
             return "finished", ""
         return "failed", "ended without an error, yet not finished"
-    if fresh is not None and fresh.state == "interrupted":
+    told = fresh is not None and fresh.state == "interrupted"
+    if told or attempt.code == EXIT_INTERRUPTED:  # the code of programs that write no status
         return "interrupted", ""
     if attempt.code == _TERMINATED:
         return "stopped", ""

@@ -20,7 +20,7 @@ from launch.state import TaskState, grid_states, spell_counts, task_state
 from launch.status import main as print_status
 from launch.task import main as task_step
 from launch.tasks import Grid, freeze
-from pretrain.status import Status, write_status
+from pretrain.status import EXIT_INTERRUPTED, Status, write_status
 from shards.cli import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -73,6 +73,20 @@ def test_an_interruption_of_an_earlier_start_does_not_hide_a_failure(grid: Grid)
     with grid.log(grid.tasks[0]).open("a") as log:
         log.write("error: no shards in nowhere\n")
     assert end(grid, grid.tasks[0], 1) == ("failed", "no shards in nowhere")
+
+
+def test_a_program_without_a_status_tells_by_its_code_that_it_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    text = "program: downstream.adapt\nroot: out\nsettings: {study: s.yaml, target: T1}\n"
+    Path("grid.yaml").write_text(f"{text}axes: {{seed: [0]}}\n")
+    grid = build_grid(Path("grid.yaml"))
+    begin(grid, grid.tasks[0], os.getpid())
+    assert ended(grid, 0, EXIT_INTERRUPTED).kind == "preempted"
+    begin(grid, grid.tasks[0], os.getpid())
+    assert ended(grid, 0, 1).kind == "failed"
 
 
 def test_a_task_whose_process_is_gone_goes_on(grid: Grid) -> None:
