@@ -81,6 +81,7 @@ class AdaptConfig:
     multi_level: Annotated[bool, "an auxiliary head on the last stage but one (ASN)"] = True
     one_logit: Annotated[bool, "of two classes, one logit and binary cross entropy (B)"] = True
     bn: Annotated[BnMode, "batch norm: frozen, shared (ASN), or statistics per domain"] = "domain"
+    bn_affine: Annotated[bool, "train its scale and shift (ASN: no)"] = True
 
     inner: Annotated[int | None, "side of what counts in a tile, pixels [study's; 512 (B)]"] = None
     ring: Annotated[int | None, "pixels around it that only give context [study's; 62 (B)]"] = None
@@ -137,11 +138,9 @@ class AdaptConfig:
             ours = self.network == "DeepLabV2" and not self.arch.startswith(TIMM_PREFIX)
             if ours and (fault := qualifies(self.arch)):
                 raise ValueError(fault)
-        for name in ("steps", "log_steps", "mask_block"):
+        for name in ("steps", "batch_size", "log_steps", "mask_block"):
             if getattr(self, name) < 1:
                 raise ValueError(f"setting {name!r} must be at least 1, not {getattr(self, name)}")
-        if self.batch_size < 2:
-            raise ValueError(f"batch_size must be at least 2 (batch norm), not {self.batch_size}")
         if self.fold < 0 or (self.folds is not None and self.fold >= self.folds):
             raise ValueError(f"there is no fold {self.fold} of {self.folds}; folds count from 0")
         for name in ("lr", "critic_lr", "head_lr_factor"):

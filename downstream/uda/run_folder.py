@@ -199,7 +199,7 @@ def write_results(
         "method": config.method,
         "teacher": config.parts.teacher,
         "style": config.style,
-        "target": config.target,
+        "target": config.target if config.uses_target else None,  # null: the run saw none
         "target_labels": config.parts.target_labels,  # True: a reference, no adaptation
         "fold": config.fold,
         "folds": config.folds or data.study.folds,

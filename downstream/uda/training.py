@@ -106,7 +106,7 @@ class Trainer:
             self._pools["target"] = target.to(device)
         self._augment = build_tile_augmentation(config.augmentation, study.orientation, IGNORE)
         segmenter.model.train()
-        set_bn_mode(segmenter.model, config.training_bn)
+        set_bn_mode(segmenter.model, config.training_bn, affine=config.bn_affine)
         self._optimizer = self._build_optimizer()
         self._classes = len(study.classes)
         self.adversary = (

@@ -11,10 +11,11 @@ from downstream.uda.config import AdaptConfig
 
 # A discriminator that is nearly always right no longer says in which direction to go.
 CRITIC_WINS = 0.95  # accuracy, mean of the last windows
-DRIFT_BOUND = 0.15  # change of a phase fraction of the teacher's since the warm-up
+DRIFT_BOUND = 0.15  # change of a phase fraction of the teacher's since its first good windows
 VANISHED = 0.005  # phase fraction on the target of a class that is no rarity in the source
 _RARE = 0.02
 _WINDOWS = 5
+_SETTLING = 0.25  # share of the steps that says nothing yet
 
 Record = dict[str, float]
 
@@ -75,8 +76,7 @@ class Watch:
 
     def _critic_wins(self) -> dict[str, str]:
         accuracy = self._recent("critic_accuracy_main")
-        early = self._records[-1]["step"] < self._config.steps / 5
-        if accuracy is None or early or accuracy < CRITIC_WINS:
+        if accuracy is None or self._early(self._records[-1]) or accuracy < CRITIC_WINS:
             return {}
         return {
             "critic": f"the discriminator tells source from target in {accuracy:.0%} of all places "
@@ -102,7 +102,9 @@ class Watch:
         for index, (name, share) in enumerate(zip(self._names, self._shares, strict=True)):
             for who in ("student", "teacher"):
                 now = self._recent(f"{who}_fraction_{index}")
-                if now is not None and now < VANISHED and share > _RARE:
+                if now is None or self._early(self._records[-1]):
+                    continue
+                if now < VANISHED and share > _RARE:
                     found[f"vanished {name}"] = (
                         f"the {who} finds next to no {name} on the target ({now:.1%}, source "
                         f"{share:.0%}): a trivial solution?"
@@ -110,19 +112,18 @@ class Watch:
         return found
 
     def _drift(self) -> list[float] | None:
-        """Change per class of the teacher's fractions since the first window after warm-up."""
+        """Change per class of the teacher's fractions since it has settled."""
         key = "teacher_fraction_0"
-        later = [
-            record
-            for record in self._records
-            if key in record and record["step"] > self._config.warmup_steps
-        ]
+        later = [record for record in self._records if key in record and not self._early(record)]
         if not later:
             return None
         return [
             later[-1][f"teacher_fraction_{i}"] - later[0][f"teacher_fraction_{i}"]
             for i in range(len(self._names))
         ]
+
+    def _early(self, record: Record) -> bool:
+        return record["step"] < max(self._config.warmup_steps, _SETTLING * self._config.steps)
 
     def _recent(self, name: str) -> float | None:
         """The mean over the last windows; None before there are enough."""

@@ -39,7 +39,7 @@ def draw_toy(seed: int, size: tuple[int, int] = (96, 112)) -> tuple[Image8, Imag
 
 def faded(image: Image8) -> Image8:
     """Less contrast, brighter: another detector."""
-    return (150 + 0.3 * (image.astype(float) - 80)).clip(0, 255).astype(np.uint8)
+    return (160 + 0.2 * (image.astype(float) - 80)).clip(0, 255).astype(np.uint8)
 
 
 def inverted(image: Image8) -> Image8:
@@ -78,7 +78,7 @@ def config(toy: Path, tmp_path: Path) -> AdaptConfig:
         study=toy,
         target="faded",
         run_dir=tmp_path / "run",
-        arch="resnet18",
+        arch="mobilenet_v2",
         batch_size=2,
         steps=4,
         warmup_steps=0,

@@ -1,0 +1,43 @@
+"""The recipes and grids of adaptation load, and say what their papers say."""
+
+from pathlib import Path
+
+import pytest
+
+from downstream.uda.config import AdaptConfig
+from launch.grid import load_grid
+from shards.settings import build_config, load_config, read_recipe
+
+ROOT = Path(__file__).parents[3]
+RECIPES = sorted((ROOT / "configs" / "downstream" / "adapt").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_loads_and_changes_what_it_names(path: Path) -> None:
+    recipe = read_recipe(path)
+    config = build_config(AdaptConfig, {"study": "s.yaml", "target": "T1"} | recipe)
+    usual = AdaptConfig(study=Path("s.yaml"), target="T1")
+    same = {name for name in recipe if getattr(config, name) == getattr(usual, name)}
+    assert same <= {"method", "steps"}  # said for the reader
+
+
+def test_the_published_variant_is_the_one_of_the_public_code() -> None:
+    path = ROOT / "configs" / "downstream" / "adapt" / "adaptsegnet-published.yaml"
+    config = load_config(
+        AdaptConfig, ["--config", str(path), "--study", "s.yaml", "--target", "T1"]
+    )
+    assert config.dilations == (6, 12)
+    assert (config.optimizer, config.lr, config.head_lr_factor) == ("sgd", 2.5e-4, 10)
+    assert (config.adv_weight, config.adv_aux_weight, config.aux_weight) == (0.001, 0.0002, 0.1)
+    assert (config.training_bn, config.bn_affine) == ("shared", False)
+
+
+@pytest.mark.parametrize(("name", "tasks"), [("adapt-cpu", 57), ("adapt-paper-b", 125)])
+def test_grids_have_source_only_once_for_all_targets(
+    name: str, tasks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    grid = load_grid(Path("configs/launch") / f"{name}.yaml")
+    assert len(grid.tasks) == tasks
+    plain = [task.name for task in grid.tasks if "source_only" in task.name]
+    assert plain and all("T1" in task for task in plain)
