@@ -126,6 +126,7 @@ TARGETS: Mapping[str, Shift] = MappingProxyType(
         ),
     }
 )
+_NUMBERS = tuple(f.name for f in dataclasses.fields(Shift) if f.name != "inverted")
 _RATIOS = ("film_nm", "boundary_nm", "blur_nm", "pixel_nm", "gain", "gamma")  # blended as such
 
 
@@ -162,9 +163,6 @@ def random_shift(rng: np.random.Generator, strength: float, label_shift: bool = 
         values["bainite"] = SOURCE.bainite
     inverted = bool(rng.integers(2)) and strength > 0
     return dataclasses.replace(SOURCE, inverted=inverted, **_bounded(values))
-
-
-_NUMBERS = tuple(f.name for f in dataclasses.fields(Shift) if f.name != "inverted")
 
 
 def _bounded(values: dict[str, float]) -> dict[str, Any]:
