@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from pretrain.config import TrainConfig
+from pretrain.processes import together
 from shards.cli import UserError, console
 
 CPU_MICRO_BATCH = 32  # enough for batch norm; larger ones are no faster on a CPU
@@ -23,10 +24,11 @@ def fit_micro_batch(model: nn.Module, config: TrainConfig, accelerator: Accelera
     if accelerator.device.type != "cuda":
         return min(share, CPU_MICRO_BATCH)
     size = share
-    while not _fits(model, size, config, accelerator):
-        size //= 2
-        if size < 2:  # batch norm needs two
-            raise UserError(f"{config.arch} at {config.image_size} px does not fit on this GPU")
+    with together(accelerator):
+        while not _fits(model, size, config, accelerator):
+            size //= 2
+            if size < 2:  # batch norm needs two
+                raise UserError(f"{config.arch} at {config.image_size} px does not fit on this GPU")
     sizes = accelerator.gather(torch.tensor([size], device=accelerator.device))
     size = int(sizes.min())
     if accelerator.is_main_process and size < share:

@@ -65,21 +65,29 @@ def check_equal(accelerator: Accelerator, name: str, *values: int) -> None:
 
 
 @contextmanager
-def together(accelerator: Accelerator) -> Iterator[None]:
+def together(
+    accelerator: Accelerator, interruption: "Interruption | None" = None
+) -> Iterator[None]:
     """Wait for all processes at the end; an error of one inside ends them all.
 
-    Without this, who goes on would wait for ever for the one that failed.
+    Without this, who goes on would wait for ever for the one that failed. With `interruption`, a
+    stop that one was asked for ends them all too: only where there is nothing to save. No
+    collective operation may stand inside: one that has failed takes no part in it.
     """
-    fault: UserError | OSError | None = None
+    fault: Exception | None = None
     try:
         yield
-    except (UserError, OSError) as error:
+    except Exception as error:  # whatever it is, the others must hear of it
         fault = error
-    faults = sum_over(accelerator, torch.tensor([fault is not None], dtype=torch.float32))
+    asked = interruption is not None and interruption.requested
+    told = torch.tensor([fault is not None, asked], dtype=torch.float32)
+    faults, stops = sum_over(accelerator, told).tolist()
     if fault is not None:
         raise fault
-    if faults.item():
+    if faults:
         sys.exit(EXIT_USER_ERROR)  # the one that failed says why
+    if stops:
+        sys.exit(EXIT_INTERRUPTED)
 
 
 def average_statistics(model: nn.Module, accelerator: Accelerator) -> None:
@@ -113,13 +121,13 @@ def synchronise_norms(model: nn.Module, processes: int, device: torch.device) ->
 class Interruption:
     """Notices SIGTERM and SIGUSR1, which clusters send before a kill.
 
-    At first they end the process at once, as nothing is lost by it; after `defer` they only raise
-    a flag, and the loop ends when all processes have seen it.
+    One process that has nothing to save yet ends at once. Else they only raise a flag, and all
+    processes end together: in `together`, or when the loop has seen it.
     """
 
     def __init__(self) -> None:
         self.requested = False
-        self._deferred = False
+        self._deferred = int(os.environ.get("WORLD_SIZE", "1")) > 1  # others would wait for it
         self._owner = os.getpid()
         self._before: dict[int, Any] = {}
 
@@ -140,6 +148,17 @@ class Interruption:
     def defer(self) -> None:
         """From now on there is something to save."""
         self._deferred = True
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Around what takes long and loses nothing: there, end without waiting for the others."""
+        deferred, self._deferred = self._deferred, False
+        try:
+            if self.requested:
+                sys.exit(EXIT_INTERRUPTED)
+            yield
+        finally:
+            self._deferred = deferred
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:  # forked workers inherit the handler

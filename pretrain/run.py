@@ -5,6 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import TracebackType
 from typing import IO, Any, NoReturn
@@ -62,9 +63,9 @@ class Run:
         self._progress = Progress()
         self._saved_at = time.monotonic()
         self._lock: IO[str] | None = None
-        with together(accelerator):  # all have compared before one writes
+        with self.together():  # all have compared before one writes
             check_same_run(self.paths, config, manifest)
-        with together(accelerator):
+        with self.together():
             if accelerator.is_main_process:
                 self._lock = lock(self.paths.lock)
                 write_description(self.paths, config, manifest)
@@ -88,26 +89,32 @@ class Run:
         if self._lock is not None:
             self._lock.close()
 
+    def together(self) -> AbstractContextManager[None]:
+        """Around a part of the start: an error in one process, or a stop, ends all of them."""
+        return together(self._accelerator, self._interruption)
+
     def average(self, ema: Ema | None) -> None:
         """Load, save and keep these averaged weights too, if there are any."""
         self._ema = ema
 
     def resume(self, model: nn.Module, optimizer: Any) -> Progress:
         """Load the newest checkpoint into the (not yet prepared) model and optimizer."""
-        found = load_checkpoint(self.paths.checkpoints)
         progress = Progress()
-        if found is not None:
-            progress, state = found
-            progress = replace(progress, finished=self._why_finished(progress))
-            self._load(model, optimizer, state)
-            self._report_resume(progress)
+        with self.together():
+            found = load_checkpoint(self.paths.checkpoints)
+            if found is not None:
+                progress, state = found
+                progress = replace(progress, finished=self._why_finished(progress))
+                self._load(model, optimizer, state)
+                self._report_resume(progress)
         self._progress = progress
         check_equal(self._accelerator, "checkpoint", progress.epoch, progress.step)
-        if self._accelerator.is_main_process:
-            self._tracker = RunTracker(
-                self.paths.folder, self._config, self._manifest, progress.epoch
-            )
-            self._tell("running")
+        with self.together():
+            if self._accelerator.is_main_process:
+                self._tracker = RunTracker(
+                    self.paths.folder, self._config, self._manifest, progress.epoch
+                )
+                self._tell("running")
         return progress
 
     def watch(self, model: nn.Module, optimizer: Any, progress: Progress) -> None:
@@ -166,13 +173,15 @@ class Run:
         Raises `UserError` when that has been tried often enough.
         """
         assert self._model is not None
-        found = load_good(self.paths.checkpoints)
-        if found is None:
-            raise UserError(f"{fault}, and {self.paths.checkpoints} has no state to roll back to")
-        good, state = found
-        progress = after_rollback(self._config, good, fault)
+        plain = self._accelerator.unwrap_model(self._model)
+        with together(self._accelerator):
+            found = load_good(self.paths.checkpoints)
+            if found is None:
+                folder = self.paths.checkpoints
+                raise UserError(f"{fault}, and {folder} has no state to roll back to")
+            progress = after_rollback(self._config, found[0], fault)
+            self._load(plain, self._optimizer, found[1])
         check_equal(self._accelerator, "good checkpoint", progress.epoch, progress.step)
-        self._load(self._accelerator.unwrap_model(self._model), self._optimizer, state)
         if self._accelerator.is_main_process:
             warn(
                 f"{fault}: back to {_state_after(progress.epoch)}, "

@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,11 +47,14 @@ def write_status(folder: Path, status: Status) -> None:
 
 @contextmanager
 def told_if_stopped(folder: Path) -> Iterator[None]:
-    """Around what comes before a run opens its folder, and may take long: a stop is no failure."""
+    """Around what comes before a run has opened, and may take long: a stop is no failure.
+
+    Of several processes, the first tells.
+    """
     try:
         yield
     except SystemExit as stop:
-        if stop.code == EXIT_INTERRUPTED:
+        if stop.code == EXIT_INTERRUPTED and os.environ.get("RANK", "0") == "0":
             before = read_status(folder) or Status(state="interrupted")
             folder.mkdir(parents=True, exist_ok=True)
             reason = "asked to stop before it began"

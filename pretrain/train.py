@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ from pretrain.processes import (
     sum_over,
     synchronise_norms,
     thread_count,
+    together,
 )
 from pretrain.run import Run
 from pretrain.run_folder import pin_init
@@ -61,21 +63,19 @@ def main(argv: Sequence[str] | None = None) -> None:
 def train(config: TrainConfig, interruption: Interruption) -> None:
     """Train to the end, or until interrupted; goes on where an earlier run in the folder ended."""
     with told_if_stopped(config.run_folder):
-        folder = stage(config.shards, config.cache_dir)
-    train_data, val_data = open_split(folder, "train"), open_split(folder, "val")
-    manifest = train_data.manifest
-    if len(manifest.classes) < 2 or not len(val_data) or not len(train_data):
-        raise UserError(
-            f"{config.shards} has {len(manifest.classes)} classes, {len(train_data)} training and "
-            f"{len(val_data)} validation images; training needs two classes and both splits"
-        )
-    accelerator = start_accelerator(config)
-    with Run(config, accelerator, manifest, interruption) as run:
+        with interruption.at_once():
+            folder = stage(config.shards, config.cache_dir)
+        accelerator = start_accelerator(config)
+        with together(accelerator, interruption):
+            train_data, val_data = _open_splits(config, folder)
+        run = Run(config, accelerator, train_data.manifest, interruption)
+    with run:
         torch.manual_seed(config.seed)
-        classes = len(manifest.classes)
-        model: nn.Module = build_classifier(
-            config.arch, config.init, classes, config.dropout, config.image_size
-        )
+        classes = len(train_data.manifest.classes)
+        with run.together():
+            model: nn.Module = build_classifier(
+                config.arch, config.init, classes, config.dropout, config.image_size
+            )
         # A fifth faster on CPUs (ResNet-18, 112 px) and what tensor cores want on GPUs.
         model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer: Any = build_optimizer(model, config)
@@ -85,7 +85,8 @@ def train(config: TrainConfig, interruption: Interruption) -> None:
         if progress.finished:
             console.print(f"{run.paths.folder} is finished: {progress.finished}", markup=False)
             return
-        train_source, val_source = _sources((train_data, val_data), config, accelerator)
+        with run.together():
+            train_source, val_source = _sources((train_data, val_data), config, accelerator)
         micro_batch_size = _micro_batch_size(model, config, progress, accelerator)
         progress = replace(
             progress, micro_batch_size=micro_batch_size, threads=torch.get_num_threads()
@@ -101,8 +102,9 @@ def train(config: TrainConfig, interruption: Interruption) -> None:
         pace = Pace(config.epochs, plan.steps_per_epoch, visible=accelerator.is_main_process)
         objective = build_objective(config, labels, classes, accelerator.device)
         training = Training(config, accelerator, run, plan, pace, objective, model, optimizer, ema)
-        train_loader = _loader(train_source, config, accelerator, micro_batch_size)
-        val_loader = _loader(val_source, config, accelerator, micro_batch_size)
+        with run.together():
+            train_loader = _loader(train_source, config, accelerator, micro_batch_size)
+            val_loader = _loader(val_source, config, accelerator, micro_batch_size)
         while not progress.finished:
             try:
                 progress, measured = train_epoch(training, train_loader, progress)
@@ -213,6 +215,17 @@ def take_step(training: Training, epoch: int, step: Step) -> None:
     if training.ema is not None:
         plain = training.accelerator.unwrap_model(training.model)
         training.ema.update(plain, epoch, step.number, training.plan.steps_per_epoch)
+
+
+def _open_splits(config: TrainConfig, folder: Path) -> tuple[ShardSplit, ShardSplit]:
+    train_data, val_data = open_split(folder, "train"), open_split(folder, "val")
+    classes = len(train_data.manifest.classes)
+    if classes < 2 or not len(val_data) or not len(train_data):
+        raise UserError(
+            f"{config.shards} has {classes} classes, {len(train_data)} training and "
+            f"{len(val_data)} validation images; training needs two classes and both splits"
+        )
+    return train_data, val_data
 
 
 def _plan(

@@ -59,6 +59,26 @@ def shards(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="session")
+def even_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """144 training images and 36 for validation: in batches of four, it has two rounds."""
+    folder = tmp_path_factory.mktemp("even")
+    rng = np.random.default_rng(0)
+    for name in ("noise", "stripes"):
+        (folder / "corpus" / name).mkdir(parents=True)
+        for number in range(90):
+            pixels = rng.uniform(0, 255, (40, 40))
+            if name == "stripes":  # faint, so that the best epoch is a late one
+                pixels = 0.88 * pixels + 0.12 * rng.uniform(0, 255, (40, 1))
+            image = Image.fromarray(pixels.astype(np.uint8))
+            image.save(folder / "corpus" / name / f"{number}.png")
+    source, out = str(folder / "corpus"), folder / "shards"
+    write_shards(
+        WriteConfig(source=source, out=str(out), profile="exact", workers=1, val_per_class=18)
+    )
+    return out
+
+
 @pytest.fixture
 def tiny(shards: Path) -> list[str]:
     """Flags of a run that takes seconds: six steps an epoch."""
@@ -74,11 +94,11 @@ class Nursery:
         self._doing = folder / "doing"
         self.log = folder / "log"
 
-    def start(self, argv: Sequence[str], world: int = 1) -> list[int]:
-        """The process ids of a new trainer's processes."""
+    def start(self, argv: Sequence[str], world: int = 1, last: Sequence[str] = ()) -> list[int]:
+        """The process ids of a new trainer's processes; `last`: more flags, for the last alone."""
         self._doing.write_text("")
         order = {"argv": [*argv], "log": str(self.log), "doing": str(self._doing)}
-        order |= {"world": world}
+        order |= {"world": world, "last": [*last]}
         self._stdin.write(json.dumps(order) + "\n")
         self._stdin.flush()
         return self._answer()

@@ -1,8 +1,9 @@
 """Forks trainers from a process that has imported what they need: ten seconds saved on each.
 
-Reads an order per line from stdin, `{"argv", "log", "doing", "world"}`, and answers with
-the process ids, then with how each ended (as `Popen.returncode`). The trainer is the real
-one, in a session of its own; it only notes in the file `doing` with which part it is busy.
+Reads an order per line from stdin, `{"argv", "last", "log", "doing", "world"}` (`last`: flags that
+only the last process gets, behind the others). Answers with the process ids, then with how each
+ended (as `Popen.returncode`). The trainer is the real one, in a session of its own; it only notes
+in the file `doing` with which part it is busy.
 """
 
 import functools
@@ -30,7 +31,8 @@ def serve() -> None:
             if not child:
                 if world > 1:
                     os.environ |= _environment(rank, world, port)
-                _become_trainer(order["argv"], Path(order["log"]), Path(order["doing"]))
+                argv = [*order["argv"], *(order["last"] if rank == world - 1 else ())]
+                _become_trainer(argv, Path(order["log"]), Path(order["doing"]))
                 return
             children.append(child)
         print(*children, flush=True)

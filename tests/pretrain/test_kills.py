@@ -13,16 +13,13 @@ from pathlib import Path
 from signal import SIGKILL, SIGTERM
 from typing import Any, Literal
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from pretrain.checkpoint import Progress, list_checkpoints, load_checkpoint
 from pretrain.run_folder import RunPaths
 from pretrain.status import EXIT_INTERRUPTED, read_status
 from pretrain.tracking import read_metrics
-from shards.write import WriteConfig, write_shards
 
 ROOT = Path(__file__).parents[2]
 TIMING = {"images_per_second", "data_wait", "train_seconds", "epoch_seconds"}
@@ -56,25 +53,6 @@ BLOWS: list[list[Blow]] = [
     [Blow(SIGTERM, launched="group")],
     [Blow(SIGTERM, launched="trainer")],
 ]
-
-
-@pytest.fixture
-def even_shards(tmp_path: Path) -> Path:
-    """144 training images and 36 for validation: in batches of four, it has two rounds."""
-    random_numbers = np.random.default_rng(0)
-    for name in ("noise", "stripes"):
-        folder = tmp_path / "corpus" / name
-        folder.mkdir(parents=True)
-        for number in range(90):
-            pixels = random_numbers.uniform(0, 255, (40, 40))
-            if name == "stripes":  # faint, so that the best epoch is a late one
-                pixels = 0.88 * pixels + 0.12 * random_numbers.uniform(0, 255, (40, 1))
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
-    source, out = str(tmp_path / "corpus"), tmp_path / "shards"
-    write_shards(
-        WriteConfig(source=source, out=str(out), profile="exact", workers=1, val_per_class=18)
-    )
-    return out
 
 
 @pytest.mark.slow

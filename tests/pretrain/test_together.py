@@ -1,0 +1,103 @@
+"""What befalls one of two processes ends both of them: an error, or being asked to stop."""
+
+import os
+import time
+from pathlib import Path
+from signal import SIGTERM, SIGUSR1
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pretrain.checkpoint import load_checkpoint
+from pretrain.run_folder import RunPaths
+from pretrain.status import EXIT_INTERRUPTED, read_status
+from shards.cli import EXIT_USER_ERROR
+
+STEPS = 9  # of an epoch
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        ("--shards", "absent", "python -m shards.write"),
+        ("--run-dir", "damaged", "no checkpoint in"),  # found when it resumes
+        ("--run-dir", "empty", "has no state to roll back to"),  # when it has diverged
+    ],
+)
+def test_an_error_of_one_process_ends_both_and_is_told_once(
+    tiny: list[str], tmp_path: Path, nursery: Any, flag: str, value: str, said: str
+) -> None:
+    checkpoints = RunPaths(tmp_path / "damaged").checkpoints
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "state-0000000000-0123456789abcdef.pt").write_bytes(b"garbage")
+    run, before = tmp_path / "run", _log_size(nursery)
+    argv = [*tiny, "--run-dir", str(run), "--device", "cpu", "--lr", "1e3"]
+    nursery.start(argv, world=2, last=[flag, str(tmp_path / value)])
+    assert nursery.wait() == [EXIT_USER_ERROR] * 2
+    errors = [line for line in _log(nursery, before) if line.startswith("error:")]
+    assert len(errors) == 1 and said in errors[0], errors
+    status = read_status(run)
+    if flag == "--run-dir":  # the first has opened its folder
+        assert status is not None
+        assert (status.state, status.reason) == ("failed", "another process failed")
+
+
+@pytest.mark.slow
+def test_a_stop_of_one_process_stops_both_in_every_part_of_a_run(
+    even_shards: Path, tmp_path: Path, nursery: Any
+) -> None:
+    flags = ["--arch", "tu-test_resnet", "--shards", str(even_shards), "--image-size", "64"]
+    flags += ["--batch-size", "16", "--micro-batch-size", "2", "--epochs", "6", "--patience", "6"]
+    flags += ["--threads", "1", "--loader-threads", "1", "--device", "cpu", "--ema-epochs", "1"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    nursery.start([*flags, "--run-dir", str(whole)], world=2)
+    assert nursery.wait() == [0, 0], _log(nursery)
+    epochs = []
+    for number, (part, rank) in enumerate(
+        [("warm-up", 1), ("validation", 0), ("warm-up", 0), ("training", 1), ("validation", 1)]
+    ):
+        trainers = nursery.start([*flags, "--run-dir", str(stopped)], world=2)
+        _wait_for(lambda wanted=part: nursery.part() == wanted)  # type: ignore[misc]
+        if part == "warm-up":  # the other one may not have come so far
+            time.sleep(0.2)
+        os.kill(trainers[rank], SIGUSR1 if number % 2 else SIGTERM)
+        assert nursery.wait() == [EXIT_INTERRUPTED] * 2, (part, rank, _log(nursery))
+        status = read_status(stopped)
+        assert status is not None and status.state == "interrupted", (part, rank, status)
+        found = load_checkpoint(RunPaths(stopped).checkpoints)
+        epochs.append(None if found is None else (found[0].epoch, found[0].step))
+    assert epochs[0] is None and epochs[2] == epochs[1], epochs  # nothing was trained
+    assert epochs[1] == (0, STEPS), epochs  # all steps are done, and not yet the validation
+    nursery.start([*flags, "--run-dir", str(stopped)], world=2)
+    assert nursery.wait() == [0, 0], _log(nursery)
+    one, other = (load_checkpoint(RunPaths(run).checkpoints) for run in (whole, stopped))
+    assert one is not None and other is not None and one[0] == other[0]
+    torch.testing.assert_close(other[1]["optimizer"], one[1]["optimizer"], rtol=0, atol=0)
+    _assert_equal_weights(other[1]["model"], one[1]["model"])
+    _assert_equal_weights(other[1]["ema"], one[1]["ema"])
+    _assert_equal_weights(*(load_file(RunPaths(run).best) for run in (stopped, whole)))
+
+
+def _assert_equal_weights(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    """Bit for bit; but running statistics, averaged once more at each stop, to within rounding."""
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        rounding = 1e-6 if "running_" in name else 0.0
+        torch.testing.assert_close(found[name], tensor, rtol=rounding, atol=rounding)
+
+
+def _log_size(nursery: Any) -> int:
+    return nursery.log.stat().st_size if nursery.log.exists() else 0
+
+
+def _log(nursery: Any, start: int = 0) -> list[str]:
+    return nursery.log.read_bytes()[start:].decode().splitlines()  # type: ignore[no-any-return]
+
+
+def _wait_for(condition: Any, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.001)
