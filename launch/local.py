@@ -1,9 +1,11 @@
 """Runs the tasks of a grid on this machine, some at a time, without SLURM.
 
-    python -m launch.local GRID [--jobs N] [--gpus 0,1] [--retry-failed] [--only NAME ...]
+    python -m launch.local GRID [--jobs N] [--threads N] [--gpus 0,1] [--only NAME ...]
 
-Finished tasks are skipped and interrupted ones go on. Ctrl-C (or SIGTERM) asks the running ones to
-save and waits for them; a second Ctrl-C kills them. Exit code: 0 all done, 1 some failed.
+Tasks that run side by side share the cores evenly, unless --threads or their own settings say
+otherwise. Finished ones are skipped and interrupted ones go on. Ctrl-C (or SIGTERM) asks the
+running ones to save and waits for them; a second Ctrl-C kills them. Exit code: 0 all done, 1 some
+failed.
 """
 
 import fcntl
@@ -24,12 +26,13 @@ from typing import Any
 
 from launch.attempts import begin, end
 from launch.grid import load_grid
-from launch.programs import find_program
+from launch.programs import command_flags, find_program, thread_settings
 from launch.selection import add_flags, chosen_tasks, set_aside
 from launch.start import local_start
 from launch.state import TaskState, grid_states, spell_counts
 from launch.tasks import Grid, Task, freeze
-from shards.cli import ArgumentParser, UserError, console, program, progress_bar
+from shards.cli import ArgumentParser, UserError, console, cores, program, progress_bar
+from shards.settings import read_recipe
 
 EXIT_FAILED = 1
 _POLL_SECONDS = 0.2
@@ -41,19 +44,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description="Run the tasks of a grid on this machine.")
     parser.add_argument("grid", type=Path, help="YAML file of the grid")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="tasks at a time [1]")
+    help_ = "cores of a task that sets no threads itself [all; with --jobs, its share]"
+    parser.add_argument("--threads", type=int, metavar="N", help=help_)
     parser.add_argument("--gpus", help="their numbers, 0,1,… [CUDA_VISIBLE_DEVICES, or all]")
     add_flags(parser)
     arguments = parser.parse_args(argv)
-    if arguments.jobs < 1:
-        raise UserError("--jobs must be at least 1")
+    if arguments.jobs < 1 or (arguments.threads is not None and arguments.threads < 1):
+        raise UserError("--jobs and --threads must be at least 1")
     grid = load_grid(arguments.grid)
     with _alone(grid):
         chosen = chosen_tasks(grid_states(grid), arguments)
         if arguments.afresh:
             for state in chosen:
                 set_aside(grid, state)
+        jobs = min(arguments.jobs, len(chosen))
+        threads = arguments.threads or (cores() // jobs if jobs > 1 else None)
         interrupted = run_tasks(
-            grid, [state.task for state in chosen], arguments.jobs, _gpus(arguments.gpus)
+            grid, [state.task for state in chosen], jobs, _gpus(arguments.gpus), threads
         )
         states = grid_states(grid)
     _report(grid, states, arguments.grid)
@@ -94,9 +101,12 @@ class Stop:
         self.count += 1
 
 
-def run_tasks(grid: Grid, tasks: Sequence[Task], jobs: int, gpus: Sequence[str]) -> int:
+def run_tasks(
+    grid: Grid, tasks: Sequence[Task], jobs: int, gpus: Sequence[str], threads: int | None = None
+) -> int:
     """Run `tasks`, at most `jobs` at a time and none without its GPUs (where there are any).
 
+    Those that set no threads themselves get `threads` of them, None: as many as they like.
     Returns the number of the signal that asked to stop, or 0 when all have ended by themselves.
     """
     tasks_file = grid.own / "local.json"
@@ -113,7 +123,9 @@ def run_tasks(grid: Grid, tasks: Sequence[Task], jobs: int, gpus: Sequence[str])
                 if needed > len(free):
                     break
                 lent, free = tuple(free[:needed]), free[needed:]
-                running.append(_start(grid, waiting.pop(0), tasks_file, lent, bool(gpus)))
+                task = waiting.pop(0)
+                flags = thread_flags(task, threads, processes=max(1, len(lent)))
+                running.append(_start(grid, task, flags, tasks_file, lent, bool(gpus)))
             for one in [one for one in running if one.process.poll() is not None]:
                 running.remove(one)
                 free += one.gpus
@@ -129,11 +141,25 @@ def run_tasks(grid: Grid, tasks: Sequence[Task], jobs: int, gpus: Sequence[str])
     return stop.number
 
 
+def thread_flags(task: Task, threads: int | None, processes: int = 1) -> list[str]:
+    """Flags that give `task` its cores; what its settings or its recipe say stands."""
+    if threads is None:
+        return []
+    said = {*task.settings, *(read_recipe(task.config) if task.config else ())}
+    names = [name for name in thread_settings(find_program(task.program)) if name not in said]
+    return command_flags(dict.fromkeys(names, max(1, threads // processes)))
+
+
 def _start(
-    grid: Grid, task: Task, tasks_file: Path, gpus: tuple[str, ...], has_gpus: bool
+    grid: Grid,
+    task: Task,
+    flags: Sequence[str],
+    tasks_file: Path,
+    gpus: tuple[str, ...],
+    has_gpus: bool,
 ) -> Running:
     line = f"{local_start(find_program(task.program), len(gpus), _free_port())} "
-    line += shlex.join(task.command)
+    line += shlex.join([*task.command, *flags])
     if grid.then:
         line += f" && {sys.executable} -m launch.task then {shlex.quote(str(tasks_file))} "
         line += str(task.index)

@@ -6,7 +6,7 @@ class is loaded by its name, to find a misspelt setting before a cluster has que
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from shards.cli import UserError
@@ -49,8 +49,13 @@ def find_program(name: str) -> Program:
 
 def check_settings(program: Program, values: Mapping[str, Any]) -> None:
     """Raise `UserError` for settings that the program would refuse."""
-    module, _, name = program.settings.partition(":")
-    build_config(getattr(importlib.import_module(module), name), values)
+    build_config(_settings_class(program), values)
+
+
+def thread_settings(program: Program) -> list[str]:
+    """The settings by which the program is told how many threads to use; each is per process."""
+    known = {field.name for field in fields(_settings_class(program))}
+    return [name for name in ("threads", "loader_threads") if name in known]
 
 
 def command_flags(values: Mapping[str, Any]) -> list[str]:
@@ -65,3 +70,8 @@ def command_flags(values: Mapping[str, Any]) -> list[str]:
         else:
             flags += [flag, "none" if value is None else str(value)]
     return flags
+
+
+def _settings_class(program: Program) -> Any:
+    module, _, name = program.settings.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -16,6 +16,7 @@ from PIL import Image
 from launch.collect import main as collect
 from launch.grid import build_grid
 from launch.local import main as run_local
+from launch.local import thread_flags
 from launch.state import grid_states
 from pretrain.registry.stores import open_registry
 from pretrain.tracking import read_metrics
@@ -43,6 +44,28 @@ def labels(tmp_path: Path) -> Path:
 def read_csv(path: Path) -> dict[str, dict[str, str]]:
     with path.open(newline="") as stream:
         return {row["task"]: row for row in csv.DictReader(stream)}
+
+
+def test_tasks_share_the_cores_but_where_they_say_otherwise(tmp_path: Path) -> None:
+    recipe, grid_file = tmp_path / "recipe.yaml", tmp_path / "grid.yaml"
+    recipe.write_text("threads: 5")
+    start = f"root: {tmp_path}/out\nsettings: {{arch: resnet18}}\naxes:\n  run: "
+    grid_file.write_text(
+        f"program: pretrain.train\n{start}{{plain: , told: {{loader_threads: 3}}}}"
+    )
+    plain, told = build_grid(grid_file).tasks
+    assert thread_flags(plain, None) == []
+    assert thread_flags(plain, 8) == ["--threads", "8", "--loader-threads", "8"]
+    assert thread_flags(plain, 8, processes=3) == ["--threads", "2", "--loader-threads", "2"]
+    assert thread_flags(plain, 1, processes=3) == ["--threads", "1", "--loader-threads", "1"]
+    assert thread_flags(told, 8) == ["--threads", "8"]
+    grid_file.write_text(f"program: pretrain.train\nconfig: {recipe}\n{start}{{a: , b: }}")
+    assert thread_flags(build_grid(grid_file).tasks[0], 8) == ["--loader-threads", "8"]
+    grid_file.write_text(
+        f"program: downstream.segment\nroot: {tmp_path}/out\n"
+        "settings: {data: labels}\naxes: {seed: [0]}"
+    )
+    assert thread_flags(build_grid(grid_file).tasks[0], 4) == ["--threads", "4"]
 
 
 @pytest.mark.slow
