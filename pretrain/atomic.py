@@ -1,7 +1,20 @@
 """A file that appears under its name whole or not at all. Imports no torch."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from shards.cli import UserError
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Around writing into `folder`: what the disk refuses becomes a `UserError` that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:

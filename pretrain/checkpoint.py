@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from pretrain.atomic import write_atomically
+from pretrain.atomic import write_atomically, writing_to
 from shards.cli import UserError, warn
 
 SCHEMA_VERSION = 2
@@ -62,19 +62,19 @@ def save_checkpoint(folder: Path, progress: Progress, state: Mapping[str, Any]) 
     # Beyond the good one too, which may be all that is left: the highest number is the newest.
     known = [*list_checkpoints(folder), *list_checkpoints(folder / _GOOD)]
     number = max(map(_number, known), default=-1) + 1
-    try:
+    with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / f"state-{number:010d}-{digest}.pt", buffer.getbuffer())
-    except OSError as error:
-        raise UserError(f"cannot write a checkpoint to {folder}: {error.strerror}") from error
-    for old in [*list_checkpoints(folder)[:-KEPT], *folder.glob("state-*.partial")]:
-        old.unlink(missing_ok=True)
+    _tidy(folder, KEPT)
 
 
 def mark_good(folder: Path) -> None:
-    """Keep the newest checkpoint to roll back to, in place of the one kept for it before."""
+    """Keep the newest checkpoint to roll back to, in place of the one kept for it before.
+
+    Raises `UserError` when the disk takes it not; the one before stays.
+    """
     newest, good = list_checkpoints(folder)[-1], folder / _GOOD
-    try:
+    with writing_to(good):
         good.mkdir(exist_ok=True)
         try:
             os.link(newest, good / newest.name)
@@ -82,10 +82,7 @@ def mark_good(folder: Path) -> None:
             pass
         except OSError:  # not every file system has hard links
             write_atomically(good / newest.name, newest.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot write a checkpoint to {good}: {error.strerror}") from error
-    for old in list_checkpoints(good)[:-1]:
-        old.unlink(missing_ok=True)
+    _tidy(good, 1)
 
 
 def has_good(folder: Path) -> bool:
@@ -121,6 +118,12 @@ def list_checkpoints(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+
+
+def _tidy(folder: Path, kept: int) -> None:
+    """Drop all but the newest checkpoints, and what a kill has left of one being written."""
+    for old in [*list_checkpoints(folder)[:-kept], *folder.glob("state-*.partial")]:
+        old.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ import fcntl
 from pathlib import Path
 from typing import IO
 
-from pretrain.atomic import write_atomically
+from pretrain.atomic import write_atomically, writing_to
 from pretrain.config import TrainConfig
 from pretrain.inits import resolve_init
 from pretrain.run_folder import RunPaths, read_run
@@ -62,11 +62,9 @@ def check_same_run(paths: RunPaths, config: TrainConfig, manifest: Manifest) -> 
 def lock(file: Path) -> IO[str]:
     """Hold a run's folder by its lock file until that is closed or this process ends, however."""
     folder = file.parent
-    try:
+    with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         stream = file.open("w")
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -80,11 +78,9 @@ def lock(file: Path) -> IO[str]:
 
 def write_description(paths: RunPaths, config: TrainConfig, manifest: Manifest) -> None:
     """Write what makes the folder a run's. Raises `UserError` when the disk takes it not."""
-    try:
+    with writing_to(paths.folder):
         # The manifest first: where config.yaml is, the rest is too.
         write_atomically(paths.manifest, manifest_text(manifest).encode())
         if (card := resolve_init(config.init).card_path) and card.is_file():
             write_atomically(paths.init_card, card.read_bytes())
         write_atomically(paths.config, dump_config(config).encode())
-    except OSError as error:
-        raise UserError(f"cannot write to {paths.folder}: {error.strerror}") from error

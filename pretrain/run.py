@@ -4,8 +4,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import IO, Any, NoReturn
@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from safetensors.torch import save
 from torch import nn
 
-from pretrain.atomic import write_atomically
+from pretrain.atomic import write_atomically, writing_to
 from pretrain.checkpoint import (
     Progress,
     has_good,
@@ -60,7 +60,7 @@ class Run:
         self._accelerator = accelerator
         self._interruption = interruption
         self._tracker: Tracker = NullTracker()
-        self._progress = Progress()
+        self._progress = self._saved = Progress()
         self._saved_at = time.monotonic()
         self._lock: IO[str] | None = None
         with self.together():  # all have compared before one writes
@@ -84,7 +84,10 @@ class Run:
     ) -> None:
         if self._lock is not None:
             self._tell(*_how_it_ended(self._progress, error))
-        self._tracker.close()
+        try:
+            self._tracker.close()
+        except Exception as fault:  # must not hide how the run itself ended
+            warn(f"cannot finish what is shown of the run: {fault}")
         self._accelerator.end_training()
         if self._lock is not None:
             self._lock.close()
@@ -107,9 +110,9 @@ class Run:
                 progress = replace(progress, finished=self._why_finished(progress))
                 self._load(model, optimizer, state)
                 self._report_resume(progress)
-        self._progress = progress
+        self._progress = self._saved = progress
         check_equal(self._accelerator, "checkpoint", progress.epoch, progress.step)
-        with self.together():
+        with self.together(), writing_to(self.paths.folder):
             if self._accelerator.is_main_process:
                 self._tracker = RunTracker(
                     self.paths.folder, self._config, self._manifest, progress.epoch
@@ -145,7 +148,7 @@ class Run:
         average_statistics(plain, self._accelerator)
         if self._ema is not None:
             average_statistics(self._ema.model, self._accelerator)
-        with together(self._accelerator):
+        with together(self._accelerator), self._writing():
             if self._accelerator.is_main_process:
                 scaler = self._accelerator.scaler
                 state = {
@@ -158,6 +161,7 @@ class Run:
                 if good:
                     mark_good(self.paths.checkpoints)
                 self._tell("running")
+        self._saved = progress
         self._saved_at = time.monotonic()
 
     def stop(self, progress: Progress) -> NoReturn:
@@ -227,7 +231,7 @@ class Run:
         progress = replace(progress, finished=self._why_finished(progress))
         record = {f"val_{name}": value for name, value in scores.scalars().items()}
         record |= {"best_top1": progress.best_top1}
-        with together(self._accelerator):
+        with together(self._accelerator), self._writing():
             if best:
                 self._keep_best(scores, epoch)
             self._tracker.log({"epoch": epoch, **measured, **record}, scores.confusion)
@@ -258,6 +262,19 @@ class Run:
             self._ema.model.load_state_dict(dict(state["ema"]))
         if self._accelerator.scaler is not None and state["scaler"] is not None:
             self._accelerator.scaler.load_state_dict(state["scaler"])
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Around writing into the run's folder: says what to do when the disk takes it not."""
+        try:
+            with writing_to(self.paths.folder):
+                yield
+        except UserError as error:
+            saved = self._saved
+            raise UserError(
+                f"{error}; with room for it, the same command goes on after epoch {saved.epoch}, "
+                f"step {saved.step}"
+            ) from error
 
     def _tell(self, state: State, reason: str = "") -> None:
         progress, epochs = self._progress, self._config.epochs

@@ -2,7 +2,9 @@
 
 import hashlib
 import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -116,3 +118,17 @@ def test_a_new_good_one_replaces_one_that_outlived_all_others(tmp_path: Path) ->
     mark_good(tmp_path)
     found = load_good(tmp_path)
     assert found is not None and found[0].epoch == 3
+
+
+def test_a_good_one_is_copied_whole_where_no_link_can_be_made(
+    tmp_path: Path, small_disk: Callable[[int], Any]
+) -> None:
+    save(tmp_path, 1)
+    good = small_disk(100).folder  # another file system
+    (tmp_path / "good").symlink_to(good)
+    left = good / "state-0000000000-0123456789abcdef.pt.partial"
+    left.write_bytes(b"half")  # by a kill in mid-copy
+    mark_good(tmp_path)
+    found = load_good(tmp_path)
+    assert found is not None and found[0].epoch == 1
+    assert [path.name for path in good.iterdir()] == [list_checkpoints(tmp_path)[0].name]

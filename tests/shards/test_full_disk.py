@@ -4,9 +4,9 @@ import resource
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +18,8 @@ from shards.schema import MANIFEST_NAME
 from shards.write import WriteConfig, main, write_shards
 
 PER_CLASS, SIDE = 24, 96
+SmallDisk = Callable[[int], Any]  # of so many kilobytes
+
 FLAGS = ("--profile", "exact", "--shard-samples", "20", "--no-report")
 
 
@@ -59,38 +61,8 @@ def _check_is_one_clear_line(error: str, *parts: str) -> None:
 # A full disk
 
 
-class _SmallDisk:
-    """A file system of its own, in memory, that can grow."""
-
-    def __init__(self, folder: Path, kilobytes: int) -> None:
-        self.folder = folder
-        self.kilobytes = kilobytes
-        self._mount(f"size={kilobytes}k")
-
-    def grow(self, kilobytes: int) -> None:
-        self.kilobytes = kilobytes
-        self._mount(f"remount,size={kilobytes}k")
-
-    def _mount(self, options: str) -> None:
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(self.folder)]
-        subprocess.run(command, check=True, capture_output=True)
-
-
-@contextmanager
-def _small_disk(folder: Path, kilobytes: int) -> Iterator[_SmallDisk]:
-    folder.mkdir()
-    try:
-        disk = _SmallDisk(folder, kilobytes)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("mounting a file system needs root")
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
 def _write_until_it_fits(
-    source: Path, disk: _SmallDisk, workers: int, undisturbed: dict[str, bytes], *, by_pages: bool
+    source: Path, disk: Any, workers: int, undisturbed: dict[str, bytes], *, by_pages: bool
 ) -> set[str]:
     """Run, let the disk grow, run again, to the end; the files that a failed run had begun."""
     out, begun = disk.folder / "out", set()
@@ -120,19 +92,17 @@ def _larger(kilobytes: int, begun: set[str]) -> int:
 
 
 def test_full_disk_is_said_and_a_larger_one_goes_on(
-    large_corpus: Path, undisturbed: dict[str, bytes], tmp_path: Path
+    large_corpus: Path, undisturbed: dict[str, bytes], small_disk: SmallDisk
 ) -> None:
-    with _small_disk(tmp_path / "disk", 200) as disk:
-        begun = _write_until_it_fits(large_corpus, disk, 1, undisturbed, by_pages=False)
+    begun = _write_until_it_fits(large_corpus, small_disk(200), 1, undisturbed, by_pages=False)
     assert {".images", ".records", "train-00000.tar"} <= begun
 
 
 @pytest.mark.slow
 def test_disk_may_be_full_in_any_file(
-    large_corpus: Path, undisturbed: dict[str, bytes], tmp_path: Path
+    large_corpus: Path, undisturbed: dict[str, bytes], small_disk: SmallDisk
 ) -> None:
-    with _small_disk(tmp_path / "disk", 4) as disk:
-        begun = _write_until_it_fits(large_corpus, disk, 2, undisturbed, by_pages=True)
+    begun = _write_until_it_fits(large_corpus, small_disk(4), 2, undisturbed, by_pages=True)
     assert {"train.npy", "val-00000.tar", "val.npy", "samples.csv", MANIFEST_NAME} <= begun
 
 
