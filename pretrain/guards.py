@@ -21,6 +21,7 @@ from pretrain.metrics import Scores
 from shards.cli import UserError
 
 _FIRST_CHANCE_WARNING = 5  # epochs; repeated when they have doubled
+_ENOUGH_FOR_NORMS = 8  # Wu and He 2018, "Group normalization", figure 1: with fewer, errors grow
 _FEW_STEPS = 200  # with so few, no recipe has had the time to leave chance level
 
 
@@ -125,6 +126,18 @@ def remedy(config: TrainConfig) -> str:
     note = find_arch(config.arch).lr_note
     hint = f" ({config.arch}: {note})" if note else ""
     return f"start again with an --lr below {config.lr:g}{hint}"
+
+
+def norm_warning(model: nn.Module, images: int) -> str:
+    """What to say when batch norm sees so many images at a time; mostly nothing."""
+    norms = any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules())
+    if not norms or images >= _ENOUGH_FOR_NORMS:
+        return ""
+    return (
+        f"batch norm sees {images} images at a time, and fewer than {_ENOUGH_FOR_NORMS} make poor "
+        "statistics: use a larger --micro-batch-size, if need be with a smaller --image-size, "
+        "--sync-bn on several GPUs, or an encoder without batch norm"
+    )
 
 
 def chance_warning(config: TrainConfig, progress: Progress, scores: Scores, steps: int) -> str:

@@ -11,12 +11,13 @@ from pretrain.processes import together
 from shards.cli import UserError, console
 
 CPU_MICRO_BATCH = 32  # enough for batch norm; larger ones are no faster on a CPU
+_LEAST = 4  # micro-batches of two and three may grow to this (order.py)
 
 
 def fit_micro_batch(model: nn.Module, config: TrainConfig, accelerator: Accelerator) -> int:
     """The micro-batch size to use: as configured, or the largest halving that fits in memory.
 
-    All processes get the same. Raises `UserError` when not even two images fit.
+    All processes get the same. Raises `UserError` when not even a few images fit.
     """
     share = max(1, config.batch_size // int(accelerator.num_processes))
     if config.micro_batch_size is not None:
@@ -27,7 +28,7 @@ def fit_micro_batch(model: nn.Module, config: TrainConfig, accelerator: Accelera
     with together(accelerator):
         while not _fits(model, size, config, accelerator):
             size //= 2
-            if size < 2:  # batch norm needs two
+            if size < min(_LEAST, share):
                 raise UserError(f"{config.arch} at {config.image_size} px does not fit on this GPU")
     sizes = accelerator.gather(torch.tensor([size], device=accelerator.device))
     size = int(sizes.min())

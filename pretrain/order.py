@@ -2,8 +2,8 @@
 
 An epoch is a permutation of the training set, cut into steps whose global batches are as equal as
 possible (so there is no small last batch for batch norm to trip over). A global batch is cut into
-slots of at most `micro_batch_size` samples; process `rank` takes every `world`-th slot. Each sample
-comes exactly once an epoch, and the slots of one process accumulating are those of several.
+slots of `micro_batch_size` samples or fewer; process `rank` takes every `world`-th slot. Each
+sample comes exactly once an epoch, and the slots of one process accumulating are those of several.
 
 With `balance` an epoch has as many draws, but classes share them more evenly (balance.py). A draw
 is then a sample id, plus the number of samples for each time that it has come in this epoch.
@@ -54,10 +54,20 @@ class Plan:
         """A global batch cut for `world` processes; slot i belongs to process i % world.
 
         Every process gets the same number of slots. They differ in size by one at most; only a
-        batch smaller than `world` leaves slots empty.
+        batch smaller than `world` leaves slots empty. None holds a single sample, of which batch
+        norm can make no statistics, unless that is what `micro_batch_size` says: rather than
+        that, slots of two or three get up to four.
         """
-        rounds = max(1, -(-len(batch) // (self.micro_batch_size * world)))
-        return np.array_split(batch, rounds * world)
+        rounds = -(-len(batch) // (self.micro_batch_size * world))
+        if self.micro_batch_size > 1:
+            rounds = min(rounds, len(batch) // (2 * world))
+        return np.array_split(batch, max(1, rounds) * world)
+
+    def largest_slot(self, world: int) -> int:
+        """Samples in the largest slot of any epoch."""
+        steps = self.steps_per_epoch
+        sizes = {self.samples // steps, -(-self.samples // steps)}  # of the batches
+        return max(len(slot) for size in sizes for slot in self.slots(np.arange(size), world))
 
 
 def slot_seed(seed: int, epoch: int, step: int, slot: int) -> int:

@@ -24,6 +24,7 @@ from pretrain.guards import (
     copy_buffers,
     count_step,
     gradient_norm,
+    norm_warning,
     restore_buffers,
 )
 from pretrain.loader import Loader, Step
@@ -103,7 +104,8 @@ def train(config: TrainConfig, interruption: Interruption) -> None:
         objective = build_objective(config, labels, classes, accelerator.device)
         training = Training(config, accelerator, run, plan, pace, objective, model, optimizer, ema)
         with run.together():
-            train_loader = _loader(train_source, config, accelerator, micro_batch_size)
+            largest = max(micro_batch_size, plan.largest_slot(accelerator.num_processes))
+            train_loader = _loader(train_source, config, accelerator, largest)
             val_loader = _loader(val_source, config, accelerator, micro_batch_size)
         while not progress.finished:
             try:
@@ -255,7 +257,12 @@ def _micro_batch_size(
     """As configured, else the run's own so far, else what fits."""
     before = progress.micro_batch_size
     size = config.micro_batch_size or before or fit_micro_batch(model, config, accelerator)
-    if before not in (0, size) and accelerator.is_main_process:
+    if not accelerator.is_main_process:
+        return size
+    seen_at_once = size * (accelerator.num_processes if config.sync_bn else 1)
+    if said := norm_warning(model, seen_at_once):
+        warn(said)
+    if before not in (0, size):
         warn(
             f"the run had micro-batches of {before} and now has {size}: its numbers will be "
             "close to, not the same as, those of one never interrupted"

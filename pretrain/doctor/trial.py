@@ -18,7 +18,7 @@ from pretrain.memory import fit_micro_batch
 from pretrain.model import build_classifier
 from pretrain.objective import build_objective
 from pretrain.optim import build_optimizer
-from pretrain.order import Ids, Plan
+from pretrain.order import Plan
 from pretrain.pace import duration
 from pretrain.processes import (
     processes_here,
@@ -101,10 +101,18 @@ def _train_a_little(
     optimizer = build_optimizer(model, config)
     labels = data.index["label"].astype(np.int64)
     objective = build_objective(config, labels, classes, accelerator.device)
+    plan = Plan(
+        samples=len(labels),
+        batch_size=config.batch_size,
+        micro_batch_size=size,
+        seed=config.seed,
+        labels=labels,
+        balance=config.class_balance,
+    )
     loader = Loader(
         data,
         config,
-        micro_batch_size=size,
+        micro_batch_size=max(size, plan.largest_slot(accelerator.num_processes)),
         device=accelerator.device,
         threads=thread_count(config.loader_threads, accelerator),
         decode=sources[0].decode.name,
@@ -116,7 +124,7 @@ def _train_a_little(
     if config.compile:
         model.compile()
     model, optimizer = accelerator.prepare(model, optimizer)
-    batches = _endless(config, loader, labels, size, accelerator)
+    batches = _endless(loader, plan, accelerator)
 
     def train_on_next() -> tuple[int, float]:
         """Images, and seconds of waiting for them."""
@@ -161,18 +169,8 @@ def _finish(accelerator: Accelerator) -> None:
         torch.cuda.synchronize(accelerator.device)
 
 
-def _endless(
-    config: TrainConfig, loader: Loader, labels: Ids, size: int, accelerator: Accelerator
-) -> Iterator[Batch]:
+def _endless(loader: Loader, plan: Plan, accelerator: Accelerator) -> Iterator[Batch]:
     """This process's micro-batches, epoch after epoch, as the training would have them."""
-    plan = Plan(
-        samples=len(labels),
-        batch_size=config.batch_size,
-        micro_batch_size=size,
-        seed=config.seed,
-        labels=labels,
-        balance=config.class_balance,
-    )
     rank, world = accelerator.process_index, accelerator.num_processes
     for epoch in count():
         for step in loader.steps(plan, epoch, 0, rank, world):

@@ -21,6 +21,7 @@ from pretrain.guards import (
     count_step,
     gradient_norm,
     is_good,
+    norm_warning,
     restore_buffers,
 )
 from pretrain.metrics import Scores
@@ -97,6 +98,15 @@ def test_running_statistics_survive_a_bad_batch() -> None:
     restore_buffers(norm, before)
     assert all(now.equal(then) for now, then in zip(norm.buffers(), before, strict=True))
     assert norm.num_batches_tracked == 1
+
+
+@pytest.mark.parametrize(
+    ("layer", "images", "warns"),
+    [(nn.BatchNorm2d(3), 2, True), (nn.BatchNorm2d(3), 8, False), (nn.GroupNorm(1, 3), 2, False)],
+)
+def test_batch_norm_of_few_images_is_warned_of(layer: nn.Module, images: int, warns: bool) -> None:
+    said = norm_warning(nn.Sequential(layer), images)
+    assert ("sees 2 images at a time" in said) == warns == bool(said)
 
 
 # Roll-backs

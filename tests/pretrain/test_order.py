@@ -1,5 +1,7 @@
 """Which samples make up which step."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 
@@ -32,6 +34,26 @@ def test_one_process_accumulates_the_slots_of_two() -> None:
     batch = np.arange(16)
     one, two = PLAN.slots(batch, 1), PLAN.slots(batch, 2)
     assert [slot.tolist() for slot in one] == [slot.tolist() for slot in two]
+
+
+def test_no_slot_holds_a_single_sample_unless_told_to() -> None:
+    for size, micro, world in product(range(2, 70), (2, 3, 4, 5, 8), (1, 2, 3, 8)):
+        plan = Plan(samples=size, batch_size=size, micro_batch_size=micro, seed=0)
+        slots = plan.slots(np.arange(size), world)
+        assert np.array_equal(np.concatenate(slots), np.arange(size))
+        assert len(slots) % world == 0
+        assert max(map(len, slots)) == plan.largest_slot(world) <= max(micro, 4)
+        assert size < 2 * world or min(map(len, slots)) >= 2, (size, micro, world)
+    alone = Plan(samples=5, batch_size=5, micro_batch_size=1, seed=0)
+    assert [len(slot) for slot in alone.slots(np.arange(5), 1)] == [1] * 5
+
+
+def test_the_largest_slot_is_that_of_the_largest_step() -> None:
+    plan = Plan(samples=33, batch_size=16, micro_batch_size=2, seed=0)  # three steps of eleven
+    assert plan.largest_slot(1) == 3
+    plan = Plan(samples=34, batch_size=16, micro_batch_size=2, seed=0)  # of twelve and eleven
+    assert plan.largest_slot(1) == 3
+    assert Plan(samples=32, batch_size=16, micro_batch_size=2, seed=0).largest_slot(1) == 2
 
 
 def test_order_does_not_depend_on_numpys_generators() -> None:
