@@ -42,15 +42,28 @@ def gradient_norm(model: nn.Module, accelerator: Accelerator) -> float:
     return float(torch.nn.utils.get_total_norm(gradients))
 
 
-def copy_buffers(model: nn.Module) -> list[torch.Tensor]:
-    """The running statistics before a step: the forward pass of a bad one spoils them for good."""
-    return [buffer.clone() for buffer in model.buffers()]
+class Statistics:
+    """A model's running statistics, to be put back: a bad step's forward pass spoils them for good.
 
+    Copied in one kernel per type of number: hundreds of small ones would cost a GPU's host a
+    millisecond a step.
+    """
 
-def restore_buffers(model: nn.Module, copies: list[torch.Tensor]) -> None:
-    """Put back what `copy_buffers` gave."""
-    for buffer, before in zip(model.buffers(), copies, strict=True):
-        buffer.copy_(before)
+    def __init__(self, model: nn.Module) -> None:
+        by_type: dict[torch.dtype, list[torch.Tensor]] = {}
+        for buffer in model.buffers():
+            by_type.setdefault(buffer.dtype, []).append(buffer)
+        self._pairs = [(now, [b.clone() for b in now]) for now in by_type.values()]
+
+    def keep(self) -> None:
+        """Remember them as they are now; at first, as when this was made."""
+        for now, kept in self._pairs:
+            torch._foreach_copy_(kept, now)
+
+    def put_back(self) -> None:
+        """Make them what they were at the last `keep`."""
+        for now, kept in self._pairs:
+            torch._foreach_copy_(now, kept)
 
 
 def count_step(progress: Progress, samples: int, loss_sum: float, *, sound: bool) -> Progress:

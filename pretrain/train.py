@@ -20,12 +20,11 @@ from pretrain.config import TrainConfig
 from pretrain.ema import Ema, build_ema
 from pretrain.guards import (
     Diverged,
+    Statistics,
     check_divergence,
-    copy_buffers,
     count_step,
     gradient_norm,
     norm_warning,
-    restore_buffers,
 )
 from pretrain.loader import Loader, Step
 from pretrain.memory import fit_micro_batch
@@ -102,7 +101,10 @@ def train(config: TrainConfig, interruption: Interruption) -> None:
         plan = _plan(config, labels, micro_batch_size, accelerator)
         pace = Pace(config.epochs, plan.steps_per_epoch, visible=accelerator.is_main_process)
         objective = build_objective(config, labels, classes, accelerator.device)
-        training = Training(config, accelerator, run, plan, pace, objective, model, optimizer, ema)
+        stats = Statistics(model)
+        training = Training(
+            config, accelerator, run, plan, pace, objective, model, optimizer, ema, stats
+        )
         with run.together():
             largest = max(micro_batch_size, plan.largest_slot(accelerator.num_processes))
             train_loader = _loader(train_source, config, accelerator, largest)
@@ -136,6 +138,7 @@ class Training:
     model: nn.Module
     optimizer: Any
     ema: Ema | None
+    statistics: Statistics
 
 
 def train_epoch(
@@ -157,7 +160,7 @@ def train_epoch(
     for step in training.pace.watch(steps, epoch, progress.step):
         lr = progress.lr_factor * learning_rate(config, epoch, step.number, steps_per_epoch)
         set_learning_rate(training.optimizer, lr)
-        buffers = copy_buffers(training.model)
+        training.statistics.keep()
         loss_sum = add_gradients(training, step, epoch)
         # One small reduction tells all processes the loss and what any of them wants.
         told = torch.tensor(
@@ -171,10 +174,8 @@ def train_epoch(
         )
         loss_sum, norm, stop, save = sum_over(accelerator, told).tolist()
         sound = math.isfinite(loss_sum) and math.isfinite(norm)
-        if sound:
-            take_step(training, epoch, step)
-        else:
-            restore_buffers(training.model, buffers)
+        if not (sound and take_step(training, epoch, step)):
+            training.statistics.put_back()
         progress = count_step(progress, step.samples, loss_sum, sound=sound)
         check_divergence(config, progress, loss_sum / step.samples)
         if stop:
@@ -208,15 +209,23 @@ def add_gradients(training: Training, step: Step, epoch: int) -> float:
     return float(loss_sum)
 
 
-def take_step(training: Training, epoch: int, step: Step) -> None:
-    """Change the weights by the gradients, clipped if so configured."""
-    clip = training.config.clip_grad
+def take_step(training: Training, epoch: int, step: Step) -> bool:
+    """Change the weights by the gradients, clipped if so configured.
+
+    False where fp16's scaler found an overflow, left the weights alone and lowered its scale.
+    """
+    accelerator, clip = training.accelerator, training.config.clip_grad
     if clip is not None:
-        training.accelerator.clip_grad_norm_(training.model.parameters(), clip)
+        accelerator.clip_grad_norm_(training.model.parameters(), clip)
+    # accelerate's `step_was_skipped` does not notice when a fused optimiser leaves out a step.
+    scale = None if accelerator.scaler is None else accelerator.scaler.get_scale()
     training.optimizer.step()
+    if scale is not None and accelerator.scaler.get_scale() < scale:
+        return False
     if training.ema is not None:
-        plain = training.accelerator.unwrap_model(training.model)
+        plain = accelerator.unwrap_model(training.model)
         training.ema.update(plain, epoch, step.number, training.plan.steps_per_epoch)
+    return True
 
 
 def _open_splits(config: TrainConfig, folder: Path) -> tuple[ShardSplit, ShardSplit]:

@@ -36,7 +36,7 @@ from downstream.uda.style import fda
 from downstream.uda.tile_plan import IGNORE
 from downstream.uda.watch import Watch
 from pretrain.checkpoint import Progress, load_checkpoint, save_checkpoint
-from pretrain.guards import copy_buffers, restore_buffers
+from pretrain.guards import Statistics
 from pretrain.status import EXIT_INTERRUPTED
 from shards.cli import console, progress_bar, warn
 
@@ -142,7 +142,7 @@ class Trainer:
         """One step of all networks, or of none where a loss or gradient is not finite."""
         began = time.monotonic()
         step, model = state.step, self.segmenter.model
-        buffers = copy_buffers(model)
+        statistics = Statistics(model)
         lr = self._set_rates(step)
         self._optimizer.zero_grad(set_to_none=True)
         measured = self._gradients(step)
@@ -157,7 +157,7 @@ class Trainer:
                 self.teacher.update(model)
             self.watch.add(measured | {"lr": lr})
         else:
-            restore_buffers(model, buffers)
+            statistics.put_back()
         return replace(
             state,
             step=step + 1,

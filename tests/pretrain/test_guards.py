@@ -14,15 +14,14 @@ from pretrain.config import TrainConfig
 from pretrain.export import main as export
 from pretrain.guards import (
     Diverged,
+    Statistics,
     after_rollback,
     chance_warning,
     check_divergence,
-    copy_buffers,
     count_step,
     gradient_norm,
     is_good,
     norm_warning,
-    restore_buffers,
 )
 from pretrain.metrics import Scores
 from pretrain.run_folder import RunPaths
@@ -91,13 +90,16 @@ def test_a_nan_in_one_gradient_shows_in_the_norm() -> None:
 
 def test_running_statistics_survive_a_bad_batch() -> None:
     norm = nn.BatchNorm1d(2)
-    norm(torch.randn(8, 2))
-    before = copy_buffers(norm)
+    statistics = Statistics(norm)
+    for _ in range(2):
+        norm(torch.randn(8, 2))
+        statistics.keep()
+    before = [buffer.clone() for buffer in norm.buffers()]
     norm(torch.full((8, 2), math.nan))
     assert norm.running_mean is not None and norm.running_mean.isnan().all()
-    restore_buffers(norm, before)
+    statistics.put_back()
     assert all(now.equal(then) for now, then in zip(norm.buffers(), before, strict=True))
-    assert norm.num_batches_tracked == 1
+    assert norm.num_batches_tracked == 2
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,16 @@ from pretrain.checkpoint import list_checkpoints, load_checkpoint
 from pretrain.config import TrainConfig
 from pretrain.ema import build_ema
 from pretrain.export import export_encoder
+from pretrain.guards import Statistics
+from pretrain.loader import Step
 from pretrain.memory import fit_micro_batch
 from pretrain.model import build_classifier
 from pretrain.optim import build_optimizer
+from pretrain.order import Plan
 from pretrain.processes import synchronise_norms
 from pretrain.run import RunPaths
 from pretrain.tracking import read_metrics
+from pretrain.train import Training, take_step
 from pretrain.train import main as train
 from shards.cli import UserError
 
@@ -116,6 +120,31 @@ def test_accumulating_equals_one_large_batch_where_no_batch_norm_is(
     assert whole.keys() == accumulated.keys()
     for name in whole:
         assert torch.allclose(whole[name], accumulated[name], rtol=0, atol=1e-5), name
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_step_that_fp16_leaves_out_moves_no_average(optimizer: Any) -> None:
+    accelerator = Accelerator(cpu=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)
+    accelerator.scaler = scaler
+    config = TrainConfig(arch="resnet18", optimizer=optimizer, ema_epochs=1.0)
+    plain: Any = nn.Linear(2, 2)
+    before = plain.weight.clone()
+    ema = build_ema(plain, config)
+    assert ema is not None
+    model, steps = accelerator.prepare(plain, build_optimizer(plain, config))
+    plan = Plan(samples=8, batch_size=8, micro_batch_size=8, seed=0)
+    unused: Any = None
+    training = Training(
+        *(config, accelerator, unused, plan, unused, unused, model, steps, ema, Statistics(model))
+    )
+    for scale, taken in ((1e9, False), (1e-30, True)):
+        accelerator.backward(model(torch.full((1, 2), scale)).sum())
+        assert take_step(training, 1, Step(0, 8, 1, iter(()))) is taken
+        assert torch.equal(plain.weight, before) is not taken
+        assert torch.equal(ema.model.weight, before) is not taken
+        steps.zero_grad()
+    assert scaler.get_scale() == 2.0**119
 
 
 def test_a_gradient_is_clipped_to_the_limit(shards: Path, tmp_path: Path) -> None:
