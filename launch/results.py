@@ -42,7 +42,7 @@ def _training(folder: Path) -> tuple[Metrics, bool | None]:
     best: Metrics = {"epoch": float(status.epoch), "best_epoch": float(status.best_epoch)}
     seconds = 0.0
     for record in read_metrics(folder):
-        seconds += record.get("train_seconds", 0.0)
+        seconds += record.get("epoch_seconds", 0.0)
         if record.get("epoch") == status.best_epoch:
             best |= {
                 name.removeprefix("val_"): value

@@ -20,10 +20,24 @@ import torch
 from pretrain.atomic import write_atomically, writing_to
 from shards.cli import UserError, warn
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 KEPT = 2
 _GOOD = "good"
 _DIGITS = 16  # of the SHA-256 in the name
+# What each version has added to Progress since.
+_ADDED: Mapping[int, Mapping[str, Any]] = {
+    1: {
+        "best_converged": None,
+        "chance_epochs": 0,
+        "skipped_samples": 0,
+        "skipped_steps": 0,
+        "skipped_in_a_row": 0,
+        "first_loss": None,
+        "rollbacks": 0,
+        "lr_factor": 1.0,
+    },
+    2: {"epoch_seconds": 0.0, "lost_epochs": 0},
+}
 _NAME = re.compile(rf"state-(\d{{10}})-([0-9a-f]{{{_DIGITS}}})\.pt")
 
 
@@ -34,6 +48,7 @@ class Progress:
     epoch: int = 0  # completed epochs
     step: int = 0  # completed steps of the epoch after
     loss_sum: float = 0.0  # over the samples of that epoch so far, all processes
+    epoch_seconds: float = 0.0  # that the epoch so far has taken, in all attempts
     best_top1: float = -1.0
     best_epoch: int = 0
     best_converged: bool | None = None  # whether its model did more than guess; None: not known
@@ -44,6 +59,7 @@ class Progress:
     skipped_in_a_row: int = 0
     first_loss: float | None = None  # mean of the first sound step
     rollbacks: int = 0
+    lost_epochs: int = 0  # completed ones that roll-backs have undone
     lr_factor: float = 1.0  # what the roll-backs have made of the learning rate
     micro_batch_size: int = 0
     threads: int = 0
@@ -139,29 +155,16 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
     content: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     found = content.pop("schema_version", None)
-    if found == 1:
-        content, found = _from_version_1(content), 2
+    while found in _ADDED:
+        # Only Progress has grown; who came before did none of what its new fields count.
+        content["progress"] |= _ADDED[found]
+        found += 1
     if found != SCHEMA_VERSION:
         raise UserError(
             f"{path} has schema_version {found!r}, this version reads {SCHEMA_VERSION}; "
             "go on with the version that wrote it, or train into another --run-dir"
         )
     return content
-
-
-def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 skipped no step, rolled back never, and counted no epochs at chance level."""
-    added = {
-        "best_converged": None,
-        "chance_epochs": 0,
-        "skipped_samples": 0,
-        "skipped_steps": 0,
-        "skipped_in_a_row": 0,
-        "first_loss": None,
-        "rollbacks": 0,
-        "lr_factor": 1.0,
-    }
-    return {**content, "progress": {**content["progress"], **added}}
 
 
 def _number(path: Path) -> int:

@@ -123,6 +123,7 @@ def after_rollback(config: TrainConfig, good: Progress, fault: Diverged) -> Prog
     return replace(
         good,
         rollbacks=now.rollbacks + 1,
+        lost_epochs=now.lost_epochs + now.epoch - good.epoch,
         lr_factor=now.lr_factor * config.rollback_lr,
         skipped_steps=now.skipped_steps,
         first_loss=now.first_loss,

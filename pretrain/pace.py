@@ -19,14 +19,17 @@ T = TypeVar("T")
 class Pace:
     """The clock of one process through all epochs of a run; shows a bar where that is wanted."""
 
-    def __init__(self, epochs: int, steps_per_epoch: int, *, visible: bool) -> None:
+    def __init__(
+        self, epochs: int, steps_per_epoch: int, *, visible: bool, between: float = 0.0
+    ) -> None:
+        """`between`: seconds from one epoch's training to the next, as earlier attempts had it."""
         self._epochs = epochs
         self._steps_per_epoch = steps_per_epoch
         self._visible = visible
         self._started = self._ended = time.monotonic()
         self._waited = 0.0  # seconds of this epoch
         self._seen = 0  # images of this epoch, all processes
-        self._between = 0.0  # seconds from the last step of an epoch to the first of the next
+        self._between = between  # from the last step of an epoch to the first of the next
 
     def watch(self, steps: Iterable["Step"], epoch: int, first: int) -> Iterator["Step"]:
         """Yield the steps of `epoch` from number `first` on, and time them.
@@ -56,7 +59,6 @@ class Pace:
         return {
             "images_per_second": self._seen / seconds,
             "data_wait": self._waited / seconds if self._seen else 0.0,
-            "train_seconds": seconds,
         }
 
     def _timed(self, items: Iterable[T]) -> Iterator[T]:

@@ -39,7 +39,14 @@ from pretrain.processes import (
 )
 from pretrain.run_folder import RunPaths
 from pretrain.status import EXIT_INTERRUPTED, STATUS_NAME, State, Status, write_status
-from pretrain.tracking import NullTracker, RunTracker, Tracker, read_metrics, seconds_left
+from pretrain.tracking import (
+    NullTracker,
+    RunTracker,
+    Tracker,
+    read_metrics,
+    seconds_between,
+    seconds_left,
+)
 from shards.cli import UserError, console, warn
 from shards.schema import Manifest
 
@@ -61,7 +68,7 @@ class Run:
         self._interruption = interruption
         self._tracker: Tracker = NullTracker()
         self._progress = self._saved = Progress()
-        self._saved_at = time.monotonic()
+        self._saved_at = self._epoch_began = time.monotonic()
         self._lock: IO[str] | None = None
         with self.together():  # all have compared before one writes
             check_same_run(self.paths, config, manifest)
@@ -112,6 +119,7 @@ class Run:
                 self._report_resume(progress)
         self._progress = self._saved = progress
         check_equal(self._accelerator, "checkpoint", progress.epoch, progress.step)
+        self._epoch_began -= progress.epoch_seconds
         with self.together(), writing_to(self.paths.folder):
             if self._accelerator.is_main_process:
                 self._tracker = RunTracker(
@@ -140,9 +148,16 @@ class Run:
         minutes = (time.monotonic() - self._saved_at) / 60
         return self._accelerator.is_main_process and minutes >= self._config.checkpoint_minutes
 
+    def seconds_between_epochs(self) -> float:
+        """What the latest epochs took beside their training: validation, checkpoints."""
+        samples = self._manifest.splits["train"].samples
+        return seconds_between(read_metrics(self.paths.folder), samples)
+
     def save(self, progress: Progress, *, good: bool = False) -> None:
         """Write a checkpoint, `good` to roll back to; all processes must call this together."""
         assert self._model is not None
+        if progress.step:
+            progress = replace(progress, epoch_seconds=time.monotonic() - self._epoch_began)
         self._progress = progress
         plain = self._accelerator.unwrap_model(self._model)
         average_statistics(plain, self._accelerator)
@@ -215,6 +230,7 @@ class Run:
             epoch=epoch,
             step=0,
             loss_sum=0.0,
+            epoch_seconds=0.0,
             skipped_samples=0,
             stale_epochs=progress.stale_epochs + 1,
             chance_epochs=0 if scores.converged else progress.chance_epochs + 1,
@@ -229,8 +245,11 @@ class Run:
                 stale_epochs=0,
             )
         progress = replace(progress, finished=self._why_finished(progress))
+        now = time.monotonic()
         record = {f"val_{name}": value for name, value in scores.scalars().items()}
-        record |= {"best_top1": progress.best_top1}
+        record |= {"best_top1": progress.best_top1, "epochs_trained": epoch + progress.lost_epochs}
+        record |= {"epoch_seconds": now - self._epoch_began}  # with validation and checkpoints
+        self._epoch_began = now
         with together(self._accelerator), self._writing():
             if best:
                 self._keep_best(scores, epoch)
@@ -253,6 +272,10 @@ class Run:
         )
         if progress.best_converged is False:
             warn(f"not converged: its best epoch still guesses; {remedy(self._config)}")
+        try:
+            self._tracker.finish()
+        except Exception as fault:  # of a service that the training does not depend on
+            warn(f"cannot tell the tracker of the encoder: {fault}")
         console.print(f"next: python -m pretrain.export {self.paths.folder}", markup=False)
 
     def _load(self, model: nn.Module, optimizer: Any, state: Mapping[str, Any]) -> None:

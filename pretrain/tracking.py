@@ -1,13 +1,13 @@
 """What a run reports: a line per epoch, on the console and in `metrics.jsonl`; wandb if asked."""
 
 import json
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 from pretrain.atomic import write_atomically
@@ -19,6 +19,8 @@ from shards.settings import as_plain
 
 METRICS_NAME = "metrics.jsonl"
 _WANDB_ID_NAME = "wandb_id.txt"
+_STEP = "epochs_trained"  # with those that roll-backs have undone
+_LATEST = 5  # epochs by which the time of the next ones is judged
 
 Record = Mapping[str, float]
 Confusion = Sequence[Sequence[int]]  # [true class][predicted class]
@@ -33,6 +35,9 @@ class Tracker(Protocol):
     def rewind(self, epochs_done: int) -> None:
         """Forget the epochs after `epochs_done`; they will be trained again."""
 
+    def finish(self) -> None:
+        """The run has come to its end."""
+
     def close(self) -> None:
         """Flush and release."""
 
@@ -44,6 +49,9 @@ class NullTracker:
         return
 
     def rewind(self, epochs_done: int) -> None:
+        return
+
+    def finish(self) -> None:
         return
 
     def close(self) -> None:
@@ -58,19 +66,18 @@ class RunTracker:
     ) -> None:
         from pretrain.plots import Pictures  # matplotlib: not on every login node
 
+        self._folder = folder
         self._path = folder / METRICS_NAME
+        self._at: Record = {}  # of the latest epoch
         self._epochs = config.epochs
         self._records = read_metrics(folder)
         self.rewind(epochs_done)  # a checkpoint may be older than the last line
-        self._ended = time.monotonic()  # the epoch before
         self._wandb = _start_wandb(folder, config, manifest) if config.wandb else None
         self._pictures = Pictures(folder, manifest.classes)
 
     def log(self, record: Record, confusion: Confusion) -> None:
-        now = time.monotonic()
-        record = {**record, "epoch_seconds": now - self._ended}  # with validation and checkpoints
-        self._records.append(record)
-        self._ended = now
+        self._records.append(dict(record))
+        self._at = {name: record[name] for name in ("epoch", _STEP) if name in record}
         left = seconds_left(self._records, self._epochs) or 0.0
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(_line(record))
@@ -90,6 +97,16 @@ class RunTracker:
         self._records = [record for record in self._records if record["epoch"] <= epochs_done]
         write_atomically(self._path, "".join(_line(record) for record in self._records).encode())
 
+    def finish(self) -> None:
+        """What an export will say of the kept epoch goes to wandb."""
+        if self._wandb is None:
+            return
+        from pretrain.export import export_encoder  # needs torch
+
+        with TemporaryDirectory() as scratch:
+            card = export_encoder(self._folder, Path(scratch) / "export")
+        self._wandb.summary["card"] = asdict(card)
+
     def close(self) -> None:
         self._show(self._pictures.draw())
         if self._wandb is not None:
@@ -102,7 +119,7 @@ class RunTracker:
             from wandb import Image
 
             images = {path.stem: Image(str(path)) for path in pictures}
-            self._wandb.log({"epoch": self._records[-1]["epoch"], **images})
+            self._wandb.log({**self._at, **images})
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
@@ -128,8 +145,18 @@ def best_record(records: Sequence[Record]) -> Record | None:
 
 def seconds_left(records: Sequence[Record], epochs: int) -> float | None:
     """Until the last of `epochs` ends, judged by the latest epochs; None before the first."""
-    latest = [record["epoch_seconds"] for record in records[-5:] if "epoch_seconds" in record]
+    latest = [record["epoch_seconds"] for record in records[-_LATEST:] if "epoch_seconds" in record]
     return median(latest) * (epochs - records[-1]["epoch"]) if latest else None
+
+
+def seconds_between(records: Sequence[Record], samples: int) -> float:
+    """What the latest epochs, of so many training samples, took beside their training."""
+    beside = [
+        record["epoch_seconds"] - samples / record["images_per_second"]
+        for record in records[-_LATEST:]
+        if record.get("images_per_second") and "epoch_seconds" in record
+    ]
+    return max(0.0, median(beside)) if beside else 0.0
 
 
 def _line(record: Record) -> str:
@@ -152,8 +179,9 @@ def _start_wandb(folder: Path, config: TrainConfig, manifest: Manifest) -> Any:
         dir=folder,
         config={**as_plain(config), "corpus": _describe_corpus(manifest)},
     )
-    # wandb refuses to step back, but a killed run trains its last epoch again.
-    run.define_metric("*", step_metric="epoch")
+    # Not wandb's own count, as a killed run trains its last epoch again; nor the epoch, to which
+    # a roll-back returns: a curve would run backwards.
+    run.define_metric("*", step_metric=_STEP)
     return run
 
 

@@ -99,7 +99,12 @@ def train(config: TrainConfig, interruption: Interruption) -> None:
         run.watch(model, optimizer, progress)
         labels = train_data.index["label"].astype(np.int64)
         plan = _plan(config, labels, micro_batch_size, accelerator)
-        pace = Pace(config.epochs, plan.steps_per_epoch, visible=accelerator.is_main_process)
+        pace = Pace(
+            config.epochs,
+            plan.steps_per_epoch,
+            visible=accelerator.is_main_process,
+            between=run.seconds_between_epochs(),
+        )
         objective = build_objective(config, labels, classes, accelerator.device)
         stats = Statistics(model)
         training = Training(

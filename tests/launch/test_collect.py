@@ -39,8 +39,8 @@ def grid_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             task.folder.mkdir(parents=True)
             write_status(task.folder, values[task.name])
     lines = [
-        {"epoch": 1, "val_top1": 0.5, "val_top5": 0.9, "train_seconds": 1800.0, "lr": 0.1},
-        {"epoch": 2, "val_top1": 0.8125, "val_top5": 1.0, "train_seconds": 1800.0, "lr": 0.1},
+        {"epoch": 1, "val_top1": 0.5, "val_top5": 0.9, "epoch_seconds": 1800.0, "lr": 0.1},
+        {"epoch": 2, "val_top1": 0.8125, "val_top5": 1.0, "epoch_seconds": 1800.0, "lr": 0.1},
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     Path("out/resnet18.random/metrics.jsonl").write_text(text)

@@ -83,6 +83,7 @@ def test_version_1_is_read(tmp_path: Path) -> None:
     found = load_checkpoint(tmp_path)
     assert found == (Progress(**progress), {"model": {}})  # type: ignore[arg-type]
     assert found[0].lr_factor == 1 and found[0].best_converged is None
+    assert found[0].epoch_seconds == found[0].lost_epochs == 0
 
 
 def test_the_good_one_outlives_those_after_it(tmp_path: Path) -> None:

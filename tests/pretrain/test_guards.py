@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -116,7 +117,9 @@ def test_batch_norm_of_few_images_is_warned_of(layer: nn.Module, images: int, wa
 
 def test_a_roll_back_keeps_what_was_learned_about_the_run() -> None:
     now = Progress(epoch=4, step=2, rollbacks=1, lr_factor=0.1, skipped_steps=7, best_top1=0.5)
+    now = replace(now, lost_epochs=2)
     progress = after_rollback(CONFIG, Progress(epoch=3), Diverged("", now))
+    assert progress.epoch + progress.lost_epochs == now.epoch + now.lost_epochs  # goes on rising
     assert (progress.epoch, progress.step, progress.rollbacks) == (3, 0, 2)
     assert progress.lr_factor == pytest.approx(0.01)
     assert (progress.skipped_steps, progress.best_top1) == (7, 0.5)

@@ -22,7 +22,7 @@ from pretrain.status import EXIT_INTERRUPTED, read_status
 from pretrain.tracking import read_metrics
 
 ROOT = Path(__file__).parents[2]
-TIMING = {"images_per_second", "data_wait", "train_seconds", "epoch_seconds"}
+TIMING = {"images_per_second", "data_wait", "epoch_seconds"}
 EVERY_STEP = ("--checkpoint-minutes", "1e-6")
 EPOCHS = 12  # thirty attempts take about seven
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from pretrain.checkpoint import load_checkpoint
 from pretrain.run_folder import RunPaths
 from pretrain.status import EXIT_INTERRUPTED
 from pretrain.tracking import read_metrics
@@ -21,7 +22,7 @@ from shards.cli import EXIT_USER_ERROR
 from shards.write import WriteConfig, write_shards
 
 ROOT = Path(__file__).parents[2]
-TIMING = {"images_per_second", "data_wait", "train_seconds", "epoch_seconds"}
+TIMING = {"images_per_second", "data_wait", "epoch_seconds"}
 
 
 def flags(shards: Path, run: Path, *more: str) -> list[str]:
@@ -124,6 +125,23 @@ def read_ids(run: Path, world: int) -> dict[tuple[int, int], list[int]]:
             record: dict[str, Any] = json.loads(line)
             batches[record["epoch"], record["step"]] += record["ids"]
     return {at: sorted(ids) for at, ids in batches.items()}
+
+
+def test_an_epoch_takes_the_time_of_all_its_attempts(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "interrupted"
+    argv = flags(shards, run, "--epochs", "1", "--checkpoint-minutes", "1e-6")
+    process = start(argv)
+    wait_for(lambda: newest_number(run) >= 4, process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    found = load_checkpoint(RunPaths(run).checkpoints)
+    assert found is not None and found[0].step >= 4
+    assert found[0].epoch_seconds > 0
+    before = time.monotonic()
+    train(argv)
+    here = time.monotonic() - before
+    (record,) = read_metrics(run)
+    assert found[0].epoch_seconds < record["epoch_seconds"] < found[0].epoch_seconds + here
 
 
 def test_a_finished_run_is_left_alone(
