@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali.backend import ReleaseUnusedMemory  # type: ignore[attr-defined]  # it has it
 
 from pretrain.augment import Draws, noise_bank
 from pretrain.config import TrainConfig
 from pretrain.decoding import DecodeName
+from pretrain.host_pixels import PREFETCH
 from pretrain.order import Ids
 from pretrain.resident import Arena
 from pretrain.store import ShardSplit
 
-PREFETCH = 2  # batches in the making while one is used
 _FILL_BATCH = 256  # images decoded at once when an arena is filled
+_FILL_BYTES = 2**28  # of a batch of them, decoded
 
 _SHAPING = {  # the fields of `Draws` that DALI takes, with their types
     "roi_start": types.FLOAT,
@@ -46,12 +48,11 @@ class DaliPixels:
         decode: DecodeName,
         arena: Arena | None,
     ) -> None:
+        """`arena`, if there is one, has been filled."""
         self._data = data
         self._device = device
         self._arena = arena
-        gpu = device.index or 0 if device.type == "cuda" else None
-        if arena is not None and not arena.complete:
-            _fill(arena, data, gpu, threads, decode)
+        gpu = _number(device)
         self._side = config.image_size
         self._bank = torch.from_numpy(noise_bank(config)).to(device)
         self._mean = torch.tensor(data.manifest.mean, device=device)
@@ -173,10 +174,16 @@ def _decoded(encoded: Any, channels: int, decode: DecodeName) -> Any:
     )
 
 
-def _fill(
-    arena: Arena, data: ShardSplit, gpu: int | None, threads: int, decode: DecodeName
+def fill_arena(
+    arena: Arena, data: ShardSplit, device: torch.device, threads: int, decode: DecodeName
 ) -> None:
-    batches = iter(np.array_split(np.arange(len(data)), -(-len(data) // _FILL_BATCH)))
+    """Decode all images of `data` into `arena`, which lies on `device`."""
+    if arena.complete:
+        return
+    gpu = _number(device)
+    largest = int((data.index["height"].astype(int) * data.index["width"]).max())
+    size = max(1, min(_FILL_BATCH, _FILL_BYTES // (largest * data.manifest.channels)))
+    batches = iter(np.array_split(np.arange(len(data)), -(-len(data) // size)))
     ahead: list[Ids] = []
 
     def source() -> list[Any]:
@@ -184,7 +191,7 @@ def _fill(
         return data.read(ahead[-1])
 
     @pipeline_def(  # type: ignore[untyped-decorator]
-        batch_size=_FILL_BATCH,
+        batch_size=size,
         num_threads=threads,
         device_id=gpu,
         prefetch_queue_depth=PREFETCH,
@@ -202,6 +209,13 @@ def _fill(
             arena.put(int(sample), _image(images[number], gpu))
         if gpu is not None:  # before DALI uses the memory again
             torch.cuda.synchronize(gpu)
+    del images, pipeline
+    ReleaseUnusedMemory()  # else DALI's pool would keep it from the network
+
+
+def _number(device: torch.device) -> int | None:
+    """The GPU's, or None for the CPU."""
+    return device.index or 0 if device.type == "cuda" else None
 
 
 def _image(image: Any, gpu: int | None) -> torch.Tensor:

@@ -8,7 +8,7 @@ streaming, bit for bit, so whether a process holds its images changes nothing bu
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,27 +67,34 @@ class Arena:
 
 
 def decide_residence(
-    choice: Choice, data: ShardSplit, device: torch.device, processes: int = 1
-) -> Residence:
-    """Whether `data` is kept decoded; `processes` share this machine, each GPU has one.
+    choice: Choice, splits: Sequence[ShardSplit], device: torch.device, processes: int = 1
+) -> list[Residence]:
+    """Which splits are kept decoded, the first of them first: they share one budget.
 
-    Raises `UserError` where it is wanted always and exceeds what is free.
+    `processes` share this machine, each GPU has one. Raises `UserError` where they are wanted
+    always and exceed what is free.
     """
     if choice == "never":
-        return Residence(False, "not kept in memory, as wanted")
-    needed = image_bytes(data)
+        return [Residence(False, "not kept in memory, as wanted") for _ in splits]
     on_gpu = device.type == "cuda"
     free = torch.cuda.mem_get_info(device)[0] if on_gpu else free_memory() // processes
     where = f"{free / GIB:.1f} GiB free on {'the GPU' if on_gpu else 'the host'}"
     where += f" for each of {processes} processes" if processes > 1 and not on_gpu else ""
-    if choice == "always" and needed > free:
+    sizes = [image_bytes(data) for data in splits]
+    if choice == "always" and sum(sizes) > free:
+        names = " and ".join(data.split for data in splits)
         raise UserError(
-            f"resident is 'always', but {data.split} needs {needed / GIB:.1f} GiB of {where}; "
+            f"resident is 'always', but {names} need {sum(sizes) / GIB:.1f} GiB of {where}; "
             "use --resident auto, or smaller shards (shards.write --max-side)"
         )
-    kept = choice == "always" or needed <= BUDGET * free
-    verb = "kept in" if kept else "too large for"
-    return Residence(kept, f"{needed / GIB:.2f} GiB decoded, {verb} memory ({where})")
+    left = float(free) if choice == "always" else BUDGET * free
+    decided = []
+    for size in sizes:
+        kept = size <= left
+        left -= size if kept else 0
+        verb = "kept in" if kept else "too large for"
+        decided.append(Residence(kept, f"{size / GIB:.2f} GiB decoded, {verb} memory ({where})"))
+    return decided
 
 
 def image_bytes(data: ShardSplit) -> int:

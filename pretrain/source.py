@@ -22,17 +22,26 @@ class Source:
 
 
 def open_sources(
-    splits: Sequence[ShardSplit], config: TrainConfig, device: torch.device, processes: int
+    splits: Sequence[ShardSplit],
+    config: TrainConfig,
+    device: torch.device,
+    processes: int,
+    threads: int,
 ) -> list[Source]:
-    """Decide for each split; `processes` share this machine. Takes the memory for decoded images.
+    """Decide for each split; `processes` share this machine, each with `threads` for its loader.
 
-    To be called before the size of a micro-batch is tried, so that this memory is counted there.
+    Takes the memory for decoded images, and fills it on a GPU: so to be called before the size of
+    a micro-batch is tried, which then counts it.
     """
     decode = decode_path(splits[0], config, device)
+    residences = decide_residence(config.resident, splits, device, processes)
     sources = []
-    for data in splits:
-        residence = decide_residence(config.resident, data, device, processes)
+    for data, residence in zip(splits, residences, strict=True):
         arena = Arena(data, device) if residence.kept else None
+        if arena is not None and device.type == "cuda":
+            from pretrain.dali_pixels import fill_arena
+
+            fill_arena(arena, data, device, threads, decode.name)
         told = f"{data.split} images: {residence.reason}; decoded by {decode.name}: {decode.reason}"
         sources.append(Source(data, decode, arena, told))
     return sources

@@ -87,7 +87,9 @@ def train(config: TrainConfig, interruption: Interruption) -> None:
             return
         with run.together():
             train_source, val_source = _sources((train_data, val_data), config, accelerator)
-        micro_batch_size = _micro_batch_size(model, config, progress, accelerator)
+        micro_batch_size = _micro_batch_size(
+            model, config, progress, accelerator, (train_data, val_data)
+        )
         progress = replace(
             progress, micro_batch_size=micro_batch_size, threads=torch.get_num_threads()
         )
@@ -266,11 +268,15 @@ def _plan(
 
 
 def _micro_batch_size(
-    model: nn.Module, config: TrainConfig, progress: Progress, accelerator: Accelerator
+    model: nn.Module,
+    config: TrainConfig,
+    progress: Progress,
+    accelerator: Accelerator,
+    splits: tuple[ShardSplit, ShardSplit],
 ) -> int:
     """As configured, else the run's own so far, else what fits."""
     before = progress.micro_batch_size
-    size = config.micro_batch_size or before or fit_micro_batch(model, config, accelerator)
+    size = config.micro_batch_size or before or fit_micro_batch(model, config, accelerator, splits)
     if not accelerator.is_main_process:
         return size
     seen_at_once = size * (accelerator.num_processes if config.sync_bn else 1)
@@ -287,7 +293,8 @@ def _micro_batch_size(
 def _sources(
     splits: tuple[ShardSplit, ShardSplit], config: TrainConfig, accelerator: Accelerator
 ) -> list[Source]:
-    sources = open_sources(splits, config, accelerator.device, processes_here(accelerator))
+    here, threads = processes_here(accelerator), thread_count(config.loader_threads, accelerator)
+    sources = open_sources(splits, config, accelerator.device, here, threads)
     if accelerator.is_main_process:
         for source in sources:
             console.print(source.told, markup=False, soft_wrap=True)

@@ -96,8 +96,9 @@ def _train_a_little(
     )
     model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     # As in training, validation images too: what is kept in memory is not there for the network.
-    sources = open_sources(splits, config, accelerator.device, processes_here(accelerator))
-    size = fit_micro_batch(model, config, accelerator)
+    here, threads = processes_here(accelerator), thread_count(config.loader_threads, accelerator)
+    sources = open_sources(splits, config, accelerator.device, here, threads)
+    size = fit_micro_batch(model, config, accelerator, splits)
     optimizer = build_optimizer(model, config)
     labels = data.index["label"].astype(np.int64)
     objective = build_objective(config, labels, classes, accelerator.device)
@@ -114,7 +115,7 @@ def _train_a_little(
         config,
         micro_batch_size=max(size, plan.largest_slot(accelerator.num_processes)),
         device=accelerator.device,
-        threads=thread_count(config.loader_threads, accelerator),
+        threads=threads,
         decode=sources[0].decode.name,
         arena=sources[0].arena,
     )

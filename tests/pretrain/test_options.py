@@ -201,7 +201,7 @@ def test_the_batch_that_is_found_trains_within_the_memory(optimizer: Any) -> Non
     ema = build_ema(model, config)
     assert ema is not None
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    size = fit_micro_batch(model, config, accelerator)
+    size = fit_micro_batch(model, config, accelerator, [])
     assert 2 <= size < 1 << 16
     assert size.bit_count() == 1  # a halving of the batch
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from pretrain.augment import Draws, draw_training, draw_validation
 from pretrain.config import TrainConfig
-from pretrain.dali_pixels import DaliPixels
+from pretrain.dali_pixels import DaliPixels, fill_arena
 from pretrain.host_pixels import PREFETCH, HostPixels
 from pretrain.order import Ids
 from pretrain.resident import Arena
@@ -131,6 +131,7 @@ def test_held_images_give_the_pixels_of_streamed_ones(pictures: ShardSplit, way:
         assert torch.equal(make(holding, items), wanted)  # decodes and keeps
     else:
         wanted = make(by_dali(pictures, config), items)
+        fill_arena(arena, pictures, CPU, 1, "cpu")
         holding = by_dali(pictures, config, arena)  # type: ignore[assignment]
     assert arena.complete
     assert torch.equal(make(holding, items), wanted)
@@ -214,6 +215,8 @@ def test_the_gpu_gives_the_pictures_of_the_cpu(pictures: ShardSplit, held: bool)
     gpu = torch.device("cuda", torch.cuda.current_device())
     items = work(pictures, config)
     arena = Arena(pictures, gpu) if held else None
+    if arena is not None:
+        fill_arena(arena, pictures, gpu, 2, "cpu")
     pixels = DaliPixels(pictures, config, 8, 2, device=gpu, decode="cpu", arena=arena)
     wanted, got = make(HostPixels(pictures, config, 2, None), items), make(pixels, items)
     levels = (got.cpu() - wanted).abs() * torch.tensor(IMAGENET_STD).view(3, 1, 1) * 255
