@@ -4,7 +4,8 @@ python -m pretrain.preview --shards data/shards --out preview.png --noise 0.1
 
 Takes every setting of training. One row per image, of different classes. First the stored image
 with its crop drawn in; then the crop with nothing but one augmentation at a time, at its extremes;
-then whole draws, as training gets them. The pixels are made by the loader's own code.
+then whole draws, as training gets them. The pixels are made by the loader's own code, mixed images
+by training's: with the row below, the last one with the first.
 """
 
 from collections.abc import Sequence
@@ -14,12 +15,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from pretrain.augment import Draws, draw_training
+from pretrain.balance import class_quotas
 from pretrain.config import TrainConfig
 from pretrain.host_pixels import HostPixels, decode
+from pretrain.loader import Batch
+from pretrain.mixing import mix
 from pretrain.order import Ids
 from pretrain.staging import stage
 from pretrain.store import ShardSplit, open_split
@@ -60,18 +65,28 @@ class Column:
     title: str
     change: dict[str, Any]  # fields of `Draws`, the same for all rows
     config: TrainConfig  # what the geometry is drawn by
+    mixes: TrainConfig | None = None  # what mixup and cutmix are drawn by, if they are shown
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """One column of pictures, a row each."""
+
+    title: str
+    pictures: list[Picture]
+    notes: list[str]  # what stands below each; mostly nothing
 
 
 def draw_sheet(data: ShardSplit, config: TrainConfig, out: Path) -> None:
     """Write the contact sheet of `config` on images of `data` to `out`."""
     samples = _samples(data)
     plain = replace(config, **_STILL, noise=0.0)
-    columns = _columns(config, plain)
-    drawn = [_draws(data, samples, c.config, 0, c.change) for c in columns]
-    drawn += [_draws(data, samples, config, epoch, {}) for epoch in range(FULL_DRAWS)]
-    pictures = [_render(data, samples, draws, config) for draws in drawn]
-    titles = ["stored image\nand its crop", *(c.title for c in columns)]
-    titles += [f"training,\nepoch {epoch + 1}" for epoch in range(FULL_DRAWS)]
+    columns = [(c, 0) for c in _columns(config, plain)]
+    for epoch in range(FULL_DRAWS):
+        whole = config if config.mixes else None
+        columns.append((Column(f"training,\nepoch {epoch + 1}", {}, config, whole), epoch))
+    cells = [_render(data, samples, column, epoch) for column, epoch in columns]
+    titles = ["stored image\nand its crop", *(c.title for c in cells)]
     size = (_CELL * len(titles), _CELL * len(samples) + 0.9)
     figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
     axes = figure.subplots(len(samples), len(titles), squeeze=False)
@@ -80,10 +95,10 @@ def draw_sheet(data: ShardSplit, config: TrainConfig, out: Path) -> None:
         (encoded,) = data.read(np.array([sample]))
         axes[row, 0].imshow(decode(encoded, data.manifest.channels), cmap="gray", vmin=0, vmax=255)
         _outline(axes[row, 0], base, row)
-        label = data.manifest.classes[int(data.index["label"][sample])]
-        axes[row, 0].set_ylabel(label.replace("_", " "), fontsize=7)
-        for column, made in enumerate(pictures, 1):
-            axes[row, column].imshow(made[row], cmap="gray", vmin=0, vmax=1)
+        axes[row, 0].set_ylabel(_row_label(data, config, int(sample)), fontsize=7)
+        for column, made in enumerate(cells, 1):
+            axes[row, column].imshow(made.pictures[row], cmap="gray", vmin=0, vmax=1)
+            axes[row, column].set_xlabel(made.notes[row], fontsize=6, labelpad=1)
     for column, title in enumerate(titles):
         axes[0, column].set_title(title, fontsize=8)
     for axis in axes.flat:
@@ -125,6 +140,11 @@ def _columns(config: TrainConfig, plain: TrainConfig) -> list[Column]:
             columns.append(Column(f"contrast\nx {factor:.2g}", change, plain))
     if config.noise:
         columns.append(Column(f"noise\n{config.noise:.2g}", {"noise": config.noise}, plain))
+    for name, alpha in _alphas(config).items():
+        if alpha:
+            only: Any = {"mixup": 0.0, "cutmix": 0.0} | {name: alpha}
+            alone = replace(config, **only, mix_share=1.0)
+            columns.append(Column(f"{name}, with\nthe next row", {}, plain, alone))
     return columns
 
 
@@ -137,14 +157,32 @@ def _draws(
     return replace(draws, **forced)
 
 
-def _render(data: ShardSplit, samples: Ids, draws: Draws, config: TrainConfig) -> list[Picture]:
-    """The loader's pixels, with its normalisation undone."""
-    (images,) = HostPixels(data, config, 2, None).batches([(samples, draws)])
+def _render(data: ShardSplit, samples: Ids, column: Column, epoch: int) -> Cells:
+    """The loader's pixels, mixed as in training, with the normalisation undone."""
+    draws = _draws(data, samples, column.config, epoch, column.change)
+    (images,) = HostPixels(data, column.config, 2, None).batches([(samples, draws)])
+    notes = [""] * len(samples)
+    if column.mixes is not None:
+        # Labelled by their rows, so that the targets tell each image's own share.
+        rows = torch.arange(len(samples))
+        images, targets = mix(column.mixes, epoch, Batch(images, rows, samples), len(samples))
+        notes = [f"{share:.0%} its own" for share in targets.diagonal().tolist()]
     pixels = images.permute(0, 2, 3, 1).numpy()
     pixels = pixels * np.array(data.manifest.std, np.float32) + np.array(
         data.manifest.mean, np.float32
     )
-    return list(np.clip(pixels, 0, 1))
+    return Cells(column.title, list(np.clip(pixels, 0, 1)), notes)
+
+
+def _row_label(data: ShardSplit, config: TrainConfig, sample: int) -> str:
+    """The class; where classes are balanced, also what that makes of its images."""
+    labels = data.index["label"].astype(np.int64)
+    label = int(labels[sample])
+    name = data.manifest.classes[label].replace("_", " ")
+    if not config.class_balance:
+        return name
+    drawn = class_quotas(labels, config.class_balance)[label]
+    return f"{name}\n{np.count_nonzero(labels == label)} images,\n{drawn} draws an epoch"
 
 
 def _outline(axis: Any, draws: Draws, row: int) -> None:
@@ -161,7 +199,22 @@ def _caption(config: TrainConfig) -> str:
         f"stretched up to {config.crop_aspect_max:g}; flips {config.hflip:g} and {config.vflip:g}; "
         f"rotation {config.rotate:g}, {angle}; brightness ±{config.brightness:g}; "
         f"contrast ±{config.contrast:g}; noise up to {config.noise:g}; seed {config.seed}"
+        + (f"\n{_mixing(config)}" if config.mixes or config.class_balance else "")
     )
+
+
+def _mixing(config: TrainConfig) -> str:
+    """What is done with several images, in words."""
+    parts = [f"{name} of Beta({alpha:g})" for name, alpha in _alphas(config).items() if alpha]
+    said = [f"{' or '.join(parts)} for {config.mix_share:.0%} of the images"] if parts else []
+    if config.class_balance:
+        said.append(f"classes balanced to the power {config.class_balance:g}")
+    return "; ".join(said)
+
+
+def _alphas(config: TrainConfig) -> dict[str, float]:
+    """Of what is in force."""
+    return {"mixup": config.mixup, "cutmix": config.cutmix} if config.mixes else {}
 
 
 if __name__ == "__main__":
