@@ -1,11 +1,15 @@
 """Real surroundings that the tests of several packages share."""
 
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from shards.stores import filesystem
 
 
 class SmallDisk:
@@ -39,5 +43,50 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], SmallDisk]]:
                 pytest.skip("mounting a file system needs root")
             stack.callback(subprocess.run, ["umount", "--lazy", str(folder)], check=True)
             return disk
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """Address of an S3 store: moto's server, a real endpoint."""
+    pytest.importorskip("s3fs", reason="needs pip install '.[s3]'")
+    from moto.s3.responses import S3Response
+    from moto.server import ThreadedMotoServer
+
+    # Amazon's conditional writes are atomic; moto looks and writes in two steps.
+    put, lock = S3Response.put_object, threading.Lock()
+
+    def put_atomically(self: Any) -> Any:
+        with lock:
+            return put(self)
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(S3Response, "put_object", put_atomically)
+        server.start()
+        host, port = server.get_host_and_port()
+        yield f"http://{host}:{port}"
+        server.stop()
+
+
+@pytest.fixture
+def s3_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
+    """Makes an empty bucket of a name, in a store that the environment leads to as a user's does.
+
+    Gives the store's file system.
+    """
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with ExitStack() as stack:
+
+        def make(name: str) -> Any:
+            filesystem(f"s3://{name}")[0].clear_instance_cache()
+            fs, _ = filesystem(f"s3://{name}")
+            fs.mkdir(name)
+            stack.callback(fs.rm, name, recursive=True)
+            return fs
 
         yield make

@@ -5,8 +5,7 @@ import os
 import re
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -330,44 +329,11 @@ def test_two_encoders_are_compared(
     assert lines[1].split() == ["config.lr", "0.01", "0.02"] and len(lines) == 2
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    pytest.importorskip("s3fs", reason="needs pip install '.[s3]'")
-    from moto.s3.responses import S3Response
-    from moto.server import ThreadedMotoServer
-
-    # Amazon's conditional writes are atomic; moto looks and writes in two steps.
-    put, lock = S3Response.put_object, threading.Lock()
-
-    def put_atomically(self: Any) -> Any:
-        with lock:
-            return put(self)
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(S3Response, "put_object", put_atomically)
-        server.start()
-        host, port = server.get_host_and_port()
-        yield f"http://{host}:{port}"
-        server.stop()
-
-
 @pytest.fixture
-def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A registry in a bucket, found through the environment as a user's is."""
-    settings = {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    filesystem("s3://encoders")[0].clear_instance_cache()
-    fs, _ = filesystem("s3://encoders")
-    fs.mkdir("encoders")
-    yield "s3://encoders/deep/registry"
-    fs.rm("encoders", recursive=True)
+def bucket(s3_bucket: Callable[[str], Any]) -> str:
+    """A registry in a bucket."""
+    s3_bucket("encoders")
+    return "s3://encoders/deep/registry"
 
 
 def test_many_publish_at_once_on_s3(export: Path, bucket: str) -> None:

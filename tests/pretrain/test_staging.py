@@ -8,10 +8,11 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -250,31 +251,11 @@ def test_a_cache_that_cannot_be_written_is_named(origin: Origin, tmp_path: Path)
         stage(origin.url, tmp_path / "file")
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    pytest.importorskip("s3fs", reason="needs pip install '.[s3]'")
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
-def s3_set(endpoint: str, heavy_set: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """URL of `heavy_set` in a bucket that the environment leads to, as a user's does."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    filesystem("s3://staged")[0].clear_instance_cache()
-    fs, _ = filesystem("s3://staged")
-    fs.mkdir("staged")
-    fs.put(f"{heavy_set}/", "staged/set/", recursive=True)
-    yield "s3://staged/set"
-    fs.rm("staged", recursive=True)
+def s3_set(s3_bucket: Callable[[str], Any], heavy_set: Path) -> str:
+    """URL of `heavy_set` in a bucket."""
+    s3_bucket("staged").put(f"{heavy_set}/", "staged/set/", recursive=True)
+    return "s3://staged/set"
 
 
 def test_a_set_on_s3_is_staged_whole(

@@ -2,7 +2,7 @@
 
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +19,11 @@ pytest.importorskip("s3fs", reason="needs pip install '.[s3]'")
 MakeCorpus = Callable[..., Path]
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
-def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """URL of an empty bucket; the store is found through the environment, as a user's is."""
-    settings = {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    fs, _ = filesystem("s3://micrographs")
-    fs.clear_instance_cache()
-    fs, _ = filesystem("s3://micrographs")
-    fs.mkdir("micrographs")
-    yield "s3://micrographs"
-    fs.rm("micrographs", recursive=True)
+def bucket(s3_bucket: Callable[[str], Any]) -> str:
+    """URL of an empty bucket."""
+    s3_bucket("micrographs")
+    return "s3://micrographs"
 
 
 def _write(source: str, out: str, **settings: Any) -> None:
