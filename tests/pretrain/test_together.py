@@ -1,20 +1,24 @@
 """What befalls one of two processes ends both of them: an error, or being asked to stop."""
 
+import fcntl
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
-from signal import SIGTERM, SIGUSR1
+from signal import SIGKILL, SIGTERM, SIGUSR1
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from pretrain.checkpoint import load_checkpoint
+from pretrain.checkpoint import list_checkpoints, load_checkpoint
 from pretrain.run_folder import RunPaths
 from pretrain.status import EXIT_INTERRUPTED, read_status
 from shards.cli import EXIT_USER_ERROR
 
+ROOT = Path(__file__).parents[2]
 STEPS = 9  # of an epoch
 
 
@@ -78,6 +82,54 @@ def test_a_stop_of_one_process_stops_both_in_every_part_of_a_run(
     _assert_equal_weights(other[1]["model"], one[1]["model"])
     _assert_equal_weights(other[1]["ema"], one[1]["ema"])
     _assert_equal_weights(*(load_file(RunPaths(run).best) for run in (stopped, whole)))
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_job_and_the_run_goes_on_exactly(
+    even_shards: Path, tmp_path: Path, nursery: Any
+) -> None:
+    flags = ["--arch", "tu-test_resnet", "--shards", str(even_shards), "--image-size", "64"]
+    flags += ["--batch-size", "16", "--micro-batch-size", "4", "--epochs", "3", "--patience", "3"]
+    flags += ["--threads", "1", "--loader-threads", "1", "--device", "cpu"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    nursery.start([*flags, "--run-dir", str(whole)], world=2)
+    assert nursery.wait() == [0, 0], _log(nursery)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    launch += [str(ROOT / "pretrain" / "train.py"), *flags, "--run-dir", str(killed)]
+    with (tmp_path / "launched.log").open("w") as log:
+        launcher = subprocess.Popen(
+            [*launch, "--checkpoint-minutes", "1e-6"],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    checkpoints = RunPaths(killed).checkpoints
+    _wait_for(lambda: len(list_checkpoints(checkpoints)) == 2 or launcher.poll() is not None)
+    (second,) = [pid for pid in _children(launcher.pid) if _rank(pid) == "1"]
+    os.kill(second, SIGKILL)
+    struck = time.monotonic()
+    assert launcher.wait(timeout=120) != 0
+    print(f"the job ended {time.monotonic() - struck:.1f} s after one of its processes was killed")
+    with RunPaths(killed).lock.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # no trainer is left
+    found = load_checkpoint(checkpoints)
+    assert found is not None and found[0].epoch < 3
+    nursery.start([*flags, "--run-dir", str(killed)], world=2)
+    assert nursery.wait() == [0, 0], _log(nursery)
+    one, other = (load_checkpoint(RunPaths(run).checkpoints) for run in (whole, killed))
+    assert one is not None and other is not None and one[0] == other[0]
+    _assert_equal_weights(other[1]["model"], one[1]["model"])
+
+
+def _children(parent: int) -> list[int]:
+    tasks = Path(f"/proc/{parent}/task").iterdir()
+    return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+
+
+def _rank(process: int) -> str:
+    """Which of a launcher's trainers a process is; empty where it is none."""
+    entries = Path(f"/proc/{process}/environ").read_text().split("\0")
+    return next((e.removeprefix("RANK=") for e in entries if e.startswith("RANK=")), "")
 
 
 def _assert_equal_weights(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
