@@ -173,6 +173,8 @@ def _write_smp(
     whole: PixelsToProbabilities, card: SegmenterCard, path: Path, fixed: Size | None
 ) -> Run:
     network: Any = whole.network
+    if not isinstance(network, smp.base.SegmentationModel):
+        raise UserError(f"{card.decoder} is none of smp's decoders: use onnx or pt2")
     network.save_pretrained(path)
     return PixelsToProbabilities(smp.from_pretrained(path), card).eval()
 
