@@ -17,7 +17,7 @@ import torch
 
 from downstream.apply.blend import Maps
 from downstream.seg.segmenter import Segmenter, load_segmenter
-from shards.cli import UserError
+from shards.cli import UserError, warn
 
 View = tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]
 
@@ -92,6 +92,9 @@ def load_members(runs: Sequence[Path], temperatures: Sequence[float]) -> list[Me
                 f"{run} has the classes {' '.join(card.classes)}, but {runs[0]} "
                 f"{' '.join(wanted.classes)}; an ensemble needs the same"
             )
+        if card.preparation:
+            done = ", ".join(f"{name} {value}" for name, value in card.preparation.items())
+            warn(f"{run} was trained on images prepared so: {done}; do the same to yours")
     return members
 
 

@@ -103,6 +103,8 @@ class SegmenterCard:
     config: Mapping[str, Any]
     versions: Mapping[str, str]
     sha256: str  # of best.safetensors
+    # What adaptation did to its images before the network saw them; none: taken as files have them.
+    preparation: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def mask_classes(self) -> tuple[MaskClass, ...]:

@@ -161,6 +161,7 @@ def write_kept(
         config=as_plain(config),
         versions=versions(),
         sha256=file_sha256(paths.best),
+        preparation=_preparation(config, study),
     )
     write_card(paths.card, card)
     return card
@@ -233,6 +234,17 @@ def run_id(paths: RunPaths, config: AdaptConfig) -> str:
     settings = {k: v for k, v in as_plain(config).items() if k not in FREE_SETTINGS}
     text = json.dumps([settings, read_data(paths.folder)["sha256"]], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _preparation(config: AdaptConfig, study: DomainStudy) -> dict[str, Any]:
+    """What was done to the images that the kept network is for, where anything was."""
+    domain = study.source if config.target is None else study.target(config.target)
+    done = {
+        "scale": study.working_scale(domain),
+        "invert": domain.invert,
+        "crop_bar": domain.crop_bar,
+    }
+    return {} if done == {"scale": 1.0, "invert": False, "crop_bar": False} else done
 
 
 def _data_sha256(data: RunData) -> str:

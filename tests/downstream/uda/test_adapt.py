@@ -14,6 +14,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from downstream.adapt import adapt, build_network, cut_pools, read_data
+from downstream.apply.ensemble import load_members
+from downstream.seg.run_folder import read_segmenter_card
 from downstream.uda.config import AdaptConfig
 from downstream.uda.methods import cross_entropy
 from downstream.uda.tile_plan import IGNORE
@@ -222,3 +224,13 @@ def test_the_oracle_is_told_apart_and_changes_nothing(config: AdaptConfig) -> No
     assert seen["oracle"]["miou"] >= seen["domains"]["faded"]["miou"]
     assert "target labels" in seen["oracle"]["note"]
     assert seen["domains"] == plain["domains"]
+
+
+def test_what_was_done_to_the_images_binds_who_predicts(
+    config: AdaptConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapt(replace(config, target="turned", method="bn_adapt", steps=1))
+    card = read_segmenter_card(config.run_dir)
+    assert card.preparation == {"scale": 1.0, "invert": True, "crop_bar": False}
+    load_members([config.run_dir], [1.0])
+    assert "invert True" in capsys.readouterr().err
