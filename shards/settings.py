@@ -163,7 +163,7 @@ def _add_flag(parser: argparse.ArgumentParser, field: Any, hint: Any) -> None:
     text = notes.replace("%", "%%")
     if field.default is dataclasses.MISSING:
         text += " (required)"
-    elif field.default is not None:  # a help text says itself what None stands for
+    elif field.default not in (None, ()):  # a help text says itself what these stand for
         text += f" [{_spell(field.default)}]".replace("%", "%%")
     if base is bool:
         parser.add_argument(
