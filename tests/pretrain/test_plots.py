@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,9 +98,14 @@ def read_wandb(run: Path) -> dict[str, Any]:
     from wandb.proto.wandb_internal_pb2 import Record
 
     (path,) = run.glob("wandb/offline-run-*/*.wandb")
+    deadline = time.monotonic() + 120
+    records: list[Any] = []
+    while not records or records[-1].WhichOneof("record_type") != "exit":
+        assert time.monotonic() < deadline, "wandb's own process has not written all of it"
+        time.sleep(0.1)
+        records = [Record.FromString(data) for data in log_records(path.read_bytes())]
     told: dict[str, Any] = {"config": {}, "history": {}, "summary": {}}
-    for data in log_records(path.read_bytes()):
-        record = Record.FromString(data)
+    for record in records:
         items = {
             "config": (*record.run.config.update, *record.config.update),
             "history": record.history.item,
@@ -119,6 +125,8 @@ def log_records(data: bytes) -> Iterator[bytes]:
             at += left
             continue
         _, length, kind = struct.unpack_from("<IHB", data, at)
+        if at + 7 + length > len(data):
+            return
         record += data[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):  # whole, or the last piece
