@@ -1,9 +1,11 @@
 """Grad-CAM pictures: which parts of an image speak for each class, to a trained segmenter.
 
-python -m downstream.explain RUN IMAGE … --out DIR [--classes NAME …] [--stage -1 | --layer NAME]
+python -m downstream.explain RUN IMAGE … --out DIR [--classes NAME …] [--stages 2 -1 | --layer NAME]
 
-OUT/NAME.png: the image, what was predicted, and the heat of each class. Images larger than 1,024
-pixels are shown by their middle.
+OUT/NAME.png: the image, what was predicted, and the heat of each class, a row for each of the
+encoder's maps that are asked for: a decoder with skip connections may take all from a shallow one
+and leave the deepest with stray spots. Every heat is scaled to its own strongest place. Images
+larger than 1,024 pixels are shown by their middle.
 """
 
 from collections.abc import Sequence
@@ -23,6 +25,7 @@ from shards.cli import ArgumentParser, UserError, program, progress
 from shards.images import Pixels
 
 MAX_SIDE = 1024  # pixels: the gradient needs the whole network's activations
+STAGES = (2, -1)  # one that knows where things end, and one that knows what they are
 _OPACITY = 0.5
 
 
@@ -34,7 +37,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the pictures")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="of these only [all]")
     parser.add_argument(
-        "--stage", type=int, default=-1, metavar="N", help="of the encoder's maps, -1: deepest [-1]"
+        "--stages",
+        nargs="+",
+        type=int,
+        default=STAGES,
+        metavar="N",
+        help="of the encoder's maps, 1: the finest, -1: the deepest [2 -1]",
     )
     parser.add_argument("--layer", metavar="NAME", help="a module of the encoder, as layer3.15")
     options = parser.parse_args(argv)
@@ -42,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     paths = find_images(options.images)
     options.out.mkdir(parents=True, exist_ok=True)
     for path in progress(paths, "explain"):
-        picture = explain(segmenter, path, options.classes, options.stage, options.layer)
+        picture = explain(segmenter, path, options.classes, options.stages, options.layer)
         picture.save(options.out / f"{path.stem}.png")
     print(options.out)
 
@@ -51,10 +59,10 @@ def explain(
     segmenter: Segmenter,
     path: Path,
     names: Sequence[str] | None = None,
-    stage: int = -1,
+    stages: Sequence[int] = STAGES,
     layer: str | None = None,
 ) -> Image.Image:
-    """A sheet of one image's heats, at the encoder's map `stage` or at its module `layer`.
+    """A sheet of one image's heats, a row for each encoder map of `stages`, or for a module of it.
 
     Raises `UserError` for unknown classes, stages and modules.
     """
@@ -65,20 +73,28 @@ def explain(
             raise UserError(f"no class {name!r}; this run has {', '.join(known)}")
     pixels = _middle(path)
     image = segmenter.normalise(torch.from_numpy(pixels).permute(2, 0, 1)[None])
-    module = (
-        encoder_layer(segmenter.model, stage, image)
-        if layer is None
-        else named_layer(segmenter.model, layer)
-    )
+    if layer is None:
+        modules = {f"map {n}": encoder_layer(segmenter.model, n, image) for n in stages}
+    else:
+        modules = {layer: named_layer(segmenter.model, layer)}
     with torch.no_grad():
         mask = predicted(segmenter.model(image)[0]).cpu().numpy()
-    panels = [Panel(pixels, "image"), Panel(overlay(pixels, mask), "classes")]
-    for index, name in enumerate(known):
-        if names is None or name in names:
-            heat = class_heat(segmenter.model, image, module, index)
-            panels.append(Panel(heated(pixels, heat), f"speaks for {name}"))
+    shown = [Panel(pixels, "image"), Panel(overlay(pixels, mask), "classes")]
+    rows = [
+        shown
+        + [
+            Panel(
+                heated(pixels, class_heat(segmenter.model, image, module, index)),
+                f"speaks for {name}, at {where}",
+            )
+            for index, name in enumerate(known)
+            if names is None or name in names
+        ]
+        for where, module in modules.items()
+    ]
     legend = {name: class_colour(index) for index, name in enumerate(known)}
-    return sheet([panels], legend, f"{path.name}: Grad-CAM", 384)
+    title = f"{path.name}: Grad-CAM, every heat scaled to its own strongest place"
+    return sheet(rows, legend, title, 384)
 
 
 def _middle(path: Path) -> Pixels:

@@ -92,7 +92,7 @@ def encoder_layer(network: nn.Module, stage: int, image: torch.Tensor) -> nn.Mod
     for module, output in reversed(outputs):  # the outermost of those that pass it on
         if output.shape == wanted.shape and torch.equal(output, wanted):
             return module
-    raise UserError(f"stage {stage} of this encoder is no module's output; try another --stage")
+    raise UserError(f"stage {stage} of this encoder is no module's output; try another of --stages")
 
 
 def named_layer(network: nn.Module, name: str) -> nn.Module:
