@@ -16,7 +16,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from downstream.apply.inputs import find_images, split_arguments
 from downstream.apply.legend import Legend, legend_of, write_classes
 from downstream.apply.novelty import Reference, image_score
 from downstream.apply.picture import PictureWriter
+from downstream.apply.prepared import native_bands, prepared_scan
 from downstream.apply.reach import sees_whole_tile
 from downstream.apply.scan import Scan, file_stamp, open_scan
 from downstream.apply.trust_file import read_reference, read_trust
@@ -68,6 +69,7 @@ class Predictor:
     legend: Legend
     judges: tuple[Judge, ...]
     settings: dict[str, Any]  # that decide the outputs
+    preparation: Mapping[str, Any]  # of images, by an adapted network's card
 
 
 @program
@@ -141,7 +143,11 @@ def open_predictor(config: PredictConfig) -> Predictor:
         [card.sha256, temperature] for card, temperature in zip(cards, temperatures, strict=True)
     ]
     ensemble = Ensemble(members, len(legend.classes), seen)
-    return Predictor(config, ensemble, legend, tuple(judges), settings)
+    preparation = cards[0].preparation
+    if preparation:
+        done = ", ".join(f"{name} {value:.4g}" for name, value in preparation.items())
+        console.print(f"images are prepared as the training's were: {done}", markup=False)
+    return Predictor(config, ensemble, legend, tuple(judges), settings, preparation)
 
 
 def _tell_of_pooling(
@@ -185,25 +191,28 @@ def _predict_one(path: Path, predictor: Predictor) -> dict[str, Any]:
     began = time.monotonic()
     config, ensemble, legend = predictor.config, predictor.ensemble, predictor.legend
     stamp = file_stamp(path)
-    scan = open_scan(path, crop_bar=config.crop_bar)
+    preparation = predictor.preparation
+    whole = open_scan(path, crop_bar=config.crop_bar or preparation.get("crop_bar", False))
+    scan = prepared_scan(whole, preparation) if preparation else whole
     scores = [judge.score(scan) for judge in predictor.judges]
     ensemble.start_image()
     tiling = Tiling(config.tile, config.overlap, STRIDE, config.batch_size)
     members = len(predictor.settings["members"])
-    with PictureWriter(config, scan, legend, members) as picture:
-        for band in blended_bands(scan, ensemble, ensemble.channels, tiling):
+    with PictureWriter(config, whole, legend, members) as picture:
+        bands = blended_bands(scan, ensemble, ensemble.channels, tiling)
+        for band in native_bands(bands, scan.shape, whole.shape):
             picture.add(band.top, band.maps)
         totals = picture.finish()
         mask = picture.mask_name
     warnings = _warnings(scores)
     for warning in warnings:
         warn(f"{path.name}: {warning}")
-    pixels = scan.height * scan.width
+    pixels = whole.height * whole.width
     return {
         "image": str(path),
         "mask": mask,
-        "size": [scan.width, scan.height],
-        "notes": list(scan.notes),
+        "size": [whole.width, whole.height],
+        "notes": list(whole.notes),
         "classes": list(legend.names),
         "fractions": [int(count) / pixels for count in totals.counts],
         "member_fractions": ensemble.shares.tolist(),  # soft: mean probabilities

@@ -7,9 +7,10 @@ et al. 2017 for ensembles): the entropy of the mean less the mean of the entropi
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ import torch
 
 from downstream.apply.blend import Maps
 from downstream.seg.segmenter import Segmenter, load_segmenter
-from shards.cli import UserError, warn
+from shards.cli import UserError
 
 View = tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]
 
@@ -92,10 +93,16 @@ def load_members(runs: Sequence[Path], temperatures: Sequence[float]) -> list[Me
                 f"{run} has the classes {' '.join(card.classes)}, but {runs[0]} "
                 f"{' '.join(wanted.classes)}; an ensemble needs the same"
             )
-        if card.preparation:
-            done = ", ".join(f"{name} {value}" for name, value in card.preparation.items())
-            warn(f"{run} was trained on images prepared so: {done}; do the same to yours")
+        if card.preparation != wanted.preparation:
+            raise UserError(
+                f"{run} was trained on images prepared so: {_spelled(card.preparation)}; {runs[0]} "
+                f"so: {_spelled(wanted.preparation)}; an ensemble needs the same"
+            )
     return members
+
+
+def _spelled(preparation: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in preparation.items()) or "not at all"
 
 
 def views(orientation: str) -> list[View]:

@@ -47,6 +47,11 @@ class Scan:
     notes: tuple[str, ...]
     _read: ReadRows
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.height, self.width
+
     def rows(self, top: int, bottom: int) -> Pixels:
         """Rows `top` to `bottom`, at most to the image's end, as RGB."""
         values = self._read(top, min(bottom, self.height))

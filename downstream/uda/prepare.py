@@ -119,6 +119,12 @@ def working_shape(height: int, width: int, scale: float) -> tuple[int, int]:
     return _scaled(height, scale), _scaled(width, scale)
 
 
+def scaling_method(source: tuple[int, ...], target: tuple[int, ...]) -> Image.Resampling:
+    """Down as `shards.images` scales, up without the steps that its filter would leave."""
+    grows = target[0] > source[0]
+    return Image.Resampling.BICUBIC if grows else Image.Resampling.HAMMING
+
+
 def _scaled(length: int, scale: float) -> int:
     return max(1, math.floor(length * scale + 0.5))
 
@@ -196,9 +202,7 @@ def _central(name: str, span: slice, length: int) -> slice:
 def _resized(pixels: Pixels, shape: tuple[int, int]) -> Pixels:
     if pixels.shape[:2] == shape:
         return np.ascontiguousarray(pixels)
-    grows = shape[0] > pixels.shape[0]
-    # Down as in `shards.images.shrink`; up without the steps that Hamming would leave.
-    method = Image.Resampling.BICUBIC if grows else Image.Resampling.HAMMING
+    method = scaling_method(pixels.shape[:2], shape)
     return np.array(Image.fromarray(pixels).resize(shape[::-1], method))
 
 

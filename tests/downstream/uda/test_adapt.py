@@ -14,9 +14,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from downstream.adapt import adapt, build_network, cut_pools, read_data
-from downstream.apply.ensemble import load_members
-from downstream.seg.run_folder import read_segmenter_card
+from downstream.apply.config import PredictConfig
+from downstream.predict import predict
+from downstream.seg.run_folder import read_segmenter_card, write_card
 from downstream.uda.config import AdaptConfig
+from downstream.uda.domains import read_study
 from downstream.uda.methods import cross_entropy
 from downstream.uda.tile_plan import IGNORE
 from downstream.uda.training import MAX_SKIPPED, State, Trainer, train
@@ -226,11 +228,20 @@ def test_the_oracle_is_told_apart_and_changes_nothing(config: AdaptConfig) -> No
     assert seen["domains"] == plain["domains"]
 
 
-def test_what_was_done_to_the_images_binds_who_predicts(
-    config: AdaptConfig, capsys: pytest.CaptureFixture[str]
-) -> None:
-    adapt(replace(config, target="turned", method="bn_adapt", steps=1))
+def test_prediction_prepares_images_as_training_did(config: AdaptConfig, tmp_path: Path) -> None:
+    adapt(replace(config, target="turned", method="bn_adapt", steps=1, lr=1e-5))
     card = read_segmenter_card(config.run_dir)
     assert card.preparation == {"scale": 1.0, "invert": True, "crop_bar": False}
-    load_members([config.run_dir], [1.0])
-    assert "invert True" in capsys.readouterr().err
+    domain = read_study(config.study).target("turned")
+    image = min((domain.data / domain.test[0]).iterdir())
+    plain = tmp_path / "plain"
+    shutil.copytree(config.run_dir, plain)
+    write_card(plain / "card.json", replace(card, preparation={}))
+    with Image.open(image) as opened:
+        Image.fromarray(255 - np.asarray(opened)).save(tmp_path / image.name)
+    found = [
+        predict(PredictConfig(runs=(run,), images=(str(path),), out=run / "out"))[0]
+        for run, path in ((config.run_dir, image), (plain, tmp_path / image.name))
+    ]
+    fractions = [json.loads(record.read_text())["member_fractions"] for record in found]
+    assert fractions[0] == fractions[1]
