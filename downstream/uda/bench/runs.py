@@ -229,7 +229,7 @@ def _read_run(folder: Path, labels: Mapping[str, str]) -> AdaptRun:
                 for name, entry in results["domains"].items()
                 if entry["split"] == "test"
                 and entry["miou"] is not None
-                and (config.method == BASELINE or name == config.target)
+                and (not config.uses_target or name == config.target)
             },
             oracle_miou=None if oracle is None else oracle["miou"],
             seconds_per_step=results["seconds_per_step"],

@@ -119,6 +119,17 @@ def test_runs_of_a_folder_become_variants(tmp_path: Path) -> None:
     assert baseline is not None and baseline.steps == adapted.steps
 
 
+def test_a_run_counts_on_the_target_that_it_saw_alone(tmp_path: Path) -> None:
+    """Fourier style is of a target too; the run is scored on the others all the same."""
+    fda = {"style": "fda"}
+    folder = save_run(tmp_path, "source_only", 0, 0.7, {"T1": 0.6}, target="T1", settings=fda)
+    results = json.loads(RunPaths(folder).results.read_text())
+    results["domains"]["T2"] = results["domains"]["T1"]
+    write_json(RunPaths(folder).results, results)
+    (run,) = read_adapt_runs(tmp_path)
+    assert list(run.targets or {}) == ["T1"]
+
+
 def test_gains_are_of_the_same_fold_and_seed(tmp_path: Path) -> None:
     save_study(tmp_path)
     save_run(tmp_path, "adaptsegnet", 2, 0.7, {"T1": 0.9}, target="T1")  # has no partner
