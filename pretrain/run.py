@@ -38,7 +38,14 @@ from pretrain.processes import (
     together,
 )
 from pretrain.run_folder import RunPaths
-from pretrain.status import EXIT_INTERRUPTED, STATUS_NAME, State, Status, write_status
+from pretrain.status import (
+    EXIT_INTERRUPTED,
+    STATUS_NAME,
+    State,
+    Status,
+    how_it_ended,
+    write_status,
+)
 from pretrain.tracking import (
     NullTracker,
     RunTracker,
@@ -90,7 +97,7 @@ class Run:
         trace: TracebackType | None,
     ) -> None:
         if self._lock is not None:
-            self._tell(*_how_it_ended(self._progress, error))
+            self._tell(*how_it_ended(self._progress.finished, error))
         try:
             self._tracker.close()
         except Exception as fault:  # must not hide how the run itself ended
@@ -352,17 +359,3 @@ class Run:
 
 def _state_after(epoch: int) -> str:
     return f"the end of epoch {epoch}" if epoch else "the initial state"
-
-
-def _how_it_ended(progress: Progress, error: BaseException | None) -> tuple[State, str]:
-    """State and reason for others to read."""
-    if error is None:
-        return "finished", progress.finished
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted", "stopped from the keyboard"
-    if isinstance(error, SystemExit):
-        if error.code == EXIT_INTERRUPTED:
-            return "interrupted", "asked to stop"
-        return "failed", "another process failed"
-    told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    return "failed", told

@@ -64,6 +64,20 @@ def told_if_stopped(folder: Path) -> Iterator[None]:
         raise
 
 
+def how_it_ended(finished: str, error: BaseException | None) -> tuple[State, str]:
+    """State and reason of a run that ended so; `finished` says why, where it came to its end."""
+    if error is None:
+        return "finished", finished
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", "stopped from the keyboard"
+    if isinstance(error, SystemExit):
+        if error.code == EXIT_INTERRUPTED:
+            return "interrupted", "asked to stop"
+        return "failed", "another process failed"
+    told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return "failed", told
+
+
 def read_status(folder: Path) -> Status | None:
     """The status of the run in `folder`; None when there is none (yet).
 
