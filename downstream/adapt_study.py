@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from downstream.bench.labels import add_label_flag, parse_labels
 from downstream.uda.bench.findings import findings_sheets, printed_rdt_note
 from downstream.uda.bench.gains import Gain, gains
 from downstream.uda.bench.runs import BASELINE, AdaptRun, Variant, mixed_settings, read_adapt_runs
@@ -42,19 +43,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="source_only run; with its other folds and seeds what all RDTs are relative to "
         "[of each network its own]",
     )
-    parser.add_argument(
-        "--label",
-        nargs="+",
-        default=[],
-        metavar="INIT=NAME",
-        help="a name for an --init of the runs: runs/real/export=micrographs",
-    )
+    add_label_flag(parser)
     parser.add_argument("--bagging", action="store_true", help="score the folds' mean probability")
     parser.add_argument("--layer", metavar="NAME", help="draw Figure 7 at this encoder module")
     parser.add_argument("--study", type=Path, metavar="FILE", help="the domains' YAML [the runs']")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of its images [the runs']")
     arguments = parser.parse_args(argv)
-    runs = read_adapt_runs(arguments.root, _labels(arguments.label))
+    runs = read_adapt_runs(arguments.root, parse_labels(arguments.label))
     reference = _fixed_reference(runs, arguments.reference)
     study = Study(runs, reference, arguments.study, arguments.data)
     found = gains(runs)
@@ -94,16 +89,6 @@ def study_page(study: Study, sheets: Sequence[Sheet]) -> list[str]:
         lines += ["", "Rows in italics are printed in paper B, on its own micrographs, which are "]
         lines[-1] += f"not public. {printed_rdt_note()}"
     return lines
-
-
-def _labels(entries: Sequence[str]) -> dict[str, str]:
-    labels = {}
-    for entry in entries:
-        init, _, name = entry.rpartition("=")
-        if not init or not name:
-            raise UserError(f"--label takes INIT=NAME, not {entry!r}")
-        labels[init] = name
-    return labels
 
 
 def _fixed_reference(runs: Sequence[AdaptRun], folder: Path | None) -> Variant | None:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from downstream.bench.labels import add_label_flag, parse_labels
 from downstream.bench.paired import Difference, differences
 from downstream.bench.runs import Run, in_order, mixed_settings, read_runs, shared_settings
 from downstream.bench.scores import METRICS
@@ -42,16 +43,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--baseline", metavar="INIT", help="what the others are compared with [imagenet, or random]"
     )
-    parser.add_argument(
-        "--label",
-        nargs="+",
-        default=[],
-        metavar="INIT=NAME",
-        help="a name for an --init of the runs: runs/real/export=micrographs",
-    )
+    add_label_flag(parser)
     parser.add_argument("--data", type=Path, help="where the test images lie now, for the figures")
     arguments = parser.parse_args(argv)
-    runs = read_runs(arguments.root, _labels(arguments.label))
+    runs = read_runs(arguments.root, parse_labels(arguments.label))
     baseline = _baseline(runs, arguments.baseline)
     found = differences(runs, baseline)
     out = arguments.out or arguments.root
@@ -101,16 +96,6 @@ def study_page(runs: Sequence[Run], found: Sequence[Difference], baseline: str) 
         ),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _labels(entries: Sequence[str]) -> dict[str, str]:
-    labels = {}
-    for entry in entries:
-        init, _, name = entry.rpartition("=")
-        if not init or not name:
-            raise UserError(f"--label takes INIT=NAME, not {entry!r}")
-        labels[init] = name
-    return labels
 
 
 def _baseline(runs: Sequence[Run], wanted: str | None) -> str:
