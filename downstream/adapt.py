@@ -15,11 +15,11 @@ from rich.table import Table
 
 from downstream.models import bare_model
 from downstream.seg.metrics import score
-from downstream.seg.run_folder import RunPaths, read_results
+from downstream.seg.run_folder import RunPaths, check_same_run, read_results
 from downstream.seg.segmenter import Origin, Segmenter, default_device, initial_network
 from downstream.uda.batches import Domain, TilePool, cut_tiles
 from downstream.uda.batchnorm import adapt_bn, export_state, use_domain
-from downstream.uda.config import AdaptConfig
+from downstream.uda.config import FREE_SETTINGS, AdaptConfig
 from downstream.uda.domains import SOURCE, DomainStudy, read_study
 from downstream.uda.evaluate import score_images, total_confusion
 from downstream.uda.networks import adaptable
@@ -27,8 +27,8 @@ from downstream.uda.prepare import PreparedImage, prepare_source, prepare_target
 from downstream.uda.run_folder import (
     RunData,
     ScoredDomain,
-    check_same_run,
     collapse_of,
+    data_sha256,
     describe,
     write_kept,
     write_masks,
@@ -63,7 +63,7 @@ def adapt(config: AdaptConfig, interruption: Interruption | None = None) -> dict
         torch.set_num_threads(config.threads)
     data = read_data(config)
     paths = RunPaths(config.run_dir)
-    check_same_run(paths, config, data)
+    check_same_run(paths, config, FREE_SETTINGS, lambda: data_sha256(data), str(config.study))
     if paths.results.exists():  # it may lie where nobody can write
         console.print(f"{paths.folder} is finished", markup=False)
         return read_results(paths.folder)

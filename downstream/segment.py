@@ -16,14 +16,14 @@ from downstream.config import FREE_SETTINGS, SegmentConfig
 from downstream.seg.augment import fitting_crop
 from downstream.seg.dataset import LabelledSet, data_sha256, read_labelled_set
 from downstream.seg.results import evaluate, write_best, write_pictures, write_results
-from downstream.seg.run_folder import RunPaths, read_data, read_results, write_json
+from downstream.seg.run_folder import RunPaths, check_same_run, read_results, write_json
 from downstream.seg.segmenter import build_segmenter, default_device
 from downstream.seg.training import fine_tune
 from pretrain.atomic import write_atomically
 from pretrain.opening import lock
 from pretrain.processes import Interruption
 from shards.cli import UserError, console, program, warn
-from shards.settings import build_config, dump_config, load_config, read_recipe
+from shards.settings import dump_config, load_config
 
 PAN_LEAST_SIDE = 128  # pixels
 
@@ -51,7 +51,8 @@ def segment(config: SegmentConfig, interruption: Interruption | None = None) -> 
     data = read_labelled_set(config)
     _check_crops(config, data)
     paths = RunPaths(config.run_dir)
-    _check_same_run(paths, config, data)
+    free = FREE_SETTINGS if paths.results.exists() else _FREE_ON_RESUME
+    check_same_run(paths, config, free, lambda: data_sha256(data), str(config.data))
     if paths.results.exists():  # it may lie where nobody can write
         console.print(f"{paths.folder} is finished", markup=False)
         return read_results(paths.folder)
@@ -97,26 +98,6 @@ def _describe(paths: RunPaths, config: SegmentConfig, data: LabelledSet) -> None
     }
     write_json(paths.data, description)
     write_atomically(paths.config, dump_config(config).encode())
-
-
-def _check_same_run(paths: RunPaths, config: SegmentConfig, data: LabelledSet) -> None:
-    """Raise `UserError` when the folder holds another run, or one on other data."""
-    if not paths.config.exists():
-        return
-    before = build_config(SegmentConfig, read_recipe(paths.config))
-    free = FREE_SETTINGS if paths.results.exists() else _FREE_ON_RESUME
-    for name in SegmentConfig.__dataclass_fields__:
-        old, new = getattr(before, name), getattr(config, name)
-        if old != new and name not in free:
-            raise UserError(
-                f"{paths.folder} holds a run with {name} {old}, not {new}; choose another "
-                "--run-dir, or delete that folder"
-            )
-    if paths.data.exists() and read_data(paths.folder)["sha256"] != data_sha256(data):
-        raise UserError(
-            f"{paths.folder} was trained on other images or labels than {config.data} now holds; "
-            "choose another --run-dir, or delete that folder"
-        )
 
 
 def _check_crops(config: SegmentConfig, data: LabelledSet) -> None:

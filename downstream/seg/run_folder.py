@@ -14,7 +14,7 @@ results.json        all scores; there only when all is done
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from pretrain.atomic import write_atomically
 from pretrain.card import CARD_NAME
 from shards.cli import UserError
 from shards.schema import SourceInfo, read_versioned
+from shards.settings import build_config, read_recipe
 
 SCHEMA_VERSION = 1
 
@@ -133,6 +134,35 @@ def read_segmenter_card(folder: Path) -> SegmenterCard:
         return SegmenterCard(**(content | tuples | {"sources": sources}))
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
+
+
+def check_same_run(
+    paths: RunPaths,
+    config: Any,
+    free: frozenset[str],
+    data_sha256: Callable[[], str],
+    owner: str,
+) -> None:
+    """Raise `UserError` when the folder holds another run than `config`, or one on other data.
+
+    `config` is a settings dataclass, of which the `free` ones may change; `owner` of the data is
+    named in the error.
+    """
+    if not paths.config.exists():
+        return
+    before = build_config(type(config), read_recipe(paths.config))
+    for name in type(config).__dataclass_fields__:
+        old, new = getattr(before, name), getattr(config, name)
+        if old != new and name not in free:
+            raise UserError(
+                f"{paths.folder} holds a run with {name} {old}, not {new}; choose another "
+                "--run-dir, or delete that folder"
+            )
+    if paths.data.exists() and read_data(paths.folder)["sha256"] != data_sha256():
+        raise UserError(
+            f"{paths.folder} was trained on other images or labels than {owner} now has; "
+            "choose another --run-dir, or delete that folder"
+        )
 
 
 def read_results(run_dir: Path) -> dict[str, Any]:

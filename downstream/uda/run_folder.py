@@ -41,9 +41,8 @@ from downstream.uda.prepare import PreparedImage
 from downstream.uda.training import State, Trainer
 from pretrain.atomic import write_atomically
 from pretrain.timm_models import encoder_options
-from shards.cli import UserError
 from shards.schema import file_sha256
-from shards.settings import as_plain, build_config, dump_config, read_recipe
+from shards.settings import as_plain, dump_config
 
 Split = Literal["val", "test"]
 
@@ -70,7 +69,7 @@ class ScoredDomain:
 def describe(paths: RunPaths, config: AdaptConfig, data: RunData) -> None:
     """Write what makes the folder this run's: now, not when the work is done."""
     description = {
-        "sha256": _data_sha256(data),
+        "sha256": data_sha256(data),
         "study": data.study.name,
         "classes": list(data.study.class_names),
         "splits": {
@@ -81,25 +80,6 @@ def describe(paths: RunPaths, config: AdaptConfig, data: RunData) -> None:
     }
     write_json(paths.data, description)
     write_atomically(paths.config, dump_config(config).encode())
-
-
-def check_same_run(paths: RunPaths, config: AdaptConfig, data: RunData) -> None:
-    """Raise `UserError` when the folder holds another run, or one on other data."""
-    if not paths.config.exists():
-        return
-    before = build_config(AdaptConfig, read_recipe(paths.config))
-    for name in AdaptConfig.__dataclass_fields__:
-        old, new = getattr(before, name), getattr(config, name)
-        if old != new and name not in FREE_SETTINGS:
-            raise UserError(
-                f"{paths.folder} holds a run with {name} {old}, not {new}; choose another "
-                "--run-dir, or delete that folder"
-            )
-    if paths.data.exists() and read_data(paths.folder)["sha256"] != _data_sha256(data):
-        raise UserError(
-            f"{paths.folder} was trained on other images or labels than the study now has; "
-            "choose another --run-dir, or delete that folder"
-        )
 
 
 def collapse_of(state: State, domains: Mapping[str, ScoredDomain], names: Sequence[str]) -> str:
@@ -247,7 +227,7 @@ def _preparation(config: AdaptConfig, study: DomainStudy) -> dict[str, Any]:
     return {} if done == {"scale": 1.0, "invert": False, "crop_bar": False} else done
 
 
-def _data_sha256(data: RunData) -> str:
+def data_sha256(data: RunData) -> str:
     """A hash of all that training and validation see; the test images are not among it."""
     digest = hashlib.sha256()
     for split in ("train", "val", "target"):
