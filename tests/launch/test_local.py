@@ -85,7 +85,7 @@ axes: {data: [labels, later], seed: [0]}
 then: ["touch {folder}/then"]
 """)
     with pytest.raises(SystemExit) as some_failed:
-        run_local(["grid.yaml", "--jobs", "2"])
+        run_local(["grid.yaml", "--jobs", "2", "--threads", "1"])
     assert some_failed.value.code == 1
     report = capsys.readouterr().out
     assert "study: 2 tasks: 1 done, 1 failed" in report
@@ -94,7 +94,7 @@ then: ["touch {folder}/then"]
     done_at = Path("out/labels.0/results.json").stat().st_mtime_ns
 
     Path("later").symlink_to(labels)
-    run_local(["grid.yaml", "--retry-failed"])
+    run_local(["grid.yaml", "--retry-failed", "--threads", "1"])
     assert "study: 2 tasks: 2 done" in capsys.readouterr().out
     assert Path("out/labels.0/results.json").stat().st_mtime_ns == done_at
 
