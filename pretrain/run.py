@@ -1,7 +1,6 @@
 """One training run on disk: opened, locked, resumed, saved, and its best weights kept."""
 
 import json
-import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -25,6 +24,7 @@ from pretrain.checkpoint import (
     save_checkpoint,
 )
 from pretrain.config import TrainConfig
+from pretrain.early_stopping import after_epoch, why_finished
 from pretrain.ema import Ema
 from pretrain.guards import Diverged, after_rollback, chance_warning, is_good, remedy
 from pretrain.metrics import Scores
@@ -121,7 +121,7 @@ class Run:
             found = load_checkpoint(self.paths.checkpoints)
             if found is not None:
                 progress, state = found
-                progress = replace(progress, finished=self._why_finished(progress))
+                progress = replace(progress, finished=why_finished(self._config, progress))
                 self._load(model, optimizer, state)
                 self._report_resume(progress)
         self._progress = self._saved = progress
@@ -232,26 +232,7 @@ class Run:
     ) -> Progress:
         """Record an epoch, keep its weights if they are the best so far, decide whether to stop."""
         config, epoch = self._config, progress.epoch + 1
-        progress = replace(
-            progress,
-            epoch=epoch,
-            step=0,
-            loss_sum=0.0,
-            epoch_seconds=0.0,
-            skipped_samples=0,
-            stale_epochs=progress.stale_epochs + 1,
-            chance_epochs=0 if scores.converged else progress.chance_epochs + 1,
-        )
-        best = math.isfinite(scores.loss) and scores.top1 > progress.best_top1
-        if best:
-            progress = replace(
-                progress,
-                best_top1=scores.top1,
-                best_epoch=epoch,
-                best_converged=scores.converged,
-                stale_epochs=0,
-            )
-        progress = replace(progress, finished=self._why_finished(progress))
+        progress, best = after_epoch(config, progress, scores)
         now = time.monotonic()
         record = {f"val_{name}": value for name, value in scores.scalars().items()}
         record |= {"best_top1": progress.best_top1, "epochs_trained": epoch + progress.lost_epochs}
@@ -338,13 +319,6 @@ class Run:
             "confusion": scores.confusion,
         }
         write_atomically(self.paths.best, save(tensors, metadata={"story": json.dumps(story)}))
-
-    def _why_finished(self, progress: Progress) -> str:
-        if progress.epoch >= self._config.epochs:
-            return f"all {self._config.epochs} epochs done"
-        if progress.stale_epochs >= self._config.patience:
-            return f"no better top-1 in {self._config.patience} epochs"
-        return ""
 
     def _report_resume(self, progress: Progress) -> None:
         if not self._accelerator.is_main_process:
