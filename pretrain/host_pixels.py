@@ -86,7 +86,10 @@ class HostPixels:
         if held is not None:
             return held.numpy()
         (encoded,) = self._data.read(np.array([sample]))
-        image = decode(encoded, self._data.manifest.channels)
+        try:
+            image = decode(encoded, self._data.manifest.channels)
+        except (OSError, SyntaxError, ValueError) as error:  # Pillow's two, TurboJPEG's
+            raise self._data.broken(sample, error) from error
         if self._arena:
             self._arena.put(sample, torch.from_numpy(image))
         return image

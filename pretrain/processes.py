@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -82,12 +82,17 @@ def together(
     asked = interruption is not None and interruption.requested
     told = torch.tensor([fault is not None, asked], dtype=torch.float32)
     faults, stops = sum_over(accelerator, told).tolist()
-    if fault is not None:
-        raise fault
     if faults:
-        sys.exit(EXIT_USER_ERROR)  # the one that failed says why
+        end_all(fault)
     if stops:
         sys.exit(EXIT_INTERRUPTED)
+
+
+def end_all(fault: Exception | None) -> NoReturn:
+    """End this process, as all others: by its own fault, which says why, or for that of another."""
+    if fault is not None:
+        raise fault
+    sys.exit(EXIT_USER_ERROR)
 
 
 def average_statistics(model: nn.Module, accelerator: Accelerator) -> None:

@@ -37,11 +37,22 @@ class ShardSplit:
         return [self._read_one(row) for row in self.index[ids]]
 
     def _read_one(self, row: np.void) -> npt.NDArray[np.uint8]:
-        data = os.pread(self.descriptors[row["shard"]], int(row["size"]), int(row["offset"]))
+        try:
+            data = os.pread(self.descriptors[row["shard"]], int(row["size"]), int(row["offset"]))
+        except OSError as error:
+            raise self._fault(row, f"cannot be read: {error.strerror}") from error
         if len(data) != row["size"]:
-            name = self.manifest.splits[self.split].shards[row["shard"]].name
-            raise UserError(f"{self.folder / name} ends early; see python -m shards.verify")
+            raise self._fault(row, "ends early")
         return np.frombuffer(data, np.uint8)
+
+    def broken(self, sample: int, error: Exception) -> UserError:
+        """What to say of an image that cannot be decoded."""
+        row = self.index[sample]
+        return self._fault(row, f"has a damaged image at byte {row['offset']}: {error}")
+
+    def _fault(self, row: np.void, found: str) -> UserError:
+        name = self.manifest.splits[self.split].shards[row["shard"]].name
+        return UserError(f"{self.folder / name} {found}; see python -m shards.verify {self.folder}")
 
 
 def open_split(folder: Path, split: str) -> ShardSplit:

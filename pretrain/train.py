@@ -18,6 +18,7 @@ from torch import nn
 from pretrain.checkpoint import Progress
 from pretrain.config import TrainConfig
 from pretrain.ema import Ema, build_ema
+from pretrain.feed import Feed
 from pretrain.guards import (
     Diverged,
     Statistics,
@@ -35,6 +36,7 @@ from pretrain.order import Ids, Plan, slot_seed
 from pretrain.pace import Pace
 from pretrain.processes import (
     Interruption,
+    end_all,
     processes_here,
     start_accelerator,
     sum_over,
@@ -153,7 +155,8 @@ def train_epoch(
 ) -> tuple[Progress, dict[str, float]]:
     """Train the rest of an epoch; exits the program, saved, when it is asked to stop.
 
-    Raises `Diverged` when the run must roll back.
+    Raises `Diverged` when the run must roll back. What keeps one process from making its batches
+    ends all of them, saved.
     """
     config, accelerator, plan, run = (
         training.config,
@@ -168,7 +171,8 @@ def train_epoch(
         lr = progress.lr_factor * learning_rate(config, epoch, step.number, steps_per_epoch)
         set_learning_rate(training.optimizer, lr)
         training.statistics.keep()
-        loss_sum = add_gradients(training, step, epoch)
+        feed = Feed(step, config.image_size, accelerator.device)
+        loss_sum = add_gradients(training, step, feed, epoch)
         # One small reduction tells all processes the loss and what any of them wants.
         told = torch.tensor(
             [
@@ -176,10 +180,15 @@ def train_epoch(
                 gradient_norm(training.model, accelerator),
                 float(run.interrupted),
                 float(run.checkpoint_due),
+                float(feed.fault is not None),
             ],
             dtype=torch.float64,
         )
-        loss_sum, norm, stop, save = sum_over(accelerator, told).tolist()
+        loss_sum, norm, stop, save, faults = sum_over(accelerator, told).tolist()
+        if faults:
+            training.statistics.put_back()
+            run.save(progress)
+            end_all(feed.fault)
         sound = math.isfinite(loss_sum) and math.isfinite(norm)
         if not (sound and take_step(training, epoch, step)):
             training.statistics.put_back()
@@ -197,13 +206,13 @@ def train_epoch(
     }
 
 
-def add_gradients(training: Training, step: Step, epoch: int) -> float:
+def add_gradients(training: Training, step: Step, feed: Feed, epoch: int) -> float:
     """Gradients of this process's part of the global batch; returns its summed loss."""
     config, accelerator, model = training.config, training.accelerator, training.model
     rank, world = accelerator.process_index, accelerator.num_processes
     training.optimizer.zero_grad(set_to_none=True)
     loss_sum = torch.zeros((), dtype=torch.float64, device=accelerator.device)
-    for position, batch in enumerate(step.batches):
+    for position, batch in enumerate(feed):
         torch.manual_seed(slot_seed(config.seed, epoch, step.number, position * world + rank))
         is_last = position == step.slots - 1
         with nullcontext() if is_last else accelerator.no_sync(model):
@@ -212,7 +221,8 @@ def add_gradients(training: Training, step: Step, epoch: int) -> float:
             # the gradient that one process with all samples would have.
             accelerator.backward(loss * (world / step.samples))
         loss_sum += loss.detach().double()
-        training.run.record_ids(epoch, step.number, batch.ids)
+        if feed.fault is None:
+            training.run.record_ids(epoch, step.number, batch.ids)
     return float(loss_sum)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from pretrain.loader import Loader
 from pretrain.metrics import Counts, Scores
-from pretrain.processes import average_statistics, sum_over
+from pretrain.processes import average_statistics, sum_over, together
 
 _ROUND = 8  # batches between two looks at whether to stop
 
@@ -38,11 +38,12 @@ def validate(
     unfinished = True
     while unfinished:
         done = 0
-        for batch in islice(batches, _ROUND):
-            done += 1
-            with accelerator.autocast():
-                logits = plain(batch.images)
-            counts.add(logits, batch.labels)
+        with together(accelerator):  # an image that one cannot read ends all
+            for batch in islice(batches, _ROUND):
+                done += 1
+                with accelerator.autocast():
+                    logits = plain(batch.images)
+                counts.add(logits, batch.labels)
         told = torch.tensor([done == _ROUND, interrupted()], dtype=torch.float32)
         unfinished, stop = (bool(value) for value in sum_over(accelerator, told).tolist())
         if unfinished and stop:

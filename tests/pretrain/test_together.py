@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,9 +15,11 @@ import torch
 from safetensors.torch import load_file
 
 from pretrain.checkpoint import list_checkpoints, load_checkpoint
+from pretrain.order import Plan
 from pretrain.run_folder import RunPaths
 from pretrain.status import EXIT_INTERRUPTED, read_status
 from shards.cli import EXIT_USER_ERROR
+from shards.schema import read_index, read_manifest
 
 ROOT = Path(__file__).parents[2]
 STEPS = 9  # of an epoch
@@ -46,6 +49,33 @@ def test_an_error_of_one_process_ends_both_and_is_told_once(
     if flag == "--run-dir":  # the first has opened its folder
         assert status is not None
         assert (status.state, status.reason) == ("failed", "another process failed")
+
+
+@pytest.mark.parametrize(("split", "saved"), [("train", 3), ("val", 0)])
+def test_an_image_that_one_process_cannot_decode_ends_both(
+    tiny: list[str], shards: Path, tmp_path: Path, nursery: Any, split: str, saved: int
+) -> None:
+    plan = Plan(samples=48, batch_size=8, micro_batch_size=4, seed=0)
+    # The second process's first image of the fourth step, and of validation.
+    sample = plan.slots(plan.epoch_batches(0)[3], 2)[1][0] if split == "train" else 1
+    run, before, bad = tmp_path / "run", _log_size(nursery), tmp_path / "bad"
+    shutil.copytree(shards, bad)
+    row = read_index(bad, split)[sample]
+    shard = bad / read_manifest(bad).splits[split].shards[row["shard"]].name
+    with shard.open("r+b") as stream:
+        stream.seek(int(row["offset"]) + 40)  # the header still says what kind of image it is
+        stream.write(b"garbage" * 20)
+    argv = [*tiny, "--arch", "tu-test_resnet", "--run-dir", str(run), "--device", "cpu"]
+    nursery.start(argv, world=2, last=["--shards", str(bad)])
+    assert nursery.wait() == [EXIT_USER_ERROR] * 2
+    errors = [line for line in _log(nursery, before) if "rror" in line]
+    assert len(errors) == 1, errors
+    assert f"{shard} has a damaged image at byte {row['offset']}" in errors[0]
+    assert f"python -m shards.verify {bad}" in errors[0]
+    found = load_checkpoint(RunPaths(run).checkpoints)
+    assert found is not None and (found[0].epoch, found[0].step) == (0, saved)
+    status = read_status(run)
+    assert status is not None and status.reason == "another process failed"
 
 
 @pytest.mark.slow
