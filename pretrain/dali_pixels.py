@@ -5,6 +5,7 @@ The same pipeline runs on the CPU (`gpu=None`), where the tests compare it with 
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import tee
 from typing import Any
 
@@ -19,7 +20,11 @@ from pretrain.decoding import DecodeName
 from pretrain.host_pixels import PREFETCH
 from pretrain.order import Ids
 from pretrain.resident import Arena
+from pretrain.send import send
 from pretrain.store import ShardSplit
+from shards.cli import UserError
+
+Inputs = tuple[list[Any], Draws]  # stored or decoded images, and what is done to each
 
 _FILL_BATCH = 256  # images decoded at once when an arena is filled
 _FILL_BYTES = 2**28  # of a batch of them, decoded
@@ -57,8 +62,10 @@ class DaliPixels:
         self._bank = torch.from_numpy(noise_bank(config)).to(device)
         self._mean = torch.tensor(data.manifest.mean, device=device)
         self._std = torch.tensor(data.manifest.std, device=device)
-        self._samples: Iterator[Ids] = iter(())
+        self._images: Iterator[list[Any]] = iter(())
         self._draws: Iterator[Draws] = iter(())
+        # DALI calls for its inputs in the thread that trains: there, reading would be waiting.
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
         self._ahead: deque[Draws] = deque()  # of the batches that DALI has been given
         self._pipeline = _shaping(
             images=self._next_images,
@@ -77,19 +84,26 @@ class DaliPixels:
     def batches(self, work: Iterable[tuple[Ids, Draws]]) -> Iterator[torch.Tensor]:
         """`(N, 3, side, side)` float32 in channels-last order for each item of `work`."""
         self._drain()
-        first, second = tee(work)  # DALI asks for images and draws separately
-        self._samples = (samples for samples, _ in first)
+        inputs = ((self._read(samples), draws) for samples, draws in work)
+        first, second = tee(self._made_ahead(inputs))  # DALI asks for the two separately
+        self._images = (images for images, _ in first)
         self._draws = (draws for _, draws in second)
         while True:
             try:
                 (shaped,) = self._pipeline.run()
             except StopIteration:
                 return
+            except RuntimeError as error:
+                said = " ".join(str(error).split())
+                raise UserError(
+                    f"DALI cannot make a batch of {self._data.folder}: {said}; a damaged image is "
+                    f"named by python -m shards.verify {self._data.folder}"
+                ) from error
             yield self._expose(_to_torch(shaped, self._device), self._ahead.popleft())
 
     def _drain(self) -> None:
         """Forget what DALI has made ahead: a caller may leave an epoch before its end."""
-        self._samples, self._draws = iter(()), iter(())
+        self._images, self._draws = iter(()), iter(())
         while not self._fresh:
             try:
                 self._pipeline.run()
@@ -99,14 +113,23 @@ class DaliPixels:
         self._fresh = False
         self._ahead.clear()
 
-    def _next_images(self) -> list[Any]:
-        samples = next(self._samples)
+    def _made_ahead(self, inputs: Iterator[Inputs]) -> Iterator[Inputs]:
+        """The same, made by another thread, in their order."""
+        pending = deque(self._reader.submit(next, inputs, None) for _ in range(PREFETCH))
+        while (made := pending.popleft().result()) is not None:
+            pending.append(self._reader.submit(next, inputs, None))
+            yield made
+
+    def _read(self, samples: Ids) -> list[Any]:
         if self._arena is None:
             return list(self._data.read(samples))
         held = [self._arena.get(int(sample)) for sample in samples]
         on_gpu = self._device.type == "cuda"
         # DALI takes a CPU tensor of torch for one on a GPU.
         return [image if on_gpu or image is None else image.numpy() for image in held]
+
+    def _next_images(self) -> list[Any]:
+        return next(self._images)
 
     def _next_draws(self) -> list[Any]:
         self._ahead.append(next(self._draws))
@@ -116,13 +139,12 @@ class DaliPixels:
         """Contrast, brightness, noise, normalisation; one grey channel becomes three last."""
 
         def column(values: Any) -> torch.Tensor:
-            tensor = torch.from_numpy(np.ascontiguousarray(values))
-            return tensor.to(self._device, non_blocking=True).view(-1, 1, 1, 1)
+            return send(values, self._device).view(-1, 1, 1, 1)
 
         values = images * (column(draws.contrast) / 255) + column(draws.shift)
         if draws.noise.any():
             places = torch.arange(self._side, device=self._device)
-            at = torch.from_numpy(draws.noise_at.astype(np.int64)).to(self._device)
+            at = send(draws.noise_at.astype(np.int64), self._device)
             grain = self._bank[(at[:, :1] + places)[:, :, None], (at[:, 1:] + places)[:, None, :]]
             values.addcmul_(grain.unsqueeze(-1), column(draws.noise))
         return values.sub(self._mean).div_(self._std).permute(0, 3, 1, 2)

@@ -17,6 +17,7 @@ from pretrain.decoding import DecodeName
 from pretrain.host_pixels import HostPixels
 from pretrain.order import Ids, Plan, validation_slots
 from pretrain.resident import Arena
+from pretrain.send import send
 from pretrain.store import ShardSplit
 from shards.schema import Index
 
@@ -92,8 +93,8 @@ class Loader:
     def _stream(self, slots: Sequence[Ids], epoch: int | None) -> Iterator[Batch]:
         work = ((ids % len(self._data), self._draws(ids, epoch)) for ids in slots)
         for ids, images in zip(slots, self._pixels.batches(work), strict=True):
-            labels = torch.from_numpy(self._rows(ids)["label"].astype(np.int64))
-            yield Batch(images, labels.to(self._device, non_blocking=True), ids)
+            labels = self._rows(ids)["label"].astype(np.int64)
+            yield Batch(images, send(labels, self._device), ids)
 
     def _draws(self, ids: Ids, epoch: int | None) -> Draws:
         rows = self._rows(ids)

@@ -15,6 +15,7 @@ from torch.nn import functional
 from pretrain.config import TrainConfig
 from pretrain.loader import Batch
 from pretrain.philox import uniforms
+from pretrain.send import send
 
 STREAM_MIX = 3
 
@@ -37,9 +38,9 @@ def mix(
     kept = np.where(cuts, 1 - area / (height * width), kept)  # what the box really leaves
 
     device = batch.images.device
-    shares = torch.from_numpy(kept.astype(np.float32)).to(device)
-    cuts_here = torch.from_numpy(cuts).to(device).view(-1, 1, 1, 1)
-    outside = ~_inside(torch.from_numpy(boxes).to(device), height, width)
+    shares = send(kept.astype(np.float32), device)
+    cuts_here = send(cuts, device).view(-1, 1, 1, 1)
+    outside = ~_inside(send(boxes, device), height, width)
     weights = torch.where(cuts_here, outside.float(), shares.view(-1, 1, 1, 1))
     images = batch.images.roll(-1, 0).lerp(batch.images, weights)
     targets = functional.one_hot(batch.labels, classes).float()

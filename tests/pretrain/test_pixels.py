@@ -1,5 +1,6 @@
 """Both ways to make pixels give the same pictures: DALI (here on the CPU) and the thread pool."""
 
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from pretrain.host_pixels import PREFETCH, HostPixels
 from pretrain.order import Ids
 from pretrain.resident import Arena
 from pretrain.store import ShardSplit, open_split
+from shards.cli import UserError
 from shards.schema import IMAGENET_STD
 from shards.write import WriteConfig, write_shards
 
@@ -135,6 +137,22 @@ def test_held_images_give_the_pixels_of_streamed_ones(pictures: ShardSplit, way:
         holding = by_dali(pictures, config, arena)  # type: ignore[assignment]
     assert arena.complete
     assert torch.equal(make(holding, items), wanted)
+
+
+@pytest.mark.parametrize("way", ["host", "dali"])
+def test_a_damaged_image_is_told(shards: Path, tmp_path: Path, way: str) -> None:
+    shutil.copytree(shards, tmp_path / "bad")
+    data = open_split(tmp_path / "bad", "train")
+    row = data.index[7]
+    shard = data.folder / data.manifest.splits["train"].shards[row["shard"]].name
+    with shard.open("r+b") as stream:
+        stream.seek(int(row["offset"]) + 40)  # the header still says what kind of image it is
+        stream.write(b"garbage" * 20)
+    config = TrainConfig(arch="resnet18", image_size=32)
+    pixels = HostPixels(data, config, 1, None) if way == "host" else by_dali(data, config)
+    told = "has a damaged image at byte" if way == "host" else "DALI cannot make a batch"
+    with pytest.raises(UserError, match=rf"{told}.*shards.verify {data.folder}$"):
+        make(pixels, work(data, config, 6))
 
 
 @pytest.mark.parametrize("way", ["host", "dali"])
