@@ -22,7 +22,10 @@ from downstream.uda.teacher import Teacher
 from downstream.uda.tile_plan import IGNORE
 
 _CRITIC_BETAS = (0.9, 0.99)  # AdaptSegNet
-_JITTER = 0.2  # of brightness, contrast, saturation on the masked view (MIC)
+_JITTER = 0.2  # of brightness, contrast, saturation on the masked view (MIC; hue: grey has none)
+# MIC's color_jitter_probability = 0.2 is the share that its code leaves as it is.
+_JITTERED = 0.8  # share of the images
+_BLURRED = 0.5  # of them (MIC)
 
 Measured = dict[str, float]
 
@@ -138,8 +141,8 @@ class SelfTraining:
         self.teacher = Teacher(segmenter.model, config.ema)
         self._jitter = v2.Compose(
             [
-                v2.ColorJitter(_JITTER, _JITTER, _JITTER),
-                v2.RandomApply([v2.GaussianBlur(5, (0.15, 1.15))], p=0.5),
+                v2.RandomApply([v2.ColorJitter(_JITTER, _JITTER, _JITTER)], _JITTERED),
+                v2.RandomApply([v2.GaussianBlur(5, (0.15, 1.15))], _BLURRED),
             ]
         )
 

@@ -1,14 +1,18 @@
 """The mean teacher: its ramp, its statistics, its labels; and the views that the student gets."""
 
 import copy
+from dataclasses import replace
 from typing import cast
 
 import pytest
 import torch
 from torch import nn
 
+from downstream.seg.segmenter import Segmenter
 from downstream.uda.batchnorm import set_bn_mode, use_domain
+from downstream.uda.config import AdaptConfig
 from downstream.uda.masking import masked_view
+from downstream.uda.methods import SelfTraining
 from downstream.uda.teacher import Teacher
 
 
@@ -146,4 +150,24 @@ def test_a_ratio_of_0_hides_nothing_and_one_of_1_all(ratio: float, hidden: float
 def test_a_seed_decides_the_view() -> None:
     images = torch.ones(1, 1, 32, 32)
     views = [masked_view(images, 8, 0.5, torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
+    assert torch.equal(views[0], views[1]) and not torch.equal(views[0], views[2])
+
+
+def test_four_of_five_views_differ_in_brightness_and_a_step_decides_which(
+    config: AdaptConfig,
+) -> None:
+    segmenter = Segmenter(nn.Conv2d(3, 2, 1), (0.0,) * 3, (1.0,) * 3, torch.device("cpu"))
+    found = SelfTraining(replace(config, mask_ratio=0.0), segmenter, 2)
+    images = torch.full((500, 3, 8, 8), 200, dtype=torch.uint8)  # flat: blur changes nothing
+    views: list[torch.Tensor] = []
+
+    def predict(view: torch.Tensor) -> torch.Tensor:
+        views.append(view)
+        return torch.zeros(len(view), 2, 8, 8)
+
+    for step in (0, 0, 1):
+        found.consistency(predict, images, torch.zeros(500, 8, 8, dtype=torch.long), step)
+    changed = (views[0] != segmenter.normalise(images)).flatten(1).any(1).float().mean()
+    # One factor in 80 of 0.8 to 1.2 rounds to no change; four sigma.
+    assert float(changed) == pytest.approx(0.8 * 79 / 80, abs=4 * (0.8 * 0.2 / 500) ** 0.5)
     assert torch.equal(views[0], views[1]) and not torch.equal(views[0], views[2])
