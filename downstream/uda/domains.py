@@ -37,7 +37,7 @@ class Domain:
     data: Path  # folder; in the YAML relative to the study's, and that folder itself by default
     train: tuple[str, ...] = ("train",)  # folders or single images of it
     val: tuple[str, ...] = ()  # of a source whose split is given; folds part train and val anew
-    test: tuple[str, ...] = ("test",)  # scored; may be absent, and may be the same as `train`
+    test: tuple[str, ...] = ("test",)  # of a target: scored; may be absent, or the same as `train`
     labelled: bool = False  # whether `train` has masks that a supervised reference may use
 
     pixel_size_nm: float | None = None  # of the files; all domains of a study have one, or none
@@ -93,13 +93,13 @@ class DomainStudy:
             raise ValueError(f"inner must be at least 32 and ring 0, not {self.inner}, {self.ring}")
         if not self.targets:
             raise ValueError("a study needs at least one target")
-        if self.common_pixel_size_nm is not None:
-            for domain in (self.source, *self.targets.values()):
-                if domain.pixel_size_nm is None:
-                    raise ValueError(
-                        f"{domain.name} has no pixel_size_nm, though the study has a common one; "
-                        "give it, or leave it out of all domains"
-                    )
+        domains = (self.source, *self.targets.values())
+        unknown = [domain.name for domain in domains if domain.pixel_size_nm is None]
+        if unknown and (self.pixel_size_nm is not None or len(unknown) < len(domains)):
+            raise ValueError(
+                f"{unknown[0]} has no pixel_size_nm, though others or the study have one; "
+                "give it, or leave it out of all"
+            )
 
     @property
     def classes(self) -> tuple[MaskClass, ...]:

@@ -54,6 +54,7 @@ def test_another_folder_replaces_the_study_s(tmp_path: Path) -> None:
         ("pixel_size_nm: 100, ", "", "field_of_view_um needs pixel_size_nm"),
         ("field_of_view_um: [4, 3]", "field_of_view_um: [4]", "a width and a height"),
         ("{pixel_size_nm: 20, train", "{train", "etched has no pixel_size_nm"),
+        ("{data: sem, pixel_size_nm: 20}", "{data: sem}", "source has no pixel_size_nm"),
         ("  light:", "  a/b:", "letters, digits"),
         ("  light:", "  source:", "the source's name"),
         ("pixel_size_nm: 20}", "pixel_size_nm: 20, labelled: false}", "must be labelled"),
