@@ -17,9 +17,9 @@ from downstream.models import bare_model
 from downstream.seg.metrics import score
 from downstream.seg.run_folder import RunPaths, check_same_run, read_results
 from downstream.seg.segmenter import Origin, Segmenter, default_device, initial_network
-from downstream.uda.batches import Domain, TilePool, cut_tiles
+from downstream.uda.batches import TilePool, cut_tiles
 from downstream.uda.batchnorm import adapt_bn, export_state, use_domain
-from downstream.uda.config import FREE_SETTINGS, AdaptConfig
+from downstream.uda.config import FREE_SETTINGS, AdaptConfig, DomainName
 from downstream.uda.domains import SOURCE, DomainStudy, read_study
 from downstream.uda.evaluate import score_images, total_confusion
 from downstream.uda.networks import adaptable
@@ -176,7 +176,7 @@ def _kept_networks(
     They differ only in batch norm's statistics, where each domain has its own.
     """
 
-    def plain(domain: Domain) -> Segmenter:
+    def plain(domain: DomainName) -> Segmenter:
         options = encoder_options(origin.arch)
         model = bare_model(
             config.network, origin.arch, len(study.classes), options, _decoder_options(config)

@@ -6,21 +6,18 @@ Tsai et al. 2018 (arXiv:1802.10349), equations 1 and 3. Source is 0 and target 1
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from downstream.uda.config import Critic, Gan
+from downstream.uda.config import Critic, DomainName, Gan
 from downstream.uda.discriminator import Discriminator, discriminator_input
 
-DomainLabel = Literal["source", "target"]
-
-_LABELS: dict[DomainLabel, float] = {"source": 0.0, "target": 1.0}
+_LABELS: dict[DomainName, float] = {"source": 0.0, "target": 1.0}
 
 
-def adversarial_loss(judged: torch.Tensor, domain: DomainLabel, gan: Gan) -> torch.Tensor:
+def adversarial_loss(judged: torch.Tensor, domain: DomainName, gan: Gan) -> torch.Tensor:
     """How far a discriminator's logits are from naming `domain`; ln 2 where it has no idea (bce).
 
     `bce`: binary cross entropy. `ls`: squared distance of the raw output (Mao et al. 2017,

@@ -18,7 +18,6 @@ from downstream.uda.prepare import PreparedImage
 from shards.cli import UserError
 
 # Whatever draws numbers in a step has a stream of its own.
-Domain = Literal["source", "target"]
 Stream = Literal[
     "source", "target", "source_network", "target_network", "masking", "masked_network", "critics"
 ]

@@ -5,17 +5,15 @@ A network at rest holds the target's; `use_domain` puts the source's in their pl
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from downstream.uda.config import BnMode
+from downstream.uda.config import BnMode, DomainName
 from pretrain.weights import StateDict
 from shards.cli import UserError
-
-DomainName = Literal["source", "target"]
 
 # The target's buffer, as the plain network has it, and the source's beside it.
 STATISTICS = {

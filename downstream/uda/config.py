@@ -18,6 +18,7 @@ from pretrain.archs import TIMM_PREFIX, find_arch
 MethodName = Literal[
     "source_only", "bn_adapt", "adaptsegnet", "advent", "mean_teacher", "target_supervised"
 ]
+DomainName = Literal["source", "target"]
 Network = Literal["DeepLabV2", "Unet"]
 BnMode = Literal["frozen", "shared", "domain"]
 Style = Literal["none", "fda"]

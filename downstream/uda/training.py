@@ -19,9 +19,9 @@ from torch import nn
 from downstream.seg.augment import build_tile_augmentation
 from downstream.seg.run_folder import RunPaths, read_metrics, write_metrics
 from downstream.seg.segmenter import Segmenter
-from downstream.uda.batches import Domain, Stream, TilePool, draw_batch, seed_stream
+from downstream.uda.batches import Stream, TilePool, draw_batch, seed_stream
 from downstream.uda.batchnorm import set_bn_mode, use_domain
-from downstream.uda.config import AdaptConfig
+from downstream.uda.config import AdaptConfig, DomainName
 from downstream.uda.domains import DomainStudy
 from downstream.uda.methods import (
     Adversary,
@@ -101,7 +101,7 @@ class Trainer:
         self.paths = RunPaths(config.run_dir)
         self.note = ""
         device, parts = segmenter.device, config.parts
-        self._pools: dict[Domain, TilePool] = {"source": source.to(device)}
+        self._pools: dict[DomainName, TilePool] = {"source": source.to(device)}
         if target is not None:
             self._pools["target"] = target.to(device)
         self._augment = build_tile_augmentation(config.augmentation, study.orientation, IGNORE)
@@ -248,18 +248,18 @@ class Trainer:
             measured |= pseudo | {"loss_consistency": float(loss.detach())}
         return measured
 
-    def _draw(self, domain: Domain, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _draw(self, domain: DomainName, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         config = self.config
         return draw_batch(
             self._pools[domain], self._augment, config.batch_size, config.seed, domain, step
         )
 
-    def _outputs(self, images: torch.Tensor, domain: Domain, step: int) -> Outputs:
+    def _outputs(self, images: torch.Tensor, domain: DomainName, step: int) -> Outputs:
         stream: Stream = "source_network" if domain == "source" else "target_network"
         return self._predict(self.segmenter.normalise(images), domain, step, stream)
 
     def _predict(
-        self, normalised: torch.Tensor, domain: Domain, step: int, stream: Stream
+        self, normalised: torch.Tensor, domain: DomainName, step: int, stream: Stream
     ) -> Outputs:
         seed_stream(self.config.seed, stream, step)  # for networks with dropout
         model: Any = self.segmenter.model
