@@ -6,9 +6,8 @@ import sys
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from pictures import write_noise
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("shards", "pretrain", "downstream", "launch")
@@ -127,12 +126,7 @@ def test_light_modules_need_no_torch() -> None:
 
 
 def test_shards_are_written_where_torch_is_not_installed(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    for name in ("a", "b"):
-        (tmp_path / "in" / name).mkdir(parents=True)
-        for number in range(3):
-            pixels = rng.integers(0, 256, (40, 40), np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "in" / name / f"{number}.png")
+    write_noise(tmp_path / "in", ("a", "b"), per_class=3, side=40)
     program = (
         "import sys; sys.modules['torch'] = None\n"
         "from shards.write import main\n"

@@ -7,9 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from pictures import write_noise
 
 from shards.corpus import read_corpus
 from shards.settings import load_config
@@ -34,12 +33,7 @@ def commands(section: str) -> list[list[str]]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's working folder after the README's first commands."""
     work = tmp_path_factory.mktemp("user")
-    rng = np.random.default_rng(0)
-    for name in ("austenite", "bainite"):
-        (work / "my_images" / name).mkdir(parents=True)
-        for number in range(10):
-            pixels = rng.integers(0, 256, (48, 48), np.uint8)
-            Image.fromarray(pixels).save(work / "my_images" / name / f"{number}.png")
+    write_noise(work / "my_images", ("austenite", "bainite"), per_class=10, side=48)
     found = [*commands("Prepare a corpus")[:1], *commands("Pre-train an encoder")]
     assert [command[0] for command in found] == ["python", "accelerate", "python", "python"]
     for command in found:

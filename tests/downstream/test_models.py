@@ -5,11 +5,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
-from PIL import Image
+from pictures import write_noise
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -32,12 +31,7 @@ ENCODER = "features.18.0.weight"  # its last convolution
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A registry with one encoder, trained for an epoch."""
     work = tmp_path_factory.mktemp("work")
-    rng = np.random.default_rng(0)
-    for name in ("austenite", "bainite"):
-        (work / "images" / name).mkdir(parents=True)
-        for number in range(10):
-            pixels = rng.integers(0, 256, (48, 48), np.uint8)
-            Image.fromarray(pixels).save(work / "images" / name / f"{number}.png")
+    write_noise(work / "images", ("austenite", "bainite"), per_class=10, side=48)
     shards = str(work / "shards")
     write_shards(WriteConfig(source=str(work / "images"), out=shards, workers=1, report=False))
     train(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pictures import save_labelled
 from PIL import Image
 from torch import nn
 
@@ -32,17 +33,15 @@ def textures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three images: stripes across are one class, stripes along the other; the same grey values."""
     folder = tmp_path_factory.mktemp("textures")
     rng = np.random.default_rng(0)
-    for part in ("images", "masks"):
-        (folder / part).mkdir()
+    pairs = []
     for number in range(3):
         wave = 128 + 60 * np.sin(np.arange(96) * 2 * np.pi / 6)
         noise = rng.normal(0, 5, (96, 96))
         mask = np.zeros((96, 96), np.uint8)
         mask[:, 20 + 15 * number : 60 + 15 * number] = 1
         stripes = np.where(mask, wave[None], wave[:, None])
-        pixels = (stripes + noise).clip(0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / "images" / f"{number}.png")
-        Image.fromarray(mask).save(folder / "masks" / f"{number}.png")
+        pairs.append(((stripes + noise).clip(0, 255).astype(np.uint8), mask))
+    save_labelled(folder, pairs)
     return folder
 
 

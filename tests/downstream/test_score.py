@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from pictures import save_labelled
 from safetensors.torch import save_file
 from torch import nn
 
@@ -57,17 +57,15 @@ def textures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stripes among noise of the same grey levels: no pixel tells by itself what it is of."""
     folder = tmp_path_factory.mktemp("textures")
     rng = np.random.default_rng(0)
-    for name in ("images", "masks"):
-        (folder / name).mkdir()
-    for number in range(4):
+    pairs = []
+    for _ in range(4):
         mask = np.zeros((64, 96), np.uint8)
         left = rng.integers(0, 48)
         mask[:, left : left + 48] = 1
         stripes = np.broadcast_to(np.arange(96) // 4 % 2, mask.shape)
         levels = np.where(mask, stripes, rng.integers(0, 2, mask.shape))
-        pixels = np.uint8(80 + 90 * levels)
-        Image.fromarray(pixels).save(folder / "images" / f"{number}.png")
-        Image.fromarray(mask).save(folder / "masks" / f"{number}.png")
+        pairs.append((np.uint8(80 + 90 * levels), mask))
+    save_labelled(folder, pairs)
     return folder
 
 

@@ -1,6 +1,8 @@
 """Small pictures, their files, and what becomes of these."""
 
 import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,25 @@ HEIGHT, WIDTH = 48, 64
 def noise(seed: int = 0, *, channels: int | None = None) -> Pixels:
     shape = (HEIGHT, WIDTH) if channels is None else (HEIGHT, WIDTH, channels)
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def write_noise(folder: Path, classes: Sequence[str], per_class: int, side: int) -> None:
+    """A corpus that does not compress, no two images alike: FOLDER/CLASS/NUMBER.png."""
+    rng = np.random.default_rng(0)
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for number in range(per_class):
+            pixels = rng.integers(0, 256, (side, side), np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+
+
+def save_labelled(folder: Path, pairs: Iterable[tuple[Pixels, Pixels]]) -> None:
+    """Images and their masks in a folder without splits: FOLDER/images and FOLDER/masks."""
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    for number, (pixels, mask) in enumerate(pairs):
+        Image.fromarray(pixels).save(folder / "images" / f"{number}.png")
+        Image.fromarray(mask).save(folder / "masks" / f"{number}.png")
 
 
 def halves(left: Any, right: Any, dtype: npt.DTypeLike = np.uint8) -> npt.NDArray[Any]:

@@ -86,6 +86,14 @@ def tiny(shards: Path) -> list[str]:
     return [*flags, "--batch-size", "8", "--threads", "1", "--loader-threads", "1"]
 
 
+@pytest.fixture
+def even(even_shards: Path) -> list[str]:
+    """Flags of a run of a small net: nine steps an epoch, an epoch in a second or two."""
+    flags = ["--arch", "tu-test_resnet", "--shards", str(even_shards), "--image-size", "64"]
+    flags += ["--batch-size", "16", "--threads", "1", "--loader-threads", "1"]
+    return [*flags, "--device", "cpu"]
+
+
 class Nursery:
     """Starts trainers by nursery.py, one at a time."""
 

@@ -3,13 +3,13 @@
 import json
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from waiting import wait_for
 
 from pretrain.checkpoint import Progress, load_checkpoint
 from pretrain.config import TrainConfig
@@ -166,10 +166,3 @@ def test_two_processes_then_one_then_two_lose_and_repeat_no_sample(
 
 def lines(path: Path) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
-
-
-def wait_for(condition: Any, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.002)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from waiting import wait_for
 
 from pretrain.checkpoint import Progress, list_checkpoints, load_checkpoint
 from pretrain.run_folder import RunPaths
@@ -57,12 +58,11 @@ BLOWS: list[list[Blow]] = [
 
 @pytest.mark.slow
 def test_a_run_killed_and_stopped_thirty_times_ends_as_if_left_alone(
-    even_shards: Path, tmp_path: Path, nursery: Any
+    even: list[str], tmp_path: Path, nursery: Any
 ) -> None:
-    flags = ["--arch", "tu-test_resnet", "--shards", str(even_shards), "--image-size", "64"]
-    flags += ["--batch-size", "16", "--micro-batch-size", "4", "--threads", "1", "--lr", "0.02"]
-    flags += ["--loader-threads", "1", "--dropout", "0.3", "--mixup", "0.4", "--ema-epochs", "1"]
-    flags += ["--epochs", str(EPOCHS), "--patience", str(EPOCHS), "--device", "cpu"]
+    flags = [*even, "--micro-batch-size", "4", "--lr", "0.02", "--ema-epochs", "1"]
+    flags += ["--dropout", "0.3", "--mixup", "0.4"]
+    flags += ["--epochs", str(EPOCHS), "--patience", str(EPOCHS)]
     whole, struck = tmp_path / "whole", tmp_path / "struck"
     random_numbers = random.Random(5)
     blocks = random_numbers.sample(BLOWS, len(BLOWS))
@@ -111,7 +111,7 @@ def _spans(nursery: Any) -> dict[str, float]:
 def _strike(nursery: Any, argv: list[str], run: Path, blow: Blow, delay: float) -> str:
     """Start a trainer, strike it `delay` seconds into a part; returns the part it was in then."""
     (trainer,) = nursery.start(argv)
-    _wait_for(lambda: nursery.part() in (blow.part, "ended"))
+    wait_for(lambda: nursery.part() in (blow.part, "ended"))
     time.sleep(delay)
     part = nursery.part()
     os.kill(trainer, blow.signal)
@@ -133,7 +133,7 @@ def _launch_and_strike(argv: list[str], run: Path, blow: Blow, delay: float) -> 
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    _wait_for(lambda: _newest_name(run) != before)
+    wait_for(lambda: _newest_name(run) != before)
     time.sleep(delay)
     children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
     assert len(children) == 1
@@ -175,10 +175,3 @@ def _newest(run: Path) -> Progress | None:
 
 def _newest_name(run: Path) -> str:
     return max((path.name for path in list_checkpoints(RunPaths(run).checkpoints)), default="")
-
-
-def _wait_for(condition: Any, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.001)

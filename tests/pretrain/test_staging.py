@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from pictures import write_noise
+from waiting import wait_for
 
 from pretrain.staging import MARKS_NAME, stage
 from pretrain.store import open_split
@@ -73,12 +74,7 @@ class _Handler(SimpleHTTPRequestHandler):
 def heavy_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three tars of 360, 180 and 180 kB: more than the 64 kB that come at a time."""
     folder = tmp_path_factory.mktemp("heavy")
-    rng = np.random.default_rng(0)
-    for name in ("a", "b"):
-        (folder / "in" / name).mkdir(parents=True)
-        for number in range(4):
-            pixels = rng.integers(0, 256, (300, 300), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / "in" / name / f"{number}.png")
+    write_noise(folder / "in", ("a", "b"), per_class=4, side=300)
     write_shards(
         WriteConfig(
             source=str(folder / "in"),
@@ -312,10 +308,3 @@ def test_missing_credentials_are_asked_for(
     filesystem(s3_set)[0].clear_instance_cache()
     with pytest.raises(UserError, match=r"give credentials that may read it \(AWS_PROFILE"):
         stage(s3_set, tmp_path)
-
-
-def wait_for(condition: object, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.01)

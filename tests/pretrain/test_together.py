@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from waiting import wait_for
 
 from pretrain.checkpoint import list_checkpoints, load_checkpoint
 from pretrain.order import Plan
@@ -80,11 +81,10 @@ def test_an_image_that_one_process_cannot_decode_ends_both(
 
 @pytest.mark.slow
 def test_a_stop_of_one_process_stops_both_in_every_part_of_a_run(
-    even_shards: Path, tmp_path: Path, nursery: Any
+    even: list[str], tmp_path: Path, nursery: Any
 ) -> None:
-    flags = ["--arch", "tu-test_resnet", "--shards", str(even_shards), "--image-size", "64"]
-    flags += ["--batch-size", "16", "--micro-batch-size", "2", "--epochs", "6", "--patience", "6"]
-    flags += ["--threads", "1", "--loader-threads", "1", "--device", "cpu", "--ema-epochs", "1"]
+    flags = [*even, "--micro-batch-size", "2", "--epochs", "6", "--patience", "6"]
+    flags += ["--ema-epochs", "1"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     nursery.start([*flags, "--run-dir", str(whole)], world=2)
     assert nursery.wait() == [0, 0], _log(nursery)
@@ -93,7 +93,7 @@ def test_a_stop_of_one_process_stops_both_in_every_part_of_a_run(
         [("warm-up", 1), ("validation", 0), ("warm-up", 0), ("training", 1), ("validation", 1)]
     ):
         trainers = nursery.start([*flags, "--run-dir", str(stopped)], world=2)
-        _wait_for(lambda wanted=part: nursery.part() == wanted)  # type: ignore[misc]
+        wait_for(lambda wanted=part: nursery.part() == wanted)  # type: ignore[misc]
         if part == "warm-up":  # the other one may not have come so far
             time.sleep(0.2)
         os.kill(trainers[rank], SIGUSR1 if number % 2 else SIGTERM)
@@ -117,11 +117,9 @@ def test_a_stop_of_one_process_stops_both_in_every_part_of_a_run(
 
 @pytest.mark.slow
 def test_a_killed_process_ends_the_job_and_the_run_goes_on_exactly(
-    even_shards: Path, tmp_path: Path, nursery: Any
+    even: list[str], tmp_path: Path, nursery: Any
 ) -> None:
-    flags = ["--arch", "tu-test_resnet", "--shards", str(even_shards), "--image-size", "64"]
-    flags += ["--batch-size", "16", "--micro-batch-size", "4", "--epochs", "3", "--patience", "3"]
-    flags += ["--threads", "1", "--loader-threads", "1", "--device", "cpu"]
+    flags = [*even, "--micro-batch-size", "4", "--epochs", "3", "--patience", "3"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     nursery.start([*flags, "--run-dir", str(whole)], world=2)
     assert nursery.wait() == [0, 0], _log(nursery)
@@ -135,7 +133,7 @@ def test_a_killed_process_ends_the_job_and_the_run_goes_on_exactly(
             start_new_session=True,
         )
     checkpoints = RunPaths(killed).checkpoints
-    _wait_for(lambda: len(list_checkpoints(checkpoints)) == 2 or launcher.poll() is not None)
+    wait_for(lambda: len(list_checkpoints(checkpoints)) == 2 or launcher.poll() is not None)
     (second,) = [pid for pid in _children(launcher.pid) if _rank(pid) == "1"]
     os.kill(second, SIGKILL)
     struck = time.monotonic()
@@ -177,10 +175,3 @@ def _log_size(nursery: Any) -> int:
 
 def _log(nursery: Any, start: int = 0) -> list[str]:
     return nursery.log.read_bytes()[start:].decode().splitlines()  # type: ignore[no-any-return]
-
-
-def _wait_for(condition: Any, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.001)

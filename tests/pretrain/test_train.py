@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from waiting import wait_for
 
 from pretrain.checkpoint import load_checkpoint
 from pretrain.run_folder import RunPaths
@@ -215,12 +216,3 @@ def newest_number(run: Path) -> int:
     folder = RunPaths(run).checkpoints
     names = [path.name for path in folder.glob("state-*.pt")] if folder.is_dir() else []
     return max((int(name.split("-")[1]) for name in names), default=-1)
-
-
-def wait_for(condition: Any, process: subprocess.Popen[str], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if process.poll() is not None:
-            raise AssertionError(f"ended before its time: {process.communicate()[0]}")
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.005)

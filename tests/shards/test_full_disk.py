@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pictures import write_noise
 from PIL import Image
 
 from shards import stores
@@ -36,12 +37,7 @@ def large_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _fill(root: Path) -> None:
-    generator = np.random.default_rng(0)
-    for name in ("a", "b"):
-        (root / name).mkdir(parents=True)
-        for number in range(PER_CLASS):
-            pixels = generator.integers(0, 256, (SIDE, SIDE), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / name / f"{number}.png")
+    write_noise(root, ("a", "b"), PER_CLASS, SIDE)
 
 
 @pytest.fixture(scope="module")
