@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,6 @@ from downstream.uda.tile_plan import IGNORE
 from downstream.uda.training import MAX_SKIPPED, State, Trainer, train
 from pretrain.status import EXIT_INTERRUPTED
 from shards.cli import UserError
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def trainer(config: AdaptConfig) -> Trainer:

@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,14 +27,6 @@ from downstream.uda.transfer.report import report_domain
 from downstream.uda.transfer.signs import Signs, disagreement, look_at, view_source
 from downstream.uda.transfer.verdict import Expected, decide
 from shards.schema import IMAGENET_MEAN, IMAGENET_STD
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def of(mean: float, deviation: float) -> Moments:
