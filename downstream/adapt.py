@@ -23,10 +23,11 @@ from downstream.uda.config import FREE_SETTINGS, AdaptConfig, DomainName
 from downstream.uda.domains import SOURCE, DomainStudy, read_study
 from downstream.uda.evaluate import score_images, total_confusion
 from downstream.uda.networks import adaptable
-from downstream.uda.prepare import PreparedImage, prepare_source, prepare_target
+from downstream.uda.prepare import PreparedImage, find_target, prepare_source, prepare_target
 from downstream.uda.run_folder import (
     RunData,
     ScoredDomain,
+    check_same_study,
     collapse_of,
     data_sha256,
     describe,
@@ -64,6 +65,7 @@ def adapt(config: AdaptConfig, interruption: Interruption | None = None) -> dict
     data = read_data(config)
     paths = RunPaths(config.run_dir)
     check_same_run(paths, config, FREE_SETTINGS, lambda: data_sha256(data), str(config.study))
+    check_same_study(paths, data.study)
     if paths.results.exists():  # it may lie where nobody can write
         console.print(f"{paths.folder} is finished", markup=False)
         return read_results(paths.folder)
@@ -74,11 +76,13 @@ def adapt(config: AdaptConfig, interruption: Interruption | None = None) -> dict
 def _run(
     paths: RunPaths, config: AdaptConfig, data: RunData, interruption: Interruption | None
 ) -> dict[str, Any]:
-    describe(paths, config, data)
+    for name in data.study.targets:
+        find_target(data.study, name)  # what is not there is told before days of training
     torch.manual_seed(config.seed)
     segmenter, origin = build_network(config, data.study)
     trainer = Trainer(segmenter, config, data.study, *cut_pools(config, data))
     oracle = _oracle(config, data, origin) if config.oracle else None
+    describe(paths, config, data)  # what could not even begin leaves the folder free
     if interruption is None:
         state = train(trainer, oracle=oracle)
     else:
@@ -157,12 +161,13 @@ def _oracle(config: AdaptConfig, data: RunData, origin: Origin) -> Oracle:
     if config.target is None:
         raise UserError("--oracle needs a --target, whose labels it may look at")
     images = prepare_target(data.study, config.target).test
+    if all(image.native_mask is None for image in images):
+        raise UserError(f"--oracle needs labelled test images; target {config.target} has none")
 
     def miou(trainer: Trainer) -> float:
         network = _kept_networks(trainer, config, data.study, origin)["target"]
         found = total_confusion(score_images(network, data.study, images, config.batch_size))
-        if found is None:
-            raise UserError(f"--oracle needs labelled test images; target {config.target} has none")
+        assert found is not None  # some are labelled
         return score(found).miou
 
     return miou

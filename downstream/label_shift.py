@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from downstream.seg.layout import find_splits
 from downstream.seg.segmenter import load_segmenter
 from downstream.uda.domains import DomainStudy, read_study
 from downstream.uda.evaluate import predict_image
 from downstream.uda.label_shift import LabelShift, choose_sets
-from downstream.uda.prepare import prepare_target
+from downstream.uda.prepare import find_target, prepare_target
 from pretrain.atomic import write_atomically
 from shards.cli import ArgumentParser, UserError, program, progress
 from shards.settings import read_recipe
@@ -119,10 +118,9 @@ def _labelled(study: DomainStudy, target: str, index: int) -> dict[str, float]:
 
 def _files(study: DomainStudy, target: str, split: str) -> dict[str, str]:
     """Name of an image -> its file in the target's folder."""
-    domain = study.target(target)
-    found = find_splits(domain.data, domain.entries)[split]
+    found = find_target(study, target)[split]
     paths = [*(pair.image for pair in found.pairs), *found.unlabelled]
-    return {path.stem: str(path.relative_to(domain.data)) for path in paths}
+    return {path.stem: str(path.relative_to(study.target(target).data)) for path in paths}
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ def _collect(root: Path, split: str, entries: Sequence[str]) -> Found:
             unlabelled += [] if named else [path]
         elif (split, entry) not in (("val", "val"), ("test", "test")):  # the defaults may be absent
             raise UserError(f"{root} has no {entry!r}, which `{split}` names")
-    names = [pair.name for pair in pairs]
+    names = [pair.name for pair in pairs] + [path.stem for path in unlabelled]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"{split} holds two images named {doubled[0]!r}; rename one")
     return Found(tuple(pairs), tuple(unlabelled), tuple(orphans))

@@ -124,7 +124,7 @@ def write_card(path: Path, card: SegmenterCard) -> None:
 def read_segmenter_card(folder: Path) -> SegmenterCard:
     """Read `folder/card.json`. Raises `UserError`: absent, damaged, or an encoder's."""
     path = RunPaths(folder).card
-    absent = f"no {path.name} in {folder}; is it the folder of a finished downstream.segment run?"
+    absent = f"no {path.name} in {folder}; is it a finished run of downstream.segment or adapt?"
     content = read_versioned(path, SCHEMA_VERSION, absent=absent)
     if "decoder" not in content:
         raise UserError(f"{path} is an encoder's card, not a segmenter's; give the --run-dir")
@@ -169,7 +169,7 @@ def read_results(run_dir: Path) -> dict[str, Any]:
     """What a finished run wrote. Raises `UserError` when it is not finished."""
     path = RunPaths(run_dir).results
     if not path.is_file():
-        raise UserError(f"no {path.name} in {run_dir}: no finished downstream.segment run")
+        raise UserError(f"no {path.name} in {run_dir}: no finished run is there")
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return results
 

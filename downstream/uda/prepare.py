@@ -60,12 +60,6 @@ def prepare_source(
     return tuple(images[: len(train)]), tuple(images[len(train) :])
 
 
-def prepare_source_test(study: DomainStudy) -> tuple[PreparedImage, ...]:
-    """The source's own test images, where it has some beside its folds."""
-    pairs = _find(study.source)["test"].pairs
-    return tuple(_prepare_pair(study, study.source, pair) for pair in pairs)
-
-
 def prepare_target(study: DomainStudy, name: str, *, with_labels: bool = False) -> TargetImages:
     """The images of a target. No mask of `train` is opened unless `with_labels` asks for them.
 
@@ -77,6 +71,23 @@ def prepare_target(study: DomainStudy, name: str, *, with_labels: bool = False) 
             f"target {name} has no labels to train on; where its `train` folder has masks, say "
             "`labelled: true` in the study"
         )
+    found = find_target(study, name)
+    if with_labels:
+        _check_labelled(found["train"])
+        train = [_prepare_pair(study, domain, pair) for pair in found["train"].pairs]
+    else:
+        train = [_prepare_image(study, domain, path) for path in _images(found["train"])]
+    test = [_prepare_pair(study, domain, pair) for pair in found["test"].pairs]
+    test += [_prepare_image(study, domain, path) for path in found["test"].unlabelled]
+    return TargetImages(tuple(train), tuple(sorted(test, key=lambda image: image.name)))
+
+
+def find_target(study: DomainStudy, name: str) -> dict[str, Found]:
+    """The files of a target by split; none is opened.
+
+    Raises `UserError` for an unknown target, and for one without images.
+    """
+    domain = study.target(name)
     absent = [entry for entry in domain.train if not (domain.data / entry).exists()]
     if absent and domain.data.is_dir():
         raise UserError(
@@ -84,16 +95,9 @@ def prepare_target(study: DomainStudy, name: str, *, with_labels: bool = False) 
             f"their labels) and scored: `train` and `test` of target {name}, [.] for the folder"
         )
     found = _find(domain)
-    if with_labels:
-        _check_labelled(found["train"])
-        train = [_prepare_pair(study, domain, pair) for pair in found["train"].pairs]
-    else:
-        train = [_prepare_image(study, domain, path) for path in _images(found["train"])]
-    if not train:
+    if not _images(found["train"]):
         raise UserError(f"target {name} has no image in {', '.join(domain.train)} of {domain.data}")
-    test = [_prepare_pair(study, domain, pair) for pair in found["test"].pairs]
-    test += [_prepare_image(study, domain, path) for path in found["test"].unlabelled]
-    return TargetImages(tuple(train), tuple(sorted(test, key=lambda image: image.name)))
+    return found
 
 
 def prepare_pixels(

@@ -41,6 +41,7 @@ from downstream.uda.prepare import PreparedImage
 from downstream.uda.training import State, Trainer
 from pretrain.atomic import write_atomically
 from pretrain.timm_models import encoder_options
+from shards.cli import UserError
 from shards.schema import file_sha256
 from shards.settings import as_plain, dump_config
 
@@ -66,12 +67,26 @@ class ScoredDomain:
     images: tuple[ScoredImage, ...]
 
 
+def check_same_study(paths: RunPaths, study: DomainStudy) -> None:
+    """Raise `UserError` where the study has since changed in what its images do not show.
+
+    Beside `check_same_run`, which compares settings and images.
+    """
+    before = read_data(paths.folder) if paths.data.exists() else {}
+    for name, now in _unseen(study).items():
+        if name in before and before[name] != now:
+            raise UserError(
+                f"{paths.folder} holds a run with {name} {before[name]}, and study {study.name} "
+                f"now says {now}; choose another --run-dir, or delete that folder"
+            )
+
+
 def describe(paths: RunPaths, config: AdaptConfig, data: RunData) -> None:
     """Write what makes the folder this run's: now, not when the work is done."""
     description = {
         "sha256": data_sha256(data),
         "study": data.study.name,
-        "classes": list(data.study.class_names),
+        **_unseen(data.study),
         "splits": {
             "train": [image.name for image in data.train],
             "val": [image.name for image in data.val],
@@ -212,8 +227,19 @@ def write_results(
 def run_id(paths: RunPaths, config: AdaptConfig) -> str:
     """Names a run by its settings and data: what RDT's reference is stored as."""
     settings = {k: v for k, v in as_plain(config).items() if k not in FREE_SETTINGS}
-    text = json.dumps([settings, read_data(paths.folder)["sha256"]], sort_keys=True)
+    data = {k: v for k, v in read_data(paths.folder).items() if k != "splits"}
+    text = json.dumps([settings, data], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _unseen(study: DomainStudy) -> dict[str, Any]:
+    """What a study decides beside the images: how they are cut and turned, what classes are."""
+    return {
+        "classes": list(study.class_names),
+        "orientation": study.orientation,
+        "inner": study.inner,
+        "ring": study.ring,
+    }
 
 
 def _preparation(config: AdaptConfig, study: DomainStudy) -> dict[str, Any]:

@@ -199,6 +199,36 @@ def test_a_folder_takes_one_run_and_a_finished_one_is_only_read(config: AdaptCon
         adapt(replace(config, steps=2, adv_weight=0.5))
 
 
+def test_a_study_that_has_changed_is_told_of(config: AdaptConfig, tmp_path: Path) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text(config.study.read_text())
+    config = replace(config, study=study, steps=1, method="source_only")
+    adapt(config)
+    study.write_text(study.read_text().replace("inner: 48", "inner: 32"))
+    with pytest.raises(UserError, match="inner 48, and study study now says 32"):
+        adapt(config)
+    study.write_text(study.read_text().replace("inner: 32", "inner: 48\norientation: hflip"))
+    with pytest.raises(UserError, match="orientation any"):
+        adapt(config)
+
+
+def test_what_cannot_begin_leaves_the_folder_free(config: AdaptConfig, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(config.study.parent, root)
+    shutil.rmtree(root / "faded" / "test_annot")
+    shutil.rmtree(root / "inverted")
+    config = replace(config, steps=1)
+    with pytest.raises(UserError, match="nowhere"):
+        adapt(replace(config, init="nowhere"))
+    with pytest.raises(UserError, match="inverted"):  # a target that is only scored
+        adapt(replace(config, data=root))
+    shutil.copytree(config.study.parent / "inverted", root / "inverted")
+    with pytest.raises(UserError, match="needs labelled test images"):
+        adapt(replace(config, data=root, oracle=True))
+    assert {path.name for path in config.run_dir.iterdir()} == {".lock"}
+    adapt(config)
+
+
 def test_settings_that_cannot_be_meant_are_refused(config: AdaptConfig) -> None:
     with pytest.raises(ValueError, match="needs a target"):
         replace(config, target=None)

@@ -9,7 +9,6 @@ from PIL import Image
 from downstream.uda.domains import DomainStudy, read_study
 from downstream.uda.prepare import (
     prepare_source,
-    prepare_source_test,
     prepare_target,
     working_shape,
 )
@@ -67,7 +66,6 @@ def test_folds_part_the_source_and_keep_specimens_whole(study: DomainStudy) -> N
         assert {image.name[:6] for image in train}.isdisjoint(image.name[:6] for image in val)
         held += [image.name for image in val]
     assert sorted(held) == sorted(f"plate{plate}_{view}" for plate in range(5) for view in "ab")
-    assert prepare_source_test(study) == ()
     with pytest.raises(UserError, match="no fold 5 of 5"):
         prepare_source(study, 5, 5)
 
@@ -132,6 +130,13 @@ def test_labels_of_a_target_come_when_the_study_has_them(tmp_path: Path) -> None
     draw(tmp_path / "t" / "unlabelled.png", 64, 64, mask=False)
     with pytest.raises(UserError, match=r"unlabelled\.png has no mask"):
         prepare_target(study, "t", with_labels=True)
+
+
+def test_two_images_of_one_name_are_refused(study: DomainStudy) -> None:
+    """Their predictions would be one file."""
+    draw(study.target("light").data / "test" / "four.tif", 40, 48, mask=False)
+    with pytest.raises(UserError, match="two images named 'four'"):
+        prepare_target(study, "light")
 
 
 def test_what_is_not_there_is_named(study: DomainStudy, tmp_path: Path) -> None:
