@@ -21,16 +21,23 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """Write a file that appears under its name only when all of it is on the disk."""
     partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
+        partial.write_bytes(data)
+        name_durably(partial, path)
     except OSError:
         partial.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+
+
+def name_durably(partial: Path, path: Path) -> None:
+    """Rename a file, beside itself, when all of it is on the disk; then the new name is too."""
+    _sync(partial)
+    partial.replace(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the new name too
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)

@@ -3,17 +3,18 @@
 python -m pretrain.publish RUN_DIR --tag TAG --registry URL
 
 URL: a folder, s3://bucket/path, what else fsspec knows, or hf://ORGANISATION. Any number of jobs
-may publish at once. A run's best epoch is exported first; a finished export goes as it is.
+may publish at once. A run's best epoch is exported first; a finished export goes as it is. What is
+there already, byte for byte, is not published twice: the answer is its version.
 """
 
 import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from pretrain.card import CARD_NAME, ENCODER_NAME, UNPUBLISHED, Card, read_card, write_card
+from pretrain.registry.contents import find_same
 from pretrain.registry.names import EntryName, is_name, new_name
 from pretrain.registry.pull import REGISTRY_VARIABLE, registry_url
 from pretrain.registry.readme import model_card, openness
@@ -69,7 +70,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         warn(f"{reason}; left out")
         return
-    console.print(f"published to {url}; use it by its name:", markup=False)
     print(name)
 
 
@@ -77,6 +77,9 @@ def publish(
     run_dir: Path, tag: str, registry: str, *, not_converged: bool = False, public: bool = False
 ) -> EntryName:
     """Publish a run's, or an export's, encoder as the next version of `arch.tag`.
+
+    What is there already, with the same files and card, is not published again, and keeps its
+    version: so a job that was killed when it had published may do it again.
 
     Raises `UserError` when it did not converge (unless `not_converged`), when it may not be
     `public`, and when the registry cannot be written.
@@ -90,10 +93,14 @@ def publish(
         name = new_name(card.arch, tag)
         _check(card, name, not_converged=not_converged, public=public)
         (folder / README_NAME).write_text(model_card(card, name), encoding="utf-8")
-        published = datetime.now(UTC).isoformat(timespec="seconds")
-        seal = seal_folder(folder, name, published)
+        seal = seal_folder(folder, name)
         store = open_registry(registry, public=public)
-        return name.at(store.add(folder, seal, name))
+        store.check_visibility(name)
+        same = find_same(store, seal, read_card(folder), name)
+        told = "is there already" if same else "published"
+        name = same or name.at(store.add(folder, seal, name))
+        console.print(f"{told} in {registry}; use it by its name:", markup=False)
+        return name
 
 
 def without_places(card: Card) -> Card:

@@ -1,14 +1,23 @@
 """What a registry holds, as far as the small files of its entries tell. Imports no torch."""
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from pretrain.card import CARD_NAME, Card
 from pretrain.registry.names import EntryName, parse_name
 from pretrain.registry.scores import ScoredData, TransferScore, read_scores
-from pretrain.registry.sealed import SEAL_NAME, Seal, digest, parse_seal, parse_sealed_card
+from pretrain.registry.sealed import (
+    README_NAME,
+    SEAL_NAME,
+    Seal,
+    SealedFile,
+    digest,
+    parse_seal,
+    parse_sealed_card,
+)
 from pretrain.registry.stores import Registry
 from shards.cli import UserError
 
@@ -44,6 +53,30 @@ def find_entries(store: Registry, *, every_version: bool) -> tuple[list[Found], 
         read_all = list(pool.map(read, names))
     found = [entry for entry in read_all if isinstance(entry, Found)]
     return found, [fault for fault in read_all if isinstance(fault, str)]
+
+
+def find_same(store: Registry, seal: Seal, card: Card, name: EntryName) -> EntryName | None:
+    """The version of `name` that has these very files and this card already.
+
+    What was measured anew for the card may differ, and the README, which follows from it.
+    """
+    for version in store.versions(name):
+        try:
+            found = read_entry(store, name.at(version))
+        except UserError:
+            continue  # damaged: it has not what its seal says
+        if _weights(found.seal) == _weights(seal) and _facts(found.card) == _facts(card):
+            return found.name
+    return None
+
+
+def _weights(seal: Seal) -> dict[str, SealedFile]:
+    return {path: file for path, file in seal.files.items() if path not in (CARD_NAME, README_NAME)}
+
+
+def _facts(card: Card) -> str:
+    """As text: of numbers, nan equals itself."""
+    return json.dumps(asdict(card) | {"timm_difference": None}, sort_keys=True)
 
 
 def scored_data(found: Iterable[Found]) -> list[ScoredData]:

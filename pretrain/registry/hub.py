@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
 
 from pretrain.registry.names import EntryName, is_name
 from pretrain.registry.readme import HUB_TAG
-from pretrain.registry.sealed import SEAL_NAME
+from pretrain.registry.sealed import SEAL_NAME, Seal, parse_seal, seal_text
 from shards.cli import UserError
 
 T = TypeVar("T")
@@ -45,11 +45,11 @@ class HubRegistry:
             return sorted(model.id.partition("/")[2] for model in models)
 
         names = [name for name in self._try("list", find) if is_name(name) and "@" not in name]
-        found = {name: self._versions(name) for name in names}
+        found = {name: tuple(self._commits(name)) for name in names}
         return {name: versions for name, versions in found.items() if versions}
 
     def versions(self, name: EntryName) -> tuple[int, ...]:
-        return self._versions(name.folder)
+        return tuple(self._commits(name.folder))
 
     def read(self, name: EntryName, files: Sequence[str]) -> list[bytes]:
         with tempfile.TemporaryDirectory() as scratch:
@@ -76,10 +76,34 @@ class HubRegistry:
     def folder(self, name: EntryName) -> Path | None:
         return None
 
-    def add(self, folder: Path, seal: bytes, name: EntryName) -> int:
+    def check_visibility(self, name: EntryName) -> None:
+        """A repository that is there keeps its own; a private entry must not join a public one."""
         repository = self._repository(name.folder)
+
+        def check() -> None:
+            try:
+                private = bool(self._api.model_info(repository).private)
+            except RepositoryNotFoundError:
+                return
+            if private == (not self._public):
+                return
+            now, flag = ("private", "without") if private else ("public", "with")
+            raise UserError(
+                f"{repository} is {now} on the hub; publish there {flag} --public, or choose "
+                "another --tag"
+            )
+
+        self._try("write", check)
+
+    def add(self, folder: Path, seal: Seal, name: EntryName) -> int:
+        repository = self._repository(name.folder)
+        private = not self._public
+        self._try(
+            "write", lambda: self._api.create_repo(repository, private=private, exist_ok=True)
+        )
+        self.check_visibility(name)
         oid = self._try("write", lambda: self._commit(repository, folder, seal, name))
-        return self._tag(repository, oid, max(self.versions(name), default=0) + 1)
+        return self._tag(name, oid)
 
     def attached(self, name: EntryName) -> list[str]:
         return []
@@ -87,16 +111,17 @@ class HubRegistry:
     def attach(self, name: EntryName, file: str, content: bytes) -> None:
         raise UserError(f"{self.url}: versions on the hub are commits, nothing is added to them")
 
-    def _commit(self, repository: str, folder: Path, seal: bytes, name: EntryName) -> str:
+    def _commit(self, repository: str, folder: Path, seal: Seal, name: EntryName) -> str:
         """Commit the files on top of what is there; returns the commit's hash.
 
         The hub's client leaves out files that the last commit had already. So ours must follow
-        that very commit: one of another publisher in between would mix two entries.
+        that very commit: one of another publisher in between would mix two entries. What the last
+        commit holds already needs no other: its publisher was killed, or is about to name it.
         """
-        self._api.create_repo(repository, private=not self._public, exist_ok=True)
-        self._check_privacy(repository)
         for _ in range(_TRIES):
             before = self._api.model_info(repository).sha
+            if before and self._content_at(repository, before, name) == seal.content:
+                return before
             try:
                 made = self._api.create_commit(
                     repository,
@@ -111,40 +136,42 @@ class HubRegistry:
             return str(made.oid)
         raise UserError(f"others commit to {repository} all the time; publish again")
 
-    def _check_privacy(self, repository: str) -> None:
-        """A repository that is there keeps its visibility; a private entry must not join it."""
-        private = bool(self._api.model_info(repository).private)
-        if not private and not self._public:
-            raise UserError(
-                f"{repository} is public on the hub; publish there with --public, or choose "
-                "another --tag"
-            )
-        if private and self._public:
-            raise UserError(
-                f"{repository} is private on the hub; publish without --public, or choose "
-                "another --tag"
-            )
-
-    def _tag(self, repository: str, oid: str, version: int) -> int:
-        """Name the commit by the first version from `version` on that nobody has taken."""
-        for candidate in range(version, version + _TRIES):
+    def _content_at(self, repository: str, commit: str, name: EntryName) -> str:
+        """What a commit holds, as a seal tells it; empty where there is no seal of ours."""
+        with tempfile.TemporaryDirectory(prefix=".hub-") as scratch:
             try:
-                self._api.create_tag(repository, tag=f"v{candidate}", revision=oid)
-                return candidate
+                path = hf_hub_download(repository, SEAL_NAME, revision=commit, local_dir=scratch)
+                return parse_seal(Path(path).read_bytes(), name, f"{repository}@{commit}").content
+            except (EntryNotFoundError, UserError):
+                return ""
+
+    def _tag(self, name: EntryName, oid: str) -> int:
+        """Name the commit by the next version, unless it has one: the lowest is always free."""
+        for _ in range(_TRIES):
+            versions = self._commits(name.folder)
+            if found := [version for version, commit in versions.items() if commit == oid]:
+                return min(found)
+            version = max(versions, default=0) + 1
+            try:
+                self._api.create_tag(self._repository(name.folder), tag=f"v{version}", revision=oid)
+                return version
             except HfHubHTTPError as error:
                 if error.response is None or error.response.status_code != 409:
                     raise _explained(self.url, "write", error) from error
-        raise UserError(f"{repository} has no free version after v{version}; publish again")
+        raise UserError(f"others publish {name.folder} all the time; publish again")
 
-    def _versions(self, folder: str) -> tuple[int, ...]:
-        def find() -> list[str]:
+    def _commits(self, folder: str) -> dict[int, str]:
+        """The commit of each version."""
+
+        def find() -> dict[str, str]:
             try:
-                return [tag.name for tag in self._api.list_repo_refs(self._repository(folder)).tags]
+                tags = self._api.list_repo_refs(self._repository(folder)).tags
             except RepositoryNotFoundError:
-                return []
+                return {}
+            return {tag.name: tag.target_commit for tag in tags}
 
-        found = [_TAG.fullmatch(tag) for tag in self._try("list", find)]
-        return tuple(sorted(int(match[1]) for match in found if match))
+        found = [(_TAG.fullmatch(tag), oid) for tag, oid in self._try("list", find).items()]
+        return dict(sorted((int(match[1]), oid) for match, oid in found if match))
 
     def _repository(self, folder: str) -> str:
         return f"{self._owner}/{folder}"
@@ -158,14 +185,14 @@ class HubRegistry:
             raise _explained(self.url, verb, error) from error
 
 
-def _additions(folder: Path, seal: bytes) -> list[CommitOperationAdd]:
+def _additions(folder: Path, seal: Seal) -> list[CommitOperationAdd]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     names = [path.relative_to(folder).as_posix() for path in files]
     added = [
         CommitOperationAdd(_AT_ROOT.get(name, name), str(path))
         for name, path in zip(names, files, strict=True)
     ]
-    return [*added, CommitOperationAdd(SEAL_NAME, seal)]
+    return [*added, CommitOperationAdd(SEAL_NAME, seal_text(seal))]
 
 
 def _explained(url: str, verb: str, error: Exception) -> UserError:

@@ -8,7 +8,8 @@ Where `entry.json` is, the entry is whole: it is written last. Imports no torch.
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
@@ -40,7 +41,7 @@ class Seal:
 
     schema_version: int
     name: str  # arch.tag
-    published: str  # UTC, ISO 8601
+    published: str  # UTC, ISO 8601: when a publisher began with it
     files: Mapping[str, SealedFile]
 
     @property
@@ -48,19 +49,27 @@ class Seal:
         """Size of the entry."""
         return sum(file.bytes for file in self.files.values())
 
+    @property
+    def content(self) -> str:
+        """Equal for equal files under one name, whenever they were published: a SHA-256."""
+        return digest(seal_text(replace(self, published="")))
 
-def seal_folder(folder: Path, name: EntryName, published: str) -> bytes:
-    """The `entry.json` of what lies in `folder`; raises `UserError` where that is no entry."""
+
+def seal_folder(folder: Path, name: EntryName) -> Seal:
+    """What seals the files in `folder` now; raises `UserError` where they are no entry."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     files = {
         path.relative_to(folder).as_posix(): SealedFile(path.stat().st_size, file_sha256(path))
         for path in paths
         if path.name != SEAL_NAME
     }
-    seal = Seal(SCHEMA_VERSION, name.folder, published, files)
-    content = (json.dumps(asdict(seal), indent=1, sort_keys=True) + "\n").encode()
-    parse_seal(content, name, str(folder))
-    return content
+    seal = Seal(SCHEMA_VERSION, name.folder, datetime.now(UTC).isoformat(timespec="seconds"), files)
+    return parse_seal(seal_text(seal), name, str(folder))
+
+
+def seal_text(seal: Seal) -> bytes:
+    """The content of `entry.json`."""
+    return (json.dumps(asdict(seal), indent=1, sort_keys=True) + "\n").encode()
 
 
 def parse_seal(content: bytes, name: EntryName, where: str) -> Seal:

@@ -1,21 +1,25 @@
 """A registry in a folder or an object store: `ROOT/arch.tag/version/` is one version of an encoder.
 
 There is no index that publishers share. A version is claimed by creating `ROOT/arch.tag/N/claim`,
-which only one of any number of publishers can do: a local file is opened exclusively, S3 gets a PUT
-with `If-None-Match: *`. The claimant writes its files, and `entry.json` last; without that, nobody
-lists the version. What a killed publisher left stays claimed, and the next takes the next number.
-Imports no torch.
+which only one of any number of publishers can do: a local folder gets its name with the claim in
+it, S3 gets a PUT with `If-None-Match: *`. The claimant writes its files, and `entry.json` last;
+without that, nobody lists the version. A claim says for what content it is, and since when: whoever
+publishes the same, at once or after a kill, writes the same bytes to the same place. What else a
+killed publisher left stays claimed, and the next takes the next number. Imports no torch.
 """
 
+import json
+import tempfile
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from pretrain.atomic import write_atomically
+from pretrain.atomic import name_durably
 from pretrain.cache import fetch, unreachable
 from pretrain.registry.names import EntryName, is_name, parse_name
-from pretrain.registry.sealed import SEAL_NAME
+from pretrain.registry.sealed import SEAL_NAME, Seal, seal_text
 from shards.cli import UserError
 from shards.stores import filesystem, is_url
 
@@ -44,14 +48,29 @@ class Registry(Protocol):
     def folder(self, name: EntryName) -> Path | None:
         """Where a version lies already, if it is on this machine's disks."""
 
-    def add(self, folder: Path, seal: bytes, name: EntryName) -> int:
-        """Publish the files of `folder` as a new version; the seal goes last."""
+    def check_visibility(self, name: EntryName) -> None:
+        """Raise `UserError` where others see, or do not see, it otherwise than is asked for."""
+
+    def add(self, folder: Path, seal: Seal, name: EntryName) -> int:
+        """Publish the sealed files of `folder` as a new version; the seal goes last."""
 
     def attached(self, name: EntryName) -> list[str]:
         """The files of one version's `SCORES_FOLDER`."""
 
     def attach(self, name: EntryName, file: str, content: bytes) -> None:
         """Put a small file there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The content of `claim`: who brings this content, now or later, fills the version."""
+
+    content: str  # of its seal
+    published: str  # of its seal
+
+
+# Of a version that was claimed by a token, as all were once.
+_UNKNOWN = Claim("", "")
 
 
 def open_registry(url: str, *, public: bool = False) -> Registry:
@@ -104,18 +123,16 @@ class FileRegistry:
     def folder(self, name: EntryName) -> Path | None:
         return self._local and self._local / name.folder / str(name.version)
 
-    def add(self, folder: Path, seal: bytes, name: EntryName) -> int:
-        claimed = self._claim(name)
-        place = self._place(claimed)
-        paths = sorted(path for path in folder.rglob("*") if path.is_file())
-        for path in paths:
-            self._put(path, f"{place}/{path.relative_to(folder).as_posix()}")
-        if self._local:
-            write_atomically(self._local / claimed.folder / str(claimed.version) / SEAL_NAME, seal)
-        else:
-            self._try("write", lambda: self._fs.pipe_file(f"{place}/{SEAL_NAME}", seal))
-        assert claimed.version is not None
-        return claimed.version
+    def check_visibility(self, name: EntryName) -> None:
+        pass  # the owner of the place decides
+
+    def add(self, folder: Path, seal: Seal, name: EntryName) -> int:
+        version, claim = self._claim(name, Claim(seal.content, seal.published))
+        place = self._place(name.at(version))
+        for file in seal.files:
+            self._put(folder / file, f"{place}/{file}")
+        self._put(seal_text(replace(seal, published=claim.published)), f"{place}/{SEAL_NAME}")
+        return version
 
     def attached(self, name: EntryName) -> list[str]:
         below = f"{self._place(name)}/{SCORES_FOLDER}"
@@ -123,59 +140,76 @@ class FileRegistry:
         return sorted(name for name in names if name.endswith(".json"))
 
     def attach(self, name: EntryName, file: str, content: bytes) -> None:
-        place = f"{self._place(name)}/{SCORES_FOLDER}"
-        if self._local:
-            Path(place).mkdir(exist_ok=True)
-            write_atomically(Path(place) / file, content)
-        else:
-            self._try("write", lambda: self._fs.pipe_file(f"{place}/{file}", content))
+        self._put(content, f"{self._place(name)}/{SCORES_FOLDER}/{file}")
 
-    def _claim(self, name: EntryName) -> EntryName:
-        """The next version, ours alone."""
-        token = uuid.uuid4().hex.encode()
+    def _claim(self, name: EntryName, ours: Claim) -> tuple[int, Claim]:
+        """The version where this content goes, and the claim on it: ours, or one as good."""
         taken = self._taken(name)
+        for version in taken:
+            claim = self._read_claim(self._place(name.at(version)))
+            if claim and claim.content == ours.content:
+                return version, claim
         version = max(taken, default=0)
         while True:
             version += 1
-            place = self._place(name.at(version))
-            if self._create(place, token):
-                return name.at(version)
+            claim = self._create(self._place(name.at(version)), ours)
+            if claim.content == ours.content:
+                return version, claim
 
-    def _create(self, place: str, token: bytes) -> bool:
-        path = f"{place}/{CLAIM_NAME}"
-        failure: Exception | None = None
+    def _create(self, place: str, ours: Claim) -> Claim:
+        """The claim that `place` has after an attempt at putting ours there."""
+        text = json.dumps(asdict(ours)).encode()
         try:
-            self._fs.makedirs(place, exist_ok=True)
             if self._local:
-                with self._fs.open(path, "xb") as stream:
-                    stream.write(token)
-                return True
-            self._fs.pipe_file(path, token, mode="create")
-        except FileExistsError:
-            pass  # somebody's; perhaps ours, when an answer was lost and the request repeated
+                _create_folder(Path(place), text)
+            else:
+                self._fs.pipe_file(f"{place}/{CLAIM_NAME}", text, mode="create")
+            return ours
         except Exception as error:  # every store has its own way to say no
-            failure = error
-        if self._local and failure is None:
-            return False
-        try:
-            found: bytes = self._fs.cat_file(path)
-        except Exception as error:
-            raise unreachable(self.url, failure or error, "write") from error
-        return found == token
+            # Perhaps ours all the same, when an answer was lost and the request repeated.
+            claim = self._read_claim(place)
+            if claim is None:
+                raise unreachable(self.url, error, "write") from error
+            return claim
 
-    def _put(self, path: Path, target: str) -> None:
+    def _read_claim(self, place: str) -> Claim | None:
+        def read() -> bytes | None:
+            try:
+                content: bytes = self._fs.cat_file(f"{place}/{CLAIM_NAME}")
+            except FileNotFoundError:
+                return None
+            return content
+
+        text = self._try("read", read)
+        try:
+            return None if text is None else Claim(**json.loads(text))
+        except (ValueError, TypeError):
+            return _UNKNOWN
+
+    def _put(self, content: Path | bytes, target: str) -> None:
+        """Write a file that is under its name only when whole, as another may be read there."""
+
         def put() -> int:
-            self._fs.makedirs(target.rpartition("/")[0], exist_ok=True)
-            self._fs.put_file(str(path), target)
+            folder = target.rpartition("/")[0]
+            self._fs.makedirs(folder, exist_ok=True)
+            arriving = f"{folder}/.{uuid.uuid4().hex}" if self._local else target
+            try:
+                if isinstance(content, Path):
+                    self._fs.put_file(str(content), arriving)
+                else:
+                    self._fs.pipe_file(arriving, content)
+                if self._local:
+                    name_durably(Path(arriving), Path(target))
+            finally:
+                if self._local:
+                    Path(arriving).unlink(missing_ok=True)
             self._fs.invalidate_cache()
             return int(self._fs.info(target)["size"])
 
         arrived = self._try("write", put)
-        if arrived != path.stat().st_size:
-            raise UserError(
-                f"{path.name} arrived at {self.url} with {arrived} bytes of {path.stat().st_size}; "
-                "publish again"
-            )
+        size = content.stat().st_size if isinstance(content, Path) else len(content)
+        if arrived != size:
+            raise UserError(f"{target} has {arrived} bytes, not {size}; publish again")
 
     def _taken(self, name: EntryName) -> list[int]:
         """The versions that are claimed, whole or not."""
@@ -210,6 +244,16 @@ class FileRegistry:
             return action()
         except Exception as error:  # every file system has its own
             raise unreachable(self.url, error, verb) from error
+
+
+def _create_folder(place: Path, claim: bytes) -> None:
+    """Make a folder that has its claim from the first moment, or fail where there is one."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".claim-", dir=place.parent) as scratch:
+        folder = Path(scratch) / "version"
+        folder.mkdir()
+        (folder / CLAIM_NAME).write_bytes(claim)
+        folder.rename(place)  # fails where a folder is that is not empty
 
 
 def _protocols(fs: Any) -> tuple[str, ...]:

@@ -135,6 +135,34 @@ def test_each_converged_run_is_published_as_it_ends(
 
 
 @pytest.mark.slow
+def test_a_task_killed_when_it_had_published_publishes_once(
+    shards: Path, tmp_path: Path, wait_until: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kill = "if [ -e launcher ]; then kill -9 $(cat launcher); rm launcher; kill -9 0; fi"
+    Path("grid.yaml").write_text(f"""
+program: pretrain.train
+root: out
+settings: {{shards: {shards}, image_size: 32, batch_size: 8, lr: 0.01, arch: resnet18,
+            device: cpu, threads: 1, loader_threads: 1, epochs: 1}}
+axes: {{run: {{a: }}}}
+then:
+  - python -m pretrain.publish {{folder}} --tag tiny --registry encoders --not-converged
+  - {kill}
+""")
+    grid = build_grid(Path("grid.yaml"))
+    start = f"echo $$ > launcher; exec {sys.executable} -m launch.local grid.yaml"
+    assert subprocess.run(["sh", "-c", start]).returncode == -signal.SIGKILL
+    assert open_registry("encoders").entries() == {"resnet18.tiny": (1,)}
+    wait_until(lambda: grid_states(grid)[0].kind != "running", "the task is killed too")
+    assert grid_states(grid)[0].kind == "preempted"
+    run_local(["grid.yaml"])
+    assert grid_states(grid)[0].kind == "done"
+    assert "is there already in encoders" in grid.log(grid.tasks[0]).read_text()
+    assert open_registry("encoders").entries() == {"resnet18.tiny": (1,)}
+
+
+@pytest.mark.slow
 def test_ctrl_c_saves_the_running_tasks_and_the_same_command_goes_on(
     shards: Path, tmp_path: Path, wait_until: Wait, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -334,6 +334,24 @@ def test_jobs_that_publish_one_name_at_once_get_versions_of_their_own(
     assert len({tree["encoder.safetensors"] for tree in trees}) == 4
 
 
+def test_jobs_that_publish_the_same_at_once_or_again_make_one_version(
+    hub: Hub, tmp_path: Path
+) -> None:
+    export = str(make_export(tmp_path / "a"))
+    command = [sys.executable, "-m", "pretrain.publish", "--tag", "micro", export]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [process.communicate(timeout=120)[0] for process in processes] == [
+        "mobilenet_v2.micro@1\n"
+    ] * 4
+    repository = hub.repositories["lab/mobilenet_v2.micro"]
+    first = repository.tags.pop("v1")  # as if killed between the commit and its tag
+    other = str(make_export(tmp_path / "b", seed=1))
+    assert "micro@1" in run(*command[1:])
+    assert "micro@2" in run(*command[1:5], other)
+    assert "micro@1" in run(*command[1:])
+    assert repository.tags["v1"] == first and len(repository.tags) == 2
+
+
 def test_without_a_token_it_says_how_to_log_in(hub: Hub, tmp_path: Path) -> None:
     export = str(make_export(tmp_path / "a"))
     said = run("-m", "pretrain.publish", export, "--tag", "micro", fails=True, HF_TOKEN="hf_other")

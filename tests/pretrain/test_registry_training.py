@@ -27,7 +27,7 @@ def test_a_run_states_the_version_it_began_from_and_goes_on_with_it(
     assert read_run(second)[0].init == "mobilenet_v2.tiny@1"
     assert RunPaths(second).init_card.is_file()
     assert read_sources(read_run(second)[1], RunPaths(second)) == read_run(first)[1].sources
-    publish(first, "tiny", root, not_converged=True)
+    publish(second, "tiny", root, not_converged=True)
     train([*small, "--epochs", "2", "--init", "mobilenet_v2.tiny"])
     assert read_run(second)[0].init == "mobilenet_v2.tiny@1"
     train([*small, "--epochs", "1", "--init", "mobilenet_v2.tiny", "--run-dir", "runs/new"])
