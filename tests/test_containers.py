@@ -51,7 +51,7 @@ def test_a_container_is_pinned_and_takes_all_that_training_needs(text: str) -> N
     (extras,) = re.findall(r"(?:EXTRAS=|'\.\[)([a-z0-9,]+)", text)
     assert set(extras.split(",")) <= PROJECT["optional-dependencies"].keys()
     assert "train" in extras.split(",")
-    (version,) = re.findall(r"^F(?:ROM|rom:) python:([\d.]+)-", text, re.MULTILINE)
+    (version,) = re.findall(r"^(?:ARG BASE=|From: )python:([\d.]+)-", text, re.MULTILINE)
     assert version in SpecifierSet(PROJECT["requires-python"])
 
 
