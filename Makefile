@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup check test slow demo bench
+.PHONY: setup check test slow gpu demo bench bench-gpu
 
 setup: $(READY)
 
@@ -28,8 +28,14 @@ test: setup
 slow: setup
 	$(BIN)/python -m pytest -m slow
 
+gpu: setup
+	$(BIN)/python -m pytest -m gpu
+
 demo: setup
 	$(BIN)/python -m downstream.demo $(if $(CORPUS),--corpus '$(CORPUS)')
 
 bench: setup
 	for name in duplicates loader write; do $(BIN)/python tests/bench/bench_$$name.py || exit 1; done
+
+bench-gpu: setup
+	$(BIN)/python tests/bench/bench_gpu.py
