@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.backend import ReleaseUnusedMemory  # type: ignore[attr-defined]  # it has it
+from nvidia.dali.tensors import TensorCPU, TensorGPU
 
 from pretrain.augment import Draws, noise_bank
 from pretrain.config import TrainConfig
@@ -58,6 +59,9 @@ class DaliPixels:
         self._device = device
         self._arena = arena
         gpu = _number(device)
+        # Made once: for DALI to wrap a tensor of torch takes longer than all else with an image.
+        self._held = [] if arena is None else _wrapped(arena, len(data), gpu)
+        self._given: deque[list[Any]] = deque(maxlen=PREFETCH + 2)  # what DALI may still read
         self._side = config.image_size
         self._bank = torch.from_numpy(noise_bank(config)).to(device)
         self._mean = torch.tensor(data.manifest.mean, device=device)
@@ -123,13 +127,12 @@ class DaliPixels:
     def _read(self, samples: Ids) -> list[Any]:
         if self._arena is None:
             return list(self._data.read(samples))
-        held = [self._arena.get(int(sample)) for sample in samples]
-        on_gpu = self._device.type == "cuda"
-        # DALI takes a CPU tensor of torch for one on a GPU.
-        return [image if on_gpu or image is None else image.numpy() for image in held]
+        return [self._held[sample] for sample in samples.tolist()]
 
     def _next_images(self) -> list[Any]:
-        return next(self._images)
+        images = next(self._images)
+        self._given.append(images)
+        return images
 
     def _next_draws(self) -> list[Any]:
         self._ahead.append(next(self._draws))
@@ -157,13 +160,18 @@ def _shaping(
     images: Any, draws: Any, channels: int, side: int, decode: DecodeName | None, on_gpu: bool
 ) -> Any:
     """Stored images and draws to (side, side, C) uint8; `decode` is None for decoded images."""
+    # Decoded images lie where they are wanted; encoded ones come from the host.
+    at_gpu = on_gpu and decode is None
     stored = fn.external_source(
         images,
         batch=True,
         dtype=types.UINT8,
-        # Decoded images lie where they are wanted; encoded ones come from the host.
-        device="gpu" if on_gpu and decode is None else "cpu",
+        device="gpu" if at_gpu else "cpu",
         layout="HWC" if decode is None else None,
+        # A batch is a list of places in memory: on a GPU they are gathered by one kernel (DALI
+        # would copy one by one), on the host they are read where they lie.
+        use_copy_kernel=at_gpu,
+        no_copy=not at_gpu,
     )
     start, end, size, transposes, rotates, angle = fn.external_source(
         draws, num_outputs=len(_SHAPING), batch=True, dtype=list(_SHAPING.values())
@@ -233,6 +241,14 @@ def fill_arena(
             torch.cuda.synchronize(gpu)
     del images, pipeline
     ReleaseUnusedMemory()  # else DALI's pool would keep it from the network
+
+
+def _wrapped(arena: Arena, samples: int, gpu: int | None) -> list[Any]:
+    """The held images as tensors of DALI's, which share their memory."""
+    views = (arena.get(sample) for sample in range(samples))
+    if gpu is None:
+        return [TensorCPU(view.numpy(), "HWC") for view in views if view is not None]
+    return [TensorGPU(view, "HWC", gpu) for view in views if view is not None]
 
 
 def _number(device: torch.device) -> int | None:
