@@ -9,7 +9,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import re
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -20,50 +19,26 @@ from functools import lru_cache
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from shards.catalog import (
-    RECORD,
     Catalog,
     Records,
     Rejected,
     done_path,
-    dump_provenance,
     images_path,
     load_catalog,
     save_chunk,
 )
-from shards.clean import Cleaned, CleanOptions, clean_image
 from shards.cli import UserError, progress
-from shards.fingerprint import FINGERPRINT, Fingerprints, describe
-from shards.images import (
-    MIN_SIDE,
-    Pixels,
-    Profile,
-    RejectedImage,
-    decode_image,
-    encode_image,
-    shrink,
-)
+from shards.fingerprint import Fingerprints
+from shards.images import RejectedImage
+from shards.sample import SampleOptions, encode_sample
 from shards.sources import Listing, SourceFile, is_image_name
 from shards.stores import MAX_FILE_BYTES, cached_store, read_ahead
 
-_FAINT = 64  # grey levels: no image of more comes out of JPEG as one flat grey
-
 CHUNK_FILES = 32  # a second of work: little to lose, little overhead
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class IntakeOptions:
-    """What decides the bytes of an encoded sample."""
-
-    profile: Profile
-    max_side: int | None
-    fingerprints: bool = True  # else empty ones: nobody will search for near-duplicates
-    clean: CleanOptions = CleanOptions()  # noqa: RUF009 (frozen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +49,12 @@ class _Chunk:
     source: int
     origin: str
     files: tuple[SourceFile, ...]
-    options: IntakeOptions
+    options: SampleOptions
     fatal: frozenset[str] = frozenset()  # names of files that have ended a process
     alone: bool = False  # no other chunk is being worked on: the memory is this one's
 
 
-def take_in(listing: Listing, spool: Path, options: IntakeOptions, workers: int) -> Catalog:
+def take_in(listing: Listing, spool: Path, options: SampleOptions, workers: int) -> Catalog:
     """Encode all of `listing` into `spool`. Raises `UserError` when a file or the disk fails."""
     spool.mkdir(parents=True, exist_ok=True)
     chunks = list(_cut(listing, spool, options))
@@ -94,7 +69,7 @@ def take_in(listing: Listing, spool: Path, options: IntakeOptions, workers: int)
     return catalog
 
 
-def _cut(listing: Listing, spool: Path, options: IntakeOptions) -> Iterator[_Chunk]:
+def _cut(listing: Listing, spool: Path, options: SampleOptions) -> Iterator[_Chunk]:
     for number, source in enumerate(listing.sources):
         for start in range(0, len(source.files), CHUNK_FILES):
             files = source.files[start : start + CHUNK_FILES]
@@ -103,7 +78,7 @@ def _cut(listing: Listing, spool: Path, options: IntakeOptions) -> Iterator[_Chu
 
 
 def _chunk_name(
-    files: Sequence[SourceFile], origin: str, classes: Sequence[str], options: IntakeOptions
+    files: Sequence[SourceFile], origin: str, classes: Sequence[str], options: SampleOptions
 ) -> str:
     # With the versions of what decodes and encodes: a spool from before an upgrade is not reused.
     content = [_versions(), asdict(options), origin, classes, [asdict(file) for file in files]]
@@ -260,103 +235,13 @@ def _refusal(chunk: _Chunk, file: SourceFile) -> RejectedImage | None:
 def _encode_or_reject(
     chunk: _Chunk, file: SourceFile, source: bytes | RejectedImage, offset: int
 ) -> tuple[Records, Fingerprints, bytes]:
-    try:
-        return _encode_file(chunk, file, source, offset)
-    except MemoryError as error:
-        if not chunk.alone:
-            raise  # beside other workers it may be their memory: tried again alone
-        raise RejectedImage("fatal", "needs more memory than there is") from error
-
-
-def _encode_file(
-    chunk: _Chunk, file: SourceFile, source: bytes | RejectedImage, offset: int
-) -> tuple[Records, Fingerprints, bytes]:
-    """Record, fingerprint, and the encoded image followed by its provenance."""
     if isinstance(source, RejectedImage):
         raise source
     if len(source) > MAX_FILE_BYTES:
         raise RejectedImage("too_large", f"more than {MAX_FILE_BYTES} bytes")
-    options = chunk.options
-    cleaned = clean_image(source, options.clean)
-    pixels = shrink(cleaned.pixels, options.max_side)
-    image = encode_image(pixels, options.profile)
-    _check_stored(image, pixels)
-    said = dump_provenance(_provenance(chunk, file, source, image, cleaned, pixels))
-    record = np.zeros((), RECORD)
-    record["key"] = _key(chunk.classes[file.label], chunk.origin, file.name)
-    record["label"] = file.label
-    record["offset"], record["size"], record["said"] = offset, len(image), len(said)
-    record["height"], record["width"] = pixels.shape[:2]
-    record["channels"] = 1 if pixels.ndim == 2 else 3
-    record["stored"] = hashlib.sha256(image).digest()
-    if file.group is not None:
-        record["specimen"] = _digest(f"{chunk.origin}\0{file.group}")[:16]
-    record["sums"], record["squares"] = _channel_sums(pixels)
-    fingerprint = describe(pixels) if options.fingerprints else np.zeros((), FINGERPRINT)
-    return record, fingerprint, image + said
-
-
-def _provenance(
-    chunk: _Chunk,
-    file: SourceFile,
-    source: bytes,
-    image: bytes,
-    cleaned: Cleaned,
-    pixels: Pixels,
-) -> dict[str, Any]:
-    said: dict[str, Any] = {
-        "class": chunk.classes[file.label],
-        "source": file.name,
-        "source_sha256": hashlib.sha256(source).hexdigest(),
-        "image_sha256": hashlib.sha256(image).hexdigest(),
-        "height": pixels.shape[0],
-        "width": pixels.shape[1],
-        "notes": list(cleaned.notes),
-    }
-    if chunk.origin:
-        said["origin"] = chunk.origin
-    if file.group is not None:
-        said["specimen"] = file.group
-    if cleaned.bar is not None:
-        said["data_bar"] = {**asdict(cleaned.bar), "of": cleaned.height}
-    if cleaned.overlay is not None:
-        said["overlay"] = {
-            "marks": cleaned.overlay.marks,
-            "share": round(cleaned.overlay.share, 5),
-            "of": list(cleaned.pixels.shape[:2]),  # the boxes' pixels, before any scaling
-            "boxes": [list(box) for box in cleaned.overlay.boxes],
-        }
-    if file.scale is not None:
-        shrunk = cleaned.pixels.shape[1] / pixels.shape[1]
-        said["nm_per_pixel"] = float(f"{file.scale * shrunk:.6g}")
-    return said
-
-
-def _check_stored(data: bytes, pixels: Pixels) -> None:
-    """Scaling narrows an image and JPEG flattens a faint one: what is stored must pass as well."""
-    wide = min(pixels.shape[:2]) >= MIN_SIDE
-    if wide and int(pixels.max()) - int(pixels.min()) > _FAINT:
-        return
     try:
-        decode_image(data)
-    except RejectedImage as reject:
-        raise RejectedImage(reject.reason, f"as stored: {reject.detail}") from reject
-
-
-def _key(class_name: str, origin: str, name: str) -> bytes:
-    """A tar-safe name: the class for people, a hash of source and path to make it unique."""
-    readable = re.sub(r"[^0-9a-z]+", "_", class_name.lower()).strip("_")[:40] or "class"
-    identity = f"{origin}\0{name}" if origin else name
-    return f"{readable}_{_digest(identity).hex()[:20]}".encode("ascii")
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
-
-
-def _channel_sums(pixels: Pixels) -> tuple[list[int], list[int]]:
-    """Sums and sums of squares of each channel, from its histogram; zero for those it has not."""
-    counts = np.array(Image.fromarray(pixels).histogram(), np.uint64).reshape(-1, 256)
-    levels = np.arange(256, dtype=np.uint64)
-    missing = [0] * (3 - len(counts))
-    return [*(counts @ levels).tolist(), *missing], [*(counts @ levels**2).tolist(), *missing]
+        return encode_sample(file, source, offset, chunk.origin, chunk.classes, chunk.options)
+    except MemoryError as error:
+        if not chunk.alone:
+            raise  # beside other workers it may be their memory: tried again alone
+        raise RejectedImage("fatal", "needs more memory than there is") from error

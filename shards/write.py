@@ -21,9 +21,10 @@ from shards.cli import UserError, console, cores, program, warn
 from shards.corpus import Corpus, plain_source, read_corpus
 from shards.grouping import group_images
 from shards.images import JPEG_MAX_SIDE, SUFFIXES, Profile
-from shards.intake import IntakeOptions, take_in
+from shards.intake import take_in
 from shards.ledger import group_names, write_ledger
 from shards.report import write_report
+from shards.sample import SampleOptions
 from shards.schema import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -169,7 +170,7 @@ def _corpus(config: WriteConfig) -> Corpus:
 def _write(config: WriteConfig, corpus: Corpus, listing: Listing, partial: Path) -> Manifest:
     empty_but_spool(partial)
     workers = config.workers or cores()
-    catalog = take_in(listing, partial / SPOOL, _intake_options(config), workers)
+    catalog = take_in(listing, partial / SPOOL, _sample_options(config), workers)
     grouping = group_images(catalog, near=config.near_duplicates)
     rejected = (*catalog.rejected, *grouping.rejected)
     _check_classes(listing, catalog.records["label"][grouping.kept], rejected)
@@ -212,14 +213,14 @@ def _write(config: WriteConfig, corpus: Corpus, listing: Listing, partial: Path)
     return manifest
 
 
-def _intake_options(config: WriteConfig) -> IntakeOptions:
+def _sample_options(config: WriteConfig) -> SampleOptions:
     clean = CleanOptions(
         data_bars=config.data_bars,
         overlays=config.overlays,
         masks=config.masks,
         grey=config.grey,
     )
-    return IntakeOptions(
+    return SampleOptions(
         profile=config.profile,
         max_side=_max_side(config),
         fingerprints=config.near_duplicates,

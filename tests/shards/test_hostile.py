@@ -182,7 +182,7 @@ def test_file_that_needs_too_much_memory_is_rejected(
             raise MemoryError
         return clean_image(data, options)
 
-    monkeypatch.setattr("shards.intake.clean_image", clean)
+    monkeypatch.setattr("shards.sample.clean_image", clean)
     out = tmp_path / "out"
     write_shards(WriteConfig(source=str(tmp_path / "in"), out=str(out), workers=1, report=False))
     (line,) = (out / REJECTS_NAME).read_text().splitlines()

@@ -20,7 +20,8 @@ from shards.catalog import Catalog, images_path
 from shards.clean import CleanOptions
 from shards.cli import UserError
 from shards.corpus import plain_source
-from shards.intake import CHUNK_FILES, IntakeOptions, take_in
+from shards.intake import CHUNK_FILES, take_in
+from shards.sample import SampleOptions
 from shards.schema import Manifest
 from shards.sources import list_sources
 from shards.verify import find_faults
@@ -56,7 +57,7 @@ def _rejects(folder: Path) -> dict[str, str]:
     return {said["source"]: said["reason"] for said in map(json.loads, lines)}
 
 
-def _take_in(root: Path, spool: Path, options: IntakeOptions) -> Catalog:
+def _take_in(root: Path, spool: Path, options: SampleOptions) -> Catalog:
     return take_in(list_sources([plain_source(str(root))]), spool, options, workers=1)
 
 
@@ -210,7 +211,7 @@ def _runs(pid: str) -> bool:
 
 def test_half_written_chunk_is_made_anew(make_corpus: MakeCorpus, tmp_path: Path) -> None:
     source = make_corpus(tmp_path / "corpus", {"a": 3})
-    options = IntakeOptions(profile="fast", max_side=None)
+    options = SampleOptions(profile="fast", max_side=None)
     first = _take_in(source, tmp_path / "spool", options)
     images = images_path(tmp_path / "spool", first.chunks[0])
     whole = images.read_bytes()
@@ -230,7 +231,7 @@ def test_chunk_of_other_options_is_not_reused(
     make_corpus: MakeCorpus, tmp_path: Path, change: dict[str, Any]
 ) -> None:
     source = make_corpus(tmp_path / "corpus", {"a": 3}, colour=True)
-    options = IntakeOptions(profile="fast", max_side=None)
+    options = SampleOptions(profile="fast", max_side=None)
     first = _take_in(source, tmp_path / "spool", options)
     second = _take_in(source, tmp_path / "spool", replace(options, **change))
     assert first.records["stored"][0] != second.records["stored"][0]

@@ -15,7 +15,8 @@ import pytest
 from shards.catalog import Catalog, images_path
 from shards.cli import UserError
 from shards.corpus import plain_source
-from shards.intake import IntakeOptions, take_in
+from shards.intake import take_in
+from shards.sample import SampleOptions
 from shards.schema import Index, ShardInfo
 from shards.sources import list_sources
 from shards.tars import TarMember, dali_index, list_members, write_split
@@ -31,7 +32,7 @@ def catalog(make_corpus: Callable[..., Path], tmp_path_factory: pytest.TempPathF
     """Seven encoded images: four of a, three of b."""
     root = tmp_path_factory.mktemp("tars")
     listing = list_sources([plain_source(str(make_corpus(root / "corpus", {"a": 4, "b": 3})))])
-    options = IntakeOptions(profile="fast", max_side=None)
+    options = SampleOptions(profile="fast", max_side=None)
     return take_in(listing, root / "spool", options, workers=1)
 
 
