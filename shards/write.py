@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.assign import Assignment, SplitOptions, assign, check_options
-from shards.catalog import Catalog, Rejected
+from shards.catalog import Catalog
 from shards.clean import CleanOptions, DataBars, Masks, Overlays
-from shards.cli import UserError, console, cores, program, warn
+from shards.cli import UserError, console, cores, program
+from shards.concerns import check_classes, warn_of_rejects, warn_of_split
 from shards.corpus import Corpus, plain_source, read_corpus
 from shards.grouping import group_images
 from shards.images import JPEG_MAX_SIDE, SUFFIXES, Profile
@@ -44,7 +45,6 @@ from shards.tars import write_split
 from shards.workplace import SPOOL, choose_work_folder, empty_but_spool, hold, publish
 
 FAST_MAX_SIDE = 512  # pixels; 224-px crops of a micrograph lose little, decoding costs a quarter
-_MOST_NAMED = 12  # classes in one warning
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,14 +173,14 @@ def _write(config: WriteConfig, corpus: Corpus, listing: Listing, partial: Path)
     catalog = take_in(listing, partial / SPOOL, _sample_options(config), workers)
     grouping = group_images(catalog, near=config.near_duplicates)
     rejected = (*catalog.rejected, *grouping.rejected)
-    _check_classes(listing, catalog.records["label"][grouping.kept], rejected)
-    _warn_of_rejects(rejected)
+    check_classes(listing, catalog.records["label"][grouping.kept], rejected)
+    warn_of_rejects(rejected)
 
     names = [source.spec.name for source in listing.sources]
     options = _split_options(config)
     assignment = assign(catalog, grouping, names, len(listing.classes), options)
     can_cut = config.split in ("per_class", "share") and not config.split_overlaps
-    _warn_of_split(listing.classes, assignment, can_cut=can_cut)
+    warn_of_split(listing.classes, assignment, can_cut=can_cut)
 
     groups = group_names(catalog, grouping, assignment)
     splits = {}
@@ -325,60 +325,6 @@ def _channels_and_statistics(catalog: Catalog, assignment: Assignment) -> dict[s
 
 def _total(sums: npt.NDArray[np.uint64], channel: npt.NDArray[np.int64]) -> int:
     return sum(np.take_along_axis(sums, channel, 1)[:, 0].tolist())  # exact: Python's whole numbers
-
-
-def _check_classes(
-    listing: Listing, labels: npt.NDArray[np.uint32], rejected: Sequence[Rejected]
-) -> None:
-    counts = np.bincount(labels, minlength=len(listing.classes))
-    for label in np.flatnonzero(counts == 0):
-        names = {
-            (source.spec.name, file.name)
-            for source in listing.sources
-            for file in source.files
-            if file.label == label
-        }
-        first = next(file for file in rejected if (file.origin, file.source) in names)
-        raise UserError(
-            f"class {listing.classes[label]}: all images were rejected, {first.source} as "
-            f"{first.reason} ({first.detail}); mend the images or take the class away"
-        )
-
-
-def _warn_of_rejects(rejected: Sequence[Rejected]) -> None:
-    if rejected:
-        counts = Counter(file.reason for file in rejected)
-        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))
-        warn(f"{len(rejected)} files rejected ({reasons}); listed in rejects.jsonl")
-
-
-def _warn_of_split(classes: Sequence[str], assignment: Assignment, *, can_cut: bool) -> None:
-    if assignment.validates_only:
-        names = _some([classes[label] for label in assignment.validates_only])
-        warn(
-            f"{len(assignment.validates_only)} classes validate but have nothing to train: {names}"
-        )
-    if assignment.trains_only:
-        names = _some([classes[label] for label in assignment.trains_only])
-        hint = "; --split-overlaps cuts mosaics in space" if can_cut else ""
-        warn(
-            f"{len(assignment.trains_only)} classes train only, since the groups of their images "
-            f"leave too few, or none, to validate: {names}{hint}"
-        )
-    short = [
-        f"{classes[label]} {given} of {wanted}"
-        for label, given, wanted in assignment.short
-        if label not in assignment.trains_only
-    ]
-    if short:
-        warn(f"{len(short)} classes give fewer validation images than asked for: {_some(short)}")
-    if assignment.left_out:
-        warn(f"{len(assignment.left_out)} images overlap both sides of the split and are left out")
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(names[:_MOST_NAMED]) + more
 
 
 if __name__ == "__main__":
