@@ -18,7 +18,14 @@ from pathlib import Path
 from downstream.bench.labels import add_label_flag, parse_labels
 from downstream.uda.bench.findings import findings_sheets, printed_rdt_note
 from downstream.uda.bench.gains import Gain, gains
-from downstream.uda.bench.runs import BASELINE, AdaptRun, Variant, mixed_settings, read_adapt_runs
+from downstream.uda.bench.runs import (
+    BASELINE,
+    AdaptRun,
+    Variant,
+    mixed_settings,
+    read_adapt_runs,
+    repeated,
+)
 from downstream.uda.bench.sheet import Percent, Sheet, sheet_csv, sheet_page
 from downstream.uda.bench.tables import Study, balance_sheet, paper_sheets
 from pretrain.atomic import write_atomically
@@ -77,6 +84,10 @@ def study_page(study: Study, sheets: Sequence[Sheet]) -> list[str]:
     for name, values in mixed_settings(study.runs).items():
         spelt = ", ".join(values)
         lines += ["", f"**Runs of one variant differ in {name} ({spelt}): their means mix it.**"]
+    for alike in repeated(study.runs):
+        *others, last = (run.folder.name for run in alike)
+        said = f"{last} repeats variant, target, fold and seed of {', '.join(others)}"
+        lines += ["", f"**{said}: it alone counts.**"]
     told_of = [(run.folder.name, f"failed: {run.failure}") for run in study.runs if run.failure]
     told_of += [(run.folder.name, warning) for run in study.runs for warning in run.warnings]
     lines += ["", *(f"- {name} {what}" for name, what in told_of)] if told_of else []

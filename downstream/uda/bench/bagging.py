@@ -71,7 +71,8 @@ def _bags(study: Study, target: str) -> list[list[AdaptRun]]:
     for variant in longest(study.variants()):
         runs = [r for r in study.runs if r.variant == variant and target in (r.targets or {})]
         for seed in sorted({run.config.seed for run in runs}):
-            found.append([run for run in runs if run.config.seed == seed])
+            of_folds = {run.place: run for run in runs if run.config.seed == seed}
+            found.append(list(of_folds.values()))
     return [members for members in found if len(members) > 1]
 
 

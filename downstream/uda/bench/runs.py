@@ -26,7 +26,7 @@ SUPERVISED = "target_supervised"
 Counts = npt.NDArray[np.int64]
 # What tells variants apart, or may differ within one.
 _VARIED = FREE_SETTINGS | {
-    *("fold", "seed", "target", "method", "teacher", "style", "multi_level", "gan"),
+    *("fold", "seed", "target", "method", "teacher", "style", "gan"),
     *("network", "arch", "init", "augmentation", "bn", "steps", "oracle", "log_steps"),
 }
 
@@ -200,6 +200,15 @@ def mixed_settings(runs: Iterable[AdaptRun]) -> dict[str, list[str]]:
             if len(spelt) > 1:
                 mixed.setdefault(name, set()).update(spelt)
     return {name: sorted(spelt) for name, spelt in mixed.items()}
+
+
+def repeated(runs: Iterable[AdaptRun]) -> list[list[AdaptRun]]:
+    """Finished runs that nothing tells apart here, so that tables have only the last of each."""
+    alike: dict[tuple[Any, ...], list[AdaptRun]] = {}
+    for run in runs:
+        if run.finished:
+            alike.setdefault((run.variant, run.place, run.config.target), []).append(run)
+    return [found for found in alike.values() if len(found) > 1]
 
 
 def _read_run(folder: Path, labels: Mapping[str, str]) -> AdaptRun:

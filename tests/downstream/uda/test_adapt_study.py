@@ -291,6 +291,20 @@ def test_mixed_budgets_warnings_and_failures_are_told(tmp_path: Path) -> None:
     assert "source_only.None.2.0 failed: it predicts lath everywhere" in page
 
 
+def test_runs_that_cannot_be_told_apart_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for lr, miou in ((1e-4, 0.5), (1e-3, 0.6)):
+        save_run(tmp_path, "source_only", 0, 0.8, {"T1": miou}, settings={"lr": lr})
+    save_run(tmp_path, "source_only", 1, 0.8, {"T1": 0.5}, settings={"multi_level": False})
+    main([str(tmp_path)])
+    page = capsys.readouterr().out
+    first, last = "source_only.None.0.0.0.0001", "source_only.None.0.0.0.001"
+    assert f"**{last} repeats variant, target, fold and seed of {first}: it alone counts.**" in page
+    assert "differ in lr (0.0001, 0.001, 6e-05)" in page
+    assert "differ in multi_level (False, True)" in page
+
+
 def test_mistakes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"holds no downstream\.adapt run"):
         read_adapt_runs(tmp_path)
