@@ -126,6 +126,6 @@ class Watch:
         return record["step"] < max(self._config.warmup_steps, _SETTLING * self._config.steps)
 
     def _recent(self, name: str) -> float | None:
-        """The mean over the last windows; None before there are enough."""
+        """The mean over the last windows, or those that there are; None without any."""
         values = [record[name] for record in self._records[-_WINDOWS:] if name in record]
         return sum(values) / len(values) if values else None

@@ -181,6 +181,27 @@ def test_perfect_logits_cost_nothing_and_what_is_ignored_counts_not() -> None:
     assert cross_entropy(logits, torch.full_like(target, IGNORE)) == 0
 
 
+def test_losses_are_float32_where_the_network_computes_in_bf16(config: AdaptConfig) -> None:
+    found = trainer(replace(config, teacher=True, precision="bf16"))
+    adversary, teacher, model = found.adversary, found.teacher, found.segmenter.model
+    assert adversary is not None and teacher is not None
+    features: list[torch.dtype] = []
+    model.get_submodule("encoder").register_forward_hook(
+        lambda module, inputs, maps: features.append(maps[-1].dtype)
+    )
+    (images, counted), step = found._draw("target", 0), 0
+    fooling = adversary.fool(found._outputs(images, "target", step))
+    consistency, _ = teacher.consistency(
+        lambda view: found._predict(view, "target", step, "masked_network").main,
+        images,
+        counted,
+        step,
+    )
+    assert features == [torch.bfloat16] * 2
+    assert fooling.dtype == consistency.dtype == torch.float32
+    assert found.train_step(State()).skipped == 0
+
+
 def test_steps_without_finite_numbers_change_nothing_and_end_the_run(config: AdaptConfig) -> None:
     found = trainer(replace(config, steps=50, adv_weight=float("inf")))
     before = {name: value.clone() for name, value in weights(found).items()}
