@@ -27,7 +27,8 @@ from downstream.uda.bench.runs import (
     repeated,
 )
 from downstream.uda.bench.sheet import Percent, Sheet, sheet_csv, sheet_page
-from downstream.uda.bench.tables import Study, balance_sheet, paper_sheets
+from downstream.uda.bench.study import Study
+from downstream.uda.bench.tables import balance_sheet, paper_sheets
 from pretrain.atomic import write_atomically
 from shards.cli import ArgumentParser, UserError, console, program
 

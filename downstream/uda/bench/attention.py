@@ -15,7 +15,7 @@ from downstream.explain import heated
 from downstream.seg.pictures import Panel, class_colour, overlay, sheet
 from downstream.seg.segmenter import STRIDE, Segmenter, load_segmenter
 from downstream.uda.bench.runs import BASELINE, AdaptRun, longest
-from downstream.uda.bench.tables import Study
+from downstream.uda.bench.study import Study
 from downstream.uda.domains import SOURCE
 from downstream.uda.prepare import PreparedImage, prepare_source, prepare_target
 from pretrain.atomic import write_atomically

@@ -10,7 +10,7 @@ from downstream.uda.bench.published import printed_cells
 from downstream.uda.bench.runs import AdaptRun, longest
 from downstream.uda.bench.sheet import Percent, Sheet
 from downstream.uda.bench.spread import spread
-from downstream.uda.bench.tables import Row, Study
+from downstream.uda.bench.study import Row, Study
 from downstream.uda.domains import DomainStudy
 from downstream.uda.evaluate import predict_image, score_image, total_confusion
 from downstream.uda.prepare import PreparedImage, prepare_target

@@ -35,7 +35,7 @@ from downstream.uda.bench.runs import (
     targets_of,
 )
 from downstream.uda.bench.sheet import percent
-from downstream.uda.bench.tables import Study
+from downstream.uda.bench.study import Study
 from downstream.uda.prepare import PreparedImage, prepare_target
 from pretrain.atomic import write_atomically
 from shards.cli import UserError, console

@@ -20,7 +20,7 @@ from downstream.uda.bench.runs import (
 )
 from downstream.uda.bench.sheet import NONE, Entry, Percent, Sheet
 from downstream.uda.bench.spread import spread
-from downstream.uda.bench.tables import Row, Study
+from downstream.uda.bench.study import Row, Study
 
 
 def findings_sheets(study: Study, found: Sequence[Gain]) -> list[Sheet]:

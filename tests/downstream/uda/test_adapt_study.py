@@ -17,7 +17,8 @@ from downstream.uda.bench.gains import bn_share, gains
 from downstream.uda.bench.runs import AdaptRun, DomainScore, read_adapt_runs, twin, variants
 from downstream.uda.bench.sheet import Percent, Sheet, sheet_csv, sheet_page
 from downstream.uda.bench.spread import balance, spread
-from downstream.uda.bench.tables import Study, table_2
+from downstream.uda.bench.study import Study
+from downstream.uda.bench.tables import table_2
 from downstream.uda.config import AdaptConfig
 from shards.cli import UserError
 from shards.settings import dump_config
