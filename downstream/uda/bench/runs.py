@@ -216,7 +216,9 @@ def _read_run(folder: Path, labels: Mapping[str, str]) -> AdaptRun:
     try:
         config = build_config(AdaptConfig, read_recipe(paths.config))
     except UserError as error:
-        raise UserError(f"{paths.config} is not of a downstream.adapt run: {error}") from error
+        raise UserError(
+            f"{paths.config} is not of a downstream.adapt run ({error}); keep others elsewhere"
+        ) from error
     if not paths.results.is_file():
         study = str(read_data(folder).get("study", "")) if paths.data.is_file() else ""
         return AdaptRun(folder, config, study, _variant(config, config.arch, labels))
@@ -246,7 +248,10 @@ def _read_run(folder: Path, labels: Mapping[str, str]) -> AdaptRun:
             failure=results["collapse"],
         )
     except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
-        raise UserError(f"{paths.results} is damaged: {error!r}") from error
+        raise UserError(
+            f"{paths.results} is damaged ({error!r}); delete it, and adapt with the same settings "
+            "again"
+        ) from error
 
 
 def _variant(config: AdaptConfig, arch: str | None, labels: Mapping[str, str]) -> Variant:
