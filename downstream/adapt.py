@@ -15,7 +15,7 @@ from rich.table import Table
 
 from downstream.models import bare_model
 from downstream.seg.metrics import score
-from downstream.seg.run_folder import RunPaths, check_same_run, read_results
+from downstream.seg.run_folder import RunPaths, check_same_run, read_or_run
 from downstream.seg.segmenter import Origin, Segmenter, default_device, initial_network
 from downstream.uda.batches import TilePool, cut_tiles
 from downstream.uda.batchnorm import adapt_bn, export_state, use_domain
@@ -36,7 +36,6 @@ from downstream.uda.run_folder import (
     write_results,
 )
 from downstream.uda.training import Oracle, Trainer, train
-from pretrain.opening import lock
 from pretrain.processes import Interruption
 from pretrain.timm_models import encoder_options
 from shards.cli import UserError, console, program, warn
@@ -66,11 +65,7 @@ def adapt(config: AdaptConfig, interruption: Interruption | None = None) -> dict
     paths = RunPaths(config.run_dir)
     check_same_run(paths, config, FREE_SETTINGS, lambda: data_sha256(data), str(config.study))
     check_same_study(paths, data.study)
-    if paths.results.exists():  # it may lie where nobody can write
-        console.print(f"{paths.folder} is finished", markup=False)
-        return read_results(paths.folder)
-    with lock(paths.lock):
-        return _run(paths, config, data, interruption)
+    return read_or_run(paths, lambda: _run(paths, config, data, interruption))
 
 
 def _run(

@@ -16,11 +16,10 @@ from downstream.config import FREE_SETTINGS, SegmentConfig
 from downstream.seg.augment import fitting_crop
 from downstream.seg.dataset import LabelledSet, data_sha256, read_labelled_set
 from downstream.seg.results import evaluate, write_best, write_pictures, write_results
-from downstream.seg.run_folder import RunPaths, check_same_run, read_results, write_json
+from downstream.seg.run_folder import RunPaths, check_same_run, read_or_run, write_json
 from downstream.seg.segmenter import build_segmenter, default_device
 from downstream.seg.training import fine_tune
 from pretrain.atomic import write_atomically
-from pretrain.opening import lock
 from pretrain.processes import Interruption
 from shards.cli import UserError, console, program, warn
 from shards.settings import dump_config, load_config
@@ -53,11 +52,7 @@ def segment(config: SegmentConfig, interruption: Interruption | None = None) -> 
     paths = RunPaths(config.run_dir)
     free = FREE_SETTINGS if paths.results.exists() else _FREE_ON_RESUME
     check_same_run(paths, config, free, lambda: data_sha256(data), str(config.data))
-    if paths.results.exists():  # it may lie where nobody can write
-        console.print(f"{paths.folder} is finished", markup=False)
-        return read_results(paths.folder)
-    with lock(paths.lock):
-        return _run(paths, config, data, interruption)
+    return read_or_run(paths, lambda: _run(paths, config, data, interruption))
 
 
 def _run(

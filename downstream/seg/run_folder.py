@@ -22,7 +22,8 @@ from typing import Any
 from downstream.seg.classes import MaskClass, parse_classes
 from pretrain.atomic import write_atomically
 from pretrain.card import CARD_NAME
-from shards.cli import UserError
+from pretrain.opening import lock
+from shards.cli import UserError, console
 from shards.schema import SourceInfo, read_versioned
 from shards.settings import build_config, read_recipe
 
@@ -163,6 +164,18 @@ def check_same_run(
             f"{paths.folder} was trained on other images or labels than {owner} now has; "
             "choose another --run-dir, or delete that folder"
         )
+
+
+def read_or_run(paths: RunPaths, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a finished run found; else what `run` finds, alone in the folder.
+
+    Raises `UserError` where another process is at work there.
+    """
+    if paths.results.exists():  # it may lie where nobody can write
+        console.print(f"{paths.folder} is finished", markup=False)
+        return read_results(paths.folder)
+    with lock(paths.lock):
+        return run()
 
 
 def read_results(run_dir: Path) -> dict[str, Any]:
