@@ -8,7 +8,7 @@ from downstream.adapt import read_data
 from downstream.apply.ensemble import load_members
 from downstream.seg.run_folder import RunPaths
 from downstream.uda.config import AdaptConfig
-from downstream.uda.domains import DomainStudy
+from downstream.uda.domains import DomainStudy, read_study
 from downstream.uda.transfer.forecast import Forecast, fit_forecast, score_labelled
 from downstream.uda.transfer.rehearsal import plan_rehearsals, rehearse
 from downstream.uda.transfer.signs import SourceView, view_source
@@ -38,9 +38,10 @@ def open_observers(
     """Load runs, look at all their source images, rehearse on their validation images.
 
     `study` and `data` say where these lie now. Raises `UserError` for what is no finished run of
-    downstream.adapt, runs of different classes, and a source that cannot be read.
+    downstream.adapt, runs of different classes or studies, and a source that cannot be read.
     """
     configs = [_read_config(run, study, data) for run in runs]
+    _check_one_study(runs, configs)
     members = load_members(runs, [1.0] * len(runs))
     observers = []
     for run, config, member in zip(runs, configs, members, strict=True):
@@ -63,6 +64,17 @@ def open_observers(
 def study_of(observers: Sequence[Observer]) -> DomainStudy:
     """The first run's: whose targets are looked at, and how they are prepared."""
     return observers[0].view.study
+
+
+def _check_one_study(runs: Sequence[Path], configs: Sequence[AdaptConfig]) -> None:
+    """Images are prepared once, as the first run's study says, and shown to all runs."""
+    first, *others = (read_study(config.study, config.data) for config in configs)
+    for run, other in zip(runs[1:], others, strict=True):
+        if other != first:
+            raise UserError(
+                f"{run} and {runs[0]} were trained by studies that differ ({other.name}, "
+                f"{first.name}); report on each by itself"
+            )
 
 
 def _read_config(run: Path, study: Path | None, data: Path | None) -> AdaptConfig:

@@ -277,6 +277,19 @@ def test_what_is_no_run_of_adapt_is_told(
         assert said in capsys.readouterr().err
 
 
+def test_runs_of_two_studies_are_refused(
+    runs: list[Path], toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy, other = tmp_path / "copy", tmp_path / "other.yaml"
+    shutil.copytree(runs[1], copy)
+    other.write_text(toy.read_text().replace("scale: 1.0", "scale: 0.5"))
+    config = copy / "config.yaml"
+    config.write_text(config.read_text().replace(str(toy), str(other)))
+    with pytest.raises(SystemExit):
+        main([str(runs[0]), str(copy)])
+    assert "studies that differ (other, toy)" in capsys.readouterr().err
+
+
 def test_a_study_that_moved_is_asked_for(
     runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
