@@ -21,7 +21,7 @@ from downstream.uda.evaluate import predict_image
 from downstream.uda.label_shift import LabelShift, choose_sets
 from downstream.uda.prepare import find_target, prepare_target
 from pretrain.atomic import write_atomically
-from shards.cli import ArgumentParser, UserError, program, progress
+from shards.cli import ArgumentParser, UserError, program, progress, warn
 from shards.settings import read_recipe
 
 SUFFIX = "v"  # of the target with the lower fraction, as the paper's T3v
@@ -97,6 +97,12 @@ def _predicted(study: DomainStudy, target: str, run: Path, index: int) -> dict[s
         raise UserError(
             f"{run} tells {', '.join(segmenter.card.class_names)} apart, the study "
             f"{', '.join(study.class_names)}"
+        )
+    scale = study.working_scale(study.target(target))
+    if "study" not in segmenter.card.config and scale != 1:  # a run of downstream.segment
+        warn(
+            f"{run} was trained on images as files have them, and sees {target}'s at {scale:.3g} "
+            "of that: look at what it predicts, or take a run of downstream.adapt"
         )
     files = _files(study, target, "train")
     fractions = {}

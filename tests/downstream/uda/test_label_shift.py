@@ -1,6 +1,7 @@
 """The label-shift experiment: sets of images with the fractions that were asked for."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 from downstream import bainite, label_shift
 from downstream.adapt import adapt
 from downstream.label_shift import shifted_study
+from downstream.seg.run_folder import read_segmenter_card, write_card
 from downstream.uda.config import AdaptConfig
 from downstream.uda.domains import read_study
 from downstream.uda.label_shift import choose_sets, nearest_mean
@@ -90,7 +92,9 @@ def test_the_drawn_study_has_two_training_fractions_and_one_test_set(drawn: Path
     }
 
 
-def test_a_run_makes_the_experiment_of_any_target(drawn: Path, tmp_path: Path) -> None:
+def test_a_run_makes_the_experiment_of_any_target(
+    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "study.yaml"
     content = yaml.safe_load(STUDY.read_text()) | {"data": str(drawn), "inner": 32, "ring": 8}
     content["targets"] = {"light": {"data": "T3", "pixel_size_nm": 126.6, "invert": True}}
@@ -105,6 +109,12 @@ def test_a_run_makes_the_experiment_of_any_target(drawn: Path, tmp_path: Path) -
     made = tmp_path / "shifted.yaml"
     flags = ["--run", str(run), "--images", "2", "--tests", "2", "--out", str(made)]
     label_shift.main([str(file), "light", *flags, "--low", "0", "--high", "1"])
+    assert "was trained on images as files have them" not in capsys.readouterr().err
+    card = read_segmenter_card(run)
+    config = {name: value for name, value in card.config.items() if name != "study"}
+    write_card(run / "card.json", replace(card, config=config))  # as of downstream.segment
+    label_shift.main([str(file), "light", *flags, "--low", "0", "--high", "1"])
+    assert "sees light's at 2.29 of that" in " ".join(capsys.readouterr().err.split())
     study = read_study(made)
     sets = {name: prepare_target(study, name) for name in study.targets}
     assert list(sets) == ["light", "lightv"]
