@@ -32,7 +32,7 @@ _OPACITY = 0.5
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description="Show what speaks for each class (Grad-CAM).")
-    parser.add_argument("run", type=Path, metavar="RUN", help="finished run")
+    parser.add_argument("run", metavar="RUN", help="finished run, or a name in a registry")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="images, folders or patterns")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the pictures")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="of these only [all]")

@@ -28,8 +28,10 @@ from torch import nn
 
 from downstream.config import SegmentConfig
 from downstream.seg.dataset import read_labelled_set
-from downstream.seg.run_folder import RunPaths, SegmenterCard, write_json
+from downstream.seg.run_folder import RunPaths, write_json
 from downstream.seg.segmenter import STRIDE, load_segmenter
+from pretrain.registry.pull import find_segmenter, is_published
+from pretrain.segmenter_card import SegmenterCard
 from shards.cli import ArgumentParser, UserError, console, program, warn
 from shards.images import Pixels
 from shards.schema import file_sha256
@@ -67,12 +69,15 @@ class PixelsToProbabilities(nn.Module):
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description="Write a finished segmenter for other programs.")
-    parser.add_argument("run", type=Path, metavar="RUN", help="finished run")
+    parser.add_argument("run", metavar="RUN", help="finished run, or a name in a registry")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=["onnx"], help="[onnx]")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write [RUN/export]")
     options = parser.parse_args(argv)
-    out = options.out or options.run / "export"
-    card = export_segmenter(options.run, out, options.formats)
+    run = find_segmenter(options.run)
+    if options.out is None and is_published(run):
+        raise UserError(f"{options.run} is published and stays as it is; say where with --out DIR")
+    out = options.out or run / "export"
+    card = export_segmenter(run, out, options.formats)
     for name, facts in card["files"].items():
         sides = "any size" if facts["size"] is None else f"{facts['size'][1]} pixels square"
         told = (

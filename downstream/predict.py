@@ -2,6 +2,8 @@
 
 python -m downstream.predict RUN [RUN …] IMAGE … --out DIR
 
+RUN: the folder of a finished run, or the name of a segmenter in a registry.
+
 OUT/NAME.png              the mask: values and colours as the run's classes have them
 OUT/overlays/NAME.png     image and classes, with a legend (at most 1,024 pixels a side)
 OUT/entropy/NAME.png      255 times the entropy; OUT/disagreement/NAME.png that of the runs
@@ -36,8 +38,11 @@ from downstream.apply.prepared import native_bands, prepared_scan
 from downstream.apply.reach import sees_whole_tile
 from downstream.apply.scan import Scan, file_stamp, open_scan
 from downstream.apply.trust_file import read_reference, read_trust
-from downstream.seg.run_folder import SegmenterCard, read_segmenter_card, write_json
+from downstream.seg.classes import parse_classes
+from downstream.seg.run_folder import write_json
 from downstream.seg.segmenter import STRIDE, Segmenter
+from pretrain.registry.pull import find_segmenter, is_published
+from pretrain.segmenter_card import SegmenterCard, read_segmenter_card
 from shards.cli import UserError, console, program, progress, warn
 from shards.settings import as_plain, load_config
 
@@ -79,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if images and not runs and not any(flag.startswith("--runs") for flag in flags):
         raise UserError(
             f"{images[0]} is no folder of a finished run (one with card.json); give the --run-dir "
-            "of downstream.segment first, then the images"
+            "of downstream.segment, or a segmenter's name in a registry, first, then the images"
         )
     config = load_config(PredictConfig, flags, sugar)
     predict(config)
@@ -118,24 +123,26 @@ def predict(config: PredictConfig) -> list[Path]:
 
 def open_predictor(config: PredictConfig) -> Predictor:
     """Load the runs. Raises `UserError` where they are not finished, or differ in classes."""
-    cards = [read_segmenter_card(run) for run in config.runs]
-    found = [read_trust(run, card.sha256) for run, card in zip(config.runs, cards, strict=True)]
-    for run, trust in zip(config.runs, found, strict=True):
+    runs = [find_segmenter(run) for run in config.runs]
+    cards = [read_segmenter_card(run) for run in runs]
+    found = [read_trust(run, card.sha256) for run, card in zip(runs, cards, strict=True)]
+    for run, trust in zip(runs, found, strict=True):
         if trust is None:
+            way = f"python -m downstream.trust {run} gives both"
             console.print(
                 f"{run}: probabilities as they come, and no warning of unlike images; "
-                f"python -m downstream.trust {run} gives both",
+                f"{'it was published so' if is_published(run) else way}",
                 markup=False,
             )
     temperatures = [trust.temperature if trust else 1.0 for trust in found]
-    members = load_members(config.runs, temperatures)
+    members = load_members(runs, temperatures)
     _tell_of_pooling(config, members, cards)
     seen = views(_orientation(cards)) if config.views else single_view()
-    legend = legend_of(cards[0].mask_classes)
+    legend = legend_of(parse_classes(cards[0].classes))
     Tiling(config.tile, config.overlap, STRIDE).axes(STRIDE, STRIDE)  # refuses wrong sizes now
     judges = [
         Judge(member.segmenter, read_reference(run), trust.novelty_limit, card.crop_size)
-        for run, member, trust, card in zip(config.runs, members, found, cards, strict=True)
+        for run, member, trust, card in zip(runs, members, found, cards, strict=True)
         if trust is not None
     ]
     settings = {k: v for k, v in as_plain(config).items() if k not in _ASIDE}

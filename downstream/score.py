@@ -26,6 +26,7 @@ from downstream.probe.folds import FoldedSet, read_folds
 from downstream.probe.linear import draw_samples, probe
 from downstream.seg.metrics import Scores, mean_defined
 from pretrain.card import Card, read_card
+from pretrain.registry.contents import encoders, find_entries
 from pretrain.registry.names import EntryName
 from pretrain.registry.pull import pinned_name, pull, registry_url
 from pretrain.registry.scores import (
@@ -64,7 +65,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_label(arguments.record)
         if store.url.startswith(HUB_PREFIX):
             raise UserError("--record needs a registry in files: on the hub a version is a commit")
-    names = arguments.names or list(store.entries())
+    names = arguments.names
+    if not names:
+        found, faults = find_entries(store, every_version=False)
+        for fault in faults:
+            warn(fault)
+        names = [str(entry.name) for entry, _ in encoders(found)]
     if not names:
         raise UserError(f"{store.url} holds no encoder to score")
     values = read_recipe(arguments.config) if arguments.config else {}

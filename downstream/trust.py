@@ -2,6 +2,7 @@
 
 python -m downstream.trust RUN [RUN …]
 
+RUN: the folder of a finished run; of a name in a registry, what was published with it is shown.
 Reads the run's own data again. Fits a temperature on the validation images (and tells the error on
 the test images, which it has not seen), and keeps the encoder's features of the training and
 validation images: downstream.predict uses both. See `downstream.apply.trust_file` for what is left
@@ -27,28 +28,44 @@ from downstream.apply.scan import scan_of
 from downstream.apply.trust_file import (
     RELIABILITY_NAME,
     SCHEMA_VERSION,
-    TRUST_NAME,
     Trust,
+    read_trust,
     write_trust,
 )
 from downstream.config import SegmentConfig
 from downstream.seg.dataset import LabelledSet, read_labelled_set
 from downstream.seg.run_folder import RunPaths
 from downstream.seg.segmenter import Segmenter, load_segmenter
-from shards.cli import ArgumentParser, console, program
+from pretrain.registry.pull import find_segmenter, is_published
+from pretrain.segmenter_card import TRUST_NAME, read_segmenter_card
+from shards.cli import ArgumentParser, UserError, console, program
 from shards.settings import build_config, read_recipe
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description="Calibrate a segmenter and describe its labelled images.")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="finished run")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="finished run, or a name in a registry to be shown"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="of torch [all cores]")
     options = parser.parse_args(argv)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    for run in options.runs:
-        _print(run, assess(run))
+    for name in options.runs:
+        run = find_segmenter(name)
+        _print(run, published_trust(run, name) if is_published(run) else assess(run))
+
+
+def published_trust(run: Path, name: str) -> Trust:
+    """What was published with a segmenter. Raises `UserError` where that is nothing."""
+    trust = read_trust(run, read_segmenter_card(run).sha256)
+    if trust is None:
+        raise UserError(
+            f"{name} was published without {TRUST_NAME}, and its training images are not here; "
+            "where they are, run python -m downstream.trust on its run and publish it again"
+        )
+    return trust
 
 
 def assess(run: Path) -> Trust:

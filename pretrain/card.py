@@ -91,6 +91,8 @@ def parse_card(text: bytes, where: str) -> Card:
 
 
 def _card(content: Mapping[str, Any], where: str) -> Card:
+    if "decoder" in content:
+        raise UserError(f"{where} is a segmenter's card, not an encoder's")
     try:
         tuples: dict[str, Any] = {key: tuple(content[key]) for key in ("classes", "mean", "std")}
         if content["class_accuracy"] is not None:

@@ -11,7 +11,9 @@ FileFormat = Literal["auto", "png", "tiff"]
 class PredictConfig:
     """Segment images of any size: python -m downstream.predict RUN [RUN …] IMAGE … --out DIR"""
 
-    runs: Annotated[tuple[Path, ...], "folders of finished runs; several are averaged"]
+    runs: Annotated[
+        tuple[Path, ...], "folders of finished runs, or names in a registry; several are averaged"
+    ]
     images: Annotated[tuple[str, ...], "images, folders of images, or patterns such as 'a/*.tif'"]
     out: Annotated[Path, "folder for the masks"]
     format: Annotated[

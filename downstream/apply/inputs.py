@@ -5,15 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pretrain.card import CARD_NAME
+from pretrain.registry.names import is_name
 from shards.cli import UserError
 from shards.sources import is_image_name
 from shards.stores import natural_key
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
-    """Runs, images and flags of `RUN … IMAGE … --flag …`: a run is a folder with a card."""
+    """Runs, images and flags of `RUN … IMAGE … --flag …`.
+
+    A run is a folder with a card, or what only a registry can mean.
+    """
     given, flags = leading_arguments(arguments)
-    runs = [name for name in given if (Path(name) / CARD_NAME).is_file()]
+    runs = [name for name in given if _is_run(name)]
     return runs, [name for name in given if name not in runs], flags
 
 
@@ -42,6 +46,12 @@ def find_images(names: Sequence[str]) -> list[Path]:
                 "folders, or rename one"
             )
     return list(found)
+
+
+def _is_run(name: str) -> bool:
+    if Path(name).exists():
+        return (Path(name) / CARD_NAME).is_file()
+    return is_name(name) and not is_image_name(name)  # x.tif would be a name too
 
 
 def _expand(name: str) -> list[Path]:

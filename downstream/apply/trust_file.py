@@ -16,12 +16,11 @@ from safetensors.numpy import load_file, save
 from downstream.apply.novelty import Reference
 from downstream.seg.run_folder import write_json
 from pretrain.atomic import write_atomically
+from pretrain.segmenter_card import REFERENCE_NAME, TRUST_NAME
 from shards.cli import UserError
 from shards.schema import read_versioned
 
 SCHEMA_VERSION = 1
-TRUST_NAME = "trust.json"
-REFERENCE_NAME = "novelty.safetensors"
 RELIABILITY_NAME = "reliability.png"
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -10,8 +9,8 @@ from torch import nn
 from downstream.models import read_encoder_card
 from pretrain.archs import ARCHS, TIMM_PREFIX
 from pretrain.model import build_encoder
-from pretrain.registry.contents import find_entries
-from pretrain.registry.pull import default_registry, pull
+from pretrain.registry.contents import encoders, find_entries
+from pretrain.registry.pull import default_registry, find_encoder
 from pretrain.registry.stores import open_registry
 from shards.cli import UserError, warn
 from shards.schema import IMAGENET_MEAN, IMAGENET_STD
@@ -54,8 +53,8 @@ def find_candidates(names: Sequence[str], registry: str | None) -> list[Candidat
     for fault in faults:
         warn(fault)
     candidates = []
-    for entry in found:
-        if entry.card.converged:
+    for entry, card in encoders(found):
+        if card.converged:
             candidates.append(_candidate(str(entry.name), registry))
         else:
             warn(f"{entry.name} did not converge when it was trained: left out")
@@ -80,6 +79,6 @@ def _candidate(name: str, registry: str | None) -> Candidate:
         return Candidate(name, name.removeprefix(IMAGENET_PREFIX), "imagenet")
     if name in ARCHS or (name.startswith(TIMM_PREFIX) and "@" not in name):
         return Candidate(f"random {name}", name, "random")
-    init = name if registry is None or Path(name).exists() else str(pull(name, registry))
+    init = name if registry is None else str(find_encoder(name, registry))
     card = read_encoder_card(init)
     return Candidate(name, card.arch, init, card.mean, card.std)

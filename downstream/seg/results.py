@@ -36,15 +36,13 @@ from downstream.seg.pictures import (
     sheet,
 )
 from downstream.seg.run_folder import (
-    SCHEMA_VERSION,
     RunPaths,
-    SegmenterCard,
-    write_card,
     write_json,
 )
 from downstream.seg.segmenter import Origin, Segmenter
 from downstream.seg.training import State
 from pretrain.atomic import write_atomically
+from pretrain.segmenter_card import SCHEMA_VERSION, SegmenterCard, write_segmenter_card
 from pretrain.timm_models import encoder_options
 from shards.schema import file_sha256
 from shards.settings import as_plain
@@ -152,7 +150,7 @@ def write_best(
         versions=versions(),
         sha256=file_sha256(paths.best),
     )
-    write_card(paths.card, card)
+    write_segmenter_card(paths.folder, card)
     return card
 
 

@@ -15,19 +15,16 @@ results.json        all scores; there only when all is done
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from downstream.seg.classes import MaskClass, parse_classes
 from pretrain.atomic import write_atomically
 from pretrain.card import CARD_NAME
 from pretrain.opening import lock
+from pretrain.segmenter_card import SEGMENTER_NAME
 from shards.cli import UserError, console
-from shards.schema import SourceInfo, read_versioned
 from shards.settings import build_config, read_recipe
-
-SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +55,7 @@ class RunPaths:
 
     @property
     def best(self) -> Path:
-        return self.folder / "best.safetensors"
+        return self.folder / SEGMENTER_NAME
 
     @property
     def card(self) -> Path:
@@ -79,62 +76,6 @@ class RunPaths:
     @property
     def results(self) -> Path:
         return self.folder / "results.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SegmenterCard:
-    """Facts about `best.safetensors`; `mean` and `std` bind whoever feeds it."""
-
-    schema_version: int
-    decoder: str  # smp's class, or our DeepLabV2
-    decoder_options: Mapping[str, Any] = field(default_factory=dict)  # of it; old cards have none
-    arch: str  # smp's name of the encoder
-    encoder_options: Mapping[str, Any]  # of smp beside the name
-    init: str  # as it was given: random, imagenet, a path or a name
-    encoder_sha256: str  # of the file that it began from; else empty
-    classes: tuple[str, ...]  # as --classes takes them, in the order of the channels
-    mean: tuple[float, ...]  # per channel, for values in [0, 1]
-    std: tuple[float, ...]
-    crop_size: int  # pixels
-    orientation: str  # whether up has a meaning: what may be flipped at test time
-    micro_over: str
-    converged: bool  # False: collapsed, see `collapse`; do not use
-    collapse: str
-    metrics: Mapping[str, float | None]  # of the kept epoch, on the validation images
-    sources: tuple[SourceInfo, ...]  # of the encoder's corpus: a restriction is not trained away
-    config: Mapping[str, Any]
-    versions: Mapping[str, str]
-    sha256: str  # of best.safetensors
-    # What adaptation did to its images before the network saw them; none: taken as files have them.
-    preparation: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def mask_classes(self) -> tuple[MaskClass, ...]:
-        return parse_classes(self.classes)
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return tuple(entry.name for entry in self.mask_classes)
-
-
-def write_card(path: Path, card: SegmenterCard) -> None:
-    """Write `card.json`."""
-    write_json(path, asdict(card))
-
-
-def read_segmenter_card(folder: Path) -> SegmenterCard:
-    """Read `folder/card.json`. Raises `UserError`: absent, damaged, or an encoder's."""
-    path = RunPaths(folder).card
-    absent = f"no {path.name} in {folder}; is it a finished run of downstream.segment or adapt?"
-    content = read_versioned(path, SCHEMA_VERSION, absent=absent)
-    if "decoder" not in content:
-        raise UserError(f"{path} is an encoder's card, not a segmenter's; give the --run-dir")
-    try:
-        tuples = {key: tuple(content[key]) for key in ("classes", "mean", "std")}
-        sources = tuple(SourceInfo(**source) for source in content["sources"])
-        return SegmenterCard(**(content | tuples | {"sources": sources}))
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged: {error}") from error
 
 
 def check_same_run(

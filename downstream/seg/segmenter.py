@@ -15,10 +15,12 @@ from torchvision.transforms import v2
 
 from downstream.config import DEFAULT_ARCH, SegmentConfig
 from downstream.models import NO_OPTIONS, bare_model, create_model, read_encoder_card
-from downstream.seg.run_folder import RunPaths, SegmenterCard, read_segmenter_card
+from downstream.seg.run_folder import RunPaths
 from pretrain.archs import ARCHS
 from pretrain.inits import resolve_init
 from pretrain.model import build_encoder
+from pretrain.registry.pull import find_segmenter
+from pretrain.segmenter_card import SegmenterCard, read_segmenter_card
 from pretrain.weights import load_strictly
 from shards.cli import UserError, warn
 from shards.images import Pixels
@@ -129,17 +131,22 @@ def initial_network(
     return model, origin
 
 
-def load_segmenter(run_dir: Path, device: torch.device | None = None) -> Segmenter:
-    """The best network of a finished run, ready to predict; `card` tells its classes.
+def load_segmenter(
+    location: str | Path, device: torch.device | None = None, registry: str | None = None
+) -> Segmenter:
+    """A finished segmenter, ready to predict: `load_segmenter("unet-resnet18.steels")`.
 
-    Raises `UserError` when the run is not finished, or its file is not the one of its card.
+    `location` is a registry's name or a run's folder; `registry` is a URL, where the environment
+    does not say; `card` tells its classes. Raises `UserError` when the run is not finished or the
+    name unknown, and when the file is not the one of its card.
     """
+    run_dir = find_segmenter(location, registry)
     card = read_segmenter_card(run_dir)
     path = RunPaths(run_dir).best
     if not path.is_file() or file_sha256(path) != card.sha256:
         raise UserError(f"{path} is not the file that {RunPaths(run_dir).card} describes")
     if not card.converged:
-        warn(f"{run_dir} did not converge: {card.collapse}")
+        warn(f"{location} did not converge: {card.collapse}")
     model = bare_model(
         card.decoder, card.arch, len(card.classes), card.encoder_options, card.decoder_options
     )

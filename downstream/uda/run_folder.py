@@ -25,12 +25,9 @@ from downstream.seg.classes import spell_class
 from downstream.seg.metrics import constant_score, score
 from downstream.seg.results import versions
 from downstream.seg.run_folder import (
-    SCHEMA_VERSION,
     RunPaths,
-    SegmenterCard,
     read_data,
     read_results,
-    write_card,
     write_json,
 )
 from downstream.seg.segmenter import Origin
@@ -40,6 +37,7 @@ from downstream.uda.evaluate import ScoredImage, domain_results, total_confusion
 from downstream.uda.prepare import PreparedImage
 from downstream.uda.training import State, Trainer
 from pretrain.atomic import write_atomically
+from pretrain.segmenter_card import SCHEMA_VERSION, SegmenterCard, write_segmenter_card
 from pretrain.timm_models import encoder_options
 from shards.cli import UserError
 from shards.schema import file_sha256
@@ -158,7 +156,7 @@ def write_kept(
         sha256=file_sha256(paths.best),
         preparation=_preparation(config, study),
     )
-    write_card(paths.card, card)
+    write_segmenter_card(paths.folder, card)
     return card
 
 

@@ -8,9 +8,8 @@ python -m pretrain.registry site URL
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,12 +19,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from pretrain.atomic import write_atomically
-from pretrain.registry.contents import Found, find_entries, read_entry, scored_data
+from pretrain.registry.contents import Found, find_entries, read_entry
+from pretrain.registry.listing import facts_of, tables_of
 from pretrain.registry.names import parse_name
 from pretrain.registry.page import render_page
 from pretrain.registry.pull import REGISTRY_VARIABLE, pinned_name, pull, registry_url
-from pretrain.registry.readme import licences_of, recipe_of, snippets
-from pretrain.registry.scores import ScoredData, spell_data, spell_score
+from pretrain.registry.readme import snippets
 from pretrain.registry.stores import open_registry
 from shards.cli import ArgumentParser, UserError, console, program, progress
 
@@ -33,18 +32,18 @@ from shards.cli import ArgumentParser, UserError, console, program, progress
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(
-        description="See, fetch, check and compare published encoders.",
+        description="See, fetch, check and compare published encoders and segmenters.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     helps = {
-        "list": "every encoder, its newest version",
+        "list": "every encoder and segmenter, its newest version",
         "show": "all that is known of one",
         "pull": "copy one to the cache, checked; prints its folder",
         "verify": "read every byte of one, or of all",
         "diff": "what is different between two",
-        "site": "write a page of all encoders, to be put on any web server",
+        "site": "write a page of all, to be put on any web server",
     }
-    commands.add_parser("score", help="rank them on a few labelled images", add_help=False)
+    commands.add_parser("score", help="rank the encoders on a few labelled images", add_help=False)
     for command, help_ in helps.items():
         sub = commands.add_parser(command, help=help_, description=help_)
         if command == "diff":
@@ -90,9 +89,10 @@ def list_entries(url: str, *, every_version: bool, as_json: bool) -> None:
     if as_json:
         print(json.dumps([_plain(entry) for entry in found], indent=1))
     elif found:
-        _print_table(found)
+        for table in tables_of(found):
+            _wide_console().print(table)
     else:
-        console.print(f"{url} holds no encoder; python -m pretrain.publish puts some there")
+        console.print(f"{url} holds nothing yet; python -m pretrain.publish puts encoders there")
     if faults:
         raise UserError("; ".join(faults))
 
@@ -104,36 +104,14 @@ def show(url: str, name: str, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(_plain(found), indent=1))
         return
-    card, facts = found.card, Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     facts.add_column()
     facts.add_column(overflow="fold")
-    rows = {
-        "name": str(found.name),
-        "converged": "yes" if card.converged else "NO: do not use it",
-        **{key: f"{value:.4g}" for key, value in sorted(card.metrics.items())},
-        "image size": f"{card.image_size} px",
-        **{f"mIoU, {spell_data(s.data)}": spell_score(s) for s in found.scores},
-        "mean, std": f"{card.mean}, {card.std}",
-        "began from": card.init,
-        "classes": f"{len(card.classes)}",
-        "corpus": card.corpus_hash[:16],
-        "sources": ", ".join(f"{s.name or 'unnamed'} ({s.samples:,})" for s in card.sources),
-        "licence": licences_of(card.sources),
-        "restriction": "; ".join(s.restriction for s in card.sources if s.restriction),
-        "recipe": ", ".join(f"{key} {value}" for key, value in recipe_of(card).items()),
-        "published": found.seal.published,
-        "size": f"{found.seal.bytes / 1e6:.1f} MB in {len(found.seal.files)} files",
-        "digest": found.digest,
-    }
-    for key, value in rows.items():
-        if value:
-            facts.add_row(key, escape(value))
-    if card.class_accuracy:
-        for label, share in zip(card.classes, card.class_accuracy, strict=True):
-            facts.add_row(f"  {escape(label)}", "" if share is None else f"{share:.1%}")
+    for key, value in facts_of(found).items():
+        facts.add_row(escape(key), escape(value))
     out = Console(highlight=False)
     out.print(facts)
-    out.print(f"\n{snippets(card, found.name)['here']}", markup=False)
+    out.print(f"\n{snippets(found.card, found.name)['here']}", markup=False)
 
 
 def verify(url: str, names: Sequence[str]) -> None:
@@ -156,7 +134,7 @@ def verify(url: str, names: Sequence[str]) -> None:
             faults.append(str(error))
     if faults:
         raise UserError(f"{len(faults)} of {len(wanted)} are not right: {'; '.join(faults)}")
-    console.print(f"{len(wanted)} encoders, every byte as it was published")
+    console.print(f"{len(wanted)} entries, every byte as it was published")
 
 
 def diff(url: str, first: str, second: str) -> None:
@@ -177,7 +155,7 @@ def diff(url: str, first: str, second: str) -> None:
 
 
 def site(url: str, out: Path, *, every_version: bool) -> None:
-    """Write the page of all encoders to `out`; entries that cannot be relied on are left out."""
+    """Write the page of all entries to `out`; entries that cannot be relied on are left out."""
     found, faults = find_entries(open_registry(url), every_version=every_version)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, render_page(found, url).encode())
@@ -203,9 +181,17 @@ def _flat(content: object, prefix: str = "") -> dict[str, object]:
     return flat
 
 
+def _wide_console() -> Console:
+    out = Console(highlight=False)
+    if not out.is_terminal:
+        out.width = 200  # characters: a pipe has no edge to fold at
+    return out
+
+
 def _plain(entry: Found) -> dict[str, object]:
     return {
         "name": entry.name.folder,
+        "kind": entry.seal.kind,
         "version": entry.name.version,
         "published": entry.seal.published,
         "bytes": entry.seal.bytes,
@@ -213,47 +199,6 @@ def _plain(entry: Found) -> dict[str, object]:
         "card": asdict(entry.card),
         "scores": [asdict(score) for score in entry.scores],
     }
-
-
-def _print_table(found: Sequence[Found]) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    columns: dict[str, Callable[[Found], str]] = {
-        "name": lambda entry: str(entry.name),
-        "top-1": _top1,
-        "classes": lambda entry: str(len(entry.card.classes) or ""),
-        "began from": lambda entry: entry.card.init,
-        **{spell_data(data): partial(_transfer, data) for data in scored_data(found)},
-        "MB": lambda entry: f"{entry.seal.bytes / 1e6:.0f}",
-        "licence": lambda entry: licences_of(entry.card.sources),
-        "published": lambda entry: entry.seal.published[:10],
-        "": _remarks,
-    }
-    for heading in columns:
-        right = heading not in ("name", "began from", "licence", "published", "")
-        table.add_column(escape(heading), justify="right" if right else "left", overflow="fold")
-    ranked = sorted(found, key=lambda e: (not e.card.converged, -e.card.metrics.get("top1", 0.0)))
-    for entry in ranked:
-        table.add_row(*(escape(cell(entry)) for cell in columns.values()))
-    out = Console(highlight=False)
-    if not out.is_terminal:
-        out.width = 200  # characters: a pipe has no edge to fold at
-    out.print(table)
-
-
-def _top1(entry: Found) -> str:
-    value = entry.card.metrics.get("top1")
-    return "" if value is None else f"{value:.1%}"
-
-
-def _transfer(data: ScoredData, entry: Found) -> str:
-    return next((f"{s.miou:.1%}" for s in entry.scores if s.data == data), "")
-
-
-def _remarks(entry: Found) -> str:
-    marks = [] if entry.card.converged else ["did not converge"]
-    if any(source.restriction for source in entry.card.sources):
-        marks.append("restricted")
-    return ", ".join(marks)
 
 
 if __name__ == "__main__":

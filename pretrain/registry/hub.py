@@ -17,7 +17,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
 
 from pretrain.registry.names import EntryName, is_name
-from pretrain.registry.readme import HUB_TAG
+from pretrain.registry.origin import HUB_TAG
 from pretrain.registry.sealed import SEAL_NAME, Seal, parse_seal, seal_text
 from shards.cli import UserError
 

@@ -1,7 +1,8 @@
 """Names in a registry: `efficientnet-b4.micronet`, the newest, or `efficientnet-b4.micronet@2`.
 
-The last dot parts the arch from the tag, since a timm arch may hold dots and a tag holds none. What
-passes here is safe in a path, a URL and the name of a repository on the Hugging Face hub.
+A segmenter's arch is led by its decoder: `unet-efficientnet-b4.steels`. The last dot parts the arch
+from the tag, since a timm arch may hold dots and a tag holds none. What passes here is safe in a
+path, a URL and the name of a repository on the Hugging Face hub.
 """
 
 import re
@@ -22,9 +23,9 @@ _LONGEST = 96  # characters; the hub takes no more
 
 @dataclass(frozen=True, slots=True)
 class EntryName:
-    """An encoder in a registry; without a version, the newest."""
+    """An entry of a registry; without a version, the newest."""
 
-    arch: str
+    arch: str  # or DECODER-ARCH
     tag: str
     version: int | None = None
 
@@ -37,7 +38,7 @@ class EntryName:
         return f"{self.arch}.{self.tag}"
 
     def at(self, version: int) -> "EntryName":
-        """The same encoder in one version."""
+        """The same entry in one version."""
         return replace(self, version=version)
 
 
@@ -62,12 +63,17 @@ def is_name(text: str) -> bool:
     return True
 
 
-def new_name(arch: str, tag: str) -> EntryName:
+def named_arch(arch: str, decoder: str = "") -> str:
+    """What stands before the tag: an encoder's arch, or a segmenter's decoder and arch."""
+    return f"{decoder.lower()}-{arch}" if decoder else arch
+
+
+def new_name(arch: str, tag: str, decoder: str = "") -> EntryName:
     """The name to publish under. Raises `UserError` for an unknown arch or an unfit tag."""
     find_arch(arch)
     if "." in tag or "@" in tag:
         raise UserError(f"a tag is of a-z, 0-9, _ and single -, not {tag!r}: a dot ends the arch")
-    return parse_name(f"{arch}.{tag}")
+    return parse_name(f"{named_arch(arch, decoder)}.{tag}")
 
 
 def unknown_name(name: EntryName, known: Iterable[str], registry: str) -> UserError:

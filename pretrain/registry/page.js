@@ -1,6 +1,5 @@
 // Search (page.html?q=WORDS, too) and sort; without it the page shows every encoder, best first.
-const list = document.querySelector("main");
-const items = [...list.querySelectorAll("details")];
+const items = [...document.querySelectorAll("details")];
 const search = document.querySelector("input");
 const order = document.querySelector("select");
 const count = document.querySelector("output");
@@ -21,7 +20,8 @@ function sort() {
   const value = (item) => (key === "name" ? item.id : Number(item.dataset[key]));
   const sign = key === "mb" || key === "name" ? 1 : -1; // of accuracies the highest first
   items.sort((a, b) => (value(a) < value(b) ? -sign : value(a) > value(b) ? sign : 0));
-  list.append(...items);
+  for (const list of document.querySelectorAll("section"))
+    list.append(...items.filter((item) => item.parentElement === list));
 }
 
 function open() {

@@ -1,4 +1,4 @@
-"""All encoders of a registry on one self-contained, searchable HTML page.
+"""All entries of a registry on one self-contained, searchable HTML page.
 
 Whatever comes from a card goes through `text`: others wrote it. Imports no torch.
 """
@@ -9,9 +9,18 @@ from string import Template
 
 from pretrain.archs import find_arch
 from pretrain.card import Card
-from pretrain.registry.contents import Found, scored_data
-from pretrain.registry.readme import licences_of, recipe_of, snippets
+from pretrain.registry.contents import (
+    Found,
+    encoders,
+    remarks,
+    scored_data,
+    segmenters,
+    training_side,
+)
+from pretrain.registry.origin import licences_of, list_of, recipe_of
+from pretrain.registry.readme import snippets
 from pretrain.registry.scores import ScoredData, spell_data, spell_score
+from pretrain.segmenter_card import SegmenterCard
 from shards.page import badge, text
 
 _HERE = Path(__file__).parent
@@ -24,26 +33,24 @@ _PAGE = Template("""\
 <meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy"
  content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
-<title>Encoders pre-trained on micrographs</title>
+<title>$title</title>
 <style>
 $style</style>
 </head>
 <body>
-<h1>Encoders pre-trained on micrographs</h1>
-<p>$registry. Top-1 is on each encoder's own validation images: compare it only between encoders of
-one corpus.$scored</p>
+<h1>$title</h1>
+<p>$registry. $explained</p>
 <div class="tools">
 <input type="search" placeholder="name, class, source, licence …" aria-label="Search">
 <select aria-label="Order">
-<option value="top1">best top-1 first</option>
+<option value="top1">best first</option>
 $orders<option value="mb">smallest first</option>
 <option value="name">by name</option>
 </select>
 <output></output>
 </div>
-<div class="row head" aria-hidden="true">$heads</div>
 <main>
-$items
+$lists
 </main>
 <script>
 $script</script>
@@ -52,26 +59,51 @@ $script</script>
 """)
 
 
-_SCORED = """ mIoU is that of a linear classifier on the frozen encoder, fitted to a few labelled
+_TOP1 = """Top-1 is on each encoder's own validation images: compare it only between encoders of
+one corpus."""
+_SCORED = """mIoU is that of a linear classifier on the frozen encoder, fitted to a few labelled
 images: compare it between encoders scored on the same ones."""
+_MICRO_IOU = """Micro IoU is on each segmenter's own validation images: compare it only between
+those of the same ones."""
+_SEGMENTER_HEADS = ("segmenter", "micro IoU", "classes", "file", "began from")
+_NO_SHARES = ("epoch", "loss")
+_TITLES = ("Encoders pre-trained on micrographs", "Encoders and segmenters of micrographs")
+_LIST = Template("""\
+<section>
+<div class="row head" aria-hidden="true">$heads</div>
+$items
+</section>""")
 
 
 def render_page(found: Sequence[Found], registry: str) -> str:
-    """The page; those that did not converge stand last."""
+    """The page; encoders before segmenters, those that did not converge last."""
     data = scored_data(found)
-    ranked = sorted(found, key=lambda e: (not e.card.converged, -e.card.metrics.get("top1", 0.0)))
+    of_encoders = [_item(entry, card, data) for entry, card in encoders(found)]
+    of_segmenters = [_segmenter_item(entry, card) for entry, card in segmenters(found)]
+    lists, explained = [], []
+    if of_encoders or not of_segmenters:
+        lists.append(_list(_heads(data), of_encoders))
+        explained += [_TOP1, *([_SCORED] if data else [])]
+    if of_segmenters:
+        lists.append(_list(_SEGMENTER_HEADS, of_segmenters))
+        explained.append(_MICRO_IOU)
     return _PAGE.substitute(
         style=(_HERE / "page.css").read_text(encoding="utf-8"),
         script=(_HERE / "page.js").read_text(encoding="utf-8"),
+        title=_TITLES[bool(of_segmenters)],
         registry=text(registry),
-        items="\n".join(_item(entry, data) for entry in ranked),
-        heads="".join(f"<span>{name}</span>" for name in _heads(data)),
+        explained=" ".join(explained),
+        lists="\n".join(lists),
         orders="".join(
             f'<option value="score{number}">best on {text(spell_data(each))} first</option>\n'
             for number, each in enumerate(data)
         ),
-        scored=_SCORED if data else "",
     )
+
+
+def _list(heads: Sequence[str], items: Sequence[str]) -> str:
+    spans = "".join(f"<span>{name}</span>" for name in heads)
+    return _LIST.substitute(heads=spans, items="\n".join(items))
 
 
 def _heads(data: Sequence[ScoredData]) -> list[str]:
@@ -80,43 +112,57 @@ def _heads(data: Sequence[ScoredData]) -> list[str]:
     return ["encoder", "top-1", *scored, "parameters", "file", "began from"]
 
 
-def _item(entry: Found, data: Sequence[ScoredData]) -> str:
-    card, megabytes = entry.card, entry.seal.files["encoder.safetensors"].bytes / 1e6
+def _item(entry: Found, card: Card, data: Sequence[ScoredData]) -> str:
     top1 = card.metrics.get("top1")
-    marks = [] if card.converged else [badge("did not converge")]
-    marks += [badge("restricted")] if any(source.restriction for source in card.sources) else []
-    words = [str(entry.name), card.timm_name, *card.classes, licences_of(card.sources)]
-    words += [card.init, *(source.name for source in card.sources)]
-    sortable = -1.0 if top1 is None or not card.converged else top1
     by_data = {score.data: score.miou for score in entry.scores}
     shown = "".join(
         f'<span class="right score">{text(_percent(by_data.get(at)))}</span>' for at in data[:1]
     )
     scores = " ".join(f'data-score{n}="{by_data.get(at, -1):.5f}"' for n, at in enumerate(data))
+    return _details(entry, top1, scores, f"{shown}{_soft(_params(card))}", _classes(card))
+
+
+def _segmenter_item(entry: Found, card: SegmenterCard) -> str:
+    count = _soft(str(len(card.classes)))
+    return _details(entry, card.metrics.get("micro_iou"), "", count, "")
+
+
+def _details(entry: Found, share: float | None, data: str, columns: str, below: str) -> str:
+    """One entry: its line, and what opens below it."""
+    card, megabytes = entry.card, entry.seal.weights.bytes / 1e6
+    marks = [badge(mark) for mark in remarks(card)]
+    words = [str(entry.name), card.arch, *card.classes, licences_of(card.sources)]
+    words += [card.init, *(source.name for source in card.sources)]
+    words += [card.timm_name] if isinstance(card, Card) else [card.decoder, entry.seal.kind]
+    sortable = -1.0 if share is None or not card.converged else share
     return f"""\
 <details id="{text(entry.name)}" data-search="{text(" ".join(words).lower())}" \
-data-top1="{sortable:.5f}" {scores} data-mb="{megabytes:.3f}">
+data-top1="{sortable:.5f}" {data} data-mb="{megabytes:.3f}">
 <summary class="row"><span class="name">{text(entry.name)} {" ".join(marks)}</span>
-{_share(top1)}{shown}<span class="right soft">{_params(card)}</span>\
-<span class="right soft">{megabytes:.0f} MB</span><span class="soft">{text(card.init)}</span>
+{_share(share)}{columns}{_soft(f"{megabytes:.0f} MB")}<span class="soft">{text(card.init)}</span>
 </summary>
 <div class="body"><div>
-{_code(card, entry)}
+{_code(entry)}
 </div><div>
 <h2>What it is</h2>{_facts(_about(entry))}
-{_classes(card)}
+{below}
 </div></div>
 </details>"""
 
 
-def _code(card: Card, entry: Found) -> str:
-    code = snippets(card, entry.name)
+def _soft(content: str) -> str:
+    return f'<span class="right soft">{text(content)}</span>'
+
+
+def _code(entry: Found) -> str:
+    code = snippets(entry.card, entry.name)
     pull = f"python -m pretrain.registry pull {entry.name}"
+    headings = {"smp": "and load it in smp", "timm": "or in timm"}
     parts = {
-        "Load it": code["here"],
+        "Use it": code["here"],
+        **({"or in Python": code["python"]} if "python" in code else {}),
         "Or get the folder": pull,
-        "and load it in smp": code["smp"],
-        "or in timm": code["timm"],
+        **{heading: code[key] for key, heading in headings.items() if key in code},
     }
     return "\n".join(f"<h2>{name}</h2><pre>{_lines(part)}</pre>" for name, part in parts.items())
 
@@ -128,17 +174,25 @@ def _lines(content: str) -> str:
 
 def _about(entry: Found) -> dict[str, str]:
     card = entry.card
-    metrics = {key: value for key, value in card.metrics.items() if key not in ("epoch", "loss")}
+    metrics = {k: v for k, v in card.metrics.items() if v is not None and k not in _NO_SHARES}
+    corpus = ", ".join(source.name or "unnamed" for source in card.sources)
     return {
         **{key: f"{value:.1%}" for key, value in sorted(metrics.items())},
         **{f"mIoU, {spell_data(s.data)}": spell_score(s) for s in entry.scores},
-        "corpus": ", ".join(source.name or "unnamed" for source in card.sources),
-        "classes": str(len(card.classes) or "not published"),
+        **(
+            {"corpus": corpus, "classes": str(len(card.classes) or "not published")}
+            if isinstance(card, Card)
+            else {
+                "network": f"{card.decoder} on {card.arch}",
+                "classes": ", ".join(card.class_names),
+                "images": corpus,
+            }
+        ),
         "licence": licences_of(card.sources),
         "restriction": "; ".join(s.restriction for s in card.sources if s.restriction),
         "recipe": ", ".join(f"{key} {value}" for key, value in recipe_of(card).items()),
         "note": str(card.config.get("note", "")),
-        "input": f"{card.image_size} px; mean {_list(card.mean)}; std {_list(card.std)}",
+        "input": f"{training_side(card)} px; mean {list_of(card.mean)}; std {list_of(card.std)}",
         "published": entry.seal.published[:10],
         "digest": entry.digest[:16],
     }
@@ -175,7 +229,3 @@ def _percent(value: float | None) -> str:
 def _params(card: Card) -> str:
     params = find_arch(card.arch).params
     return "" if params is None else f"{params:.1f} M"
-
-
-def _list(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:g}" for value in values)

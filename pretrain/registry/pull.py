@@ -1,4 +1,4 @@
-"""An encoder by its name: found, copied once into the cache, every byte checked, used offline.
+"""An entry by its name: found, copied once into the cache, every byte checked, used offline.
 
 A version never changes, so what is cached in a stated version is used without asking the registry.
 Imports no torch.
@@ -15,6 +15,8 @@ from pathlib import Path
 
 from pretrain.archs import ARCHS
 from pretrain.cache import default_cache
+from pretrain.card import CARD_NAME
+from pretrain.registry.kinds import Kind, find_kind
 from pretrain.registry.names import EntryName, is_name, parse_name, unknown_name
 from pretrain.registry.sealed import SEAL_NAME, check_file, digest, parse_seal, verify_entry
 from pretrain.registry.stores import Registry, open_registry
@@ -42,7 +44,7 @@ def registry_url(given: str | None) -> str:
 
 
 def pull(name: str, registry: str | None = None, cache_dir: Path | None = None) -> Path:
-    """The folder of the encoder `arch.tag` (its newest version) or `arch.tag@version`.
+    """The folder of the entry `arch.tag` (its newest version) or `arch.tag@version`.
 
     Every file in it has just been checked against the SHA-256 it was published with. Raises
     `UserError` when it is unknown (naming the nearest), changed, or cannot be had.
@@ -74,7 +76,7 @@ def find_encoder(location: str | Path, registry: str | None = None) -> Path:
     Raises `UserError` when it is neither, or as `pull` does.
     """
     if Path(location).exists():
-        return Path(location)
+        return _of_kind("encoder", Path(location), location)
     if not is_name(str(location)):
         like = nearest(str(location), ARCHS)
         hint = f"nearest arch is {like!r}; " if like else ""
@@ -87,7 +89,27 @@ def find_encoder(location: str | Path, registry: str | None = None) -> Path:
             f"no encoder {str(location)!r}; if that is a name in a registry, say in which: set "
             f"{REGISTRY_VARIABLE}"
         )
-    return pull(str(location), registry)
+    return _of_kind("encoder", pull(str(location), registry), location)
+
+
+def find_segmenter(location: str | Path, registry: str | None = None) -> Path:
+    """Where the segmenter is that a user means: the folder of a finished run, else a name.
+
+    Raises `UserError` when it is neither, or as `pull` does.
+    """
+    if Path(location).exists() or not is_name(str(location)):
+        return _of_kind("segmenter", Path(location), location)
+    if (registry or default_registry()) is None:
+        raise UserError(
+            f"no folder {str(location)!r}; if that is a name in a registry, say in which: set "
+            f"{REGISTRY_VARIABLE}"
+        )
+    return _of_kind("segmenter", pull(str(location), registry), location)
+
+
+def is_published(folder: Path) -> bool:
+    """Whether this is a version in a registry, or a copy of one: nothing may be written to it."""
+    return (folder / SEAL_NAME).is_file()
 
 
 def pin(name: str, registry: str | None = None, cache_dir: Path | None = None) -> str:
@@ -106,6 +128,24 @@ def pinned_name(store: Registry, name: str) -> EntryName:
     if not versions or (wanted.version is not None and wanted.version not in versions):
         raise _absent(store, wanted)
     return wanted if wanted.version is not None else wanted.at(max(versions))
+
+
+def _of_kind(kind: Kind, path: Path, asked: str | Path) -> Path:
+    """`path`, unless it holds what is of another kind."""
+    if not (path / CARD_NAME).is_file():
+        return path
+    found = find_kind(file.name for file in path.iterdir())
+    if found == "segmenter" and kind == "encoder":
+        raise UserError(
+            f"{asked} is a segmenter, not an encoder: python -m downstream.predict {asked} IMAGES "
+            "--out DIR segments with it"
+        )
+    if found == "encoder" and kind == "segmenter":
+        raise UserError(
+            f"{asked} is an encoder, not a segmenter; python -m downstream.segment --init {asked} "
+            "--data LABELLED makes one of it"
+        )
+    return path
 
 
 def _cache_of(store: Registry, cache_dir: Path | None) -> Path:

@@ -1,6 +1,7 @@
 """An entry of a registry: a folder, closed by `entry.json`, which tells every file's SHA-256.
 
-encoder.safetensors, card.json, README.md, timm/, entry.json
+of an encoder:   encoder.safetensors, card.json, README.md, timm/, entry.json
+of a segmenter:  best.safetensors, card.json, README.md, trust.json, novelty.safetensors, entry.json
 
 Where `entry.json` is, the entry is whole: it is written last. Imports no torch.
 """
@@ -13,8 +14,16 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
-from pretrain.card import CARD_NAME, ENCODER_NAME, Card, parse_card, read_card
-from pretrain.registry.names import EntryName
+from pretrain.card import CARD_NAME
+from pretrain.registry.kinds import (
+    AnyCard,
+    Kind,
+    card_decoder,
+    find_kind,
+    parse_any_card,
+    weights_name,
+)
+from pretrain.registry.names import EntryName, named_arch
 from shards.cli import UserError
 from shards.schema import file_sha256
 
@@ -22,7 +31,7 @@ SEAL_NAME = "entry.json"
 README_NAME = "README.md"
 SCHEMA_VERSION = 1
 
-_REQUIRED = (ENCODER_NAME, CARD_NAME, README_NAME)
+_REQUIRED = (CARD_NAME, README_NAME)
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 _LARGEST_TEXT = 4 << 20  # bytes of card.json; it is read into memory before its SHA-256 is known
 
@@ -53,6 +62,18 @@ class Seal:
     def content(self) -> str:
         """Equal for equal files under one name, whenever they were published: a SHA-256."""
         return digest(seal_text(replace(self, published="")))
+
+    @property
+    def kind(self) -> Kind:
+        """Of what it is an entry; that it is one of anything, `parse_seal` has checked."""
+        kind = find_kind(self.files)
+        assert kind is not None
+        return kind
+
+    @property
+    def weights(self) -> SealedFile:
+        """The file that the entry is there for."""
+        return self.files[weights_name(self.kind)]
 
 
 def seal_folder(folder: Path, name: EntryName) -> Seal:
@@ -92,6 +113,8 @@ def parse_seal(content: bytes, name: EntryName, where: str) -> Seal:
             raise UserError(f"{where} names a file {path!r}; it is not to be used")
     if absent := [path for path in _REQUIRED if path not in files]:
         raise UserError(f"{where} lacks {absent[0]}; it is no entry")
+    if find_kind(files) is None:
+        raise UserError(f"{where} names no weights that this version knows; use a newer one")
     if files[CARD_NAME].bytes > _LARGEST_TEXT:
         raise UserError(f"{where} names a {CARD_NAME} of {files[CARD_NAME].bytes} bytes")
     return seal
@@ -102,11 +125,11 @@ def digest(seal: bytes) -> str:
     return sha256(seal).hexdigest()
 
 
-def parse_sealed_card(content: bytes, seal: Seal, name: EntryName, where: str) -> Card:
+def parse_sealed_card(content: bytes, seal: Seal, name: EntryName, where: str) -> AnyCard:
     """The card of an entry. Raises `UserError` when it is not the sealed one, or not of `name`."""
     if sha256(content).hexdigest() != seal.files[CARD_NAME].sha256:
         raise _not_sealed(where)
-    card = parse_card(content, where)
+    card = parse_any_card(content, where, seal.kind)
     _check_card(card, seal, name, where)
     return card
 
@@ -120,7 +143,8 @@ def verify_entry(folder: Path, name: EntryName) -> Seal:
         raise UserError(f"no entry in {folder}: {error.strerror}") from error
     for file, wanted in seal.files.items():
         check_file(folder / file, wanted)
-    _check_card(read_card(folder), seal, name, str(folder / CARD_NAME))
+    card = folder / CARD_NAME
+    parse_sealed_card(card.read_bytes(), seal, name, str(card))
     return seal
 
 
@@ -134,11 +158,14 @@ def check_file(path: Path, wanted: SealedFile) -> None:
         raise _not_sealed(str(path))
 
 
-def _check_card(card: Card, seal: Seal, name: EntryName, where: str) -> None:
-    if card.arch != name.arch:
-        raise UserError(f"{where} is of a {card.arch}, not of a {name.arch}; it is not to be used")
-    if card.sha256 != seal.files[ENCODER_NAME].sha256:
-        raise UserError(f"{where} describes another {ENCODER_NAME}; it is not to be used")
+def _check_card(card: AnyCard, seal: Seal, name: EntryName, where: str) -> None:
+    found = named_arch(card.arch, card_decoder(card))
+    if found != name.arch:
+        raise UserError(f"{where} is of a {found}, not of a {name.arch}; it is not to be used")
+    if card.sha256 != seal.weights.sha256:
+        raise UserError(
+            f"{where} describes another {weights_name(seal.kind)}; it is not to be used"
+        )
 
 
 def _not_sealed(where: str) -> UserError:

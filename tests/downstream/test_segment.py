@@ -15,13 +15,14 @@ from downstream.config import SegmentConfig
 from downstream.explain import explain
 from downstream.models import create_model
 from downstream.seg.dataset import read_labelled_set
-from downstream.seg.run_folder import read_results, read_segmenter_card
+from downstream.seg.run_folder import read_results
 from downstream.seg.segmenter import Segmenter, load_segmenter
 from downstream.seg.training import State, Trainer
 from downstream.segment import main, segment
 from downstream.trust import assess
 from pretrain.archs import ARCHS
 from pretrain.opening import lock
+from pretrain.segmenter_card import read_segmenter_card
 from pretrain.status import EXIT_INTERRUPTED
 from shards.cli import EXIT_USER_ERROR, UserError
 from shards.schema import IMAGENET_MEAN, IMAGENET_STD, file_sha256

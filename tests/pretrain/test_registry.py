@@ -127,7 +127,7 @@ def test_an_encoder_is_published_listed_and_found_by_its_name(
     registry_main(["site", "--all", "--out", str(export / "page.html")])
     assert (export / "page.html").read_text().count("<details ") == 2
     registry_main(["verify"])
-    assert "2 encoders" in capsys.readouterr().err
+    assert "2 entries" in capsys.readouterr().err
 
 
 def test_where_it_was_trained_is_not_told(tmp_path: Path, root: str) -> None:

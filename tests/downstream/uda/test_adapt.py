@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 from downstream.adapt import adapt, build_network, cut_pools, read_data
 from downstream.apply.config import PredictConfig
 from downstream.predict import predict
-from downstream.seg.run_folder import read_segmenter_card, write_card
 from downstream.uda.config import AdaptConfig
 from downstream.uda.domains import read_study
 from downstream.uda.methods import cross_entropy
 from downstream.uda.tile_plan import IGNORE
 from downstream.uda.training import MAX_SKIPPED, State, Trainer, train
+from pretrain.segmenter_card import read_segmenter_card, write_segmenter_card
 from pretrain.status import EXIT_INTERRUPTED
 from shards.cli import UserError
 
@@ -278,7 +278,7 @@ def test_prediction_prepares_images_as_training_did(config: AdaptConfig, tmp_pat
     image = min((domain.data / domain.test[0]).iterdir())
     plain = tmp_path / "plain"
     shutil.copytree(config.run_dir, plain)
-    write_card(plain / "card.json", replace(card, preparation={}))
+    write_segmenter_card(plain, replace(card, preparation={}))
     with Image.open(image) as opened:
         Image.fromarray(255 - np.asarray(opened)).save(tmp_path / image.name)
     found = [

@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 
 from downstream import explain, predict
 from downstream.models import create_model
-from downstream.seg.run_folder import SCHEMA_VERSION, RunPaths, SegmenterCard, write_card
+from downstream.seg.run_folder import RunPaths
 from downstream.seg.segmenter import load_segmenter
 from downstream.uda.batchnorm import export_state, set_bn_mode
+from pretrain.segmenter_card import SCHEMA_VERSION, SegmenterCard, write_segmenter_card
 from shards.schema import IMAGENET_MEAN, IMAGENET_STD, file_sha256
 
 PUBLISHED = {"dilations": [6, 12], "aux": True, "one_logit": False}
@@ -50,7 +51,7 @@ def save_run(folder: Path, decoder: str = "DeepLabV2", **options: Any) -> torch.
         versions={},
         sha256=file_sha256(paths.best),
     )
-    write_card(paths.card, card)
+    write_segmenter_card(folder, card)
     return model
 
 
