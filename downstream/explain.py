@@ -5,11 +5,13 @@ python -m downstream.explain RUN IMAGE … --out DIR [--classes NAME …] [--sta
 OUT/NAME.png: the image, what was predicted, and the heat of each class, a row for each of the
 encoder's maps that are asked for: a decoder with skip connections may take all from a shallow one
 and leave the deepest with stray spots. Every heat is scaled to its own strongest place. Images
-larger than 1,024 pixels are shown by their middle.
+larger than 1,024 pixels are shown by their middle. An adapted network's images are shown as it sees
+them: prepared as its training's were.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +20,7 @@ from PIL import Image
 
 from downstream.apply.gradcam import Heat, class_heat, encoder_layer, named_layer, predicted
 from downstream.apply.inputs import find_images
-from downstream.apply.scan import open_scan
+from downstream.apply.prepared import open_prepared
 from downstream.seg.pictures import Panel, class_colour, overlay, sheet
 from downstream.seg.segmenter import STRIDE, Segmenter, load_segmenter
 from shards.cli import ArgumentParser, UserError, program, progress
@@ -71,7 +73,7 @@ def explain(
     for name in names or ():
         if name not in known:
             raise UserError(f"no class {name!r}; this run has {', '.join(known)}")
-    pixels = _middle(path)
+    pixels = _middle(path, segmenter.card.preparation)
     image = segmenter.normalise(torch.from_numpy(pixels).permute(2, 0, 1)[None])
     if layer is None:
         modules = {f"map {n}": encoder_layer(segmenter.model, n, image) for n in stages}
@@ -97,9 +99,14 @@ def explain(
     return sheet(rows, legend, title, 384)
 
 
-def _middle(path: Path) -> Pixels:
-    """The image, cut about its middle to sides that the network takes."""
-    scan = open_scan(path)
+def _middle(path: Path, preparation: Mapping[str, Any]) -> Pixels:
+    """What the network sees of the image, cut about its middle to sides that it takes."""
+    _, scan = open_prepared(path, preparation)
+    if min(scan.height, scan.width) < STRIDE:
+        raise UserError(
+            f"{path} is too small to be explained: {scan.width} x {scan.height} pixels as the "
+            f"network sees it, and it takes {STRIDE} or more"
+        )
     height, width = (min(n, MAX_SIDE) // STRIDE * STRIDE for n in (scan.height, scan.width))
     top, left = (scan.height - height) // 2, (scan.width - width) // 2
     return np.ascontiguousarray(scan.rows(top, top + height)[:, left : left + width])

@@ -34,9 +34,9 @@ from downstream.apply.inputs import find_images, split_arguments
 from downstream.apply.legend import Legend, legend_of, write_classes
 from downstream.apply.novelty import Reference, image_score
 from downstream.apply.picture import PictureWriter
-from downstream.apply.prepared import native_bands, prepared_scan
+from downstream.apply.prepared import native_bands, open_prepared
 from downstream.apply.reach import sees_whole_tile
-from downstream.apply.scan import Scan, file_stamp, open_scan
+from downstream.apply.scan import Scan, file_stamp
 from downstream.apply.trust_file import read_reference, read_trust
 from downstream.seg.classes import parse_classes
 from downstream.seg.run_folder import write_json
@@ -198,9 +198,7 @@ def _predict_one(path: Path, predictor: Predictor) -> dict[str, Any]:
     began = time.monotonic()
     config, ensemble, legend = predictor.config, predictor.ensemble, predictor.legend
     stamp = file_stamp(path)
-    preparation = predictor.preparation
-    whole = open_scan(path, crop_bar=config.crop_bar or preparation.get("crop_bar", False))
-    scan = prepared_scan(whole, preparation) if preparation else whole
+    whole, scan = open_prepared(path, predictor.preparation, crop_bar=config.crop_bar)
     scores = [judge.score(scan) for judge in predictor.judges]
     ensemble.start_image()
     tiling = Tiling(config.tile, config.overlap, STRIDE, config.batch_size)

@@ -7,13 +7,14 @@ A card's `preparation` says what adaptation did to the images: data bar cut, res
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from downstream.apply.blend import BAND_ROWS, Band, Maps
-from downstream.apply.scan import Scan
+from downstream.apply.scan import Scan, open_scan
 from downstream.uda.prepare import scaling_method, working_shape
 from shards.images import Pixels
 
@@ -21,6 +22,18 @@ Shape = tuple[int, int]
 ReadRows = Callable[[int, int], Maps]
 
 _SUPPORT = 2  # pixels that the widest filter, bicubic, reaches to each side of its centre
+
+
+def open_prepared(
+    path: Path, preparation: Mapping[str, Any], *, crop_bar: bool = False
+) -> tuple[Scan, Scan]:
+    """An image as its mask will be, and as the network is to see it.
+
+    `crop_bar` leaves the data bar out even where `preparation` does not. Raises `UserError` as
+    `open_scan` does.
+    """
+    whole = open_scan(path, crop_bar=crop_bar or preparation.get("crop_bar", False))
+    return whole, prepared_scan(whole, preparation) if preparation else whole
 
 
 def prepared_scan(scan: Scan, preparation: Mapping[str, Any]) -> Scan:

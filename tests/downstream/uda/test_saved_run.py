@@ -1,6 +1,8 @@
 """A saved DeepLabV2 is a segmenter like any other: loaded, applied and explained from its card."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,19 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from downstream import explain, predict
+from downstream.apply.prepared import prepared_scan
+from downstream.apply.scan import scan_of
 from downstream.models import create_model
 from downstream.seg.run_folder import RunPaths
 from downstream.seg.segmenter import load_segmenter
 from downstream.uda.batchnorm import export_state, set_bn_mode
-from pretrain.segmenter_card import SCHEMA_VERSION, SegmenterCard, write_segmenter_card
+from pretrain.segmenter_card import (
+    SCHEMA_VERSION,
+    SegmenterCard,
+    read_segmenter_card,
+    write_segmenter_card,
+)
+from shards.cli import UserError
 from shards.schema import IMAGENET_MEAN, IMAGENET_STD, file_sha256
 
 PUBLISHED = {"dilations": [6, 12], "aux": True, "one_logit": False}
@@ -77,6 +87,35 @@ def test_it_predicts_and_explains_images_of_any_size(tmp_path: Path) -> None:
         assert mask.size == (101, 75)
     explain.main([*flags, str(tmp_path / "heat")])
     assert (tmp_path / "heat" / "image.png").is_file()
+
+
+def test_an_image_is_explained_as_the_network_sees_it(tmp_path: Path) -> None:
+    save_run(tmp_path / "plain", "Unet")
+    card = read_segmenter_card(tmp_path / "plain")
+    preparation = {"scale": 0.5, "invert": True, "crop_bar": False}
+    shutil.copytree(tmp_path / "plain", tmp_path / "adapted")
+    write_segmenter_card(tmp_path / "adapted", replace(card, preparation=preparation))
+    pixels = np.random.default_rng(0).integers(0, 256, (150, 202, 3), np.uint8)
+    by_hand = prepared_scan(scan_of("x", pixels), preparation)
+    assert by_hand.shape == (75, 101)
+    for name, image in (("native", pixels), ("prepared", by_hand.rows(0, 75))):
+        (tmp_path / name).mkdir()
+        Image.fromarray(image).save(tmp_path / name / "image.png")
+    found = [
+        np.asarray(explain.explain(load_segmenter(tmp_path / run), tmp_path / name / "image.png"))
+        for run, name in (("adapted", "native"), ("plain", "prepared"), ("plain", "native"))
+    ]
+    np.testing.assert_array_equal(found[0], found[1])
+    assert not np.array_equal(found[0], found[2])
+
+
+def test_an_image_that_is_too_small_once_prepared_is_told(tmp_path: Path) -> None:
+    save_run(tmp_path / "run", "Unet")
+    card = read_segmenter_card(tmp_path / "run")
+    write_segmenter_card(tmp_path / "run", replace(card, preparation={"scale": 0.5}))
+    Image.fromarray(np.zeros((62, 96), np.uint8)).save(tmp_path / "image.png")
+    with pytest.raises(UserError, match=r"too small to be explained: 48 x 31 pixels"):
+        explain.explain(load_segmenter(tmp_path / "run"), tmp_path / "image.png")
 
 
 def test_cards_from_before_decoder_options_still_load(tmp_path: Path) -> None:
