@@ -7,6 +7,8 @@ from typing import Literal
 from pretrain.card import CARD_NAME
 from pretrain.registry.names import is_name, parse_name
 from pretrain.registry.pull import find_encoder
+from shards.cli import UserError
+from shards.settings import nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +32,19 @@ class Init:
 
 
 def resolve_init(init: str) -> Init:
-    """What `init` means: `random`, `imagenet`, the path of an export, or a name in a registry."""
+    """What `init` means: `random`, `imagenet`, the path of an export, or a name in a registry.
+
+    Raises `UserError` when one of the two words is misspelt.
+    """
     if init == "random":
         return Init("random", init)
     if init == "imagenet":
         return Init("imagenet", init)
     if is_name(init) and not Path(init).exists():
         return Init("registry", parse_name(init).tag, init)
+    if not Path(init).exists() and (like := nearest(init, ("random", "imagenet"))):
+        raise UserError(
+            f"unknown init {init!r}; nearest is {like!r}; else what pretrain.export wrote, or a "
+            "name in a registry (ARCH.TAG)"
+        )
     return Init("export", Path(init).stem, init)

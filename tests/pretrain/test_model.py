@@ -52,6 +52,11 @@ def test_an_init_is_random_imagenet_an_export_or_a_name(init: str, kind: str, la
     assert (found.location is None) == (kind in ("random", "imagenet"))
 
 
+def test_a_misspelt_word_is_no_file() -> None:
+    with pytest.raises(UserError, match="'imagnet'; nearest is 'imagenet'"):
+        resolve_init("imagnet")
+
+
 def test_imagenet_weights_that_cannot_be_had_name_their_tag(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
