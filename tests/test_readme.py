@@ -64,13 +64,15 @@ def test_the_corpus_commands_are_understood(
     assert config.corpus is not None and read_corpus(config.corpus) == recipe
 
 
-@pytest.mark.parametrize(("number", "kind"), [(0, "Unet"), (1, "Unet"), (2, "EfficientNet")])
+@pytest.mark.parametrize(
+    ("number", "kind"), [(0, "Unet"), (1, "Unet"), (2, "EfficientNet"), (3, "dict")]
+)
 def test_the_lines_that_load_an_encoder(
     number: int, kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     monkeypatch.chdir(folder)
     names: dict[str, object] = {}
     exec(blocks[number], names)
-    assert type(names["model"]).__name__ == kind
+    assert type(names["model" if kind != "dict" else "tensors"]).__name__ == kind

@@ -6,6 +6,7 @@ What the server does not have is Xet, the hub's newer way for large files; they 
 import base64
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -27,6 +28,7 @@ from shards.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo, file_sha256
 
 flask = pytest.importorskip("flask")
 
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 ARCH = "mobilenet_v2"
 TOKEN = "hf_test"
 OPEN = SourceInfo(name="steels", samples=48, licence="MIT", restriction=None, citation=None)
@@ -273,12 +275,13 @@ def test_an_encoder_goes_to_the_hub_and_comes_back_in_every_way(hub: Hub, tmp_pa
     for folder, export in zip(folders, (first, second), strict=True):
         for file in ("encoder.safetensors", "card.json", "timm/config.json"):
             assert (folder / file).read_bytes() == (export / file).read_bytes()
+    (line,) = re.findall(r"timm\.create_model\(\"hf-hub:.*?\)", README.replace("\n", " "))
+    line = line.replace("efficientnet-b4.micronet", "mobilenet_v2.micro")
     program = (
         "import timm, torch\n"
         "from downstream.models import create_model\n"
         "ours = create_model('Unet', 'mobilenet_v2.micro@1', classes=3).encoder\n"
-        "name = 'hf-hub:lab/mobilenet_v2.micro@v1'\n"
-        "theirs = timm.create_model(name, pretrained=True, num_classes=0)\n"
+        f"theirs = {line}\n"
         "ours = ours.state_dict()['features.18.0.weight']\n"
         "print(torch.equal(ours, theirs.conv_head.weight))"
     )
