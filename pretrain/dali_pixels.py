@@ -245,10 +245,15 @@ def fill_arena(
 
 def _wrapped(arena: Arena, samples: int, gpu: int | None) -> list[Any]:
     """The held images as tensors of DALI's, which share their memory."""
-    views = (arena.get(sample) for sample in range(samples))
-    if gpu is None:
-        return [TensorCPU(view.numpy(), "HWC") for view in views if view is not None]
-    return [TensorGPU(view, "HWC", gpu) for view in views if view is not None]
+    wrapped: list[Any] = []
+    for sample in range(samples):
+        view = arena.get(sample)
+        if view is None:  # all after it would be taken for their neighbours
+            raise RuntimeError(f"image {sample} of {samples} is not held yet")
+        wrapped.append(
+            TensorCPU(view.numpy(), "HWC") if gpu is None else TensorGPU(view, "HWC", gpu)
+        )
+    return wrapped
 
 
 def _number(device: torch.device) -> int | None:
