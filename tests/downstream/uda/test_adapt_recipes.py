@@ -32,7 +32,9 @@ def test_the_published_variant_is_the_one_of_the_public_code() -> None:
     assert (config.training_bn, config.bn_affine) == ("shared", False)
 
 
-@pytest.mark.parametrize(("name", "tasks"), [("adapt-cpu", 48), ("adapt-paper-b", 125)])
+@pytest.mark.parametrize(
+    ("name", "tasks"), [("adapt-cpu", 48), ("adapt-paper-b", 125), ("label-shift-cpu", 15)]
+)
 def test_grids_have_source_only_once_for_all_targets(
     name: str, tasks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -40,4 +42,5 @@ def test_grids_have_source_only_once_for_all_targets(
     grid = load_grid(Path("configs/launch") / f"{name}.yaml")
     assert len(grid.tasks) == tasks
     plain = [task.name for task in grid.tasks if "source_only" in task.name]
-    assert plain and all("T1" in task for task in plain)
+    first = grid.tasks[0].settings["target"]
+    assert plain and all(first in task.split(".") for task in plain)
