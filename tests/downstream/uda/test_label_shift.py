@@ -10,12 +10,12 @@ import yaml
 from downstream import bainite, label_shift
 from downstream.adapt import adapt
 from downstream.label_shift import shifted_study
-from downstream.seg.run_folder import read_segmenter_card, write_card
 from downstream.uda.config import AdaptConfig
 from downstream.uda.domains import read_study
 from downstream.uda.label_shift import choose_sets, nearest_mean
 from downstream.uda.prepare import prepare_target
 from launch.grid import load_grid
+from pretrain.segmenter_card import read_segmenter_card, write_segmenter_card
 from shards.cli import UserError
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -112,7 +112,7 @@ def test_a_run_makes_the_experiment_of_any_target(
     assert "was trained on images as files have them" not in capsys.readouterr().err
     card = read_segmenter_card(run)
     config = {name: value for name, value in card.config.items() if name != "study"}
-    write_card(run / "card.json", replace(card, config=config))  # as of downstream.segment
+    write_segmenter_card(run, replace(card, config=config))  # as of downstream.segment
     label_shift.main([str(file), "light", *flags, "--low", "0", "--high", "1"])
     assert "sees light's at 2.29 of that" in " ".join(capsys.readouterr().err.split())
     study = read_study(made)
