@@ -12,6 +12,7 @@ in the run's folder.
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -38,8 +39,10 @@ from downstream.seg.run_folder import RunPaths
 from downstream.seg.segmenter import Segmenter, load_segmenter
 from pretrain.registry.pull import find_segmenter, is_published
 from pretrain.segmenter_card import TRUST_NAME, read_segmenter_card
-from shards.cli import ArgumentParser, UserError, console, program
+from shards.cli import ArgumentParser, UserError, console, program, warn
 from shards.settings import build_config, read_recipe
+
+FEW_IMAGES = 6
 
 
 @program
@@ -130,6 +133,13 @@ def _summary(before: Reliability, after: Reliability) -> dict[str, float]:
 
 
 def _print(run: Path, trust: Trust) -> None:
+    images = len(trust.novelty_scores)
+    if images < FEW_IMAGES:
+        warn(
+            f"{images} labelled images say little of how much such images vary: only what lies "
+            f"beyond {trust.novelty_limit / np.median([*trust.novelty_scores.values()]):.1f} times "
+            "their own distance will be called unlike them"
+        )
     table = Table("", "ECE", "calibrated", "log loss", "calibrated", box=None)
     for split, found in trust.calibration.items():
         table.add_row(

@@ -3,12 +3,18 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from downstream.apply.novelty import image_score
+from downstream.apply.scan import open_scan
+from downstream.apply.trust_file import read_reference
 from downstream.check import check
 from downstream.config import SegmentConfig
 from downstream.seg.dataset import read_labelled_set
+from downstream.seg.segmenter import load_segmenter
 from downstream.segment import segment
+from downstream.trust import assess
 from shards.settings import build_config, read_recipe
 
 RECIPES = Path(__file__).parents[2] / "configs" / "downstream"
@@ -63,6 +69,26 @@ def test_a_recipe_trains(name: str, benchmark: Path, tmp_path: Path) -> None:
     results = segment(replace(small, arch="mobilenet_v2", decoder="FPN"))
     assert results["steps"] == 2 and results["skipped_steps"] == 0
     assert set(results["test"]["iou"]) == set(results["classes"])
+
+
+@pytest.mark.slow
+def test_images_of_other_imaging_lie_farther_than_those_of_the_same(
+    benchmark: Path, tmp_path: Path
+) -> None:
+    config = recipe("super4", benchmark)
+    short = {"max_epochs": 4, "second_lr": None, "samples_per_epoch": 16, "batch_size": 4}
+    small = {"arch": "resnet18", "crop_size": 128, "threads": 1, "run_dir": tmp_path}
+    segment(replace(config, **short, **small))  # type: ignore[arg-type]
+    limit = assess(tmp_path).novelty_limit
+    segmenter, reference = load_segmenter(tmp_path), read_reference(tmp_path)
+
+    def distances(entry: str) -> list[float]:
+        scans = [open_scan(path) for path in sorted((benchmark / entry).iterdir())]
+        return [image_score(scan, segmenter, reference, 128) / limit for scan in scans]
+
+    same, other = distances("Super1/test"), distances("Super4/test")
+    assert np.median(other) > 1.2 * np.median(same)
+    assert max(other) > 1 and max(same) < 1  # only what is unlike is warned of
 
 
 def test_the_specimen_in_all_splits_of_ebc1_is_told(benchmark: Path) -> None:
