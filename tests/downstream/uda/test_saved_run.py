@@ -113,7 +113,8 @@ def test_an_image_that_is_too_small_once_prepared_is_told(tmp_path: Path) -> Non
     save_run(tmp_path / "run", "Unet")
     card = read_segmenter_card(tmp_path / "run")
     write_segmenter_card(tmp_path / "run", replace(card, preparation={"scale": 0.5}))
-    Image.fromarray(np.zeros((62, 96), np.uint8)).save(tmp_path / "image.png")
+    pixels = np.random.default_rng(0).integers(0, 256, (62, 96), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
     with pytest.raises(UserError, match=r"too small to be explained: 48 x 31 pixels"):
         explain.explain(load_segmenter(tmp_path / "run"), tmp_path / "image.png")
 
