@@ -126,12 +126,12 @@ def open_predictor(config: PredictConfig) -> Predictor:
     runs = [find_segmenter(run) for run in config.runs]
     cards = [read_segmenter_card(run) for run in runs]
     found = [read_trust(run, card.sha256) for run, card in zip(runs, cards, strict=True)]
-    for run, trust in zip(runs, found, strict=True):
+    for run, trust, card in zip(runs, found, cards, strict=True):
         if trust is None:
-            way = f"python -m downstream.trust {run} gives both"
+            way = f"; python -m downstream.trust {run} gives both"
             console.print(
-                f"{run}: probabilities as they come, and no warning of unlike images; "
-                f"{'it was published so' if is_published(run) else way}",
+                f"{run}: probabilities as they come, and no warning of unlike images"
+                f"{'' if card.adapted or is_published(run) else way}",
                 markup=False,
             )
     temperatures = [trust.temperature if trust else 1.0 for trust in found]

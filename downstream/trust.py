@@ -74,8 +74,14 @@ def published_trust(run: Path, name: str) -> Trust:
 def assess(run: Path) -> Trust:
     """Calibrate a finished run and write its trust files.
 
-    Raises `UserError` where the run is not finished, or its data cannot be read again.
+    Raises `UserError` where the run is not finished, is of downstream.adapt, or its data cannot be
+    read again.
     """
+    if read_segmenter_card(run).adapted:
+        raise UserError(
+            f"{run} is of downstream.adapt, and downstream.trust is for downstream.segment; python "
+            f"-m downstream.transfer {run} says whether to trust it on each target"
+        )
     segmenter = load_segmenter(run)
     config = build_config(SegmentConfig, read_recipe(RunPaths(run).config))
     data = read_labelled_set(config)

@@ -52,6 +52,11 @@ class SegmenterCard:
     preparation: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def adapted(self) -> bool:
+        """Whether it is of downstream.adapt, and so of domains instead of one labelled set."""
+        return "method" in self.config
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         return tuple(spec.partition("=")[0] for spec in self.classes)
 

@@ -43,7 +43,8 @@ def copy_segmenter(run: Path, folder: Path, licence: str | None) -> SegmenterCar
     shutil.copyfile(run / SEGMENTER_NAME, folder / SEGMENTER_NAME)
     if file_sha256(folder / SEGMENTER_NAME) != card.sha256:
         raise UserError(f"{run / SEGMENTER_NAME} is not what its {CARD_NAME} describes")
-    _copy_trust(run, folder, card.sha256)
+    if not card.adapted:  # of which downstream.trust knows nothing
+        _copy_trust(run, folder, card.sha256)
     return replace(card, sources=_sources(run, card, licence))
 
 

@@ -1,6 +1,8 @@
 """A published segmenter, used by its name, does what its run does; another kind is explained."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from pretrain.publish import publish
 from pretrain.registry.names import parse_name
 from pretrain.registry.pull import pull
 from pretrain.registry.readme import snippets
-from pretrain.segmenter_card import read_segmenter_card
+from pretrain.segmenter_card import read_segmenter_card, write_segmenter_card
 from shards.cli import EXIT_USER_ERROR, UserError
 from shards.schema import file_sha256
 
@@ -138,11 +140,21 @@ def test_without_trust_its_name_says_so(
     other = str(tmp_path / "other")
     publish(bare, "bare", other, not_converged=True)
     folder = str(pull("unet-resnet18.bare", other))
+    capsys.readouterr()  # publishing told of it too
     predict.main([folder, str(image), "--out", str(tmp_path / "out"), *FEW])
-    assert "it was published so" in " ".join(capsys.readouterr().err.split())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "no warning of unlike images" in said and "downstream.trust" not in said
     with pytest.raises(SystemExit):
         trust.main([folder])
     assert "was published without trust.json" in " ".join(capsys.readouterr().err.split())
+
+
+def test_trust_of_an_adapted_network_is_elsewhere(run: Path, tmp_path: Path) -> None:
+    adapted = Path(shutil.copytree(run, tmp_path / "adapted"))
+    card = read_segmenter_card(adapted)
+    write_segmenter_card(adapted, replace(card, config={"method": "bn_adapt"}))
+    with pytest.raises(UserError, match=r"is of downstream\.adapt.*downstream\.transfer"):
+        trust.assess(adapted)
 
 
 def test_a_segmenters_name_is_no_encoder(squares: Path, tmp_path: Path) -> None:

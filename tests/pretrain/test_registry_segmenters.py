@@ -138,7 +138,7 @@ def test_no_image_no_name_and_no_path_of_the_owner_is_told(run: Path, root: str)
 
 
 def test_a_trust_file_of_another_network_stays_behind(
-    run: Path, root: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, run: Path, root: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (run / "trust.json").write_text(json.dumps({"sha256": "0" * 64, "novelty_scores": {}}))
     publish(run, "alloy", root)
@@ -148,6 +148,8 @@ def test_a_trust_file_of_another_network_stays_behind(
     publish(run, "alloy", root)
     said = " ".join(capsys.readouterr().err.split())
     assert "no warning of unlike images" in said
+    publish(make_run(tmp_path / "adapted", config={"method": "bn_adapt"}), "adapted", root)
+    assert "downstream.trust" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
