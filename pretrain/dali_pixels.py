@@ -94,15 +94,9 @@ class DaliPixels:
         self._draws = (draws for _, draws in second)
         while True:
             try:
-                (shaped,) = self._pipeline.run()
+                (shaped,) = _run(self._pipeline, self._data)
             except StopIteration:
                 return
-            except RuntimeError as error:
-                said = " ".join(str(error).split())
-                raise UserError(
-                    f"DALI cannot make a batch of {self._data.folder}: {said}; a damaged image is "
-                    f"named by python -m shards.verify {self._data.folder}"
-                ) from error
             yield self._expose(_to_torch(shaped, self._device), self._ahead.popleft())
 
     def _drain(self) -> None:
@@ -207,7 +201,10 @@ def _decoded(encoded: Any, channels: int, decode: DecodeName) -> Any:
 def fill_arena(
     arena: Arena, data: ShardSplit, device: torch.device, threads: int, decode: DecodeName
 ) -> None:
-    """Decode all images of `data` into `arena`, which lies on `device`."""
+    """Decode all images of `data` into `arena`, which lies on `device`.
+
+    Raises `UserError` for an image that cannot be decoded.
+    """
     if arena.complete:
         return
     gpu = _number(device)
@@ -234,13 +231,24 @@ def fill_arena(
     pipeline = decoder()
     pipeline.build()
     while not arena.complete:
-        (images,) = pipeline.run()
+        (images,) = _run(pipeline, data)
         for number, sample in enumerate(ahead.pop(0)):
             arena.put(int(sample), _image(images[number], gpu))
         if gpu is not None:  # before DALI uses the memory again
             torch.cuda.synchronize(gpu)
     del images, pipeline
     ReleaseUnusedMemory()  # else DALI's pool would keep it from the network
+
+
+def _run(pipeline: Any, data: ShardSplit) -> Any:
+    try:
+        return pipeline.run()
+    except RuntimeError as error:
+        said = " ".join(str(error).split())
+        raise UserError(
+            f"DALI cannot make a batch of {data.folder}: {said}; a damaged image is "
+            f"named by python -m shards.verify {data.folder}"
+        ) from error
 
 
 def _wrapped(arena: Arena, samples: int, gpu: int | None) -> list[Any]:

@@ -139,7 +139,7 @@ def test_held_images_give_the_pixels_of_streamed_ones(pictures: ShardSplit, way:
     assert torch.equal(make(holding, items), wanted)
 
 
-@pytest.mark.parametrize("way", ["host", "dali"])
+@pytest.mark.parametrize("way", ["host", "dali", "held by dali"])
 def test_a_damaged_image_is_told(shards: Path, tmp_path: Path, way: str) -> None:
     shutil.copytree(shards, tmp_path / "bad")
     data = open_split(tmp_path / "bad", "train")
@@ -149,9 +149,11 @@ def test_a_damaged_image_is_told(shards: Path, tmp_path: Path, way: str) -> None
         stream.seek(int(row["offset"]) + 40)  # the header still says what kind of image it is
         stream.write(b"garbage" * 20)
     config = TrainConfig(arch="resnet18", image_size=32)
-    pixels = HostPixels(data, config, 1, None) if way == "host" else by_dali(data, config)
     told = "has a damaged image at byte" if way == "host" else "DALI cannot make a batch"
     with pytest.raises(UserError, match=rf"{told}.*shards.verify {data.folder}$"):
+        if way == "held by dali":
+            fill_arena(Arena(data, CPU), data, CPU, 1, "cpu")
+        pixels = HostPixels(data, config, 1, None) if way == "host" else by_dali(data, config)
         make(pixels, work(data, config, 6))
 
 
