@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -115,6 +114,11 @@ def start(url: str, cache: Path) -> subprocess.Popen[str]:
     )
 
 
+def at_the_lock(process: subprocess.Popen[str]) -> bool:
+    opened = Path(f"/proc/{process.pid}/fd").iterdir()
+    return any(link.resolve().name == ".lock" for link in opened)
+
+
 def tar_names(folder: Path) -> set[str]:
     return {path.name for path in folder.glob("*.tar")}
 
@@ -195,8 +199,7 @@ def test_a_set_that_changes_at_its_url_is_another_set(
 def test_two_processes_at_once_copy_once(origin: Origin, heavy_set: Path, tmp_path: Path) -> None:
     origin.pause_after = 1000
     processes = [start(origin.url, tmp_path / "cache") for _ in range(2)]
-    wait_for(lambda: [name for name, _ in origin.asked].count("manifest.json") == 2)
-    time.sleep(0.3)  # for the second to come to the lock
+    wait_for(lambda: all(at_the_lock(process) for process in processes))
     origin.go_on.set()
     outputs = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs

@@ -94,8 +94,7 @@ def test_a_stop_of_one_process_stops_both_in_every_part_of_a_run(
     ):
         trainers = nursery.start([*flags, "--run-dir", str(stopped)], world=2)
         wait_for(lambda wanted=part: nursery.part() == wanted)  # type: ignore[misc]
-        if part == "warm-up":  # the other one may not have come so far
-            time.sleep(0.2)
+        wait_for(lambda pid=trainers[rank]: _heeds_a_stop(pid))  # type: ignore[misc]
         os.kill(trainers[rank], SIGUSR1 if number % 2 else SIGTERM)
         assert nursery.wait() == [EXIT_INTERRUPTED] * 2, (part, rank, _log(nursery))
         status = read_status(stopped)
@@ -148,6 +147,13 @@ def test_a_killed_process_ends_the_job_and_the_run_goes_on_exactly(
     one, other = (load_checkpoint(RunPaths(run).checkpoints) for run in (whole, killed))
     assert one is not None and other is not None and one[0] == other[0]
     _assert_equal_weights(other[1]["model"], one[1]["model"])
+
+
+def _heeds_a_stop(process: int) -> bool:
+    """Whether it has come so far: it catches SIGTERM, by which it would end before."""
+    status = Path(f"/proc/{process}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (SIGTERM - 1) & 1)
 
 
 def _children(parent: int) -> list[int]:
