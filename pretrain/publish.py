@@ -29,7 +29,8 @@ from pretrain.segmenter_entry import TRAINED_ON, copy_segmenter, is_segmenter
 from shards.cli import ArgumentParser, UserError, console, program, warn
 from shards.schema import file_sha256
 
-_PLACES = ("shards", "data", "study", "run_dir", "cache_dir")  # settings that say where things lie
+# Settings that say where things lie, or which images they are: one may be named by its file.
+_PLACES = ("shards", "data", "study", "run_dir", "cache_dir", "train", "val", "test", "specimen")
 _TIMM_FOLDER = "timm"  # pretrain.timm_export, which needs torch, writes it
 
 
