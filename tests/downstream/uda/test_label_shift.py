@@ -111,7 +111,7 @@ def test_a_run_makes_the_experiment_of_any_target(
     label_shift.main([str(file), "light", *flags, "--low", "0", "--high", "1"])
     assert "was trained on images as files have them" not in capsys.readouterr().err
     card = read_segmenter_card(run)
-    config = {name: value for name, value in card.config.items() if name != "study"}
+    config = {name: value for name, value in card.config.items() if name != "method"}
     write_segmenter_card(run, replace(card, config=config))  # as of downstream.segment
     label_shift.main([str(file), "light", *flags, "--low", "0", "--high", "1"])
     assert "sees light's at 2.29 of that" in " ".join(capsys.readouterr().err.split())
