@@ -99,7 +99,7 @@ def _predicted(study: DomainStudy, target: str, run: Path, index: int) -> dict[s
             f"{', '.join(study.class_names)}"
         )
     scale = study.working_scale(study.target(target))
-    if "method" not in segmenter.card.config and scale != 1:  # a run of downstream.segment
+    if not segmenter.card.adapted and scale != 1:
         warn(
             f"{run} was trained on images as files have them, and sees {target}'s at {scale:.3g} "
             "of that: look at what it predicts, or take a run of downstream.adapt"
