@@ -9,6 +9,7 @@ OUT/card.json        what their user must know, and how far each was found to di
 
 The first two take pixels as they are, `image` (N, 3, H, W) float32 of 0 to 255, RGB, and give
 `probabilities` (N, classes, H, W): mean, std and softmax are inside. The third is the bare network.
+An adapted network's images must be prepared first as its training's were, which the card tells.
 Each is read back and compared with the run on its own validation image before its card is written.
 """
 
@@ -100,6 +101,11 @@ def export_segmenter(run: Path, out: Path, formats: Sequence[str]) -> dict[str, 
     segmenter = load_segmenter(run, torch.device("cpu"))
     card = segmenter.card
     assert card is not None  # it comes from a folder
+    if done := card.spelled_preparation:
+        warn(
+            f"{run} saw images prepared so: {done}; the files do not do that, and whoever feeds "
+            "them must (downstream.predict does it by itself)"
+        )
     # Not channels last, which the archives keep as strides that their readers warn of.
     segmenter.model.to(memory_format=torch.contiguous_format)
     whole = PixelsToProbabilities(segmenter.model, card).eval()
@@ -111,7 +117,8 @@ def export_segmenter(run: Path, out: Path, formats: Sequence[str]) -> dict[str, 
         files[FORMATS[name]] = _write_checked(name, out / FORMATS[name], whole, card, pixels)
     content = {
         "schema_version": SCHEMA_VERSION,
-        "input": f"{INPUT}: float32 (N, 3, H, W), RGB, 0 to 255; H and W multiples of {STRIDE}",
+        "input": f"{INPUT}: float32 (N, 3, H, W), RGB, 0 to 255; H and W multiples of {STRIDE}"
+        + (f"; prepared so: {done}" if done else ""),
         "output": f"{OUTPUT}: float32 (N, {len(card.classes)}, H, W)",
         "classes": list(card.class_names),
         "files": files,

@@ -150,11 +150,9 @@ def open_predictor(config: PredictConfig) -> Predictor:
         [card.sha256, temperature] for card, temperature in zip(cards, temperatures, strict=True)
     ]
     ensemble = Ensemble(members, len(legend.classes), seen)
-    preparation = cards[0].preparation
-    if preparation:
-        done = ", ".join(f"{name} {value:.4g}" for name, value in preparation.items())
+    if done := cards[0].spelled_preparation:
         console.print(f"images are prepared as the training's were: {done}", markup=False)
-    return Predictor(config, ensemble, legend, tuple(judges), settings, preparation)
+    return Predictor(config, ensemble, legend, tuple(judges), settings, cards[0].preparation)
 
 
 def _tell_of_pooling(

@@ -57,6 +57,12 @@ class SegmenterCard:
         return "method" in self.config
 
     @property
+    def spelled_preparation(self) -> str:
+        """`preparation` for people; empty where there is none."""
+        values = {k: f"{v:.4g}" if type(v) is float else v for k, v in self.preparation.items()}
+        return ", ".join(f"{name} {value}" for name, value in values.items())
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         return tuple(spec.partition("=")[0] for spec in self.classes)
 

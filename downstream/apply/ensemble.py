@@ -7,10 +7,9 @@ et al. 2017 for ensembles): the entropy of the mean less the mean of the entropi
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +17,7 @@ import torch
 
 from downstream.apply.blend import Maps
 from downstream.seg.segmenter import Segmenter, load_segmenter
+from pretrain.segmenter_card import SegmenterCard
 from shards.cli import UserError
 
 View = tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]
@@ -95,14 +95,14 @@ def load_members(runs: Sequence[Path], temperatures: Sequence[float]) -> list[Me
             )
         if card.preparation != wanted.preparation:
             raise UserError(
-                f"{run} was trained on images prepared so: {_spelled(card.preparation)}; {runs[0]} "
-                f"so: {_spelled(wanted.preparation)}; an ensemble needs the same"
+                f"{run} was trained on images prepared so: {_prepared(card)}; {runs[0]} "
+                f"so: {_prepared(wanted)}; an ensemble needs the same"
             )
     return members
 
 
-def _spelled(preparation: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in preparation.items()) or "not at all"
+def _prepared(card: SegmenterCard) -> str:
+    return card.spelled_preparation or "not at all"
 
 
 def views(orientation: str) -> list[View]:

@@ -88,7 +88,7 @@ def _input(card: SegmenterCard) -> str:
     )
     if not card.preparation:
         return text
-    done = ", ".join(f"{key} {line_of(value)}" for key, value in card.preparation.items())
+    done = line_of(card.spelled_preparation)
     return (
         f"{text} Its images were prepared first ({done}): downstream.predict does so by itself, "
         "`segmenter.predict` does not."

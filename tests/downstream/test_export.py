@@ -1,6 +1,8 @@
 """What is written for other programs gives what the run gives, at any size, and says what it is."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from downstream.export import FORMATS, export_segmenter, main
 from downstream.seg.dataset import read_labelled_set
 from downstream.seg.segmenter import load_segmenter
 from downstream.segment import segment
+from pretrain.segmenter_card import read_segmenter_card, write_segmenter_card
 from shards.cli import EXIT_USER_ERROR
 from shards.schema import file_sha256
 
@@ -95,6 +98,19 @@ def test_without_the_runs_images_noise_is_used_and_that_is_said(
     (tmp_path / "config.yaml").write_text(config.replace(data, f"data: {tmp_path / 'absent'}"))
     export_segmenter(tmp_path, tmp_path / "out", ["smp"])
     assert "checked on noise" in capsys.readouterr().err
+
+
+def test_that_images_must_be_prepared_is_told(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run, tmp_path / "adapted")
+    card = read_segmenter_card(run)
+    preparation = {"scale": 0.25, "invert": True, "crop_bar": False}
+    write_segmenter_card(tmp_path / "adapted", replace(card, preparation=preparation))
+    content = export_segmenter(tmp_path / "adapted", tmp_path / "out", ["smp"])
+    said = "prepared so: scale 0.25, invert True, crop_bar False"
+    assert content["input"].endswith(said)
+    assert said in " ".join(capsys.readouterr().err.split())
 
 
 def test_what_is_no_finished_run_is_one_line(
