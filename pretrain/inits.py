@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pretrain.archs import ARCHS
 from pretrain.card import CARD_NAME
 from pretrain.registry.names import is_name, parse_name
 from pretrain.registry.pull import find_encoder
@@ -34,7 +35,7 @@ class Init:
 def resolve_init(init: str) -> Init:
     """What `init` means: `random`, `imagenet`, the path of an export, or a name in a registry.
 
-    Raises `UserError` when one of the two words is misspelt.
+    Raises `UserError` when one of the two words is misspelt, or an architecture stands there.
     """
     if init == "random":
         return Init("random", init)
@@ -42,6 +43,11 @@ def resolve_init(init: str) -> Init:
         return Init("imagenet", init)
     if is_name(init) and not Path(init).exists():
         return Init("registry", parse_name(init).tag, init)
+    if init in ARCHS and not Path(init).exists():
+        raise UserError(
+            f"--init {init} is an architecture; use --arch {init} with "
+            "--init random, imagenet, or an encoder's folder"
+        )
     if not Path(init).exists() and (like := nearest(init, ("random", "imagenet"))):
         raise UserError(
             f"unknown init {init!r}; nearest is {like!r}; else what pretrain.export wrote, or a "

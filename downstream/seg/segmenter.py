@@ -16,7 +16,6 @@ from torchvision.transforms import v2
 from downstream.config import DEFAULT_ARCH, SegmentConfig
 from downstream.models import NO_OPTIONS, bare_model, create_model, read_encoder_card
 from downstream.seg.run_folder import RunPaths
-from pretrain.archs import ARCHS
 from pretrain.inits import resolve_init
 from pretrain.model import build_encoder
 from pretrain.registry.pull import find_segmenter
@@ -110,11 +109,6 @@ def initial_network(
     `build_segmenter` does.
     """
     found = resolve_init(init)
-    if init in ARCHS:
-        raise UserError(
-            f"--init {init} is an architecture; use --arch {init} with "
-            "--init random, imagenet, or an encoder's folder"
-        )
     if found.location is not None:
         card = read_encoder_card(init)
         if arch not in (None, card.arch):
