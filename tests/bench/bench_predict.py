@@ -33,6 +33,8 @@ def main() -> None:
     parser.add_argument("--overlap", type=int, default=128)
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.out) as folder:
         path = Path(folder) / "large.tif"
         # In a process of its own: the mapped file's pages would count as this one's memory.
