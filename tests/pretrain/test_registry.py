@@ -1,4 +1,4 @@
-"""The registry: published by many at once, never half, never changed, and used offline."""
+"""The registry: what is published is found by its name, never changed, and used offline."""
 
 import json
 import os
@@ -6,14 +6,13 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pretrain.card import Card, read_card, write_card
+from pretrain.card import read_card
 from pretrain.publish import main as publish_main
 from pretrain.publish import publish
 from pretrain.registry.__main__ import main as registry_main
@@ -21,67 +20,11 @@ from pretrain.registry.names import new_name, parse_name
 from pretrain.registry.pull import find_encoder, pull
 from pretrain.registry.stores import open_registry
 from shards.cli import UserError
-from shards.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo, file_sha256
+from shards.schema import SourceInfo
 from shards.stores import filesystem
+from tests.material.exports import make_export
 
-OPEN = SourceInfo(name="steels", samples=48, licence="MIT", restriction=None, citation="A. B.")
 SECRET = SourceInfo(name="lab", samples=4, licence="own", restriction="export", citation=None)
-PUBLISHERS = 30
-
-# Forks a process for each export; they wait for each other and then publish, under few names.
-CROWD = """
-import multiprocessing, sys
-from pathlib import Path
-from pretrain.publish import publish
-registry, tags, *exports = sys.argv[1:]
-def one(barrier, names, export, tag):
-    barrier.wait()
-    names.put(str(publish(Path(export), f"crowd-{tag}", registry)))
-context = multiprocessing.get_context("fork")
-barrier, names = context.Barrier(len(exports)), context.Queue()
-arguments = [(barrier, names, export, n % int(tags)) for n, export in enumerate(exports)]
-processes = [context.Process(target=one, args=each) for each in arguments]
-for process in processes: process.start()
-published = [names.get(timeout=240) for _ in processes]
-for process in processes: process.join()
-print(*published)
-"""
-
-MakeExport = Callable[..., Path]
-
-
-def make_export(folder: Path, arch: str = "resnet18", **changes: Any) -> Path:
-    """A folder as pretrain.export writes it, with a few bytes for weights."""
-    (folder / "timm").mkdir(parents=True)
-    weights = changes.pop("weights", b"weights")
-    (folder / "encoder.safetensors").write_bytes(weights)
-    (folder / "timm" / "config.json").write_text("{}")
-    (folder / "timm" / "model.safetensors").write_bytes(weights)
-    facts: dict[str, Any] = {
-        "schema_version": 4,
-        "arch": arch,
-        "timm_name": arch,
-        "timm_features": "equal",
-        "timm_difference": 0.0,
-        "encoder_options": {},
-        "init": "random",
-        "init_tag": "",
-        "classes": ("a<b|c", "martensite"),
-        "channels": 1,
-        "mean": IMAGENET_MEAN,
-        "std": IMAGENET_STD,
-        "image_size": 32,
-        "converged": True,
-        "metrics": {"top1": 0.75, "loss": 0.5, "epoch": 3},
-        "class_accuracy": (0.5, 1.0),
-        "corpus_hash": "c" * 64,
-        "sources": (OPEN,),
-        "config": {"lr": 0.01, "epochs": 3},
-        "versions": {"torch": "2.15.0"},
-        "sha256": file_sha256(folder / "encoder.safetensors"),
-    }
-    write_card(folder, Card(**(facts | changes)))
-    return folder
 
 
 @pytest.fixture
@@ -164,104 +107,6 @@ def test_the_model_card_tells_everything_and_takes_no_markup_from_names(
     assert "| a&lt;b\\|c | 50.0% |" in text and "a<b" not in text
     assert 'create_model("Unet", "resnet18.first", classes=3)' in text
     assert '\nlicense: "mit"\n' in text
-
-
-def test_many_publish_one_name_at_once_in_a_folder(root: str, tmp_path: Path) -> None:
-    _crowd(root, tmp_path, names=1)
-
-
-def _crowd(root: str, work: Path, names: int) -> None:
-    exports = [make_export(work / f"export-{n}", config={"seed": n}) for n in range(PUBLISHERS)]
-    told = _publish_at_once(root, exports, names)
-    versions = tuple(range(1, PUBLISHERS // names + 1))
-    wanted = {f"resnet18.crowd-{n}": versions for n in range(names)}
-    assert entries(root) == wanted
-    assert told == sorted(f"{name}@{version}" for name in wanted for version in versions)
-    registry_main(["verify", "--registry", root])
-
-
-def _publish_at_once(root: str, exports: list[Path], names: int) -> list[str]:
-    command = [sys.executable, "-c", CROWD, root, str(names), *map(str, exports)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr
-    return sorted(result.stdout.split())
-
-
-def test_many_that_publish_the_same_at_once_make_one_version(export: Path, root: str) -> None:
-    _crowd_of_equals(export, root)
-
-
-def _crowd_of_equals(export: Path, root: str) -> None:
-    told = _publish_at_once(root, [export] * PUBLISHERS, names=1)
-    assert told == ["resnet18.crowd-0@1"] * PUBLISHERS
-    assert entries(root) == {"resnet18.crowd-0": (1,)}
-    registry_main(["verify", "--registry", root])
-
-
-def test_what_is_there_is_not_published_again(
-    export: Path, root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _publish_again(export, root, tmp_path, capsys)
-
-
-def _publish_again(export: Path, root: str, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    publish(export, "first", root)
-    seal = open_registry(root).read(parse_name("resnet18.first@1"), ["entry.json"])
-    other = make_export(work / "other", metrics={"top1": 0.5, "loss": float("nan"), "epoch": 3})
-    assert str(publish(other, "first", root)) == "resnet18.first@2"
-    time.sleep(1.1)  # the seal tells seconds
-    capsys.readouterr()
-    assert str(publish(export, "first", root)) == "resnet18.first@1"
-    assert "is there already" in capsys.readouterr().err
-    assert str(publish(other, "first", root)) == "resnet18.first@2"
-    measured_anew = make_export(work / "anew", timm_difference=1e-7)
-    assert str(publish(measured_anew, "first", root)) == "resnet18.first@1"
-    other_head = make_export(work / "head")
-    (other_head / "timm" / "model.safetensors").write_bytes(b"other")
-    assert str(publish(other_head, "first", root)) == "resnet18.first@3"
-    assert seal == open_registry(root).read(parse_name("resnet18.first@1"), ["entry.json"])
-
-
-# Publishes, and is killed when it has put so many files, in the midst of the next.
-KILLED = """
-import os, sys
-from pathlib import Path
-from pretrain.publish import publish
-from shards.stores import filesystem
-export, registry, left = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-fs, _ = filesystem(registry)
-put = fs.put_file
-def put_or_die(local, remote):
-    global left
-    left -= 1
-    if left < 0:
-        fs.pipe_file(remote, b"half")
-        os.kill(os.getpid(), 9)
-    put(local, remote)
-fs.put_file = put_or_die
-publish(export, "killed", registry)
-"""
-
-
-def test_a_publisher_killed_at_any_file_leaves_nothing_listed(
-    export: Path, root: str, tmp_path: Path
-) -> None:
-    _publish_after_kills(export, root, tmp_path)
-
-
-def _publish_after_kills(export: Path, root: str, work: Path) -> None:
-    for files in (0, 4):
-        command = [sys.executable, "-c", KILLED, str(export), root, str(files)]
-        killed = subprocess.run(command, capture_output=True, text=True)
-        assert killed.returncode == -9, killed.stderr
-    assert entries(root) == {}
-    other = make_export(work / "other", config={"lr": 0.02})
-    assert str(publish(other, "killed", root)) == "resnet18.killed@2"
-    assert entries(root) == {"resnet18.killed": (2,)}
-    with pytest.raises(UserError, match=r"no resnet18\.killed@1; .* it has version 2"):
-        pull("resnet18.killed@1", root)
-    assert str(publish(export, "killed", root)) == "resnet18.killed@1"  # fills what was begun
-    registry_main(["verify", "--registry", root])
 
 
 @pytest.mark.parametrize("file", ["encoder.safetensors", "timm/model.safetensors", "README.md"])
@@ -393,28 +238,6 @@ def bucket(s3_bucket: Callable[[str], Any]) -> str:
     """A registry in a bucket."""
     s3_bucket("encoders")
     return "s3://encoders/deep/registry"
-
-
-def test_many_publish_at_once_on_s3(bucket: str, tmp_path: Path) -> None:
-    _crowd(bucket, tmp_path, names=6)
-
-
-def test_many_that_publish_the_same_at_once_make_one_version_on_s3(
-    export: Path, bucket: str
-) -> None:
-    _crowd_of_equals(export, bucket)
-
-
-def test_a_publisher_killed_at_any_file_leaves_nothing_listed_on_s3(
-    export: Path, bucket: str, tmp_path: Path
-) -> None:
-    _publish_after_kills(export, bucket, tmp_path)
-
-
-def test_what_is_there_is_not_published_again_on_s3(
-    export: Path, bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _publish_again(export, bucket, tmp_path, capsys)
 
 
 def test_from_s3_it_is_copied_once_checked_and_used_offline(
