@@ -9,9 +9,10 @@ import os
 import re
 import socket
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from launch.programs import find_program
 from launch.tasks import Grid, Task
@@ -41,6 +42,7 @@ class Attempt:
     ended: float | None = None
     code: int | None = None  # exit code of the program's launcher
     reason: str = ""  # why it failed
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of the task; old records have none
 
 
 def begin(grid: Grid, task: Task, pid: int) -> Attempt:
@@ -50,6 +52,7 @@ def begin(grid: Grid, task: Task, pid: int) -> Attempt:
         host=socket.gethostname(),
         pid=pid,
         started=time.time(),
+        settings=task.settings,
     )
     _write(_path(grid, task), attempt)
     log = grid.log(task)
@@ -102,6 +105,18 @@ def judge(grid: Grid, task: Task, attempt: Attempt) -> tuple[Verdict, str]:
     return "failed", last_error(grid.log(task)) or _spell_code(attempt.code)
 
 
+def changed_settings(task: Task, attempt: Attempt) -> str:
+    """What was otherwise when the task was started: `epochs 1, now 5`; "" when nothing was."""
+    before, now = attempt.settings, json.loads(json.dumps(dict(task.settings), default=str))
+    if not before:
+        return ""
+    return "; ".join(
+        f"{name} {before.get(name, 'not set')}, now {now.get(name, 'not set')}"
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
+    )
+
+
 def task_status(task: Task) -> Status | None:
     """The status.json of a program that writes one."""
     if find_program(task.program).result_name is not None:
@@ -142,4 +157,4 @@ def _path(grid: Grid, task: Task) -> Path:
 
 def _write(path: Path, attempt: Attempt) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(asdict(attempt), indent=1).encode())
+    write_atomically(path, json.dumps(asdict(attempt), indent=1, default=str).encode())

@@ -25,7 +25,7 @@ import yaml
 
 from launch.programs import check_settings, find_program
 from launch.resources import Resources, SlurmSettings, check_time
-from launch.tasks import Grid, Point, Task, as_plain_task, find_task, thaw
+from launch.tasks import Grid, Point, Task, as_plain_task, fill_in, find_task, thaw
 from shards.cli import ArgumentParser, UserError, program
 from shards.settings import build_config, nearest, read_recipe
 
@@ -85,16 +85,20 @@ def _build(content: dict[str, Any], path: Path) -> Grid:
     _check_keys("grid", content, _KEYS)
     if "program" not in content or "axes" not in content:
         raise UserError("a grid needs at least `program` and `axes`")
-    name = str(content.get("name", path.stem))
-    root = Path(content.get("root", Path("runs") / name))
+    name = str(content.get("name") or path.stem)
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            f"name {name!r} does not serve as a folder and a job's name; set `name` to letters, "
+            "digits and . _ + -"
+        )
+    root = Path(str(content.get("root") or Path("runs") / name))
     axes = {str(key): _axis(str(key), values) for key, values in _mapping(content, "axes").items()}
     points = _points(axes, content)
+    _check_overrides(content, axes, points)
     tasks = tuple(_task(index, point, axes, content, root) for index, point in enumerate(points))
     _check_distinct(tasks)
     slurm = build_config(SlurmSettings, _mapping(content, "slurm"))
-    for task in tasks:
-        _check(task, slurm)
-    return Grid(
+    grid = Grid(
         name=name,
         root=root,
         axes={key: tuple(values) for key, values in axes.items()},
@@ -103,6 +107,9 @@ def _build(content: dict[str, Any], path: Path) -> Grid:
         then=_commands(content, "then"),
         finally_=_commands(content, "finally"),
     )
+    for task in tasks:
+        _check(task, grid)
+    return grid
 
 
 def _axis(name: str, values: Any) -> dict[str, dict[str, Any]]:
@@ -133,7 +140,7 @@ def _points(axes: Mapping[str, Mapping[str, Any]], content: dict[str, Any]) -> l
         if len(kept) == len(points):
             raise UserError(f"exclude {_spell(match)} fits no task")
         points = kept
-    for point in content.get("include", []):
+    for point in _entries(content, "include"):
         _check_keys("include", point, axes)
         missing = [key for key in axes if key not in point]
         if missing:
@@ -147,12 +154,26 @@ def _points(axes: Mapping[str, Mapping[str, Any]], content: dict[str, Any]) -> l
 def _matches(
     content: dict[str, Any], key: str, axes: Mapping[str, Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
-    entries = content.get(key, [])
-    if not isinstance(entries, list):
-        raise UserError(f"{key} must be a list of {{axis: value}}")
+    entries = _entries(content, key)
     for entry in entries:
         _check_match(key, entry, axes)
     return entries
+
+
+def _entries(content: dict[str, Any], key: str) -> list[Any]:
+    entries = content.get(key) or []
+    if not isinstance(entries, list):
+        raise UserError(f"{key} must be a list, `- {{…}}` a line, not {_spell(entries)}")
+    return entries
+
+
+def _check_overrides(content: dict[str, Any], axes: Iterable[str], points: Sequence[Point]) -> None:
+    for override in _entries(content, "overrides"):
+        _check_keys("override", override, ("match", "settings", "resources"))
+        match = _mapping(override, "match")
+        _check_keys("match", match, axes)
+        if not any(_fits(point, match) for point in points):
+            raise UserError(f"override {_spell(match)} fits no task")
 
 
 def _check_match(where: str, match: Any, axes: Mapping[str, Mapping[str, Any]]) -> None:
@@ -185,12 +206,8 @@ def _task(
     for axis, label in point.items():
         # An included point may hold a value that is not on the axis of the product.
         settings |= axes[axis].get(label, {axis: label})
-    overrides = content.get("overrides", [])
-    for override in overrides:
-        _check_keys("override", override, ("match", "settings", "resources"))
-        match = _mapping(override, "match")
-        _check_keys("match", match, axes)
-        if _fits(point, match):
+    for override in _entries(content, "overrides"):
+        if _fits(point, _mapping(override, "match")):
             settings |= _mapping(override, "settings")
             resources |= _mapping(override, "resources")
     name = _task_name(point, content.get("task"))
@@ -241,11 +258,13 @@ def _check_distinct(tasks: Iterable[Task]) -> None:
         by_name[task.name] = task
 
 
-def _check(task: Task, slurm: SlurmSettings) -> None:
+def _check(task: Task, grid: Grid) -> None:
     values = dict(read_recipe(task.config)) if task.config else {}
     try:
-        check_time(task.resources, slurm)
+        check_time(task.resources, grid.slurm)
         check_settings(find_program(task.program), values | dict(task.settings))
+        for command in grid.then:
+            fill_in(command, task)
     except UserError as error:
         raise UserError(f"task {task.name}: {error}") from error
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from pretrain.inits import resolve_init
 from shards.cli import UserError
 from shards.settings import build_config, nearest
 
@@ -49,7 +50,10 @@ def find_program(name: str) -> Program:
 
 def check_settings(program: Program, values: Mapping[str, Any]) -> None:
     """Raise `UserError` for settings that the program would refuse."""
-    build_config(_settings_class(program), values)
+    config = build_config(_settings_class(program), values)
+    resolve_init(
+        config.init
+    )  # every program has one; of a path it does not ask whether it is there
 
 
 def thread_settings(program: Program) -> list[str]:

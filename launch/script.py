@@ -31,7 +31,7 @@ def array_script(
     options = [
         f"--job-name={grid.name}",
         f"--array={spell_indices([index - offset for index in indices])}{limit}",
-        f"--output={_log(grid, '%A_%a')}",
+        _output(grid, "%A_%a"),
         "--open-mode=append",
         "--requeue",
         f"--signal=TERM@{grid.slurm.signal_seconds}",
@@ -88,7 +88,7 @@ def collect_script(grid: Grid, tasks_file: Path, folder: Path) -> str:
     kept = [o for o in grid.slurm.options if o.split("=")[0] in _WHERE]
     options = [
         f"--job-name={grid.name}-collect",
-        f"--output={_log(grid, 'collect-%j')}",
+        _output(grid, "collect-%j"),
         "--nodes=1",
         "--ntasks=1",
         *kept,
@@ -136,8 +136,10 @@ def _opening(grid: Grid, folder: Path) -> list[str]:
     return [f"cd {shlex.quote(str(folder))} || exit", *prelude, "export PYTHONUNBUFFERED=1"]
 
 
-def _log(grid: Grid, pattern: str) -> Path:
-    return grid.own.absolute() / "logs" / f"slurm-{pattern}.log"
+def _output(grid: Grid, pattern: str) -> str:
+    """Where SLURM writes what is said before a task has its log; sbatch reads quotes as shells."""
+    folder = str(grid.own.absolute() / "logs").replace("%", "%%")  # else a pattern of SLURM's
+    return f"--output={shlex.quote(f'{folder}/slurm-{pattern}.log')}"
 
 
 def _resource_options(resources: Resources) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from launch.state import TaskState
 from launch.tasks import Grid
-from shards.cli import UserError
+from shards.cli import UserError, warn
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +36,7 @@ def chosen_tasks(states: Sequence[TaskState], arguments: argparse.Namespace) -> 
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(state.task.name, pattern) for state in states):
             raise UserError(f"no task fits {pattern!r}; python -m launch.grid prints the names")
+    _tell_of_changes(states)
     kinds = {"failed"} if arguments.retry_failed else {"pending", "preempted"}
     return [
         state
@@ -44,6 +45,17 @@ def chosen_tasks(states: Sequence[TaskState], arguments: argparse.Namespace) -> 
         and not state.queued
         and any(fnmatch.fnmatchcase(state.task.name, pattern) for pattern in patterns)
     ]
+
+
+def _tell_of_changes(states: Sequence[TaskState]) -> None:
+    """An edited grid, or another one of the same name, must not pass old results off as its own."""
+    changed = [state for state in states if state.kind == "done" and state.detail]
+    if changed:
+        first = changed[0]
+        warn(
+            f"{len(changed)} finished tasks ran with other settings and are not run again (first: "
+            f"{first.task.name}, {first.detail}); for new ones give the grid another name or root"
+        )
 
 
 def set_aside(grid: Grid, state: TaskState) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from launch.attempts import Attempt, is_finished, judge, read_attempt, task_status
+from launch.attempts import Attempt, changed_settings, is_finished, judge, read_attempt, task_status
 from launch.jobs import Jobs, QueueEntry, ask_slurm
 from launch.tasks import Grid, Task
 from pretrain.status import Status
@@ -27,7 +27,7 @@ class TaskState:
 
     task: Task
     kind: Kind
-    detail: str = ""  # why it failed, waits, or stopped
+    detail: str = ""  # why it failed, waits, or stopped; done with which other settings
     queued: bool = False  # SLURM will run it without being asked again
     status: Status | None = None  # the program's own word, if it writes one
 
@@ -53,11 +53,11 @@ def task_state(grid: Grid, task: Task, jobs: Jobs | None = None) -> TaskState:
     if attempt.ended is None:
         # What was to follow, publishing say, may not have: then it is started again, to do that.
         if is_finished(task, status) and not grid.then and not _alive(attempt, jobs):
-            return TaskState(task, "done", status=status)
+            return _done(task, attempt, status)
         return _unended(task, attempt, status, jobs)
     verdict, reason = judge(grid, task, attempt)
     if verdict == "finished" or _finished_since(task, attempt, status):
-        return TaskState(task, "done", status=status)
+        return _done(task, attempt, status)
     if verdict == "stopped":
         return TaskState(task, "preempted", _STOPPED, status=status)
     kind: Kind = "preempted" if verdict == "interrupted" else "failed"
@@ -87,6 +87,11 @@ def _queued(
     kind: Kind = "pending" if attempt is None else "preempted"
     waits = f"in the queue as {entry.job} ({entry.reason})"
     return TaskState(task, kind, waits, queued=True, status=status)
+
+
+def _done(task: Task, attempt: Attempt, status: Status | None) -> TaskState:
+    changed = changed_settings(task, attempt)
+    return TaskState(task, "done", f"with {changed}" if changed else "", status=status)
 
 
 def _by_status(task: Task, status: Status | None) -> TaskState:

@@ -18,7 +18,7 @@ from pathlib import Path
 from launch.attempts import begin, end
 from launch.grid import load_grid
 from launch.state import task_state
-from launch.tasks import Grid, Task, find_task
+from launch.tasks import Grid, Task, fill_in, find_task
 from shards.cli import ArgumentParser, UserError, program
 
 
@@ -56,22 +56,12 @@ def run_then(grid: Grid, task: Task) -> int:
     # `python` is the one that runs this, whether its environment was activated or not.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     for command in grid.then:
-        line = fill_in(command, grid, task)
+        line = fill_in(command, task)
         print(f"$ {line}", flush=True)
         code = subprocess.run(line, shell=True, env={**os.environ, "PATH": path}).returncode
         if code:
             return code
     return 0
-
-
-def fill_in(command: str, grid: Grid, task: Task) -> str:
-    """A command of `then` with {folder}, {name} and {AXIS} of the task in place."""
-    values = {**task.point, "folder": task.folder, "name": task.name}
-    try:
-        return command.format_map({key: shlex.quote(str(value)) for key, value in values.items()})
-    except (KeyError, IndexError, ValueError) as error:
-        known = ", ".join(f"{{{key}}}" for key in values)
-        raise UserError(f"{grid.name}: `then` knows {known}, not {error}") from error
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A grid's tasks, and the file that freezes them at submission: an edited grid changes no queue."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -68,6 +69,19 @@ def find_task(grid: Grid, index: int) -> Task:
     if not 0 <= index < len(grid.tasks):
         raise UserError(f"{grid.name} has tasks 0 to {len(grid.tasks) - 1}, none {index}")
     return grid.tasks[index]
+
+
+def fill_in(command: str, task: Task) -> str:
+    """A command of `then` with {folder}, {name} and {AXIS} of the task in place."""
+    values = {**task.point, "folder": task.folder, "name": task.name}
+    try:
+        return command.format_map({key: shlex.quote(str(value)) for key, value in values.items()})
+    except (KeyError, IndexError, ValueError) as error:
+        known = ", ".join(f"{{{key}}}" for key in values)
+        raise UserError(
+            f"`then` knows {known}, not {error}, in {command!r} (braces of the shell's own are "
+            "doubled: ${{HOME}})"
+        ) from error
 
 
 def as_plain_task(task: Task) -> dict[str, Any]:

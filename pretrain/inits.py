@@ -48,7 +48,8 @@ def resolve_init(init: str) -> Init:
             f"--init {init} is an architecture; use --arch {init} with "
             "--init random, imagenet, or an encoder's folder"
         )
-    if not Path(init).exists() and (like := nearest(init, ("random", "imagenet"))):
+    is_word = "/" not in init and not Path(init).exists()
+    if is_word and (like := nearest(init, ("random", "imagenet"))):
         raise UserError(
             f"unknown init {init!r}; nearest is {like!r}; else what pretrain.export wrote, or a "
             "name in a registry (ARCH.TAG)"

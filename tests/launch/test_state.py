@@ -107,6 +107,21 @@ def test_a_job_killed_after_its_training_goes_on_with_what_follows(grid: Grid) -
     assert task_state(replace(grid, then=("true",)), grid.tasks[0]).kind == "preempted"
 
 
+def test_results_of_other_settings_are_not_passed_off_as_this_grids(
+    grid: Grid, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(grid, grid.tasks[0], os.getpid())
+    report(grid, 0, "finished")
+    assert ended(grid, 0, 0).detail == ""
+    edited = Path("grid.yaml").read_text() + "settings: {epochs: 5}\n"
+    Path("grid.yaml").write_text(edited)
+    grid = build_grid(Path("grid.yaml"))
+    state = task_state(grid, grid.tasks[0])
+    assert (state.kind, state.detail) == ("done", "with epochs not set, now 5")
+    selected(grid)
+    assert "ran with other settings and are not run again (first: vgg11," in capsys.readouterr().err
+
+
 def test_the_queue_tells_waiting_from_running(grid: Grid) -> None:
     begin(grid, grid.tasks[1], os.getpid())
     report(grid, 1, "interrupted")
@@ -237,6 +252,12 @@ def test_no_array_counts_further_than_slurm_does(
     grid = build_grid(Path("grid.yaml"))
     record_jobs(grid, "8", range(1001, 1100), 1001)
     assert submitted_jobs(grid)[1099] == "8_98"
+
+
+def test_folders_with_spaces_and_patterns_stay_what_they_are(grid: Grid) -> None:
+    """sbatch reads quotes in its options, and %a as the task's number."""
+    text = array_script(replace(grid, root=Path("/my 5%a")), Path("/x"), [0], Path("/"), None)
+    assert "#SBATCH --output='/my 5%%a/_launch/logs/slurm-%A_%a.log'\n" in text
 
 
 def test_several_nodes_and_gpus_go_through_one_launcher_per_node(grid: Grid) -> None:
