@@ -1,4 +1,4 @@
-"""Tiny shards, and a real SLURM of two nodes on this host, that the tests of launch share."""
+"""Shards, and a real SLURM of two nodes on this host, that the tests of launch share."""
 
 import getpass
 import os
@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from downstream.demo import SYNTHETIC_SIZE, DemoConfig
+from shards.synthetic import main as draw_corpus
 from shards.write import WriteConfig, write_shards
 
 Wait = Callable[..., None]
@@ -39,12 +41,24 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def demo_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make demo` trains on: 960 training and 240 validation micrographs of 12 classes."""
+    drawn, out = (tmp_path_factory.mktemp("demo") / name for name in ("drawn", "shards"))
+    each, size = str(DemoConfig().images_per_class), str(SYNTHETIC_SIZE)
+    draw_corpus(["--out", str(drawn), "--images-per-class", each, "--size", size])
+    write_shards(
+        WriteConfig(source=str(drawn / "corpus"), out=str(out), max_side=2 * SYNTHETIC_SIZE)
+    )
+    return out
+
+
+@pytest.fixture(scope="session")
 def wait_until() -> Wait:
     """Returns when a condition holds; fails, saying until what it waited, after some seconds."""
     return _wait
 
 
-def _wait(condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
+def _wait(condition: Callable[[], bool], what: str, seconds: float = 900) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds} s until {what}"

@@ -1,7 +1,8 @@
-"""Grids on a real SLURM of two nodes: preempted, requeued, failed, resubmitted, over two nodes."""
+"""The demo's training on a real SLURM of two nodes: preempted, failed, resubmitted, on both."""
 
 import csv
 import json
+import re
 import subprocess
 from collections import defaultdict
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from pretrain.tracking import read_metrics
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("slurm")]
 Wait = Callable[..., None]
 
+RECIPE = Path("configs/pretrain/demo.yaml").resolve()
 TIMES = {"images_per_second", "epoch_seconds", "data_wait"}
 
 
@@ -30,12 +32,13 @@ def write_grid(folder: Path, shards: Path, settings: str, rest: str) -> Path:
     path = folder / "grid.yaml"
     path.write_text(
         f"""
-name: tiny
+name: demo
 program: pretrain.train
 root: out
+config: {RECIPE}
 resources: {{gpus: 0, cpus: 1}}
-settings: {{shards: {shards}, image_size: 32, batch_size: 8, lr: 0.01, arch: resnet18,
-            device: cpu, threads: 1, loader_threads: 1, dropout: 0.2, {settings}}}
+settings: {{shards: {shards}, device: cpu, threads: 1, loader_threads: 1, dropout: 0.2,
+            record_ids: true, {settings}}}
 {rest}
 """
     )
@@ -51,9 +54,16 @@ def nothing_queued() -> bool:
     return not listing.stdout.strip()
 
 
+def log_of(grid: Grid, name: str) -> str:
+    return (grid.own / "logs" / f"{name}.log").read_text()
+
+
 def starts(grid: Grid, name: str) -> int:
-    log = (grid.own / "logs" / f"{name}.log").read_text()
-    return sum(line.startswith("=== started") for line in log.splitlines())
+    return sum(line.startswith("=== started") for line in log_of(grid, name).splitlines())
+
+
+def in_second_epoch(run: Path) -> bool:
+    return bool(read_metrics(run)) and max(read_ids(run, 1)) > (1, 5)
 
 
 def numbers(folder: Path) -> list[dict[str, float]]:
@@ -65,6 +75,7 @@ def numbers(folder: Path) -> list[dict[str, float]]:
 
 def assert_equal_runs(one: Path, other: Path) -> None:
     assert numbers(one) == numbers(other)
+    assert read_ids(one, 1) == read_ids(other, 1)
     first, second = (load_file(RunPaths(run).best) for run in (one, other))
     assert first.keys() == second.keys()
     assert all((first[name] == second[name]).all() for name in first)
@@ -77,7 +88,7 @@ def read_csv(path: Path) -> dict[str, dict[str, str]]:
 
 def test_a_preempted_array_ends_as_if_nothing_had_happened(
     tmp_path: Path,
-    shards: Path,
+    demo_shards: Path,
     wait_until: Wait,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -86,8 +97,8 @@ def test_a_preempted_array_ends_as_if_nothing_had_happened(
     late = tmp_path / "late"  # shards that are not there when the first array runs
     path = write_grid(
         tmp_path,
-        shards,
-        "epochs: 4",
+        demo_shards,
+        "epochs: 2",
         f"""
 axes:
   fate: {{calm: , signalled: , requeued: , failing: {{shards: {late}}}}}
@@ -113,7 +124,7 @@ finally:
         ("requeued", ["scontrol", "requeue"]),
     ):
         task = next(task for task in grid.tasks if task.name == name)
-        wait_until(lambda at=task: bool(read_metrics(at.folder)), f"{name} has an epoch behind it")
+        wait_until(lambda at=task: in_second_epoch(at.folder), f"{name} is in its second epoch")
         subprocess.run([*command, jobs.submitted[task.index]], check=True)
     wait_until(nothing_queued, "all jobs have ended")
 
@@ -122,6 +133,7 @@ finally:
     }  # fmt: skip
     assert [starts(grid, name) for name in ("calm", "signalled", "requeued")] == [1, 2, 2]
     for name in ("signalled", "requeued"):
+        assert re.search(r"resuming after epoch 1, step [1-9]", log_of(grid, name))
         assert_equal_runs(grid.root / "calm", grid.root / name)
     assert sorted(Path("finished.txt").read_text().split()) == ["calm", "requeued", "signalled"]
     published = {"resnet18.calm": (1,), "resnet18.signalled": (1,), "resnet18.requeued": (1,)}
@@ -134,7 +146,7 @@ finally:
     assert {name: row["state"] for name, row in rows.items()} == kinds(grid)
     assert "no shards in" in rows["failing"]["reason"]
 
-    late.symlink_to(shards)
+    late.symlink_to(demo_shards)
     submit([str(path), "--retry-failed", "--no-collect"])
     assert "1 tasks submitted" in capsys.readouterr().out
     wait_until(nothing_queued, "the failed task has run again")
@@ -144,13 +156,13 @@ finally:
 
 
 def test_two_nodes_train_on_the_global_batches_of_one(
-    tmp_path: Path, shards: Path, wait_until: Wait, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, demo_shards: Path, wait_until: Wait, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = write_grid(
         tmp_path,
-        shards,
-        "epochs: 2, record_ids: true, micro_batch_size: 4",
+        demo_shards,
+        "epochs: 2, micro_batch_size: 16",
         """
 axes: {nodes: {one: , two: }}
 overrides:
@@ -160,8 +172,7 @@ overrides:
     grid = build_grid(path)
     submit([str(path), "--no-collect"])
     wait_until(nothing_queued, "all jobs have ended")
-    log = (grid.own / "logs" / "two.log").read_text()
-    assert kinds(grid) == {"one": "done", "two": "done"}, log
+    assert kinds(grid) == {"one": "done", "two": "done"}, log_of(grid, "two")
     assert read_ids(grid.root / "two", 2) == read_ids(grid.root / "one", 1)
     assert [record["epoch"] for record in read_metrics(grid.root / "two")] == [1, 2]
 
