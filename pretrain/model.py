@@ -3,11 +3,13 @@
 from typing import Any
 
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from segmentation_models_pytorch.encoders import TimmViTEncoder, get_encoder
 from torch import nn
 from torch.nn import functional
 
 from pretrain.archs import TIMM_PREFIX, find_arch
+from pretrain.hub_reach import hub_or_cache
 from pretrain.inits import resolve_init
 from pretrain.timm_models import build_timm_encoder, freeze_unused, pretrained_tag
 from pretrain.weights import load_encoder
@@ -126,15 +128,18 @@ def init_kaiming(module: nn.Module) -> None:
 
 def _from_imagenet(arch: str) -> nn.Module:
     tag = imagenet_tag(arch)
-    try:
-        if arch.startswith(TIMM_PREFIX):
-            return build_timm_encoder(arch, pretrained=True)
-        encoder: nn.Module = get_encoder(arch, weights=tag)
-    except UserError:
-        raise
-    except Exception as error:  # the hub client raises many kinds, its own and requests'
-        raise UserError(
-            f"cannot get the ImageNet weights {tag!r} of {arch}: {error}; they come from the "
-            "Hugging Face hub: connect, fill its cache beforehand, or use --init random"
-        ) from error
+    with hub_or_cache() as obstacle:
+        try:
+            if arch.startswith(TIMM_PREFIX):
+                return build_timm_encoder(arch, pretrained=True)
+            encoder: nn.Module = get_encoder(arch, weights=tag)
+        except UserError:
+            raise
+        except Exception as error:  # the hub client raises many kinds, its own and requests'
+            absent = obstacle and isinstance(error, LocalEntryNotFoundError)
+            reason = f"{obstacle}, and its cache has none of them" if absent else error
+            raise UserError(
+                f"cannot get the ImageNet weights {tag!r} of {arch}: {reason}; they come from the "
+                "Hugging Face hub: connect, fill its cache beforehand, or use --init random"
+            ) from error
     return encoder

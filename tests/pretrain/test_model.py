@@ -1,10 +1,17 @@
 """The classifier around smp's encoder; every arch of the table is built in test_archs.py."""
 
 import re
+import socket
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
+from huggingface_hub import constants
 
+from pretrain.hub_reach import hub_or_cache
 from pretrain.inits import resolve_init
 from pretrain.model import build_classifier, build_encoder
 from shards.cli import UserError
@@ -55,6 +62,44 @@ def test_an_init_is_random_imagenet_an_export_or_a_name(init: str, kind: str, la
 def test_a_misspelt_word_is_no_file() -> None:
     with pytest.raises(UserError, match="'imagnet'; nearest is 'imagenet'"):
         resolve_init("imagnet")
+
+
+def test_a_hub_out_of_reach_is_told_at_once_and_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        hub = f"http://127.0.0.1:{probe.getsockname()[1]}"  # where nothing will answer
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for arch in ("resnet18", "tu-convnext_atto"):
+        began = time.monotonic()
+        with pytest.raises(UserError, match=f"{hub} cannot be reached .Connection refused.*none"):
+            build_encoder(arch, "imagenet")
+        assert time.monotonic() - began < 20  # the client alone retries for longer
+    assert "etry" not in "".join(capsys.readouterr())
+    assert not constants.HF_HUB_OFFLINE
+
+
+@pytest.mark.parametrize("status", [200, 401, 503])
+def test_a_hub_that_answers_whatever_it_says_is_left_to_its_client(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Hub(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Hub) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        hub = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub)
+        with hub_or_cache() as obstacle:
+            assert obstacle == "" and not constants.HF_HUB_OFFLINE
+        server.shutdown()
 
 
 def test_imagenet_weights_that_cannot_be_had_name_their_tag(
