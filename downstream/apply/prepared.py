@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from downstream.apply.blend import BAND_ROWS, Band, Maps
-from downstream.apply.scan import Scan, open_scan
+from downstream.apply.scan import Scan, open_scan, without_bar
 from downstream.uda.prepare import scaling_method, working_shape
 from shards.images import Pixels
 
@@ -32,12 +32,17 @@ def open_prepared(
     `crop_bar` leaves the data bar out even where `preparation` does not. Raises `UserError` as
     `open_scan` does.
     """
-    whole = open_scan(path, crop_bar=crop_bar or preparation.get("crop_bar", False))
+    return prepare(open_scan(path), {**preparation, **({"crop_bar": True} if crop_bar else {})})
+
+
+def prepare(scan: Scan, preparation: Mapping[str, Any]) -> tuple[Scan, Scan]:
+    """`scan` as its mask will be, and as the network is to see it."""
+    whole = without_bar(scan) if preparation.get("crop_bar") else scan
     return whole, prepared_scan(whole, preparation) if preparation else whole
 
 
 def prepared_scan(scan: Scan, preparation: Mapping[str, Any]) -> Scan:
-    """`scan`, without its data bar where that is wanted, rescaled and inverted by `preparation`."""
+    """`scan` rescaled and inverted by `preparation`."""
     source = (scan.height, scan.width)
     target = working_shape(*source, preparation.get("scale", 1.0))
     method = scaling_method(source, target)

@@ -87,13 +87,32 @@ def open_scan(path: Path, *, crop_bar: bool = False, whole_pixels: int = WHOLE_P
         raise UserError(f"cannot read {path}: {reject.detail}") from reject
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    return _without_bar(scan) if crop_bar else scan
+    return without_bar(scan) if crop_bar else scan
 
 
 def scan_of(name: str, pixels: Pixels, notes: tuple[str, ...] = ()) -> Scan:
     """A scan of an image in memory, `(H, W)` or `(H, W, 3)` uint8."""
     height, width = pixels.shape[:2]
     return Scan(name, height, width, notes, lambda top, bottom: pixels[top:bottom])
+
+
+def without_bar(scan: Scan) -> Scan:
+    """`scan` less the microscope's data bar, where it has one."""
+    step = -(-scan.width // MAX_COLUMNS)
+    columns = [
+        scan.rows(top, top + _BLOCK_ROWS)[:, ::step] for top in range(0, scan.height, _BLOCK_ROWS)
+    ]
+    bar = find_data_bar(np.ascontiguousarray(np.concatenate(columns)))
+    if bar is None:
+        return scan
+    if bar.edge == "bottom":
+        return replace(scan, height=bar.row, notes=(*scan.notes, f"data bar from row {bar.row}"))
+    return replace(
+        scan,
+        height=scan.height - bar.row,
+        notes=(*scan.notes, f"data bar to row {bar.row}"),
+        _read=lambda top, bottom: scan._read(top + bar.row, bottom + bar.row),
+    )
 
 
 def file_stamp(path: Path) -> list[int]:
@@ -240,21 +259,3 @@ def _limits(scan: Scan, dtype: np.dtype[Any]) -> tuple[float, float]:
         raise RejectedImage("corrupt", "holds values that are not finite")
     low, high = np.percentile(sample, WINDOW_PERCENTILES)
     return float(low), float(high)
-
-
-def _without_bar(scan: Scan) -> Scan:
-    step = -(-scan.width // MAX_COLUMNS)
-    columns = [
-        scan.rows(top, top + _BLOCK_ROWS)[:, ::step] for top in range(0, scan.height, _BLOCK_ROWS)
-    ]
-    bar = find_data_bar(np.ascontiguousarray(np.concatenate(columns)))
-    if bar is None:
-        return scan
-    if bar.edge == "bottom":
-        return replace(scan, height=bar.row, notes=(*scan.notes, f"data bar from row {bar.row}"))
-    return replace(
-        scan,
-        height=scan.height - bar.row,
-        notes=(*scan.notes, f"data bar to row {bar.row}"),
-        _read=lambda top, bottom: scan._read(top + bar.row, bottom + bar.row),
-    )

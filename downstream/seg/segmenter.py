@@ -13,6 +13,9 @@ from safetensors.torch import load_file
 from torch import nn
 from torchvision.transforms import v2
 
+from downstream.apply.blend import Band
+from downstream.apply.prepared import native_bands, prepare
+from downstream.apply.scan import scan_of
 from downstream.config import DEFAULT_ARCH, SegmentConfig
 from downstream.models import NO_OPTIONS, bare_model, create_model, read_encoder_card
 from downstream.seg.run_folder import RunPaths
@@ -64,12 +67,28 @@ class Segmenter:
         normalised: torch.Tensor = self._normalise(images.to(self.device).float() / 255)
         return normalised.contiguous(memory_format=torch.channels_last)
 
-    @torch.no_grad()
     def probabilities(self, pixels: Pixels) -> torch.Tensor:
-        """Class probabilities `(C, H, W)` float32 of an image `(H, W, 3)` uint8, taken whole.
+        """Class probabilities `(C, H, W)` float32 of an image `(H, W, 3)` or `(H, W)` uint8.
 
-        It is padded by mirroring to a multiple of 32; memory grows with its area.
+        The image is prepared as the card says that the training's were: as `downstream.predict`
+        does, so without its data bar where theirs was cut. It is taken whole, padded by mirroring
+        to a multiple of 32; memory grows with its area.
         """
+        preparation = self.card.preparation if self.card else {}
+        whole, seen = prepare(scan_of("image", pixels), preparation)
+        maps = self._seen_whole(seen.rows(0, seen.height))
+        if seen.shape == whole.shape:
+            return maps
+        bands = native_bands([Band(0, np.asarray(maps.cpu()))], seen.shape, whole.shape)
+        native = np.concatenate([band.maps for band in bands], axis=1)
+        return torch.from_numpy(native).to(self.device)
+
+    def predict(self, pixels: Pixels) -> npt.NDArray[np.int64]:
+        """Class indices `(H, W)` of an image, as `probabilities` takes it."""
+        return np.asarray(self.probabilities(pixels).argmax(0).cpu())
+
+    @torch.no_grad()
+    def _seen_whole(self, pixels: Pixels) -> torch.Tensor:
         self.model.eval()
         image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
         height, width = image.shape[1:]
@@ -77,10 +96,6 @@ class Segmenter:
         padded = v2.functional.pad(image, padding, padding_mode="symmetric")
         logits = self.logits(padded[None])[0, :, :height, :width]
         return logits.float().softmax(0)
-
-    def predict(self, pixels: Pixels) -> npt.NDArray[np.int64]:
-        """Class indices `(H, W)` of an image `(H, W, 3)` uint8, taken whole."""
-        return np.asarray(self.probabilities(pixels).argmax(0).cpu())
 
 
 def build_segmenter(

@@ -53,7 +53,7 @@ def segmenter_snippets(card: SegmenterCard, name: EntryName) -> dict[str, str]:
         "python": (
             "from downstream.seg.segmenter import load_segmenter\n\n"
             f'segmenter = load_segmenter("{name}")\n'
-            "mask = segmenter.predict(pixels)  # (H, W, 3) uint8 -> (H, W), indices of classes"
+            "mask = segmenter.predict(pixels)  # (H, W[, 3]) uint8 -> (H, W), indices of classes"
         ),
     }
     if card.decoder in _OWN_DECODERS:
@@ -90,8 +90,8 @@ def _input(card: SegmenterCard) -> str:
         return text
     done = line_of(card.spelled_preparation)
     return (
-        f"{text} Its images were prepared first ({done}): downstream.predict does so by itself, "
-        "`segmenter.predict` does not."
+        f"{text} Its images were prepared first ({done}): downstream.predict and "
+        "`segmenter.predict` do so by themselves."
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bars import below, drawn_bar, drawn_micrograph
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -107,6 +108,24 @@ def test_an_image_is_explained_as_the_network_sees_it(tmp_path: Path) -> None:
     ]
     np.testing.assert_array_equal(found[0], found[1])
     assert not np.array_equal(found[0], found[2])
+
+
+def test_in_python_images_are_prepared_as_by_the_program(tmp_path: Path) -> None:
+    save_run(tmp_path / "run", "Unet")
+    card = read_segmenter_card(tmp_path / "run")
+    preparation = {"scale": 0.4, "invert": True, "crop_bar": True}
+    write_segmenter_card(tmp_path / "run", replace(card, preparation=preparation))
+    pixels, bar = below(drawn_micrograph(0), drawn_bar(40, 0, 255))
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    flags = ["--tile", "512", "--overlap", "64", "--threads", "1"]
+    predict.main([str(tmp_path / "run"), str(tmp_path / "image.png"), "--out",
+                  str(tmp_path / "out"), *flags])  # fmt: skip
+    with Image.open(tmp_path / "out" / "image.png") as mask:
+        wanted = np.asarray(mask)
+    found = load_segmenter(tmp_path / "run", torch.device("cpu")).predict(pixels)
+    assert found.shape == (bar.row, pixels.shape[1])
+    np.testing.assert_array_equal(np.array([0, 255])[found], wanted)
+    assert 0 < found.mean() < 1
 
 
 def test_an_image_that_is_too_small_once_prepared_is_told(tmp_path: Path) -> None:
