@@ -106,6 +106,7 @@ then:
   - echo {{name}} >> finished.txt
   - python -m pretrain.publish {{folder}} --tag {{fate}} --registry encoders --not-converged
 finally:
+  - python -m pretrain.publish out/calm --tag chosen --registry encoders --not-converged
   - python -m pretrain.registry site encoders
 """,
     )
@@ -136,9 +137,9 @@ finally:
         assert re.search(r"resuming after epoch 1, step [1-9]", log_of(grid, name))
         assert_equal_runs(grid.root / "calm", grid.root / name)
     assert sorted(Path("finished.txt").read_text().split()) == ["calm", "requeued", "signalled"]
-    published = {"resnet18.calm": (1,), "resnet18.signalled": (1,), "resnet18.requeued": (1,)}
+    published = {f"resnet18.{tag}": (1,) for tag in ("calm", "signalled", "requeued", "chosen")}
     assert open_registry("encoders").entries() == published
-    assert Path("encoders.html").read_text().count("<details ") == 3
+    assert Path("encoders.html").read_text().count("<details ") == 4
     capsys.readouterr()
     print_status([str(path), "--only", "failed"])
     assert "no shards in" in capsys.readouterr().out
