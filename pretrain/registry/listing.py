@@ -16,7 +16,7 @@ from pretrain.registry.contents import (
     segmenters,
     training_side,
 )
-from pretrain.registry.origin import licences_of, recipe_of
+from pretrain.registry.origin import licences_of, recipe_of, short_init
 from pretrain.registry.scores import ScoredData, spell_data, spell_score
 
 T = TypeVar("T")
@@ -34,7 +34,7 @@ def tables_of(found: Sequence[Found]) -> list[Table]:
             "encoder": _name,
             "top-1": lambda entry, card: _share(card.metrics.get("top1")),
             "classes": lambda entry, card: str(len(card.classes) or ""),
-            "began from": lambda entry, card: card.init,
+            "began from": lambda entry, card: short_init(card.init),
             **{spell_data(data): partial(_transfer, data) for data in scored_data(found)},
             **_ENDING,
         }
@@ -46,7 +46,7 @@ def tables_of(found: Sequence[Found]) -> list[Table]:
                     "segmenter": _name,
                     "micro IoU": lambda entry, card: _share(card.metrics.get("micro_iou")),
                     "its classes": lambda entry, card: ", ".join(card.class_names),
-                    "began from": lambda entry, card: card.init,
+                    "began from": lambda entry, card: short_init(card.init),
                     **_ENDING,
                 },
                 of_segmenters,
@@ -81,7 +81,7 @@ def facts_of(found: Found) -> dict[str, str]:
         }
     facts |= {
         "mean, std": f"{card.mean}, {card.std}",
-        "began from": card.init,
+        "began from": short_init(card.init),
         "sources": ", ".join(f"{s.name or 'unnamed'} ({s.samples:,})" for s in card.sources),
         "licence": licences_of(card.sources),
         "restriction": "; ".join(s.restriction for s in card.sources if s.restriction),

@@ -85,6 +85,11 @@ def restrictions(card: AnyCard) -> list[str]:
     ]
 
 
+def short_init(init: str) -> str:
+    """What the training began from, for a column."""
+    return "an encoder" if init == UNPUBLISHED else init
+
+
 def plain_init(init: str) -> str:
     """A sentence on the weights that the training began from."""
     if init == "random":

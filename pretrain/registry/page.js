@@ -12,12 +12,14 @@ function show() {
     item.hidden = !found;
     shown += found;
   }
+  for (const list of document.querySelectorAll("section"))
+    list.hidden = !list.querySelector("details:not([hidden])");
   count.textContent = `${shown} of ${items.length}`;
 }
 
 function sort() {
   const key = order.value;
-  const value = (item) => (key === "name" ? item.id : Number(item.dataset[key]));
+  const value = (item) => (key === "name" ? item.id : Number(item.dataset[key] ?? -1)); // a segmenter has no score
   const sign = key === "mb" || key === "name" ? 1 : -1; // of accuracies the highest first
   items.sort((a, b) => (value(a) < value(b) ? -sign : value(a) > value(b) ? sign : 0));
   for (const list of document.querySelectorAll("section"))

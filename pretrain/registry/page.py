@@ -17,7 +17,7 @@ from pretrain.registry.contents import (
     segmenters,
     training_side,
 )
-from pretrain.registry.origin import licences_of, list_of, recipe_of
+from pretrain.registry.origin import licences_of, list_of, recipe_of, short_init
 from pretrain.registry.readme import snippets
 from pretrain.registry.scores import ScoredData, spell_data, spell_score
 from pretrain.segmenter_card import SegmenterCard
@@ -39,7 +39,7 @@ $style</style>
 </head>
 <body>
 <h1>$title</h1>
-<p>$registry. $explained</p>
+<p>Registry $registry. $explained</p>
 <div class="tools">
 <input type="search" placeholder="name, class, source, licence …" aria-label="Search">
 <select aria-label="Order">
@@ -116,30 +116,35 @@ def _item(entry: Found, card: Card, data: Sequence[ScoredData]) -> str:
     top1 = card.metrics.get("top1")
     by_data = {score.data: score.miou for score in entry.scores}
     shown = "".join(
-        f'<span class="right score">{text(_percent(by_data.get(at)))}</span>' for at in data[:1]
+        _cell(f"mIoU, {spell_data(at)}", _percent(by_data.get(at)), "right score")
+        for at in data[:1]
     )
     scores = " ".join(f'data-score{n}="{by_data.get(at, -1):.5f}"' for n, at in enumerate(data))
-    return _details(entry, top1, scores, f"{shown}{_soft(_params(card))}", _classes(card))
+    columns = f"{shown}{_cell('parameters', _params(card), 'right soft')}"
+    return _details(entry, _share(top1, "top-1"), scores, columns, _classes(card))
 
 
 def _segmenter_item(entry: Found, card: SegmenterCard) -> str:
-    count = _soft(str(len(card.classes)))
-    return _details(entry, card.metrics.get("micro_iou"), "", count, "")
+    share = _share(card.metrics.get("micro_iou"), "micro IoU")
+    count = _cell("classes", str(len(card.classes)), "right soft")
+    return _details(entry, share, "", count, "")
 
 
-def _details(entry: Found, share: float | None, data: str, columns: str, below: str) -> str:
+def _details(entry: Found, share: str, data: str, columns: str, below: str) -> str:
     """One entry: its line, and what opens below it."""
     card, megabytes = entry.card, entry.seal.weights.bytes / 1e6
     marks = [badge(mark) for mark in remarks(card)]
     words = [str(entry.name), card.arch, *card.classes, licences_of(card.sources)]
     words += [card.init, *(source.name for source in card.sources)]
     words += [card.timm_name] if isinstance(card, Card) else [card.decoder, entry.seal.kind]
-    sortable = -1.0 if share is None or not card.converged else share
+    quality = card.metrics.get("top1" if isinstance(card, Card) else "micro_iou")
+    sortable = -1.0 if quality is None or not card.converged else quality
     return f"""\
 <details id="{text(entry.name)}" data-search="{text(" ".join(words).lower())}" \
 data-top1="{sortable:.5f}" {data} data-mb="{megabytes:.3f}">
 <summary class="row"><span class="name">{text(entry.name)} {" ".join(marks)}</span>
-{_share(share)}{columns}{_soft(f"{megabytes:.0f} MB")}<span class="soft">{text(card.init)}</span>
+{share}{columns}{_cell("file", f"{megabytes:.0f} MB", "right soft")}\
+{_cell("began from", short_init(card.init), "soft")}
 </summary>
 <div class="body"><div>
 {_code(entry)}
@@ -150,8 +155,10 @@ data-top1="{sortable:.5f}" {data} data-mb="{megabytes:.3f}">
 </details>"""
 
 
-def _soft(content: str) -> str:
-    return f'<span class="right soft">{text(content)}</span>'
+def _cell(label: str, content: str, style: str) -> str:
+    """A figure of an entry's line. Its label is heard always, and seen where there are no heads."""
+    told = f"<small>{text(label)} </small>{text(content)}" if content else ""
+    return f'<span class="{style}">{told}</span>'
 
 
 def _code(entry: Found) -> str:
@@ -213,13 +220,10 @@ def _classes(card: Card) -> str:
     return f"<h2>Recognised of each class</h2><ul>{rows}</ul>"
 
 
-def _share(value: float | None) -> str:
-    if value is None:
-        return '<span class="share"><i></i><span></span></span>'
-    return (
-        f'<span class="share"><i><b style="width:{100 * value:.1f}%"></b></i>'
-        f"<span>{value:.1%}</span></span>"
-    )
+def _share(value: float | None, label: str = "") -> str:
+    told = f"<small>{text(label)} </small>" if label and value is not None else ""
+    bar = "" if value is None else f'<b style="width:{100 * value:.1f}%"></b>'
+    return f'<span class="share">{told}<i>{bar}</i><span>{text(_percent(value))}</span></span>'
 
 
 def _percent(value: float | None) -> str:

@@ -53,7 +53,7 @@ def segmenter_snippets(card: SegmenterCard, name: EntryName) -> dict[str, str]:
         "python": (
             "from downstream.seg.segmenter import load_segmenter\n\n"
             f'segmenter = load_segmenter("{name}")\n'
-            "mask = segmenter.predict(pixels)  # (H, W[, 3]) uint8 -> (H, W), indices of classes"
+            "mask = segmenter.predict(pixels)  # (H, W) class indices"
         ),
     }
     if card.decoder in _OWN_DECODERS:

@@ -117,17 +117,36 @@ def test_a_search_leaves_what_it_found(page: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("width", [360, 1280])
+def framed(page: Path, width: int, measure: str) -> str:
+    """What `measure`, of the page's `document` as `page`, is where the screen has this width."""
+    frame = page.with_name("frame.html")
+    frame.write_text(
+        f'<iframe src="{page.name}" style="width:{width}px;height:800px;border:0"></iframe>'
+        "<p>?</p><script>onload = () => { const page = frames[0].document;"
+        f'document.querySelector("p").textContent = {measure} }}</script>'
+    )
+    (measured,) = re.findall(r"<p>([^<]*)</p>", browse(frame.as_uri()))
+    return str(measured)
+
+
+@pytest.mark.parametrize(("width", "seen"), [(390, True), (768, True), (1280, False)])
+def test_a_figure_says_what_it_is_where_no_heads_are(width: int, seen: bool, page: Path) -> None:
+    shown = framed(
+        page,
+        width,
+        'getComputedStyle(page.querySelector(".head")).display + " " + [...page.querySelector('
+        '"#resnet50\\\\.micronet\\\\@2 summary").querySelectorAll("small")].filter(label => '
+        'getComputedStyle(label).clipPath == "none").map(label => label.textContent).join("")',
+    )
+    labels = "top-1 mIoU, steel-with-a-long-label dddd parameters file began from "
+    assert shown == (f"none {labels}" if seen else "grid ")
+
+
+@pytest.mark.parametrize("width", [360, 768, 1280])
 def test_it_is_no_wider_than_the_screen(width: int, page: Path) -> None:
     opened = page.with_name("opened.html")
     opened.write_text(page.read_text(encoding="utf-8").replace("<details ", "<details open "))
-    frame = page.with_name("frame.html")
-    frame.write_text(
-        f'<iframe src="opened.html" style="width:{width}px;height:800px;border:0"></iframe>'
-        "<p>?</p><script>onload = () => { const page = frames[0].document.documentElement;"
-        'document.querySelector("p").textContent = page.scrollWidth + " " + page.clientWidth }'
-        "</script>"
-    )
-    (measured,) = re.findall(r"<p>(\d+) (\d+)</p>", browse(frame.as_uri()))
+    measure = 'page.documentElement.scrollWidth + " " + page.documentElement.clientWidth'
+    measured = framed(opened, width, measure).split()
     assert measured[0] == measured[1]
     assert 0 <= width - int(measured[1]) < 30  # what a scroll bar takes
