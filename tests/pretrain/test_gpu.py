@@ -1,9 +1,11 @@
 """A whole training on a GPU: every precision, streaming and resident, stopped and gone on with."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from pretrain.checkpoint import load_checkpoint
 from pretrain.doctor.__main__ import main as doctor
@@ -15,7 +17,17 @@ from pretrain.train import main as train
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+    # Drivers and compilers have advice of their own, such as to use TF32.
+    pytest.mark.filterwarnings("default"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _own_precision() -> Iterator[None]:
+    """accelerate fixes a process's precision with the first run; each test has its own."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.parametrize(
