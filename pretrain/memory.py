@@ -16,6 +16,9 @@ from shards.cli import UserError, console
 
 CPU_MICRO_BATCH = 32  # enough for batch norm; larger ones are no faster on a CPU
 _LEAST = 4  # micro-batches of two and three may grow to this (order.py)
+# Kernels that count elements in 32 bits refuse larger tensors or, worse, leave their memory
+# (pytorch issues 80020, 113833). VGG's first maps at 224 px get there with 669 images.
+_MOST_ELEMENTS = 2**31 - 1
 
 
 def fit_micro_batch(
@@ -33,7 +36,10 @@ def fit_micro_batch(
         return min(share, CPU_MICRO_BATCH)
     size = share
     with together(accelerator):
-        while not _fits(model, size, config, accelerator, queued_bytes(splits, size, config)):
+        per_image = largest_map(model, config.image_size, accelerator.device)
+        while size * per_image > _MOST_ELEMENTS or not _fits(
+            model, size, config, accelerator, queued_bytes(splits, size, config)
+        ):
             size //= 2
             if size < min(_LEAST, share):
                 raise UserError(f"{config.arch} at {config.image_size} px does not fit on this GPU")
@@ -63,32 +69,56 @@ def queued_bytes(splits: Sequence[ShardSplit], size: int, config: TrainConfig) -
     return total
 
 
+@torch.no_grad()
+def largest_map(model: nn.Module, side: int, device: torch.device) -> int:
+    """Elements of the largest output of any layer of `model`, for one image."""
+    sizes = [0]
+
+    def note(layer: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, torch.Tensor):
+            sizes.append(output.numel())
+
+    handles = [layer.register_forward_hook(note) for layer in model.modules()]
+    was_training = model.training
+    try:
+        model.eval()(torch.zeros(1, 3, side, side, device=device))  # moves no running statistics
+    finally:
+        model.train(was_training)
+        for handle in handles:
+            handle.remove()
+    return max(sizes)
+
+
 def _fits(
     model: nn.Module, size: int, config: TrainConfig, accelerator: Accelerator, queued: int
 ) -> bool:
-    trial: nn.Module | None = None
+    device = accelerator.device
+    torch.cuda.reset_peak_memory_stats(device)
     try:
-        torch.cuda.reset_peak_memory_stats(accelerator.device)
-        trial = copy.deepcopy(model)  # the try must leave no trace in running statistics
-        images = torch.zeros(
-            size, 3, config.image_size, config.image_size, device=accelerator.device
-        )
-        with accelerator.autocast():
-            loss = trial(images).float().square().mean()
-        loss.backward()
+        weights, images = _try_step(model, size, config.image_size, accelerator)
+    except torch.OutOfMemoryError:
+        fits = False
+    else:
         # DDP's buckets and each of the optimizer's moments take the parameters' size again.
         # Averaged weights are there already, and torch.compile needs less than this try.
         moments = 1 if config.optimizer == "sgd" else 2
-        reserve = (1 + moments) * sum(p.numel() * p.element_size() for p in trial.parameters())
         # The photometry of the next batch, in floats, while this one is still held; mixing holds
         # the partners, the weights and the result.
-        reserve += (9 if config.mixes else 6) * images.numel() * images.element_size() + queued
-        free, total = torch.cuda.mem_get_info(accelerator.device)
-        others = total - free - torch.cuda.memory_reserved(accelerator.device)
-        peak = torch.cuda.max_memory_allocated(accelerator.device)
-        return total - others - peak > reserve
-    except torch.OutOfMemoryError:
-        return False
-    finally:
-        del trial
-        torch.cuda.empty_cache()
+        reserve = (1 + moments) * weights + (9 if config.mixes else 6) * images + queued
+        free, total = torch.cuda.mem_get_info(device)
+        others = total - free - torch.cuda.memory_reserved(device)
+        fits = total - others - torch.cuda.max_memory_allocated(device) > reserve
+    torch.cuda.empty_cache()  # DALI and NCCL cannot use what torch keeps for itself
+    return fits
+
+
+def _try_step(model: nn.Module, size: int, side: int, accelerator: Accelerator) -> tuple[int, int]:
+    """Bytes of the parameters and of a batch of images; what the try takes goes when it returns."""
+    trial = copy.deepcopy(model)  # the try must leave no trace in running statistics
+    images = torch.zeros(size, 3, side, side, device=accelerator.device)
+    images = images.contiguous(memory_format=torch.channels_last)  # as the loader gives them
+    with accelerator.autocast():
+        loss = trial(images).float().square().mean()
+    loss.backward()
+    weights = sum(p.numel() * p.element_size() for p in trial.parameters())
+    return weights, images.numel() * images.element_size()

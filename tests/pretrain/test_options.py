@@ -22,7 +22,7 @@ from pretrain.ema import build_ema
 from pretrain.export import export_encoder
 from pretrain.guards import Statistics
 from pretrain.loader import Step
-from pretrain.memory import fit_micro_batch
+from pretrain.memory import fit_micro_batch, largest_map
 from pretrain.model import build_classifier
 from pretrain.optim import build_optimizer
 from pretrain.order import Plan
@@ -184,20 +184,30 @@ def test_a_compiled_run_exports_under_the_usual_names(shards: Path, tmp_path: Pa
     assert export_encoder(run, tmp_path / "out").arch == "resnet18"
 
 
+@pytest.mark.parametrize(("arch", "most"), [("vgg11", 64 * 64 * 64), ("resnet18", 64 * 32 * 32)])
+def test_the_largest_map_is_found_without_a_trace(arch: str, most: int) -> None:
+    model = build_classifier(arch, "random", 10, 0.5)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert largest_map(model, 64, torch.device("cpu")) == most
+    assert model.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.filterwarnings("default")  # cuDNN tells of algorithms that it had no memory for
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_the_batch_that_is_found_trains_within_the_memory(optimizer: Any) -> None:
     accelerator = Accelerator(mixed_precision="bf16")
     config = TrainConfig(
-        arch="resnet18",
+        arch="densenet121",  # many maps, none of them large
         image_size=224,
         batch_size=1 << 16,  # more than any GPU holds
         optimizer=optimizer,
         ema_epochs=1.0,
         precision="bf16",
     )
-    model: nn.Module = build_classifier("resnet18", "random", 10, 0.0).to(accelerator.device)
+    model: nn.Module = build_classifier(config.arch, "random", 10, 0.0).to(accelerator.device)
     ema = build_ema(model, config)
     assert ema is not None
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
