@@ -33,6 +33,8 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
         # overwrite them by those of process 0 before every step.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
+    # On GPUs: of a convolution's algorithms the fastest is tried out, once for each of few shapes.
+    torch.backends.cudnn.benchmark = True
     # accelerate launch sets OMP_NUM_THREADS=1, so the count is set here.
     torch.set_num_threads(thread_count(config.threads, accelerator))
     return accelerator
