@@ -18,7 +18,7 @@ from typing import Any
 from pretrain.card import CARD_NAME, ENCODER_NAME, UNPUBLISHED, Card, read_card, write_card
 from pretrain.registry.contents import find_same
 from pretrain.registry.kinds import AnyCard, card_decoder
-from pretrain.registry.names import EntryName, is_name, new_name
+from pretrain.registry.names import EntryName, check_tag, is_name, new_name
 from pretrain.registry.origin import openness
 from pretrain.registry.pull import REGISTRY_VARIABLE, registry_url
 from pretrain.registry.readme import model_card
@@ -26,6 +26,7 @@ from pretrain.registry.sealed import README_NAME, seal_folder
 from pretrain.registry.stores import HUB_PREFIX, open_registry
 from pretrain.segmenter_card import SegmenterCard, write_segmenter_card
 from pretrain.segmenter_entry import TRAINED_ON, copy_segmenter, is_segmenter
+from pretrain.status import read_status
 from shards.cli import ArgumentParser, UserError, console, program, warn
 from shards.schema import file_sha256
 
@@ -110,6 +111,7 @@ def publish(
     """
     if public and not registry.startswith(HUB_PREFIX):
         raise UserError("--public is for the hub; who reads another registry, its owner decides")
+    check_tag(tag)
     with tempfile.TemporaryDirectory(prefix="publish-") as scratch:
         folder = Path(scratch) / "entry"
         card = _collect(run_dir, folder, licence)
@@ -157,6 +159,12 @@ def _export(run_dir: Path, folder: Path) -> Card:
     if not (run_dir / CARD_NAME).is_file():
         from pretrain.export import export_encoder  # torch, which a finished export needs not
 
+        status = read_status(run_dir)
+        if status is not None and status.state != "finished":
+            warn(
+                f"{run_dir} is not finished ({status.state}, epoch {status.epoch} of "
+                f"{status.epochs}); its best epoch so far is published, and stays that version"
+            )
         return export_encoder(run_dir, folder)
     card = read_card(run_dir)
     folder.mkdir()

@@ -58,9 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             sub.add_argument("--json", action="store_true", help="for programs")
         if command == "site":
             sub.add_argument("--out", type=Path, default=Path("encoders.html"))
-            sub.add_argument("registry", nargs="?", metavar="URL", help=f"[${REGISTRY_VARIABLE}]")
-        else:
-            sub.add_argument("--registry", metavar="URL", help=f"[${REGISTRY_VARIABLE}]")
+            sub.add_argument("url", nargs="?", metavar="URL", help="as --registry")
+        sub.add_argument("--registry", metavar="URL", help=f"[${REGISTRY_VARIABLE}]")
         if command == "pull":
             sub.add_argument("--cache-dir", type=Path, help="[the user's cache]")
     arguments, others = parser.parse_known_args(argv)
@@ -68,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(score(others))
     if others:
         parser.error(f"unrecognized arguments: {' '.join(others)}")
-    url = registry_url(arguments.registry)
+    given = arguments.url if arguments.command == "site" else None
+    url = registry_url(given or arguments.registry)
     if arguments.command == "list":
         list_entries(url, every_version=arguments.all, as_json=arguments.json)
     elif arguments.command == "show":

@@ -13,9 +13,10 @@ from pretrain.archs import find_arch
 from shards.cli import UserError
 from shards.settings import nearest
 
+_TAG = r"[a-z0-9][a-z0-9_-]*"
 _NAME = re.compile(
     r"(?P<arch>[A-Za-z0-9][A-Za-z0-9_.-]*)"
-    r"\.(?P<tag>[a-z0-9][a-z0-9_-]*)"
+    rf"\.(?P<tag>{_TAG})"
     r"(?:@(?P<version>[1-9][0-9]{0,5}))?"
 )
 _LONGEST = 96  # characters; the hub takes no more
@@ -68,11 +69,17 @@ def named_arch(arch: str, decoder: str = "") -> str:
     return f"{decoder.lower()}-{arch}" if decoder else arch
 
 
+def check_tag(tag: str) -> None:
+    """Raise `UserError` for what may not follow the arch in a name."""
+    if not re.fullmatch(_TAG, tag) or "--" in tag or tag.endswith("-"):
+        hint = ": a dot ends the arch" if "." in tag else ""
+        raise UserError(f"a tag is of a-z, 0-9, _ and single -, not {tag!r}{hint}")
+
+
 def new_name(arch: str, tag: str, decoder: str = "") -> EntryName:
     """The name to publish under. Raises `UserError` for an unknown arch or an unfit tag."""
     find_arch(arch)
-    if "." in tag or "@" in tag:
-        raise UserError(f"a tag is of a-z, 0-9, _ and single -, not {tag!r}: a dot ends the arch")
+    check_tag(tag)
     return parse_name(f"{named_arch(arch, decoder)}.{tag}")
 
 

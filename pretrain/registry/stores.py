@@ -12,6 +12,7 @@ import json
 import tempfile
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +26,7 @@ from shards.stores import filesystem, is_url
 
 HUB_PREFIX = "hf://"
 CLAIM_NAME = "claim"
+_BUCKETS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "http", "https"}  # protocols without folders
 SCORES_FOLDER = "scores"  # of a version: what was measured after it was sealed
 
 
@@ -103,7 +105,10 @@ class FileRegistry:
                 f"no registry at {self.url}: there is no such folder; the first "
                 "python -m pretrain.publish makes it"
             )
-        return self._versions_below(self._root)
+        found = self._versions_below(self._root)
+        if not found and _BUCKETS & {*_protocols(self._fs)}:
+            self._try("list", self._check_bucket)
+        return found
 
     def versions(self, name: EntryName) -> tuple[int, ...]:
         return self._versions_below(f"{self._root}/{name.folder}").get(name.folder, ())
@@ -227,6 +232,12 @@ class FileRegistry:
             if name.version is not None and str(name) == f"{parts[0]}@{parts[1]}":
                 found.setdefault(name.folder, []).append(name.version)
         return {name: tuple(sorted(versions)) for name, versions in sorted(found.items())}
+
+    def _check_bucket(self) -> None:
+        """Raise where there is none, or nobody answers: such stores then list nothing, too."""
+        top = self._root if is_url(self._root) else self._root.split("/")[0]
+        with suppress(PermissionError):  # only what is below may be listed
+            self._fs.ls(top, detail=False)
 
     def _find(self, folder: str) -> list[str]:
         def find() -> list[str]:

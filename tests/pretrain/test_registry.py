@@ -200,6 +200,12 @@ def test_a_wrong_name_is_answered_with_the_nearest(export: Path, root: str) -> N
         find_encoder("runs/typo/export")
 
 
+@pytest.mark.parametrize("tag", ["v1.0", "a b", "Mine", "a--b", "a-"])
+def test_a_tag_is_refused_before_anything_is_done(tag: str, root: str) -> None:
+    with pytest.raises(UserError, match=f"a tag is of a-z, 0-9, _ and single -, not '{tag}'"):
+        publish(Path("no run at all"), tag, root)
+
+
 def test_what_did_not_converge_is_published_only_when_asked_for_and_marked(
     tmp_path: Path, root: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -238,6 +244,17 @@ def bucket(s3_bucket: Callable[[str], Any]) -> str:
     """A registry in a bucket."""
     s3_bucket("encoders")
     return "s3://encoders/deep/registry"
+
+
+def test_a_bucket_that_is_not_there_is_no_empty_registry(
+    bucket: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry_main(["list", "--registry", bucket])
+    assert f"{bucket} holds nothing yet" in " ".join(capsys.readouterr().err.split())
+    for url in ("s3://encoder/deep/registry", "http://127.0.0.1:9/encoders"):
+        with pytest.raises(SystemExit):
+            registry_main(["list", "--registry", url])
+        assert f"error: cannot list {url}: " in capsys.readouterr().err
 
 
 def test_from_s3_it_is_copied_once_checked_and_used_offline(

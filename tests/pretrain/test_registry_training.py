@@ -1,11 +1,13 @@
 """A training that begins from an encoder of a registry, and one that goes on."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pretrain.publish import publish
 from pretrain.run_folder import RunPaths, read_run, read_sources
+from pretrain.status import read_status, write_status
 from pretrain.train import main as train
 
 
@@ -32,3 +34,20 @@ def test_a_run_states_the_version_it_began_from_and_goes_on_with_it(
     assert read_run(second)[0].init == "mobilenet_v2.tiny@1"
     train([*small, "--epochs", "1", "--init", "mobilenet_v2.tiny", "--run-dir", "runs/new"])
     assert read_run(Path("runs/new"))[0].init == "mobilenet_v2.tiny@2"
+
+
+def test_a_run_that_is_not_finished_is_published_with_a_warning(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    train(
+        f"--arch mobilenet_v2 --shards {shards} --image-size 32 --batch-size 48 --lr 0.01 "
+        f"--threads 1 --epochs 1 --run-dir {run}".split()
+    )
+    status = read_status(run)
+    assert status is not None
+    write_status(run, replace(status, state="interrupted", epochs=9))
+    capsys.readouterr()
+    publish(run, "early", str(tmp_path / "registry"), not_converged=True)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "is not finished (interrupted, epoch 1 of 9); its best epoch so far is published" in said
