@@ -161,7 +161,6 @@ def _shaping(
         batch=True,
         dtype=types.UINT8,
         device="gpu" if at_gpu else "cpu",
-        layout="HWC" if decode is None else None,
         # A batch is a list of places in memory: on a GPU they are gathered by one kernel (DALI
         # would copy one by one), on the host they are read where they lie.
         use_copy_kernel=at_gpu,
@@ -252,7 +251,10 @@ def _run(pipeline: Any, data: ShardSplit) -> Any:
 
 
 def _wrapped(arena: Arena, samples: int, gpu: int | None) -> list[Any]:
-    """The held images as tensors of DALI's, which share their memory."""
+    """The held images as tensors of DALI's, which share their memory.
+
+    They have their layout: were it the source's, DALI would wrap each image again for each batch.
+    """
     wrapped: list[Any] = []
     for sample in range(samples):
         view = arena.get(sample)
