@@ -253,7 +253,7 @@ def _check_distinct(tasks: Iterable[Task]) -> None:
             raise UserError(
                 f"tasks {by_name[task.name].index} and {task.index} are both named {task.name!r} "
                 f"({_spell(by_name[task.name].point)} and {_spell(task.point)}); tell them apart "
-                "by `task`, or drop one"
+                "by `task`, or by labels, `AXIS: {LABEL: {SETTING: VALUE}}`, or drop one"
             )
         by_name[task.name] = task
 

@@ -242,7 +242,8 @@ def _report(grid: Grid, states: Sequence[TaskState], path: Path) -> None:
         if state.kind == "failed":
             print(f"failed {state.task.name}: {state.detail}  (log: {grid.log(state.task)})")
     if any(state.kind == "failed" for state in states):
-        console.print(f"again: python -m launch.local {path} --retry-failed", markup=False)
+        again = f"python -m launch.local {shlex.quote(str(path))} --retry-failed"
+        console.print(f"again: {again}", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,13 @@ class is loaded by its name, to find a misspelt setting before a cluster has que
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal
 
 from pretrain.inits import resolve_init
 from shards.cli import UserError
-from shards.settings import build_config, nearest
+from shards.settings import build_config, find_recipe, nearest
+from shards.stores import is_url
 
 Launcher = Literal["accelerate", "python"]
 
@@ -22,18 +24,27 @@ class Program:
 
     launcher: Launcher
     settings: str  # "module:Class" of its settings; the module imports no torch
+    input_setting: str  # what it learns from: a path or a URL
     folder_setting: str = "run_dir"
     # A file of its folder that is there only when all is done; None: it writes a status.json.
     result_name: str | None = None
 
 
 PROGRAMS: dict[str, Program] = {
-    "pretrain.train": Program(launcher="accelerate", settings="pretrain.config:TrainConfig"),
+    "pretrain.train": Program(
+        launcher="accelerate", settings="pretrain.config:TrainConfig", input_setting="shards"
+    ),
     "downstream.segment": Program(
-        launcher="python", settings="downstream.config:SegmentConfig", result_name="results.json"
+        launcher="python",
+        settings="downstream.config:SegmentConfig",
+        input_setting="data",
+        result_name="results.json",
     ),
     "downstream.adapt": Program(
-        launcher="python", settings="downstream.uda.config:AdaptConfig", result_name="results.json"
+        launcher="python",
+        settings="downstream.uda.config:AdaptConfig",
+        input_setting="study",
+        result_name="results.json",
     ),
 }
 
@@ -54,6 +65,12 @@ def check_settings(program: Program, values: Mapping[str, Any]) -> None:
     resolve_init(
         config.init
     )  # every program has one; of a path it does not ask whether it is there
+
+
+def absent_input(program: Program, values: Mapping[str, Any]) -> str | None:
+    """What the program is to learn from, where that is no URL and is not here."""
+    given = str(getattr(build_config(_settings_class(program), values), program.input_setting))
+    return None if is_url(given) or find_recipe(Path(given)).exists() else given
 
 
 def thread_settings(program: Program) -> list[str]:

@@ -10,7 +10,7 @@ from launch.resources import Resources
 from launch.start import slurm_start
 from launch.tasks import Grid
 
-_PORTS = (20_000, 20_000)  # first, count; below the ports that Linux hands out by itself
+_PORTS = (20_000, 12_000)  # first, count; below 32,768, from where Linux hands them out by itself
 
 
 def array_script(
@@ -46,6 +46,7 @@ def array_script(
         [
             "#!/bin/bash",
             f"# {len(indices)} tasks of {grid.name}; written by python -m launch.slurm.",
+            f"# Their numbers and names: python -m launch.grid {shlex.quote(str(tasks_file))}",
             *(f"#SBATCH {option}" for option in options),
             "",
             *_opening(grid, folder),

@@ -7,6 +7,7 @@ for --retry-failed. One array for each kind of resources, since all jobs of an a
 several, where the cluster bounds an array's numbers.
 """
 
+import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from launch.grid import load_grid
 from launch.jobs import max_array_size, record_jobs
+from launch.programs import absent_input, find_program
 from launch.resources import Resources
 from launch.script import array_script, collect_script, spell_indices
 from launch.selection import add_flags, chosen_tasks, set_aside
@@ -22,6 +24,7 @@ from launch.state import TaskState, grid_states, spell_counts
 from launch.tasks import Grid, Task, freeze
 from pretrain.atomic import write_atomically
 from shards.cli import ArgumentParser, UserError, console, program, warn
+from shards.settings import read_recipe
 
 
 @program
@@ -46,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not chosen:
         print(f"{grid.name}: nothing to submit ({spell_counts(states)})")
         return
+    _tell_of_absent_inputs([state.task for state in chosen])
     if arguments.afresh and not arguments.dry_run:
         for state in chosen:
             set_aside(grid, state)
@@ -59,7 +63,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not arguments.no_collect:
         after = f"--dependency=afterany:{':'.join(jobs)}"
         print(f"collecting when they have ended: {sbatch([after, str(collect)])}")
-    console.print(f"watch: python -m launch.status {arguments.grid}", markup=False)
+    watch = f"python -m launch.status {shlex.quote(str(arguments.grid))}"
+    console.print(f"watch: {watch}", markup=False, soft_wrap=True)
+
+
+def _tell_of_absent_inputs(tasks: Sequence[Task]) -> None:
+    """A cluster's nodes see other disks, perhaps; else every task would wait only to fail."""
+    absent: dict[str, list[str]] = {}
+    for task in tasks:
+        values = {**(read_recipe(task.config) if task.config else {}), **task.settings}
+        if path := absent_input(find_program(task.program), values):
+            absent.setdefault(path, []).append(task.name)
+    for path, names in absent.items():
+        warn(
+            f"{path} is not here; what reads it fails, unless it is on the compute nodes (first of "
+            f"{len(names)}: {names[0]})"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -239,6 +239,17 @@ def test_the_scripts_of_a_dry_run_are_valid_and_submit_nothing(
     assert not (tmp_path / "runs" / "micronet-76" / "_launch" / "jobs.jsonl").exists()
 
 
+def test_what_is_not_there_to_learn_from_is_told_before_it_is_queued(
+    grid: Grid, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submit(["grid.yaml", "--dry-run"])
+    told = capsys.readouterr().err
+    assert told.startswith("warning: data/shards is not here;") and "(first of 4: vgg11)" in told
+    (tmp_path / "data" / "shards").mkdir(parents=True)
+    submit(["grid.yaml", "--dry-run"])
+    assert capsys.readouterr().err == ""
+
+
 def test_no_array_counts_further_than_slurm_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
