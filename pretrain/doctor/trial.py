@@ -102,6 +102,8 @@ def _train_a_little(
     optimizer = build_optimizer(model, config)
     labels = data.index["label"].astype(np.int64)
     objective = build_objective(config, labels, classes, accelerator.device)
+    # Batches of one size: torch.compile would spend the time of all on a second.
+    labels = labels[: len(labels) // config.batch_size * config.batch_size or len(labels)]
     plan = Plan(
         samples=len(labels),
         batch_size=config.batch_size,
