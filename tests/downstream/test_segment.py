@@ -174,6 +174,23 @@ def test_every_decoder_makes_a_step_from_one_image(
     assert results["steps"] == 1 and results["skipped_steps"] == 0
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.filterwarnings("default")  # CUDA's libraries have advice of their own
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_gpu_learns_squares_and_is_applied(precision: str, squares: Path, tmp_path: Path) -> None:
+    run, image = tmp_path / "run", squares / "test" / "test0.png"
+    main(flags(squares, run, "--precision", precision, "--augmentation", "extended"))
+    assert read_results(run)["converged"]
+    assess(run)
+    small_tiles = ["--tile", "64", "--overlap", "32", "--out", str(tmp_path / "out")]
+    predict.main([str(run), str(image), *small_tiles])
+    assert np.asarray(Image.open(tmp_path / "out" / "test0.png")).shape == (64, 80)
+    segmenter = load_segmenter(run)
+    assert segmenter.device.type == "cuda"
+    explain(segmenter, image)
+
+
 def test_a_vision_transformer_is_trained_trusted_and_applied(
     large_squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
