@@ -12,6 +12,13 @@ import pytest
 from shards.stores import filesystem
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On a GPU warnings are no errors: cuDNN and compilers have advice that differs by version."""
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.filterwarnings("default"))
+
+
 class SmallDisk:
     """A file system of its own, in memory, that can grow."""
 

@@ -176,7 +176,6 @@ def test_every_decoder_makes_a_step_from_one_image(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-@pytest.mark.filterwarnings("default")  # CUDA's libraries have advice of their own
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_gpu_learns_squares_and_is_applied(precision: str, squares: Path, tmp_path: Path) -> None:
     run, image = tmp_path / "run", squares / "test" / "test0.png"

@@ -17,8 +17,6 @@ from pretrain.train import main as train
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
-    # Drivers and compilers have advice of their own, such as to use TF32.
-    pytest.mark.filterwarnings("default"),
 ]
 
 

@@ -195,7 +195,6 @@ def test_the_largest_map_is_found_without_a_trace(arch: str, most: int) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-@pytest.mark.filterwarnings("default")  # cuDNN tells of algorithms that it had no memory for
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_the_batch_that_is_found_trains_within_the_memory(optimizer: Any) -> None:
     accelerator = Accelerator(mixed_precision="bf16")
