@@ -15,6 +15,7 @@ from pathlib import Path
 from launch.grid import load_grid
 from launch.literature import imagenet_accuracy, in_order, micronet_accuracy
 from launch.results import Result, read_result
+from launch.selection import tell_of_changes
 from launch.state import grid_states, spell_counts
 from launch.tasks import Grid
 from pretrain.atomic import write_atomically
@@ -32,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     grid = load_grid(arguments.grid)
     out = arguments.out or grid.root
     out.mkdir(parents=True, exist_ok=True)
-    results = [read_result(state) for state in grid_states(grid)]
+    states = grid_states(grid)
+    tell_of_changes(states)
+    results = [read_result(state) for state in states]
     rows = [_row(result) for result in results]
     write_atomically(out / "results.csv", csv_text(rows).encode())
     write_atomically(out / "results.md", markdown(grid, results).encode())
@@ -66,7 +69,7 @@ def _row(result: Result) -> Row:
         imagenet = imagenet_accuracy().get(arch)
         row["paper_top1"] = published.top1 if published else None
         row["imagenet_top1"] = imagenet.top1 if imagenet else None
-    row["reason"] = state.detail if state.kind == "failed" else ""
+    row["reason"] = state.detail if state.kind in ("failed", "done") else ""
     return row
 
 

@@ -36,7 +36,7 @@ def chosen_tasks(states: Sequence[TaskState], arguments: argparse.Namespace) -> 
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(state.task.name, pattern) for state in states):
             raise UserError(f"no task fits {pattern!r}; python -m launch.grid prints the names")
-    _tell_of_changes(states)
+    tell_of_changes(states)
     kinds = {"failed"} if arguments.retry_failed else {"pending", "preempted"}
     return [
         state
@@ -47,7 +47,7 @@ def chosen_tasks(states: Sequence[TaskState], arguments: argparse.Namespace) -> 
     ]
 
 
-def _tell_of_changes(states: Sequence[TaskState]) -> None:
+def tell_of_changes(states: Sequence[TaskState]) -> None:
     """An edited grid, or another one of the same name, must not pass old results off as its own."""
     changed = [state for state in states if state.kind == "done" and state.detail]
     if changed:

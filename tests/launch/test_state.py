@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from launch.attempts import begin, end, last_error, read_attempt
+from launch.collect import main as collect
 from launch.grid import build_grid
 from launch.jobs import Jobs, QueueEntry, record_jobs, submitted_jobs
 from launch.script import array_script, collect_script, spell_indices
@@ -119,7 +120,13 @@ def test_results_of_other_settings_are_not_passed_off_as_this_grids(
     state = task_state(grid, grid.tasks[0])
     assert (state.kind, state.detail) == ("done", "with epochs not set, now 5")
     selected(grid)
-    assert "ran with other settings and are not run again (first: vgg11," in capsys.readouterr().err
+    told = (
+        "ran with other settings and are not run again (first: vgg11, with epochs not set, now 5)"
+    )
+    assert told in capsys.readouterr().err
+    collect(["grid.yaml"])
+    assert told in capsys.readouterr().err
+    assert ',"with epochs not set, now 5"\n' in (grid.root / "results.csv").read_text()
 
 
 def test_the_queue_tells_waiting_from_running(grid: Grid) -> None:
