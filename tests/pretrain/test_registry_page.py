@@ -106,6 +106,18 @@ def test_the_page_is_put_in_order_by_what_users_want(page: Path) -> None:
     assert re.findall(r'<details id="([^"]+)"', elements)[0] == "resnet50.micronet@2"
 
 
+def test_what_has_no_score_does_not_disturb_their_order(page: Path) -> None:
+    """As a segmenter, between two encoders in the order before."""
+    first, middle, last = page.read_text(encoding="utf-8").split("<details ")[1:]
+    middle = re.sub('data-score0="[^"]*"', "", middle)
+    last = re.sub('data-score0="[^"]*"', 'data-score0="0.7"', last)
+    pick = 'order.value = "score0"; order.dispatchEvent(new Event("change"));</script>'
+    head = page.read_text(encoding="utf-8").split("<details ")[0]
+    text = "<details ".join([head, first, middle, last]).replace("</script>", pick)
+    page.write_text(text, encoding="utf-8")
+    assert re.findall(r'<details id="([^"]+)"', browse(page.as_uri()))[0] == "vgg11.micronet@1"
+
+
 def test_a_search_leaves_what_it_found(page: Path) -> None:
     elements = browse(f"{page.as_uri()}?q=steels+IMAGE-micronet#efficientnet-b4.image-micronet@1")
     assert "<output>1 of 3</output>" in elements
