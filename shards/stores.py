@@ -106,8 +106,12 @@ def filesystem(url: str) -> tuple[Any, str]:
 
     try:
         fs, path = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
         raise UserError(f"cannot open {url}: {error}") from error
+    except ValueError as error:
+        raise UserError(
+            f"cannot open {url}: {error}; a folder, s3://bucket/path or https://… would be right"
+        ) from error
     return fs, path
 
 
