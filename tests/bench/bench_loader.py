@@ -48,7 +48,6 @@ from shards.cli import cores
 from shards.schema import IMAGENET_MEAN, IMAGENET_STD
 from shards.write import WriteConfig, write_shards
 
-ROOT = Path(__file__).parents[2]
 BATCH = 32
 WARM_UP = 12  # batches: past all that was made ahead
 STEPS = 8  # of training, per way
@@ -61,12 +60,16 @@ Batches = Iterator[Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    beside = Path(os.environ.get("MICROGRAPHS", ROOT.parent / "shared" / "data" / "corpus"))
+    given = os.environ.get("MICROGRAPHS")
     parser.add_argument("--shards", type=Path, help="shard set [written from --corpus]")
-    parser.add_argument("--corpus", type=Path, default=beside, help="folder per class")
+    parser.add_argument(
+        "--corpus", type=Path, default=given, help="folder per class [$MICROGRAPHS]"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--images", type=int, default=960, help="timed per way and round")
     options = parser.parse_args()
+    if not (options.shards or options.corpus):
+        parser.error("what to load? give --shards or --corpus, or set MICROGRAPHS")
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.shards
         if folder is None:

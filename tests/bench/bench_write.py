@@ -33,15 +33,16 @@ from shards.images import Profile, decode_raw, encode_image, shrink, to_eight_bi
 from shards.overlays import find_overlay
 from shards.write import FAST_MAX_SIDE
 
-ROOT = Path(__file__).parents[2]
 PROFILES: tuple[Profile, ...] = ("fast", "exact")
 Encode = Callable[[Path], bytes]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    beside = Path(os.environ.get("MICROGRAPHS", ROOT.parent / "shared" / "data" / "corpus"))
-    parser.add_argument("--corpus", type=Path, default=beside)
+    given = os.environ.get("MICROGRAPHS")
+    parser.add_argument(
+        "--corpus", type=Path, default=given, required=not given, help="a folder [$MICROGRAPHS]"
+    )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--profiles", nargs="+", default=PROFILES, choices=PROFILES)

@@ -28,8 +28,7 @@ from PIL import Image
 from pretrain.decoding import PROBE_TOLERANCE
 from shards.synthetic import corpus_jobs, drawn
 
-ROOT = Path(__file__).parents[2]
-CORPUS = Path(os.environ.get("MICROGRAPHS", ROOT.parent / "shared" / "data" / "corpus"))
+CORPUS = Path(os.environ.get("MICROGRAPHS", "micrographs"))  # drawn where it is not there
 FULL, CAPPED = (741, 1048), (362, 512)  # the size of most micrographs of MicroNet; of our shards
 COUNT = 64
 DRAWN_PER_CLASS = 16

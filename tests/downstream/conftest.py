@@ -1,6 +1,5 @@
 """Labelled images for the tests: drawn squares, and paper A's benchmark where it is at hand."""
 
-import os
 import tarfile
 from pathlib import Path
 
@@ -8,9 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
-
-ROOT = Path(__file__).parents[2]
-ARCHIVE = ROOT.parent / "shared" / "data" / "benchmark.tar.xz"
+from real_images import published_sets
 
 
 def draw_squares(folder: Path, per_split: int = 2) -> Path:
@@ -41,12 +38,10 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Paper A's seven sets as published: $BENCHMARK, the archive or a folder that it unpacks to."""
-    given = Path(os.environ.get("BENCHMARK", ARCHIVE))
+    """Paper A's seven sets as published."""
+    given = published_sets()
     if given.is_dir():
         return given
-    if not given.is_file():
-        pytest.skip(f"paper A's benchmark is not at {given}; BENCHMARK may name it")
     folder = tmp_path_factory.mktemp("published")
     with tarfile.open(given) as archive:
         archive.extractall(folder, filter="data")

@@ -1,12 +1,12 @@
 """Data bars of many makers are found to the row; micrographs that resemble them stay whole."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from bars import BARS, SIZE, SPOILS, TENTH, TRANSLUCENT, Draw, below, drawn_bar, drawn_micrograph
+from real_images import real_corpus
 
 from shards.databar import DataBar, crop_data_bar, find_data_bar
 from shards.images import Pixels, decode_image
@@ -159,11 +159,7 @@ Bars = dict[Path, DataBar | None]
 
 
 def _real_images() -> Iterator[Path]:
-    beside = Path(__file__).parents[3] / "shared" / "data" / "corpus"
-    source = Path(os.environ.get("MICROGRAPHS", beside))
-    if not source.is_dir():
-        pytest.skip("no real micrographs: set MICROGRAPHS to a folder of class folders")
-    return (path for path in sorted(source.rglob("*")) if is_image_name(path.name))
+    return (path for path in sorted(real_corpus().rglob("*")) if is_image_name(path.name))
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import csv
 import itertools
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from real_images import real_corpus
 
 from shards.cli import UserError
 from shards.schema import Manifest, read_manifest, read_rows
@@ -20,7 +20,6 @@ from shards.synthetic import draw
 from shards.write import WriteConfig, write_shards
 
 MakeCorpus = Callable[..., Path]
-ROOT = Path(__file__).parents[2]
 
 
 def _write(source: Path, out: Path, **settings: Any) -> Manifest:
@@ -128,7 +127,7 @@ def test_pattern_binds_what_it_captures(make_corpus: MakeCorpus, tmp_path: Path)
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`am_melt_pool` and `shale_sem`, whose overlaps are known from their file names."""
-    source = Path(os.environ.get("MICROGRAPHS", ROOT.parent / "shared" / "data" / "corpus"))
+    source = real_corpus()
     names = ("am_melt_pool", "shale_sem")
     if not all((source / name).is_dir() for name in names):
         pytest.skip("no real micrographs: set MICROGRAPHS to a folder of class folders")

@@ -2,13 +2,13 @@
 
 import functools
 import io
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
+from real_images import real_corpus
 from scipy import ndimage
 
 from shards.databar import crop_data_bar, find_data_bar
@@ -342,9 +342,6 @@ def _found_in(folder: Path) -> int:
 
 
 def test_real_micrographs_show_what_is_drawn_over_them() -> None:
-    beside = Path(__file__).parents[3] / "shared" / "data" / "corpus"
-    corpus = Path(os.environ.get("MICROGRAPHS", beside))
-    if not corpus.is_dir():
-        pytest.skip("no real micrographs: set MICROGRAPHS to a folder of class folders")
+    corpus = real_corpus()
     assert {name: _found_in(corpus / name) for name in WITHOUT} == dict.fromkeys(WITHOUT, 0)
     assert _found_in(corpus / "nanoparticles_em") >= 55

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from real_images import real_corpus
 from written_sets import files_of, samples_of, save_noise, sources_of, stored_images, write_set
 
 from shards.schema import INDEX_DTYPE, read_index, read_manifest
@@ -261,10 +261,7 @@ def test_longest_side_is_capped(
 
 @pytest.mark.slow
 def test_real_micrographs_are_written_whole(tmp_path: Path) -> None:
-    beside = Path(__file__).parents[3] / "shared" / "data" / "corpus"
-    source = Path(os.environ.get("MICROGRAPHS", beside))
-    if not source.is_dir():
-        pytest.skip("no real micrographs: set MICROGRAPHS to a folder of class folders")
+    source = real_corpus()
     manifest = write_set(source, tmp_path / "out", workers=2)
     images = [path for path in source.rglob("*") if path.is_file() and is_image_name(path.name)]
     assert sum(split.samples for split in manifest.splits.values()) == len(images)
