@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
 
+from pretrain.hub_reach import hub_or_cache
 from pretrain.registry.names import EntryName, is_name
 from pretrain.registry.origin import HUB_TAG
 from pretrain.registry.sealed import SEAL_NAME, Seal, parse_seal, seal_text
@@ -44,7 +45,11 @@ class HubRegistry:
             models = self._api.list_models(author=self._owner, filter=HUB_TAG)
             return sorted(model.id.partition("/")[2] for model in models)
 
-        names = [name for name in self._try("list", find) if is_name(name) and "@" not in name]
+        with hub_or_cache() as obstacle:  # else the client tries for half a minute
+            if obstacle:
+                raise UserError(f"cannot list {self.url}: {obstacle}")
+            listed = self._try("list", find)
+        names = [name for name in listed if is_name(name) and "@" not in name]
         found = {name: tuple(self._commits(name)) for name in names}
         return {name: versions for name, versions in found.items() if versions}
 
