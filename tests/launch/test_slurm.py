@@ -21,7 +21,11 @@ from pretrain.registry.stores import open_registry
 from pretrain.run_folder import RunPaths
 from pretrain.tracking import read_metrics
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("slurm")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("slurm"),
+    pytest.mark.timeout(2400),  # seconds: nine trainings on two cores
+]
 Wait = Callable[..., None]
 
 RECIPE = Path("configs/pretrain/demo.yaml").resolve()
