@@ -102,11 +102,21 @@ class Nursery:
         self._doing = folder / "doing"
         self.log = folder / "log"
 
-    def start(self, argv: Sequence[str], world: int = 1, last: Sequence[str] = ()) -> list[int]:
-        """The process ids of a new trainer's processes; `last`: more flags, for the last alone."""
+    def start(
+        self,
+        argv: Sequence[str],
+        world: int = 1,
+        last: Sequence[str] = (),
+        stops: tuple[int, str, int, int] | None = None,
+    ) -> list[int]:
+        """The process ids of a new trainer's processes; `last`: more flags, for the last alone.
+
+        `stops`: which process sends itself a signal, beginning which function of pretrain.train for
+        the how-manieth time, and the signal.
+        """
         self._doing.write_text("")
         order = {"argv": [*argv], "log": str(self.log), "doing": str(self._doing)}
-        order |= {"world": world, "last": [*last]}
+        order |= {"world": world, "last": [*last], "stops": stops}
         self._stdin.write(json.dumps(order) + "\n")
         self._stdin.flush()
         return self._answer()

@@ -1,14 +1,18 @@
 """Forks trainers from a process that has imported what they need: ten seconds saved on each.
 
-Reads an order per line from stdin, `{"argv", "last", "log", "doing", "world"}` (`last`: flags that
-only the last process gets, behind the others). Answers with the process ids, then with how each
-ended (as `Popen.returncode`). The trainer is the real one, in a session of its own; it only notes
-in the file `doing` with which part it is busy.
+Reads an order per line from stdin, `{"argv", "last", "log", "doing", "world", "stops"}` (`last`:
+flags that only the last process gets, behind the others). Answers with the process ids, then with
+how each ended (as `Popen.returncode`). The trainer is the real one, in a session of its own; it
+only notes in the file `doing` with which part it is busy, and where `stops` names it, `[rank,
+function, call, signal]`, sends itself a signal when it begins that call of that function: a signal
+from outside would find it now here, now there.
 """
 
 import functools
+import itertools
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -32,6 +36,8 @@ def serve() -> None:
                 if world > 1:
                     os.environ |= _environment(rank, world, port)
                 argv = [*order["argv"], *(order["last"] if rank == world - 1 else ())]
+                if order["stops"] and order["stops"][0] == rank:
+                    _stop(*order["stops"][1:])
                 _become_trainer(argv, Path(order["log"]), Path(order["doing"]))
                 return
             children.append(child)
@@ -78,6 +84,18 @@ def _noted(function: Callable[..., Any], file: int, part: bytes) -> Any:
         return function(*args, **kwargs)
 
     return noted
+
+
+def _stop(name: str, call: int, number: int) -> None:
+    function, calls = getattr(trainer, name), itertools.count(1)
+
+    @functools.wraps(function)
+    def stopped(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == call:
+            signal.raise_signal(number)
+        return function(*args, **kwargs)
+
+    setattr(trainer, name, stopped)
 
 
 if __name__ == "__main__":

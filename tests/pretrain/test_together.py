@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGKILL, SIGTERM, SIGUSR1
 from typing import Any
@@ -79,31 +80,45 @@ def test_an_image_that_one_process_cannot_decode_ends_both(
     assert status is not None and status.reason == "another process failed"
 
 
+@dataclass(frozen=True)
+class Stop:
+    """That one process is asked to stop, and where the run then stands."""
+
+    rank: int
+    function: str  # of pretrain.train, at whose beginning it is asked
+    saved: tuple[int, int] | None  # epoch and step of the checkpoint
+    call: int = 1
+
+
+STOPS = [
+    Stop(1, "_open_splits", None),  # before the run has opened its folder
+    Stop(0, "build_classifier", None),
+    Stop(1, "_plan", (0, 0)),  # the warm-up ends: a checkpoint of no step
+    Stop(0, "validate", (0, STEPS)),  # all steps are done, and not yet the validation
+    Stop(0, "build_classifier", (0, STEPS)),
+    Stop(1, "add_gradients", (1, 4), call=4),
+    Stop(1, "validate", (1, STEPS)),
+]
+
+
 @pytest.mark.slow
 def test_a_stop_of_one_process_stops_both_in_every_part_of_a_run(
     even: list[str], tmp_path: Path, nursery: Any
 ) -> None:
-    flags = [*even, "--micro-batch-size", "2", "--epochs", "6", "--patience", "6"]
+    flags = [*even, "--micro-batch-size", "2", "--epochs", "3", "--patience", "3"]
     flags += ["--ema-epochs", "1"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     nursery.start([*flags, "--run-dir", str(whole)], world=2)
     assert nursery.wait() == [0, 0], _log(nursery)
-    epochs = []
-    for number, (part, rank) in enumerate(
-        [("warm-up", 1), ("validation", 0), ("warm-up", 0), ("training", 1), ("validation", 1)]
-    ):
-        trainers = nursery.start([*flags, "--run-dir", str(stopped)], world=2)
-        wait_for(lambda wanted=part: nursery.part() == wanted)  # type: ignore[misc]
-        wait_for(lambda pid=trainers[rank]: _heeds_a_stop(pid))  # type: ignore[misc]
-        os.kill(trainers[rank], SIGUSR1 if number % 2 else SIGTERM)
-        assert nursery.wait() == [EXIT_INTERRUPTED] * 2, (part, rank, _log(nursery))
+    for number, stop in enumerate(STOPS):
+        sent = SIGUSR1 if number % 2 else SIGTERM
+        asked = (stop.rank, stop.function, stop.call, sent)
+        nursery.start([*flags, "--run-dir", str(stopped)], world=2, stops=asked)
+        assert nursery.wait() == [EXIT_INTERRUPTED] * 2, (stop, _log(nursery))
         status = read_status(stopped)
-        assert status is not None and status.state == "interrupted", (part, rank, status)
+        assert status is not None and status.state == "interrupted", (stop, status)
         found = load_checkpoint(RunPaths(stopped).checkpoints)
-        epochs.append(None if found is None else (found[0].epoch, found[0].step))
-    # Nothing was trained; a warm-up that had just ended leaves a checkpoint of no step.
-    assert epochs[0] in (None, (0, 0)) and epochs[2] == epochs[1], epochs
-    assert epochs[1] == (0, STEPS), epochs  # all steps are done, and not yet the validation
+        assert (found and (found[0].epoch, found[0].step)) == stop.saved, stop
     nursery.start([*flags, "--run-dir", str(stopped)], world=2)
     assert nursery.wait() == [0, 0], _log(nursery)
     one, other = (load_checkpoint(RunPaths(run).checkpoints) for run in (whole, stopped))
@@ -147,13 +162,6 @@ def test_a_killed_process_ends_the_job_and_the_run_goes_on_exactly(
     one, other = (load_checkpoint(RunPaths(run).checkpoints) for run in (whole, killed))
     assert one is not None and other is not None and one[0] == other[0]
     _assert_equal_weights(other[1]["model"], one[1]["model"])
-
-
-def _heeds_a_stop(process: int) -> bool:
-    """Whether it has come so far: it catches SIGTERM, by which it would end before."""
-    status = Path(f"/proc/{process}/status").read_text()
-    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
-    return bool(int(caught.split()[1], 16) >> (SIGTERM - 1) & 1)
 
 
 def _children(parent: int) -> list[int]:
