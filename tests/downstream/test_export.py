@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+from networks import SMALL_ARCH
 
 from downstream.config import SegmentConfig
 from downstream.export import FORMATS, export_segmenter, main
@@ -22,11 +23,12 @@ from shards.schema import file_sha256
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
 
 
-def finished_run(data: Path, run: Path, decoder: str = "Unet") -> Path:
+def finished_run(data: Path, run: Path, decoder: str = "Unet", arch: str = SMALL_ARCH) -> Path:
     config = SegmentConfig(
         data=data,
         run_dir=run,
         decoder=decoder,  # type: ignore[arg-type]
+        arch=arch,
         crop_size=64,
         batch_size=2,
         samples_per_epoch=8,
@@ -127,7 +129,7 @@ def test_what_cannot_take_any_size_takes_that_of_the_crops(
     squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # PSPNet pools to grids of 1, 2, 3 and 6, whose windows depend on the size.
-    run = finished_run(squares, tmp_path / "run", "PSPNet")
+    run = finished_run(squares, tmp_path / "run", "PSPNet", "resnet18")
     content = export_segmenter(run, tmp_path / "out", ["onnx"])
     assert content["files"]["segmenter.onnx"]["size"] == (1, 64, 64)
     assert content["files"]["segmenter.onnx"]["largest_difference"] < 1e-4

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from networks import SMALL_ARCH
 from PIL import Image
 
 from downstream import measure, predict, segment, trust
@@ -30,7 +31,7 @@ def runs(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     folder = tmp_path_factory.mktemp("runs")
     flags = ["--data", str(squares), "--crop-size", "64", "--batch-size", "4", "--threads", "1"]
     flags += ["--samples-per-epoch", "32", "--max-epochs", "2", "--second-lr", "none"]
-    flags += ["--augmentation", "basic", "--lr", "2e-3", "--balance", "none"]
+    flags += ["--augmentation", "basic", "--lr", "2e-3", "--balance", "none", "--arch", SMALL_ARCH]
     for seed in ("0", "1"):
         segment.main([*flags, "--run-dir", str(folder / seed), "--seed", seed])
     trust.main([str(folder / "0"), "--threads", "1"])

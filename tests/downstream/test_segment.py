@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from networks import SMALL_ARCH
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -33,7 +34,7 @@ DECODERS = ("Unet", "UnetPlusPlus", "Linknet", "FPN", "PSPNet", "PAN", "DeepLabV
 def flags(data: Path, run: Path, *more: str) -> list[str]:
     base = ["--data", str(data), "--run-dir", str(run), "--crop-size", "64", "--batch-size", "4"]
     base += ["--samples-per-epoch", "32", "--max-epochs", "2", "--second-lr", "1e-4"]
-    base += ["--threads", "1", "--balance", "none"]
+    base += ["--threads", "1", "--balance", "none", "--arch", SMALL_ARCH]
     return [*base, "--augmentation", "basic", "--lr", "2e-3", *more]
 
 
@@ -136,7 +137,7 @@ def test_a_signal_stops_a_run_at_a_step_and_the_same_command_goes_on(
 
 def test_a_renamed_tensor_or_another_file_is_refused(finished: Path, tmp_path: Path) -> None:
     state = load_file(finished / "best.safetensors")
-    state["encoder.conv1.WEIGHT"] = state.pop("encoder.conv1.weight")
+    state["encoder.WEIGHT"] = state.pop("encoder.model.conv1.0.weight")
     card = json.loads((finished / "card.json").read_text())
     save_file(state, tmp_path / "best.safetensors")
     (tmp_path / "card.json").write_text(json.dumps(card))
@@ -145,7 +146,7 @@ def test_a_renamed_tensor_or_another_file_is_refused(finished: Path, tmp_path: P
     card["sha256"] = file_sha256(tmp_path / "best.safetensors")
     (tmp_path / "card.json").write_text(json.dumps(card))
     assert read_segmenter_card(tmp_path).decoder == "Unet"
-    with pytest.raises(UserError, match=r"1 tensors missing, first encoder\.conv1\.weight"):
+    with pytest.raises(UserError, match=r"1 tensors missing, first encoder\.model\.conv1\.0\.w"):
         load_segmenter(tmp_path)
 
 

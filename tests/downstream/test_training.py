@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks import SMALL_ARCH
 
 from downstream.config import SegmentConfig
 from downstream.seg.dataset import LabelledSet, read_labelled_set
@@ -30,6 +31,7 @@ def config(squares: Path, tmp_path: Path) -> SegmentConfig:
         max_epochs=3,
         lr=1e-3,
         threads=1,
+        arch=SMALL_ARCH,
     )
 
 

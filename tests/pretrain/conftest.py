@@ -10,6 +10,7 @@ from typing import IO
 
 import numpy as np
 import pytest
+from networks import SMALL_ARCH
 from PIL import Image
 
 from shards.write import WriteConfig, write_shards
@@ -82,14 +83,14 @@ def even_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny(shards: Path) -> list[str]:
     """Flags of a run that takes seconds: six steps an epoch."""
-    flags = ["--arch", "resnet18", "--shards", str(shards), "--image-size", "32"]
+    flags = ["--arch", SMALL_ARCH, "--shards", str(shards), "--image-size", "32"]
     return [*flags, "--batch-size", "8", "--threads", "1", "--loader-threads", "1"]
 
 
 @pytest.fixture
 def even(even_shards: Path) -> list[str]:
     """Flags of a run of a small net: nine steps an epoch, an epoch in a second or two."""
-    flags = ["--arch", "tu-test_resnet", "--shards", str(even_shards), "--image-size", "64"]
+    flags = ["--arch", SMALL_ARCH, "--shards", str(even_shards), "--image-size", "64"]
     flags += ["--batch-size", "16", "--threads", "1", "--loader-threads", "1"]
     return [*flags, "--device", "cpu"]
 
@@ -139,7 +140,7 @@ class Nursery:
         return [int(word) for word in self._process.stdout.readline().split()]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
     with subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("nursery.py"))],

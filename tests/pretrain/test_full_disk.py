@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from networks import SMALL_ARCH
 
 from pretrain.checkpoint import load_checkpoint
 from pretrain.run_folder import RunPaths
@@ -21,7 +22,7 @@ def test_a_full_disk_loses_nothing_and_a_larger_one_goes_on(
     small_disk: Callable[[int], Any],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    flags = ["--arch", "tu-test_resnet", "--shards", str(shards), "--image-size", "64"]
+    flags = ["--arch", SMALL_ARCH, "--shards", str(shards), "--image-size", "64"]
     flags += ["--batch-size", "16", "--epochs", "2", "--lr", "0.02", "--ema-epochs", "1"]
     flags += ["--threads", "1", "--loader-threads", "1", "--device", "cpu"]
     train([*flags, "--run-dir", str(tmp_path / "whole")])

@@ -67,7 +67,7 @@ def test_an_image_that_one_process_cannot_decode_ends_both(
     with shard.open("r+b") as stream:
         stream.seek(int(row["offset"]) + 40)  # the header still says what kind of image it is
         stream.write(b"garbage" * 20)
-    argv = [*tiny, "--arch", "tu-test_resnet", "--run-dir", str(run), "--device", "cpu"]
+    argv = [*tiny, "--run-dir", str(run), "--device", "cpu"]
     nursery.start(argv, world=2, last=["--shards", str(bad)])
     assert nursery.wait() == [EXIT_USER_ERROR] * 2
     errors = [line for line in _log(nursery, before) if "rror" in line]

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from networks import SMALL_ARCH
 from PIL import Image
 from scipy import ndimage
 
@@ -89,7 +90,7 @@ def config(toy: Path, tmp_path: Path) -> AdaptConfig:
         study=toy,
         target="faded",
         run_dir=tmp_path / "run",
-        arch="mobilenet_v2",
+        arch=SMALL_ARCH,
         batch_size=2,
         steps=4,
         warmup_steps=0,

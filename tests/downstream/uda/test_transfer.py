@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from networks import SMALL_ARCH
 from PIL import Image
 from torch import nn
 
@@ -178,7 +179,7 @@ def test_encoders_without_batch_norm_show_the_other_signs(config: AdaptConfig) -
     torch.manual_seed(0)
     model = adaptable(create_model("Unet", "vgg11", 2))
     segmenter = Segmenter(model, IMAGENET_MEAN, IMAGENET_STD, torch.device("cpu"))
-    view = view_source(segmenter, data.study, data.train, data.val, 4)
+    view = view_source(segmenter, data.study, data.train[:2], data.val[:1], 4)
     look = next(look_at(view, data.val[:1]))
     assert np.isnan(look.signs.batchnorm)
     assert look.signs.features > 0 and look.signs.turns > 0
@@ -196,7 +197,7 @@ def runs(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
                 run_dir=folder / f"fold{fold}",
                 fold=fold,
                 network="Unet",
-                arch="resnet18",
+                arch=SMALL_ARCH,
                 batch_size=2,
                 steps=12,
                 warmup_steps=0,
