@@ -1,11 +1,8 @@
 """Whole training runs with options that paper A's recipe leaves off."""
 
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from signal import SIGKILL
 from typing import Any
 
 import numpy as np
@@ -13,10 +10,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from networks import SMALL_ARCH
 from safetensors.torch import load_file
 from torch import nn
 
-from pretrain.checkpoint import list_checkpoints, load_checkpoint
+from pretrain.checkpoint import load_checkpoint
 from pretrain.config import TrainConfig
 from pretrain.ema import build_ema
 from pretrain.export import export_encoder
@@ -33,8 +31,6 @@ from pretrain.train import Training, take_step
 from pretrain.train import main as train
 from shards.cli import UserError
 
-ROOT = Path(__file__).parents[2]
-
 TOGETHER = ["--optimizer", "adam", "--lr", "1e-3", "--ema-epochs", "0.5", "--mixup", "0.4"]
 TOGETHER += ["--cutmix", "1", "--mix-share", "0.7", "--class-balance", "0.5", "--dropout", "0.2"]
 TOGETHER += ["--class-weights", "0.5", "--loss", "bce", "--clip-grad", "1"]
@@ -49,28 +45,21 @@ def _own_precision() -> Iterator[None]:
 
 
 def flags(shards: Path, run: Path, *more: str) -> list[str]:
-    base = ["--arch", "resnet18", "--shards", str(shards), "--run-dir", str(run)]
+    base = ["--arch", SMALL_ARCH, "--shards", str(shards), "--run-dir", str(run)]
     base += ["--image-size", "32", "--batch-size", "8", "--epochs", "2", "--threads", "1"]
     return [*base, "--device", "cpu", "--loader-threads", "1", *more]
 
 
-def test_a_run_with_all_options_resumes_bit_for_bit(shards: Path, tmp_path: Path) -> None:
+def test_a_run_with_all_options_resumes_bit_for_bit(
+    shards: Path, tmp_path: Path, nursery: Any
+) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(flags(shards, whole, *TOGETHER))
     every_step = flags(shards, killed, *TOGETHER, "--checkpoint-minutes", "1e-6")
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "pretrain" / "train.py"), *every_step],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 120
-    while len(list_checkpoints(killed / "checkpoints")) < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    nursery.start(every_step, stops=(0, "add_gradients", 9, SIGKILL))
+    assert nursery.wait() == [-SIGKILL], nursery.log.read_text()
     stopped = load_checkpoint(killed / "checkpoints")
-    assert stopped is not None
-    assert stopped[0].epoch < 2
+    assert stopped is not None and (stopped[0].epoch, stopped[0].step) == (1, 2)
     train(every_step)
     one, other = (load_checkpoint(run / "checkpoints") for run in (whole, killed))
     assert one is not None
@@ -114,8 +103,8 @@ def test_accumulating_equals_one_large_batch_where_no_batch_norm_is(
 ) -> None:
     runs = [tmp_path / size for size in ("8", "4")]
     for run in runs:
-        more = ["--arch", "vgg11", "--epochs", "1", "--lr", "0.01", "--micro-batch-size", run.name]
-        train(flags(shards, run, *more))
+        more = ["--arch", "tu-test_convnext", "--epochs", "1", "--lr", "0.01"]
+        train(flags(shards, run, *more, "--micro-batch-size", run.name))
     whole, accumulated = (load_file(RunPaths(run).best) for run in runs)
     assert whole.keys() == accumulated.keys()
     for name in whole:
@@ -152,7 +141,7 @@ def test_a_gradient_is_clipped_to_the_limit(shards: Path, tmp_path: Path) -> Non
     settings = ["--clip-grad", str(limit), "--lr", str(lr), "--momentum", "0", "--seed", "3"]
     train(flags(shards, run, *settings, "--weight-decay", "0", "--epochs", "1"))
     torch.manual_seed(3)
-    before = build_classifier("resnet18", "random", 3, 0.0)
+    before = build_classifier(SMALL_ARCH, "random", 3, 0.0)
     after = load_file(RunPaths(run).best)
     moved = sum(
         (after[name] - tensor).double().square().sum().item()
@@ -177,11 +166,11 @@ def test_synchronised_norms_keep_parameters_and_names() -> None:
 def test_a_compiled_run_exports_under_the_usual_names(shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(flags(shards, run, "--compile", "--epochs", "1", "--ema-epochs", "1"))
-    names = list(build_classifier("resnet18", "random", 3, 0.0).state_dict())
+    names = list(build_classifier(SMALL_ARCH, "random", 3, 0.0).state_dict())
     found = load_checkpoint(run / "checkpoints")
     assert found is not None
     assert list(found[1]["model"]) == list(found[1]["ema"]) == names
-    assert export_encoder(run, tmp_path / "out").arch == "resnet18"
+    assert export_encoder(run, tmp_path / "out").arch == SMALL_ARCH
 
 
 @pytest.mark.parametrize(("arch", "most"), [("vgg11", 64 * 64 * 64), ("resnet18", 64 * 32 * 32)])

@@ -1,7 +1,6 @@
 """Whole training runs: the same numbers twice, after a kill, and in two processes."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from networks import SMALL_ARCH
 from safetensors.torch import load_file
 from waiting import wait_for
 
@@ -27,7 +27,7 @@ TIMING = {"images_per_second", "data_wait", "epoch_seconds"}
 
 
 def flags(shards: Path, run: Path, *more: str) -> list[str]:
-    base = ["--arch", "resnet18", "--shards", str(shards), "--run-dir", str(run), "--lr", "0.02"]
+    base = ["--arch", SMALL_ARCH, "--shards", str(shards), "--run-dir", str(run), "--lr", "0.02"]
     base += ["--image-size", "32", "--batch-size", "8", "--epochs", "3", "--threads", "1"]
     return [*base, "--dropout", "0.3", "--loader-threads", "1", *more]
 
@@ -37,16 +37,6 @@ def numbers(run: Path) -> list[dict[str, float]]:
         {key: value for key, value in record.items() if key not in TIMING}
         for record in read_metrics(run)
     ]
-
-
-def start(arguments: list[str], **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "pretrain" / "train.py"), *arguments],
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -71,46 +61,38 @@ def test_the_same_command_gives_the_same_numbers(
 
 
 def test_a_run_killed_twice_in_mid_epoch_ends_as_if_never_killed(
-    shards: Path, uninterrupted: Path, tmp_path: Path
+    shards: Path, uninterrupted: Path, tmp_path: Path, nursery: Any
 ) -> None:
     run = tmp_path / "killed"
     every_step = flags(shards, run, "--checkpoint-minutes", "1e-6")
-    for kill_at in (2, 8):  # checkpoints written: in epoch 1, then in epoch 2
-        process = start(every_step)
-        wait_for(lambda at=kill_at: newest_number(run) >= at, process)  # type: ignore[misc]
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    for call, at in ((3, (0, 2)), (7, (1, 2))):  # its third step, and the seventh of the next
+        nursery.start(every_step, stops=(0, "add_gradients", call, signal.SIGKILL))
+        assert nursery.wait() == [-signal.SIGKILL], nursery.log.read_text()
+        found = load_checkpoint(RunPaths(run).checkpoints)
+        assert found is not None and (found[0].epoch, found[0].step) == at
     train(every_step)
     assert_equal_runs(uninterrupted, run)
 
 
 def test_a_terminated_run_saves_and_goes_on(
-    shards: Path, uninterrupted: Path, tmp_path: Path
+    shards: Path, uninterrupted: Path, tmp_path: Path, nursery: Any
 ) -> None:
     run = tmp_path / "terminated"
-    process = start(flags(shards, run))
-    wait_for(lambda: (run / "metrics.jsonl").exists() and bool(read_metrics(run)), process)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate()
-    assert process.returncode == EXIT_INTERRUPTED, output
-    assert "the same command goes on" in output
+    nursery.start(flags(shards, run), stops=(0, "add_gradients", 9, signal.SIGTERM))
+    assert nursery.wait() == [EXIT_INTERRUPTED], nursery.log.read_text()
+    found = load_checkpoint(RunPaths(run).checkpoints)
+    assert found is not None and (found[0].epoch, found[0].step) == (1, 3)
     train(flags(shards, run))
     assert_equal_runs(uninterrupted, run)
 
 
 def test_two_processes_train_on_the_global_batches_of_one(
-    shards: Path, uninterrupted: Path, tmp_path: Path
+    shards: Path, uninterrupted: Path, tmp_path: Path, nursery: Any
 ) -> None:
     run = tmp_path / "two"
-    arguments = flags(shards, run, "--record-ids", "--device", "cpu", "--micro-batch-size", "4")
-    port = str(20_000 + os.getpid() % 20_000)
-    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    processes = [
-        start(arguments, RANK=rank, LOCAL_RANK=rank, MASTER_PORT=port, **common)
-        for rank in ("0", "1")
-    ]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
+    argv = flags(shards, run, "--record-ids", "--device", "cpu", "--micro-batch-size", "4")
+    nursery.start(argv, world=2)
+    assert nursery.wait() == [0, 0], nursery.log.read_text()
     alone = read_ids(uninterrupted, 1)
     together = read_ids(run, 2)
     assert together == alone
@@ -128,15 +110,15 @@ def read_ids(run: Path, world: int) -> dict[tuple[int, int], list[int]]:
     return {at: sorted(ids) for at, ids in batches.items()}
 
 
-def test_an_epoch_takes_the_time_of_all_its_attempts(shards: Path, tmp_path: Path) -> None:
+def test_an_epoch_takes_the_time_of_all_its_attempts(
+    shards: Path, tmp_path: Path, nursery: Any
+) -> None:
     run = tmp_path / "interrupted"
-    argv = flags(shards, run, "--epochs", "1", "--checkpoint-minutes", "1e-6")
-    process = start(argv)
-    wait_for(lambda: newest_number(run) >= 4, process)
-    process.send_signal(signal.SIGTERM)
-    process.communicate()
+    argv = flags(shards, run, "--epochs", "1")
+    nursery.start(argv, stops=(0, "add_gradients", 4, signal.SIGTERM))
+    assert nursery.wait() == [EXIT_INTERRUPTED], nursery.log.read_text()
     found = load_checkpoint(RunPaths(run).checkpoints)
-    assert found is not None and found[0].step >= 4
+    assert found is not None and (found[0].epoch, found[0].step) == (0, 4)
     assert found[0].epoch_seconds > 0
     before = time.monotonic()
     train(argv)
@@ -161,19 +143,28 @@ def test_more_epochs_go_on_from_a_finished_run(shards: Path, tmp_path: Path) -> 
     assert [record["epoch"] for record in read_metrics(run)] == [1, 2]
 
 
-def test_a_second_trainer_in_the_same_folder_is_refused(
+def test_a_second_trainer_in_the_same_folder_is_refused_and_the_first_stops_when_asked(
     shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "busy"
-    process = start(flags(shards, run, "--epochs", "500"))
-    try:
-        wait_for(lambda: newest_number(run) >= 0, process)
-        with pytest.raises(SystemExit):
-            train(flags(shards, run, "--epochs", "500"))
-        assert "another process is training in" in capsys.readouterr().err
-    finally:
-        process.kill()
-        process.communicate()
+    endless = flags(shards, run, "--epochs", "100000", "--patience", "100000")
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "pretrain" / "train.py"), *endless],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            wait_for(lambda: bool(read_metrics(run)), process)
+            with pytest.raises(SystemExit):
+                train(endless)
+            assert "another process is training in" in capsys.readouterr().err
+            process.send_signal(signal.SIGTERM)
+            output, _ = process.communicate()
+            assert process.returncode == EXIT_INTERRUPTED, output
+            assert "the same command goes on" in output
+        finally:
+            process.kill()
 
 
 def test_a_corpus_of_one_class_is_refused(
