@@ -16,7 +16,7 @@ from http.client import HTTPException
 from huggingface_hub import constants
 
 _PATIENCE = 10.0  # seconds to connect, as the client's; a slow answer is left to the client
-_PAUSE = 1.0  # seconds before a refusal is believed
+_PAUSE = 1.0  # seconds before a refusal is believed; what took longer had several tries in it
 # No way there; everything else (slow, certificates, any HTTP status) says that somebody answers.
 _NO_WAY = {errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL}
 
@@ -41,8 +41,12 @@ def hub_or_cache() -> Iterator[str]:
 
 def _obstacle() -> OSError | None:
     """Why nothing leads to the hub; None where something may."""
+    proxies = urllib.request.getproxies()
+    if "all" in proxies or any(url.lower().startswith("socks") for url in proxies.values()):
+        return None  # the client knows these ways, urllib does not
+    began = time.monotonic()
     found = _try_once()
-    if found is None or isinstance(found, TimeoutError):  # that had several attempts in it
+    if found is None or time.monotonic() - began > _PAUSE:
         return found
     time.sleep(_PAUSE)
     return _try_once()
@@ -54,6 +58,9 @@ def _try_once() -> OSError | None:
     try:
         with urllib.request.urlopen(request, timeout=_PATIENCE):
             return None
+    except urllib.error.HTTPError as error:  # an answer
+        error.close()
+        return None
     except urllib.error.URLError as error:
         reason = error.reason
         no_way = isinstance(reason, (socket.gaierror, TimeoutError))
