@@ -10,7 +10,7 @@ import re
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,7 +42,7 @@ class Attempt:
     ended: float | None = None
     code: int | None = None  # exit code of the program's launcher
     reason: str = ""  # why it failed
-    settings: Mapping[str, Any] = field(default_factory=dict)  # of the task; old records have none
+    settings: Mapping[str, Any] | None = None  # of the task; None in records of earlier versions
 
 
 def begin(grid: Grid, task: Task, pid: int) -> Attempt:
@@ -52,7 +52,7 @@ def begin(grid: Grid, task: Task, pid: int) -> Attempt:
         host=socket.gethostname(),
         pid=pid,
         started=time.time(),
-        settings=task.settings,
+        settings=_settings(task),
     )
     _write(_path(grid, task), attempt)
     log = grid.log(task)
@@ -107,8 +107,8 @@ def judge(grid: Grid, task: Task, attempt: Attempt) -> tuple[Verdict, str]:
 
 def changed_settings(task: Task, attempt: Attempt) -> str:
     """What was otherwise when the task was started: `epochs 1, now 5`; "" when nothing was."""
-    before, now = attempt.settings, json.loads(json.dumps(dict(task.settings), default=str))
-    if not before:
+    before, now = attempt.settings, json.loads(json.dumps(_settings(task), default=str))
+    if before is None:
         return ""
     return "; ".join(
         f"{name} {before.get(name, 'not set')}, now {now.get(name, 'not set')}"
@@ -149,6 +149,13 @@ def last_error(log: Path) -> str:
 def _spell_code(code: int | None) -> str:
     hint = f" ({_SIGNALS[code]})" if code in _SIGNALS else ""
     return f"ended with exit code {code}{hint}"
+
+
+def _settings(task: Task) -> dict[str, Any]:
+    """What decides a task's result: not its folder, which may be moved with the grid's root."""
+    folder = find_program(task.program).folder_setting
+    settings = {name: value for name, value in task.settings.items() if name != folder}
+    return settings | ({"config": str(task.config)} if task.config else {})
 
 
 def _path(grid: Grid, task: Task) -> Path:

@@ -62,9 +62,7 @@ def find_program(name: str) -> Program:
 def check_settings(program: Program, values: Mapping[str, Any]) -> None:
     """Raise `UserError` for settings that the program would refuse."""
     config = build_config(_settings_class(program), values)
-    resolve_init(
-        config.init
-    )  # every program has one; of a path it does not ask whether it is there
+    resolve_init(config.init)  # every program has one; a path need not be there yet
 
 
 def absent_input(program: Program, values: Mapping[str, Any]) -> str | None:

@@ -76,7 +76,7 @@ def fill_in(command: str, task: Task) -> str:
     values = {**task.point, "folder": task.folder, "name": task.name}
     try:
         return command.format_map({key: shlex.quote(str(value)) for key, value in values.items()})
-    except (KeyError, IndexError, ValueError) as error:
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
         known = ", ".join(f"{{{key}}}" for key in values)
         raise UserError(
             f"`then` knows {known}, not {error}, in {command!r} (braces of the shell's own are "

@@ -202,6 +202,7 @@ def test_a_frozen_grid_is_the_grid(tmp_path: Path) -> None:
         (TWO_BY_TWO + "include: {arch: vgg11, init: random}", "include must be a list"),
         (TWO_BY_TWO.replace("imagenet", "imagnet"), "init 'imagnet'; nearest is 'imagenet'"),
         (TWO_BY_TWO + "then: ['echo {fodler}']", "`then` knows {arch}, {init}, {folder}, {name}"),
+        (TWO_BY_TWO + "then: ['echo {name.stem}']", "not 'str' object has no attribute 'stem'"),
         (TWO_BY_TWO + "name: my $grid", "'my $grid' does not serve as a folder and a job's name"),
         (TWO_BY_TWO + "resources: {time: 8:00:00}", "YAML reads 8:00:00 as a number"),
         (TWO_BY_TWO + "resources: {gpu: 1}", "unknown setting 'gpu'; nearest is 'gpus'"),

@@ -129,6 +129,32 @@ def test_results_of_other_settings_are_not_passed_off_as_this_grids(
     assert ',"with epochs not set, now 5"\n' in (grid.root / "results.csv").read_text()
 
 
+def test_a_moved_root_changes_no_settings_and_another_recipe_does(grid: Grid) -> None:
+    begin(grid, grid.tasks[0], os.getpid())
+    report(grid, 0, "finished")
+    assert ended(grid, 0, 0).kind == "done"
+    text = Path("grid.yaml").read_text().replace("root: out", "root: moved")
+    grid.root.rename("moved")
+    Path("grid.yaml").write_text(text)
+    grid = build_grid(Path("grid.yaml"))
+    assert (grid.root, task_state(grid, grid.tasks[0]).detail) == (Path("moved"), "")
+    Path("longer.yaml").write_text("epochs: 5\n")
+    Path("grid.yaml").write_text(text + "config: longer.yaml\n")
+    grid = build_grid(Path("grid.yaml"))
+    assert task_state(grid, grid.tasks[0]).detail == "with config not set, now longer.yaml"
+
+
+def test_a_record_of_an_earlier_version_tells_no_settings(grid: Grid) -> None:
+    begin(grid, grid.tasks[0], os.getpid())
+    report(grid, 0, "finished")
+    assert ended(grid, 0, 0).kind == "done"
+    path = grid.own / "attempts" / "vgg11.json"
+    record = json.loads(path.read_text())
+    del record["settings"]
+    path.write_text(json.dumps(record))
+    assert task_state(grid, grid.tasks[0]).detail == ""
+
+
 def test_the_queue_tells_waiting_from_running(grid: Grid) -> None:
     begin(grid, grid.tasks[1], os.getpid())
     report(grid, 1, "interrupted")
