@@ -170,6 +170,8 @@ def _read(path: Path) -> StateDict:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"no file {path}") from None
+    except (PermissionError, IsADirectoryError) as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
         # torch's own words advise to load it without this check, and so to run what is in it.
         raise UserError(

@@ -148,6 +148,10 @@ def test_other_content_is_refused_and_nothing_in_it_runs(
         resnet.write_bytes(content)
         with pytest.raises(UserError, match=r"no file of tensors alone: .*download it again"):
             import_file(resnet, tmp_path / "out")
+    resnet.unlink()
+    resnet.mkdir()
+    with pytest.raises(UserError, match=r"cannot read .*: Is a directory"):
+        import_file(resnet, tmp_path / "out")
     assert "executed" not in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
