@@ -105,10 +105,7 @@ class FileRegistry:
                 f"no registry at {self.url}: there is no such folder; the first "
                 "python -m pretrain.publish makes it"
             )
-        found = self._versions_below(self._root)
-        if not found and _BUCKETS & {*_protocols(self._fs)}:
-            self._try("list", self._check_bucket)
-        return found
+        return self._versions_below(self._root)
 
     def versions(self, name: EntryName) -> tuple[int, ...]:
         return self._versions_below(f"{self._root}/{name.folder}").get(name.folder, ())
@@ -231,6 +228,8 @@ class FileRegistry:
             name = parse_name(f"{parts[0]}@{parts[1]}")
             if name.version is not None and str(name) == f"{parts[0]}@{parts[1]}":
                 found.setdefault(name.folder, []).append(name.version)
+        if not found and _BUCKETS & {*_protocols(self._fs)}:
+            self._try("list", self._check_bucket)
         return {name: tuple(sorted(versions)) for name, versions in sorted(found.items())}
 
     def _check_bucket(self) -> None:
