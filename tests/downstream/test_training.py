@@ -90,7 +90,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     config: SegmentConfig, asked: int, steps: int
 ) -> None:
     config = replace(config, patience=10, samples_per_epoch=6)
-    torch.set_num_threads(1)
     whole, data = trainer(config)
     end = fine_tune(whole.segmenter, config, data)
     wanted = [{**r, "minutes": 0} for r in read_metrics(config.run_dir)]

@@ -1,7 +1,6 @@
 """A tiny shard set, and trainers that start fast, for the tests of pretrain."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -147,6 +146,5 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
     ) as process:
         yield Nursery(process, tmp_path_factory.mktemp("nursery"))

@@ -41,14 +41,6 @@ NATIVE_SIZE = {  # pixels: what each EfficientNet was designed for (Tan and Le 2
 CLASSES = ("discs", "noise", "stripes")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small images: threads would wait for each other
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def memory_freed() -> Iterator[None]:
     """Networks hold themselves: the largest would stay beside one another."""

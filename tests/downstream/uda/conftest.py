@@ -1,12 +1,10 @@
 """A toy study in two domains: textured blobs, and targets that are faded or inverted."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 from networks import SMALL_ARCH
 from PIL import Image
 from scipy import ndimage
@@ -48,15 +46,6 @@ def faded(image: Image8) -> Image8:
 def inverted(image: Image8) -> Image8:
     """Another polarity: another kind of microscope."""
     return 255 - image
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks are so small that threads would wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
