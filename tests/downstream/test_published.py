@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import SMALL_ARCH
 from PIL import Image
 
 from downstream import explain, export, predict, trust
@@ -24,7 +25,8 @@ from pretrain.segmenter_card import read_segmenter_card, write_segmenter_card
 from shards.cli import EXIT_USER_ERROR, UserError
 from shards.schema import file_sha256
 
-NAME = "unet-resnet18.squares"
+NETWORK = f"unet-{SMALL_ARCH}"
+NAME = f"{NETWORK}.squares"
 FEW = ["--tile", "64", "--overlap", "32", "--threads", "1"]
 
 
@@ -35,6 +37,7 @@ def run(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = SegmentConfig(
         data=squares,
         run_dir=folder,
+        arch=SMALL_ARCH,
         crop_size=64,
         batch_size=2,
         samples_per_epoch=4,
@@ -139,7 +142,7 @@ def test_without_trust_its_name_says_so(
         (bare / file).write_bytes((run / file).read_bytes())
     other = str(tmp_path / "other")
     publish(bare, "bare", other, not_converged=True)
-    folder = str(pull("unet-resnet18.bare", other))
+    folder = str(pull(f"{NETWORK}.bare", other))
     capsys.readouterr()  # publishing told of it too
     predict.main([folder, str(image), "--out", str(tmp_path / "out"), *FEW])
     said = " ".join(capsys.readouterr().err.split())
@@ -167,7 +170,7 @@ def test_a_segmenters_name_is_no_encoder(squares: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("unet-resnet18.square", f"nearest is '{NAME}'"),
+        (f"{NETWORK}.square", f"nearest is '{NAME}'"),
         (f"{NAME}@3", f"of {NAME} it has version 1"),
         ("absent", "is no folder of a finished run"),
     ],

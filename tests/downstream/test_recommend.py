@@ -1,8 +1,10 @@
 """Recommending encoders: the probe sees what it should, doubts what it should, and says so."""
 
+import io
 import json
 import math
 import shlex
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,11 +68,19 @@ def test_a_probe_of_frozen_features_parts_textures_that_grey_values_cannot(
     assert found["gain_over_control"] is None  # the best is random itself
 
 
+@pytest.fixture(scope="module")
+def alone(textures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """What one of the encoders gives by itself: the folder, and what is printed."""
+    out, told = tmp_path_factory.mktemp("alone"), io.StringIO()
+    with redirect_stdout(told):
+        main([str(textures), "--encoders", ARCH, "--out", str(out), "--threads", "1"])
+    return out, told.getvalue()
+
+
 def test_the_same_probe_gives_the_same_numbers(
-    found: dict[str, object], textures: Path, tmp_path: Path
+    found: dict[str, object], alone: tuple[Path, str]
 ) -> None:
-    main([str(textures), "--encoders", ARCH, "--out", str(tmp_path), "--threads", "1"])
-    again = json.loads((tmp_path / "recommend.json").read_text())["ranked"]
+    again = json.loads((alone[0] / "recommend.json").read_text())["ranked"]
     ranked = found["ranked"]
     assert isinstance(ranked, list)
     wanted = next(entry for entry in ranked if entry["encoder"] == again[0]["encoder"])
@@ -78,13 +88,9 @@ def test_the_same_probe_gives_the_same_numbers(
 
 
 def test_what_is_printed_can_be_run(
-    textures: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    alone: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    main([str(textures), "--encoders", ARCH, "--out", str(tmp_path), "--threads", "1"])
-    told = capsys.readouterr().out
+    told = alone[1]
     assert "3 labelled images, 3 folds" in told
     assert "Random weights did best" in told
     command = shlex.split(told.strip().splitlines()[-1])
