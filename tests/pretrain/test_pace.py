@@ -14,11 +14,18 @@ from pretrain.tracking import seconds_between, seconds_left
 BATCH = Batch(torch.zeros(1, 3, 1, 1), torch.zeros(1, dtype=torch.int64), np.zeros(1, np.int64))
 
 
-def slow_steps(count: int, seconds: float) -> Iterator[Step]:
-    """Steps of 8 images whose only batch comes after `seconds`."""
+def sleep(seconds: float) -> float:
+    """Sleep for about so long; returns for how long."""
+    begun = time.monotonic()
+    time.sleep(seconds)
+    return time.monotonic() - begun
+
+
+def slow_steps(count: int, seconds: float, slept: list[float]) -> Iterator[Step]:
+    """Steps of 8 images whose only batch comes after `seconds`; notes how long each took."""
 
     def batches() -> Iterator[Batch]:
-        time.sleep(seconds)
+        slept.append(sleep(seconds))
         yield BATCH
 
     for number in range(count):
@@ -27,12 +34,14 @@ def slow_steps(count: int, seconds: float) -> Iterator[Step]:
 
 def test_the_time_that_batches_take_to_come_is_the_share_of_waiting() -> None:
     pace = Pace(epochs=1, steps_per_epoch=5, visible=False)
-    for step in pace.watch(slow_steps(5, 0.06), 0, 0):
+    waited: list[float] = []
+    trained: list[float] = []
+    for step in pace.watch(slow_steps(5, 0.06, waited), 0, 0):
         for _ in step.batches:
-            time.sleep(0.02)  # the training
-    measured = pace.measured()
-    assert measured["data_wait"] == pytest.approx(0.75, abs=0.1)
-    assert measured["images_per_second"] == pytest.approx(40 / 0.4, rel=0.3)
+            trained.append(sleep(0.02))
+    measured, seconds = pace.measured(), sum(waited) + sum(trained)  # 0.4 where nothing else runs
+    assert measured["data_wait"] == pytest.approx(sum(waited) / seconds, abs=0.1)
+    assert measured["images_per_second"] == pytest.approx(40 / seconds, rel=0.3)
 
 
 def test_an_epoch_with_no_step_left_has_no_speed() -> None:
