@@ -154,8 +154,11 @@ def _spell_code(code: int | None) -> str:
 def _settings(task: Task) -> dict[str, Any]:
     """What decides a task's result: not its folder, which may be moved with the grid's root."""
     folder = find_program(task.program).folder_setting
-    settings = {name: value for name, value in task.settings.items() if name != folder}
-    return settings | ({"config": str(task.config)} if task.config else {})
+    try:
+        values = task.values
+    except UserError:  # a recipe that is gone or damaged since; its program says so
+        values = {**task.settings, "config": str(task.config)}
+    return {name: value for name, value in values.items() if name != folder}
 
 
 def _path(grid: Grid, task: Task) -> Path:

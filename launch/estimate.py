@@ -19,7 +19,7 @@ from launch.programs import command_flags
 from launch.tasks import Task
 from pretrain.config import TrainConfig
 from shards.cli import ArgumentParser, UserError, program, progress, warn
-from shards.settings import as_plain, build_config, read_recipe
+from shards.settings import as_plain, build_config
 
 _TRAIN = "pretrain.train"
 # Settings that tell tasks apart and cost no time.
@@ -63,8 +63,7 @@ def find_kinds(tasks: Iterable[Task]) -> list[Kind]:
     for task in tasks:
         if task.program != _TRAIN:
             raise UserError(f"{task.name} runs {task.program}; only {_TRAIN} can be estimated")
-        recipe = read_recipe(task.config) if task.config else {}
-        settings = as_plain(build_config(TrainConfig, {**recipe, **task.settings}))
+        settings = as_plain(build_config(TrainConfig, task.values))
         key = json.dumps({name: value for name, value in settings.items() if name not in _FREE})
         known = kinds.get(key, Kind(settings=settings, epochs=()))
         kinds[key] = Kind(settings=known.settings, epochs=(*known.epochs, settings["epochs"]))

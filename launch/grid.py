@@ -259,10 +259,9 @@ def _check_distinct(tasks: Iterable[Task]) -> None:
 
 
 def _check(task: Task, grid: Grid) -> None:
-    values = dict(read_recipe(task.config)) if task.config else {}
     try:
         check_time(task.resources, grid.slurm)
-        check_settings(find_program(task.program), values | dict(task.settings))
+        check_settings(find_program(task.program), task.values)
         for command in grid.then:
             fill_in(command, task)
     except UserError as error:

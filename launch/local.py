@@ -32,7 +32,6 @@ from launch.start import local_start
 from launch.state import TaskState, grid_states, spell_counts
 from launch.tasks import Grid, Task, freeze
 from shards.cli import ArgumentParser, UserError, console, cores, program, progress_bar
-from shards.settings import read_recipe
 
 EXIT_FAILED = 1
 _POLL_SECONDS = 0.2
@@ -145,8 +144,8 @@ def thread_flags(task: Task, threads: int | None, processes: int = 1) -> list[st
     """Flags that give `task` its cores; what its settings or its recipe say stands."""
     if threads is None:
         return []
-    said = {*task.settings, *(read_recipe(task.config) if task.config else ())}
-    names = [name for name in thread_settings(find_program(task.program)) if name not in said]
+    names = thread_settings(find_program(task.program))
+    names = [name for name in names if name not in task.values]
     return command_flags(dict.fromkeys(names, max(1, threads // processes)))
 
 

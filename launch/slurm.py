@@ -24,7 +24,6 @@ from launch.state import TaskState, grid_states, spell_counts
 from launch.tasks import Grid, Task, freeze
 from pretrain.atomic import write_atomically
 from shards.cli import ArgumentParser, UserError, console, program, warn
-from shards.settings import read_recipe
 
 
 @program
@@ -71,8 +70,7 @@ def _tell_of_absent_inputs(tasks: Sequence[Task]) -> None:
     """A cluster's nodes see other disks, perhaps; else every task would wait only to fail."""
     absent: dict[str, list[str]] = {}
     for task in tasks:
-        values = {**(read_recipe(task.config) if task.config else {}), **task.settings}
-        if path := absent_input(find_program(task.program), values):
+        if path := absent_input(find_program(task.program), task.values):
             absent.setdefault(path, []).append(task.name)
     for path, names in absent.items():
         warn(

@@ -12,7 +12,7 @@ from launch.resources import Resources, SlurmSettings
 from pretrain.atomic import write_atomically
 from shards.cli import UserError
 from shards.schema import read_versioned
-from shards.settings import as_plain, build_config
+from shards.settings import as_plain, build_config, read_recipe
 
 SCHEMA_VERSION = 1
 
@@ -34,6 +34,11 @@ class Task:
     config: Path | None  # recipe of the program
     settings: Mapping[str, Any]  # on top of the recipe
     resources: Resources
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """All settings, the recipe's among them. Raises `UserError` when it cannot be read."""
+        return {**(read_recipe(self.config) if self.config else {}), **self.settings}
 
     @property
     def command(self) -> tuple[str, ...]:

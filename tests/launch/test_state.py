@@ -129,7 +129,7 @@ def test_results_of_other_settings_are_not_passed_off_as_this_grids(
     assert ',"with epochs not set, now 5"\n' in (grid.root / "results.csv").read_text()
 
 
-def test_a_moved_root_changes_no_settings_and_another_recipe_does(grid: Grid) -> None:
+def test_a_moved_root_changes_no_settings_and_those_of_another_recipe_do(grid: Grid) -> None:
     begin(grid, grid.tasks[0], os.getpid())
     report(grid, 0, "finished")
     assert ended(grid, 0, 0).kind == "done"
@@ -141,7 +141,21 @@ def test_a_moved_root_changes_no_settings_and_another_recipe_does(grid: Grid) ->
     Path("longer.yaml").write_text("epochs: 5\n")
     Path("grid.yaml").write_text(text + "config: longer.yaml\n")
     grid = build_grid(Path("grid.yaml"))
-    assert task_state(grid, grid.tasks[0]).detail == "with config not set, now longer.yaml"
+    assert task_state(grid, grid.tasks[0]).detail == "with epochs not set, now 5"
+
+
+def test_an_edited_or_lost_recipe_is_told(grid: Grid) -> None:
+    recipe = Path("recipe.yaml")
+    recipe.write_text("epochs: 5\n")
+    Path("grid.yaml").write_text(Path("grid.yaml").read_text() + "config: recipe.yaml\n")
+    grid = build_grid(Path("grid.yaml"))
+    begin(grid, grid.tasks[0], os.getpid())
+    report(grid, 0, "finished")
+    assert ended(grid, 0, 0).detail == ""
+    recipe.write_text("epochs: 6\n")
+    assert task_state(grid, grid.tasks[0]).detail == "with epochs 5, now 6"
+    recipe.unlink()
+    assert "now recipe.yaml" in task_state(grid, grid.tasks[0]).detail
 
 
 def test_a_record_of_an_earlier_version_tells_no_settings(grid: Grid) -> None:
