@@ -52,6 +52,17 @@ def fit_micro_batch(
     return size
 
 
+def check_kernels(model: nn.Module, size: int, config: TrainConfig, device: torch.device) -> None:
+    """Raise `UserError` where a GPU's kernels cannot count the elements of a micro-batch's maps."""
+    per_image = largest_map(model, config.image_size, device)
+    if size * per_image > _MOST_ELEMENTS:
+        raise UserError(
+            f"micro-batches of {size} give {config.arch} maps of {size * per_image / 1e9:.1f} "
+            f"billion elements; kernels of GPUs count to 2.1 billion: --micro-batch-size "
+            f"{_MOST_ELEMENTS // per_image} is the most, or leave it out"
+        )
+
+
 def queued_bytes(splits: Sequence[ShardSplit], size: int, config: TrainConfig) -> int:
     """Of a GPU's memory, what DALI takes at most to make batches of `size` from each split.
 

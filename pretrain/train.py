@@ -28,7 +28,7 @@ from pretrain.guards import (
     norm_warning,
 )
 from pretrain.loader import Loader, Step
-from pretrain.memory import fit_micro_batch
+from pretrain.memory import check_kernels, fit_micro_batch
 from pretrain.model import build_classifier
 from pretrain.objective import Objective, build_objective
 from pretrain.optim import build_optimizer, learning_rate, set_learning_rate
@@ -287,6 +287,8 @@ def _micro_batch_size(
     """As configured, else the run's own so far, else what fits."""
     before = progress.micro_batch_size
     size = config.micro_batch_size or before or fit_micro_batch(model, config, accelerator, splits)
+    if accelerator.device.type == "cuda":
+        check_kernels(model, size, config, accelerator.device)
     if not accelerator.is_main_process:
         return size
     seen_at_once = size * (accelerator.num_processes if config.sync_bn else 1)

@@ -20,7 +20,7 @@ from pretrain.ema import build_ema
 from pretrain.export import export_encoder
 from pretrain.guards import Statistics
 from pretrain.loader import Step
-from pretrain.memory import fit_micro_batch, largest_map
+from pretrain.memory import check_kernels, fit_micro_batch, largest_map
 from pretrain.model import build_classifier
 from pretrain.optim import build_optimizer
 from pretrain.order import Plan
@@ -180,6 +180,14 @@ def test_the_largest_map_is_found_without_a_trace(arch: str, most: int) -> None:
     assert largest_map(model, 64, torch.device("cpu")) == most
     assert model.training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_micro_batch_beyond_what_kernels_count_is_refused() -> None:
+    config = TrainConfig(arch="vgg11", image_size=64)
+    model = build_classifier(config.arch, "random", 10, 0.5)
+    check_kernels(model, 8191, config, torch.device("cpu"))  # times 64^3: just below 2^31
+    with pytest.raises(UserError, match=r"2\.1 billion elements.*--micro-batch-size 8191 is the"):
+        check_kernels(model, 8192, config, torch.device("cpu"))
 
 
 @pytest.mark.gpu
