@@ -8,6 +8,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -115,8 +116,12 @@ def start(url: str, cache: Path) -> subprocess.Popen[str]:
 
 
 def at_the_lock(process: subprocess.Popen[str]) -> bool:
-    opened = Path(f"/proc/{process.pid}/fd").iterdir()
-    return any(link.resolve().name == ".lock" for link in opened)
+    """Whether it has opened the lock's file."""
+    for link in Path(f"/proc/{process.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed since it was listed
+            if link.readlink().name == ".lock":
+                return True
+    return False
 
 
 def tar_names(folder: Path) -> set[str]:
