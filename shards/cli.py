@@ -31,8 +31,18 @@ class UserError(Exception):
     """Something the user can put right: says what was found and what to do, in one line."""
 
 
+_called: list[str] = []  # the name that the `micrograph` command gave to this program
+
+
+def call_program(name: str) -> None:
+    """Show `name` in usage lines from here on."""
+    _called[:] = [name]
+
+
 def program_name() -> str:
-    """How this program was started, as `python -m shards.write`."""
+    """How this program was started: `python -m shards.write`, `micrograph write`."""
+    if _called:
+        return _called[0]
     spec = sys.modules["__main__"].__spec__  # Python 3.14's argparse does the same
     if spec is None:
         return Path(sys.argv[0]).name
