@@ -206,6 +206,8 @@ def _parser(cls: type[Any], prog: str) -> argparse.ArgumentParser:
     )
     if _CONFIG not in hints:
         parser.add_argument("--config", metavar="FILE", help="YAML recipe; flags win over it")
+    help_ = "show the traceback behind a one-line error"  # `program` takes it, this is for --help
+    parser.add_argument("--debug", action="store_true", default=None, help=help_)
     for field in fields:
         _add_setting(parser, field, hints[field.name])
     return parser
