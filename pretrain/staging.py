@@ -7,7 +7,6 @@ set here. One process copies, under a lock; the others of its node, or of other 
 Imports no torch: a login node stages for compute nodes without a network.
 """
 
-import fcntl
 import json
 import shutil
 import threading
@@ -24,6 +23,7 @@ from typing import Annotated, Any
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.progress import TransferSpeedColumn as SpeedColumn
 
+from micrograph.locks import lock_folder
 from pretrain.cache import default_cache, fetch, part_of
 from shards.cli import UserError, console, program, warn
 from shards.schema import MANIFEST_NAME, Manifest, file_sha256, idx_file, index_file, read_manifest
@@ -63,7 +63,11 @@ def stage(location: str, cache_dir: Path | None = None, *, check: bool = False) 
         return Path(filesystem(url)[1])
     content, manifest = _fetch_manifest(url)
     folder = (cache_dir or default_cache()) / "shards" / sha256(content).hexdigest()[:16]
-    with _locked(folder):
+    try:
+        lock = lock_folder(folder, wait=True)
+    except UserError as error:
+        raise UserError(f"{error}; name a --cache-dir on a local disk") from error
+    with lock:
         files = _files(manifest)
         marks = {} if check else _read_marks(folder)
         missing = [file for file in files if not _is_whole(folder, file, marks)]
@@ -104,30 +108,6 @@ def _fetch_manifest(url: str) -> tuple[bytes, Manifest]:
             ) from error
         content = path.read_bytes()
         return content, read_manifest(path.parent)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the set's folder; the lock goes with the process, however it ends."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        stream = (folder / ".lock").open("w")
-    except OSError as error:
-        raise UserError(
-            f"cannot use the cache {folder}: {error.strerror}; choose another --cache-dir"
-        ) from error
-    with stream:
-        try:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                console.print(f"waiting for the process that fills {folder} …", markup=False)
-                fcntl.flock(stream, fcntl.LOCK_EX)
-        except OSError as error:  # some cluster file systems know no locks
-            raise UserError(
-                f"cannot lock {folder}: {error.strerror}; choose a --cache-dir on a local disk"
-            ) from error
-        yield
 
 
 def _is_whole(folder: Path, file: _File, marks: Mapping[str, Any]) -> bool:

@@ -1,12 +1,11 @@
-"""The folder where a set is made until it is whole: whose it is, held by one run, named last."""
+"""The work folder of a shard set: locked by one run, renamed to its final name at the end."""
 
-import fcntl
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from micrograph.locks import lock_folder
 from shards.cli import UserError
 from shards.schema import MANIFEST_NAME
 from shards.stores import is_url
@@ -38,25 +37,17 @@ def choose_work_folder(out: str, work: Path | None, sources: Iterable[str]) -> P
 
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Hold the folder until this process ends, however it ends: two runs would mix their files.
+    """Lock the folder inside the block: two runs would mix their files.
 
-    A folder of the user's own is refused: what lies in a work folder is deleted.
+    Refuses a folder with the user's own files, because everything in a work folder is deleted.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    if not _is_ours(folder):
-        raise UserError(f"{folder} holds other things than a run; choose a new or empty folder")
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    # The folder itself: a lock file in it would be deleted, or published with the set.
+    with lock_folder(folder, None, hint="wait for it, or choose another --out"):
+        if not _is_ours(folder):
+            raise UserError(f"{folder} holds other things than a run; choose a new or empty folder")
         (folder / SPOOL).mkdir(exist_ok=True)
         (folder / SPOOL / _MARK).touch()
         yield
-    except BlockingIOError:
-        raise UserError(
-            f"another run is writing in {folder}; wait for it, or choose another --out"
-        ) from None
-    finally:
-        os.close(descriptor)
 
 
 def empty_but_spool(folder: Path) -> None:
