@@ -1,7 +1,7 @@
 """Locks between processes: one at a time in a folder. A lock ends with its process, even if killed.
 
-`filelock.lock_descriptor` is `flock` on Linux and macOS: `filelock.FileLock` without its fall-back to
-a marker file, which a killed process would leave behind. On NFS the lock of a file holds on all
+`filelock.lock_descriptor` is `flock` on Linux and macOS: `filelock.FileLock` without its fall-back
+to a marker file, which a killed process would leave behind. On NFS the lock of a file holds on all
 nodes, the lock of a folder itself only on its own. Lustre has locks where it is mounted with
 `-o flock`; without, this raises. A forked child holds its parent's lock too.
 """
