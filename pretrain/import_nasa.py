@@ -23,7 +23,6 @@ import torch
 from safetensors.torch import save_file
 
 from pretrain.archs import ARCHS, find_arch
-from pretrain.cache import fetch
 from pretrain.card import CARD_NAME, ENCODER_NAME, SCHEMA_VERSION, Card, write_card
 from pretrain.metrics import CHANCE_FACTOR
 from pretrain.micronet import MicroNetModel, micronet_models
@@ -32,6 +31,7 @@ from pretrain.publish import publish
 from pretrain.timm_export import TIMM_FOLDER, TimmExport, write_timm_folder
 from pretrain.weights import StateDict, load_strictly
 from shards.cli import UserError, console, program, warn
+from shards.download import download
 from shards.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo, file_sha256
 from shards.settings import Positional, load_config, nearest
 
@@ -156,7 +156,7 @@ def _at_hand(file: str, scratch: Path) -> Path:
     _published(told, file)
     console.print(f"fetching {ADDRESS}/{file}", markup=False)
     target = scratch / file
-    fetch(f"{ADDRESS}/{file}", target, lambda have, total: None)
+    download(f"{ADDRESS}/{file}", target)
     return target
 
 

@@ -24,8 +24,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.progress import TransferSpeedColumn as SpeedColumn
 
 from micrograph.locks import lock_folder
-from pretrain.cache import default_cache, fetch, part_of
+from pretrain.cache import default_cache
 from shards.cli import UserError, console, program, warn
+from shards.download import download, part_of
 from shards.schema import MANIFEST_NAME, Manifest, file_sha256, idx_file, index_file, read_manifest
 from shards.settings import Positional, load_config
 from shards.stores import filesystem, is_url
@@ -101,7 +102,7 @@ def _fetch_manifest(url: str) -> tuple[bytes, Manifest]:
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / MANIFEST_NAME
         try:
-            fetch(f"{url}/{MANIFEST_NAME}", path, lambda have, total: None)
+            download(f"{url}/{MANIFEST_NAME}", path)
         except UserError as error:
             raise UserError(
                 f"no shards at {url}: {error}; python -m shards.write --out {url} puts some there"
@@ -179,28 +180,21 @@ def _fetch_all(url: str, folder: Path, files: Sequence[_File]) -> None:
 def _fetch_whole(
     url: str, folder: Path, file: _File, advance: Callable[[str, int], None], stop: threading.Event
 ) -> None:
-    target = folder / file.name
-    part = part_of(target)
+    def check(part: Path) -> str | None:
+        found = file_sha256(part)
+        if found == file.sha256:
+            return None
+        return (
+            f"{url}/{file.name} has SHA-256 {found[:12]}…, the manifest says "
+            f"{file.sha256[:12]}…: the set is damaged; see python -m shards.verify {url}"
+        )
 
     def report(have: int, total: int | None) -> None:
         if stop.is_set():
             raise UserError("stopped")  # seen by nobody: another error stands already
         advance(file.name, have)
 
-    # What a killed copy left may be damaged, or of a set that has been replaced: twice at most.
-    for left in (1, 0):
-        fetch(f"{url}/{file.name}", part, report)
-        found = file_sha256(part)
-        if found == file.sha256:
-            part.replace(target)
-            return
-        part.unlink()
-        if left:
-            warn(f"{file.name} came with another SHA-256 than the manifest's; fetching it again")
-    raise UserError(
-        f"{url}/{file.name} has SHA-256 {found[:12]}…, the manifest says {file.sha256[:12]}…: the "
-        f"set is damaged; see python -m shards.verify {url}"
-    )
+    download(f"{url}/{file.name}", folder / file.name, check, report)
 
 
 @contextmanager

@@ -107,10 +107,19 @@ def fetch(dataset: Dataset, folder: Path) -> Path:
 
 
 def _fetch_file(path: Path, file: RemoteFile) -> Sums:
-    part = path.with_name(path.name + ".part")
     size = f" ({file.bytes / 1e9:.2f} GB)" if file.bytes else ""
     if not console.is_terminal:
         console.print(f"{file.name}{size} …", markup=False)
+    found: list[Sums] = []
+
+    def check(part: Path) -> str | None:
+        found[:] = [_sums(part)]
+        wrong = _difference(found[0], file)
+        return wrong and (
+            f"{file.name} came with {wrong}; it was deleted. Run again; if that does not help, "
+            f"the file at {file.url} is no longer the one of the table"
+        )
+
     with progress_bar() as bar:
         task = bar.add_task(f"{file.name}, MB", total=None, note="")
 
@@ -118,23 +127,14 @@ def _fetch_file(path: Path, file: RemoteFile) -> Sums:
             total = total or file.bytes
             bar.update(task, completed=have / MB, total=total / MB if total else None)
 
-        download(file.url, part, report)
-    sums = _sums(part)
-    wrong = _difference(sums, file)
-    if wrong:
-        part.unlink()
-        raise UserError(
-            f"{file.name} came with {wrong}; it was deleted. Run again; if that does not help, "
-            f"the file at {file.url} is no longer the one of the table"
-        )
+        download(file.url, path, check, report)
     if not file.checksum:
         console.print(
             f"{file.name}: no checksum is published; its sha256 is now in {RECORD_NAME}",
             markup=False,
             soft_wrap=True,
         )
-    part.rename(path)
-    return sums
+    return found[0]
 
 
 def _check_present(path: Path, file: RemoteFile, record: Mapping[str, Mapping[str, Any]]) -> Sums:
