@@ -1,7 +1,8 @@
-"""The Hugging Face hub or, where nothing leads there, its cache: found out once, in a moment.
+"""Use the Hugging Face hub or, without a network, its cache at once.
 
-Its client asks again and again for a minute and prints a line each time. Where the name of the hub
-cannot be resolved or nothing answers at its address, that helps nobody. Imports no torch.
+Without a network the hub's client retries for a minute, with a line for each attempt. Here the hub
+is tried once: if its name cannot be resolved or nothing answers, the client is put offline. Imports
+no torch.
 """
 
 import errno
@@ -15,15 +16,15 @@ from http.client import HTTPException
 
 from huggingface_hub import constants
 
-_PATIENCE = 10.0  # seconds to connect, as the client's; a slow answer is left to the client
-_PAUSE = 1.0  # seconds before a refusal is believed; what took longer had several tries in it
-# No way there; everything else (slow, certificates, any HTTP status) says that somebody answers.
-_NO_WAY = {errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL}
+_TIMEOUT = 10.0  # seconds to connect, as the client's; a slow answer is left to the client
+_PAUSE = 1.0  # seconds before the second attempt; a first one that took longer counts as several
+# Unreachable. Everything else (slow, certificates, any HTTP status) means that a server answers.
+_UNREACHABLE = {errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL}
 
 
 @contextmanager
 def hub_or_cache() -> Iterator[str]:
-    """Inside, the client uses its cache alone where nothing leads to the hub; gives why, or ""."""
+    """If the hub is unreachable, the client uses only its cache in the block; yields why, or ""."""
     if constants.HF_HUB_OFFLINE:
         yield "HF_HUB_OFFLINE is set"
         return
@@ -40,10 +41,10 @@ def hub_or_cache() -> Iterator[str]:
 
 
 def _obstacle() -> OSError | None:
-    """Why nothing leads to the hub; None where something may."""
+    """Why the hub is unreachable; None if it may be reachable."""
     proxies = urllib.request.getproxies()
     if "all" in proxies or any(url.lower().startswith("socks") for url in proxies.values()):
-        return None  # the client knows these ways, urllib does not
+        return None  # the client can use these, urllib cannot
     began = time.monotonic()
     found = _try_once()
     if found is None or time.monotonic() - began > _PAUSE:
@@ -53,18 +54,18 @@ def _obstacle() -> OSError | None:
 
 
 def _try_once() -> OSError | None:
-    """Connect as the client will, by the proxies of the environment."""
+    """Connect as the client does, through the proxies of the environment."""
     request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
     try:
-        with urllib.request.urlopen(request, timeout=_PATIENCE):
+        with urllib.request.urlopen(request, timeout=_TIMEOUT):
             return None
     except urllib.error.HTTPError as error:  # an answer
         error.close()
         return None
     except urllib.error.URLError as error:
         reason = error.reason
-        no_way = isinstance(reason, (socket.gaierror, TimeoutError))
-        if isinstance(reason, OSError) and (no_way or reason.errno in _NO_WAY):
+        unreachable = isinstance(reason, (socket.gaierror, TimeoutError))
+        if isinstance(reason, OSError) and (unreachable or reason.errno in _UNREACHABLE):
             return reason
         return None
     except (OSError, HTTPException, ValueError):  # connected, and answered slowly or strangely

@@ -1,10 +1,10 @@
-"""Shards from afar: a set at any URL is copied once to a local cache, each file by its SHA-256.
+"""Copy a shard set from a URL to the local cache once, checking the SHA-256 of each file.
 
 python -m pretrain.staging s3://bucket/set        prints the folder; --shards takes that or the URL
 
-A set's folder in the cache is named after its manifest, so a set that changes at its URL is another
-set here. One process copies, under a lock; the others of its node, or of other jobs, wait for it.
-Imports no torch: a login node stages for compute nodes without a network.
+The folder in the cache is named after the hash of the manifest: a set that changes at its URL gets
+a new folder. One process copies, under a lock; other processes and jobs wait for it. Imports no
+torch: a login node can stage for compute nodes without a network.
 """
 
 import json
@@ -31,7 +31,7 @@ from shards.schema import MANIFEST_NAME, Manifest, file_sha256, idx_file, index_
 from shards.settings import Positional, load_config
 from shards.stores import filesystem, is_url
 
-MARKS_NAME = "staged.json"  # name -> size and time of each file when its SHA-256 was right
+MARKS_NAME = "staged.json"  # name -> SHA-256, size and time of each file when it was checked
 _FILES_AT_ONCE = 8  # hides the latency of object stores
 
 
@@ -51,11 +51,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def stage(location: str, cache_dir: Path | None = None, *, check: bool = False) -> Path:
-    """The local folder of the shard set at `location`, a folder already or a URL to copy from.
+    """The local folder of the shard set at `location`, a folder or a URL to copy from.
 
-    Goes on where an earlier copy broke off; a file in the cache that is not as the manifest says is
-    fetched again. `check` hashes what is there, too. Raises `UserError` when the set or the cache
-    cannot be reached, room is short, or a file arrives twice with another SHA-256.
+    Resumes an interrupted copy; replaces files in the cache that differ from the manifest. `check`
+    hashes all of them, not only those whose size or time changed. Raises `UserError` when the set
+    or the cache is not accessible, the disk is too small, or a file has a wrong SHA-256.
     """
     if not is_url(location):
         return Path(location)
@@ -76,7 +76,7 @@ def stage(location: str, cache_dir: Path | None = None, *, check: bool = False) 
             _check_room(folder, missing)
             _fetch_all(url, folder, missing)
         _write_marks(folder, files)
-        # Last, as when shards are written: where it is, the set is complete.
+        # Last, as when shards are written: a folder with a manifest is complete.
         _replace(folder / MANIFEST_NAME, content)
     return folder
 
@@ -112,7 +112,7 @@ def _fetch_manifest(url: str) -> tuple[bytes, Manifest]:
 
 
 def _is_whole(folder: Path, file: _File, marks: Mapping[str, Any]) -> bool:
-    """Whether the cached file is the manifest's; hashed only when no mark vouches for it."""
+    """Whether the cached file is the manifest's; hashed only if it changed since its last check."""
     path = folder / file.name
     if not path.is_file():
         return False
@@ -132,7 +132,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 def _read_marks(folder: Path) -> dict[str, Any]:
     try:
         marks = json.loads((folder / MARKS_NAME).read_text(encoding="ascii"))
-    except (OSError, ValueError):  # none yet, or damaged: then everything is hashed
+    except (OSError, ValueError):  # none yet, or damaged: hash everything
         return {}
     return marks if isinstance(marks, dict) else {}
 
@@ -164,14 +164,14 @@ def _check_room(folder: Path, files: Sequence[_File]) -> None:
 
 
 def _fetch_all(url: str, folder: Path, files: Sequence[_File]) -> None:
-    """Fetch files side by side; after a failure, none goes on and what has come is kept."""
+    """Download files in parallel; a failure stops all, and what was downloaded is kept."""
     stop = threading.Event()
     with _byte_bar(url, folder, files) as advance, ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
         jobs = [pool.submit(_fetch_whole, url, folder, file, advance, stop) for file in files]
         try:
             for job in as_completed(jobs):
                 job.result()
-        except BaseException:  # an interruption from the keyboard, too, must not wait for gigabytes
+        except BaseException:  # Ctrl-C too must not wait for gigabytes
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
@@ -191,7 +191,7 @@ def _fetch_whole(
 
     def report(have: int, total: int | None) -> None:
         if stop.is_set():
-            raise UserError("stopped")  # seen by nobody: another error stands already
+            raise UserError("stopped")  # never shown: another error is already raised
         advance(file.name, have)
 
     download(f"{url}/{file.name}", folder / file.name, check, report)
@@ -201,7 +201,7 @@ def _fetch_whole(
 def _byte_bar(
     url: str, folder: Path, files: Sequence[_File]
 ) -> Iterator[Callable[[str, int], None]]:
-    """Bytes, speed and time left; where stderr is no terminal, a line at the start and the end."""
+    """A bar with bytes, speed and time left; without a terminal, a line at start and end."""
     total = sum(file.bytes for file in files)
     have: dict[str, int] = {}
     bar = Progress(

@@ -1,4 +1,4 @@
-"""What every program of the project shares with the person at the terminal: errors and progress."""
+"""Errors, warnings, log lines and progress bars of every program."""
 
 import argparse
 import functools
@@ -49,7 +49,7 @@ console = _LogConsole(stderr=True, highlight=False)
 
 
 class UserError(Exception):
-    """Something the user can put right: says what was found and what to do, in one line."""
+    """An error that the user can fix; the message says what was found and what to do."""
 
 
 _called: list[str] = []  # the name that the `micrograph` command gave to this program
@@ -103,7 +103,7 @@ def program(main: Main) -> Callable[..., None]:
         except BrokenPipeError:  # `| head` has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
             sys.exit(141)  # 128 + SIGPIPE
-        except OSError as error:  # a full disk, a missing right: nothing that a traceback explains
+        except OSError as error:  # a full disk, a missing permission: a traceback explains nothing
             _print_traceback()
             where = f" {error.filename}" if error.filename else ""
             print(f"error: cannot use{where}: {error.strerror or error}", file=sys.stderr)
@@ -138,7 +138,7 @@ def log_prefix() -> str:
 
 
 def cores() -> int:
-    """The processors that this process may use."""
+    """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -148,7 +148,7 @@ def warn(message: str) -> None:
 
 
 def progress_bar(*, visible: bool = True) -> Progress:
-    """A bar with counts, elapsed and remaining time; silent where stderr is no terminal."""
+    """A bar with counts, elapsed and remaining time; hidden when stderr is not a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -163,7 +163,7 @@ def progress_bar(*, visible: bool = True) -> Progress:
 
 
 def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Yield `items` under a progress bar; where stderr is no terminal, say only what begins."""
+    """Yield `items` under a progress bar; without a terminal, print only `description`."""
     if total is None and isinstance(items, Sequence):
         total = len(items)
     if not console.is_terminal:

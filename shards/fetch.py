@@ -1,8 +1,8 @@
-"""Public datasets come to disk: resumed where they broke off, checked, never fetched twice.
+"""Download public datasets: resumed after an interruption, checked, never downloaded twice.
 
-python -m shards.fetch                              # what there is
+python -m shards.fetch                              # lists them
 python -m shards.fetch aversa_nffa --dir data/raw   # its files, into data/raw/aversa_nffa
-python -m shards.fetch micronet_public              # all that the recipe of that name needs
+python -m shards.fetch micronet_public              # all datasets of that recipe
 """
 
 import hashlib
@@ -26,20 +26,20 @@ from shards.public import Dataset, RemoteFile, find_dataset, find_table, read_ta
 from shards.settings import Positional, load_config
 from shards.sources import is_image_name
 
-RECORD_NAME = "FETCHED.json"  # what was obtained, beside it
+RECORD_NAME = "FETCHED.json"  # beside the files: their URLs and checksums
 MB = 1e6
 
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """What a file on disk is, by content."""
+    """Size and checksums of a file on disk."""
 
     bytes: int
     sha256: str
     md5: str
 
     def matches(self, checksum: str) -> bool:
-        """Whether `checksum` (`sha256:…` or `md5:…`) is this content's."""
+        """Whether `checksum` (`sha256:…` or `md5:…`) is one of these."""
         return checksum in (f"sha256:{self.sha256}", f"md5:{self.md5}")
 
 
@@ -65,34 +65,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in _wanted(config.name, table, path.parent):
         try:
             print(fetch(find_dataset(table, name), config.dir))
-        except UserError as error:  # the others may be had all the same
+        except UserError as error:  # the other datasets may work
             failed.append(error)
     if failed:
         raise UserError(" Also: ".join(map(str, failed)))
 
 
 def _wanted(name: str, table: Mapping[str, Dataset], recipes: Path) -> list[str]:
-    """The dataset of that name, or all that the recipe of that name names."""
+    """The dataset of that name, or all datasets of the recipe of that name."""
     recipe = recipes / f"{name}.yaml"
     if name in table or not recipe.is_file():
         return [name]
     named = [source.dataset for source in read_corpus(recipe).sources if source.dataset]
     if not named:
-        raise UserError(f"{recipe} names no public dataset; its owner has it")
+        raise UserError(f"{recipe} names no public dataset; ask the owner of its data")
     return named
 
 
 def fetch(dataset: Dataset, folder: Path) -> Path:
-    """Bring every file of `dataset` into `folder/NAME` and return that folder.
+    """Download every file of `dataset` to `folder/NAME` and return that folder.
 
-    A file that is there is read and compared, not fetched. Zip and tar files stay as they are
-    unless the dataset unpacks. Raises `UserError` for a file that is not what its record says, for
-    a dataset that people must get by hand, and for whatever stops a download.
+    An existing file is checked, not downloaded again. Zip and tar files stay packed unless the
+    dataset says otherwise. Raises `UserError` for a file that differs from its record, for a
+    dataset that must be downloaded by hand, and for a failed download.
     """
     target = folder / dataset.name
     if not dataset.files:
         return _collected_by_hand(dataset, target)
-    _tell_terms(dataset)
+    _print_terms(dataset)
     target.mkdir(parents=True, exist_ok=True)
     record = _read_record(target)
     files = _listed(dataset, record) if dataset.files == "record" else dataset.files
@@ -144,13 +144,13 @@ def _check_present(path: Path, file: RemoteFile, record: Mapping[str, Mapping[st
     if not wrong and not file.checksum and earlier and earlier != sums.sha256:
         wrong = f"sha256 {sums.sha256} where {RECORD_NAME} says {earlier}"
     if wrong:
-        raise UserError(f"{path} is there, but with {wrong}; delete it and run again")
-    console.print(f"{file.name}: is there and as it should be", markup=False)
+        raise UserError(f"{path} exists, but has {wrong}; delete it and run again")
+    console.print(f"{file.name}: exists and is unchanged", markup=False)
     return sums
 
 
 def _difference(sums: Sums, file: RemoteFile) -> str | None:
-    """What about a file's content is not as its record says, or None."""
+    """How a file differs from its record, or None."""
     if file.checksum and not sums.matches(file.checksum):
         kind, wanted = file.checksum.split(":")
         return f"{kind} {getattr(sums, kind)} where its record says {wanted}"
@@ -170,9 +170,9 @@ def _sums(path: Path) -> Sums:
 
 
 def _listed(dataset: Dataset, record: dict[str, dict[str, Any]]) -> list[RemoteFile]:
-    """The files of the DOI's record, asked for once and then kept in our own `record`."""
+    """The files of the DOI's record, requested once and then kept in our own `record`."""
     if not record:
-        for file in _ask_record(dataset):
+        for file in _request_record(dataset):
             record[file.name] = {"url": file.url, "published": file.checksum}
     return [
         RemoteFile(url=entry["url"], name=name, checksum=entry["published"])
@@ -180,8 +180,8 @@ def _listed(dataset: Dataset, record: dict[str, dict[str, Any]]) -> list[RemoteF
     ]
 
 
-def _ask_record(dataset: Dataset) -> tuple[RemoteFile, ...]:
-    """Ask the record at Zenodo, figshare or a Dataverse for its files and their checksums."""
+def _request_record(dataset: Dataset) -> tuple[RemoteFile, ...]:
+    """Request the files and checksums of a record at Zenodo, figshare or a Dataverse."""
     listing = SimpleNamespace(registry={})  # pooch fills it: names to checksums
     try:
         repository = doi_to_repository(dataset.doi, timeout=TIMEOUT)
@@ -199,16 +199,16 @@ def _ask_record(dataset: Dataset) -> tuple[RemoteFile, ...]:
 
 
 def _collected_by_hand(dataset: Dataset, target: Path) -> Path:
-    """A dataset without addresses: record what somebody put there, or say how to get it."""
+    """Record the files that a user downloaded, or raise with instructions to download them."""
     files = sorted(path for path in target.rglob("*") if path.is_file()) if target.is_dir() else []
     found = [path for path in files if path.name != RECORD_NAME and not path.name.startswith(".")]
     if not found:
         raise UserError(
             f"no file addresses are known for {dataset.name}: open {dataset.page}, download "
-            f"{dataset.title} and put it into {target}, zip and tar files as they are; then run "
-            f"this again to record what you have. Licence: {dataset.licence or 'see there'}"
+            f"{dataset.title} and put it into {target}, without unpacking; then run this again to "
+            f"record its checksums. Licence: {dataset.licence or 'see there'}"
         )
-    _tell_terms(dataset)
+    _print_terms(dataset)
     record = _read_record(target)
     for path in progress(found, f"reading {target}"):
         name = path.relative_to(target).as_posix()
@@ -237,7 +237,7 @@ def _unpack_flat(archive: Path) -> None:
             path.write_bytes(opened.read(member))  # checks the member's CRC
 
 
-def _tell_terms(dataset: Dataset) -> None:
+def _print_terms(dataset: Dataset) -> None:
     licence = dataset.licence or f"see {dataset.page}"
     console.print(
         f"{dataset.title}\n  licence: {licence}\n  cite: {dataset.citation}", markup=False
@@ -269,7 +269,9 @@ def _write_record(target: Path, dataset: Dataset, record: Mapping[str, Mapping[s
         "files": dict(record),
     }
     path = target / RECORD_NAME
-    new = path.with_name(f".{RECORD_NAME}.new")  # a kill leaves the old record or the new one
+    new = path.with_name(
+        f".{RECORD_NAME}.new"
+    )  # atomic: a killed run leaves the old or the new record
     new.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     new.replace(path)
 
@@ -293,7 +295,7 @@ def _print_table(datasets: Iterable[Dataset]) -> None:
         )
     out = Console(highlight=False, markup=False)
     if not out.is_terminal:
-        out = Console(highlight=False, markup=False, width=240)  # a pipe has no width of its own
+        out = Console(highlight=False, markup=False, width=240)  # characters; a pipe has no width
     out.print(table)
 
 

@@ -1,8 +1,8 @@
-"""One loader for every program's settings: dataclass field < `--config recipe.yaml` < flags.
+"""Read the settings of a program: dataclass default < `--config recipe.yaml` < flags.
 
 A program's settings are one flat, frozen dataclass. A field's default lives there and nowhere else;
 its help is the string of `Annotated[type, "help"]`; its flag is the name with dashes. Types: int,
-float, str, bool, Path, Literal, `tuple[str, ...]`, and `X | None` (None is spelled `none`).
+float, str, bool, Path, Literal, `tuple[str, ...]`, and `X | None` (None is written `none`).
 
     run_dir: Annotated[Path, Positional, "run folder"]                # RUN_DIR, required
     names: Annotated[tuple[str, ...], Positional, "[all]"] = ()       # [NAMES ...]
@@ -33,8 +33,8 @@ class Positional:
 
 
 _CONFIG = "config"  # a program with a field of this name reads the file itself
-_RECIPES = "configs"  # the folder of the project's own
-# A wheel holds them inside this package, a checkout beside it.
+_RECIPES = "configs"  # folder of the project's own recipes
+# In a wheel it is inside this package, in a checkout beside it.
 _HOMES = (Path(__file__).parent, Path(__file__).parents[1])
 
 _TRUE = {"true", "yes", "on", "1"}
@@ -50,8 +50,7 @@ def load_config(
 ) -> C:
     """Build `cls` from its defaults, an optional YAML recipe and the command line.
 
-    `recipe` stands in for a `--config` file that a program finds by itself; the file wins over it.
-    `prog`: the program's name in its usage, by default as it was started.
+    `recipe`: values that a `--config` file overrides. `prog`: the name in the usage line.
     Raises `UserError` for an unknown key, a wrong type or choice, a missing value, or a
     `ValueError` of the dataclass's own `__post_init__`.
     """
@@ -101,7 +100,7 @@ def build_config(
 ) -> C:
     """Build `cls` from plain values (as read from YAML or flags), checking names and types.
 
-    `ready`: values of fields that are no plain ones, taken as they are.
+    `ready`: values of fields of other types, used unchanged.
     """
     ready = ready or {}
     every = {field.name: field for field in dataclasses.fields(_as_dataclass(cls))}
@@ -131,17 +130,16 @@ def build_config(
 
 
 def find_recipe(path: Path) -> Path:
-    """`path` where it is there, else the recipe of that name that came with the project.
+    """`path` if it exists, else the project's own recipe of that name, else `path` unchanged.
 
-    So `configs/launch/micronet-76.yaml` means the same in the project's folder and, for whoever
-    installed a wheel, in any other. What is nowhere is returned as it was given.
+    `configs/launch/micronet-76.yaml` means the same in a checkout and, with the wheel, anywhere.
     """
     ours = (home / path for home in _HOMES if path.parts[:1] == (_RECIPES,))
     return next((place for place in (path, *ours) if place.is_file()), path)
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """Read a YAML recipe, as `find_recipe` finds it: a mapping of setting names to values."""
+    """Read the YAML recipe that `find_recipe` finds: a mapping of setting names to values."""
     try:
         content = yaml.safe_load(find_recipe(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -157,7 +155,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def dump_config(config: Any) -> str:
-    """The resolved settings as YAML that `--config` reads back to an equal config."""
+    """The settings as YAML; `--config` reads them back to an equal config."""
     return yaml.safe_dump(as_plain(config), sort_keys=False, allow_unicode=True)
 
 
@@ -167,7 +165,7 @@ def as_plain(config: Any) -> dict[str, Any]:
 
 
 def _project_recipes() -> list[str]:
-    """The project's own, as they are named on a command line."""
+    """The project's own recipes, as they are named on a command line."""
     return [
         str(path.relative_to(home))
         for home in _HOMES
@@ -176,7 +174,7 @@ def _project_recipes() -> list[str]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name most like `name`, or None when nothing comes close."""
+    """The known name most similar to `name`, or None when none is close."""
     matches = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.5)
     return matches[0] if matches else None
 
@@ -237,8 +235,8 @@ def _add_setting(parser: argparse.ArgumentParser, field: Any, hint: Any) -> None
     text = notes.replace("%", "%%")
     if field.default is dataclasses.MISSING:
         text += " (required)"
-    elif field.default not in (None, ()):  # a help text says itself what these stand for
-        text += f" [{_spell(field.default)}]".replace("%", "%%")
+    elif field.default not in (None, ()):  # their meaning is in the help text
+        text += f" [{_format(field.default)}]".replace("%", "%%")
     if _is_positional(hint):
         # A recipe may give even a required one: what is missing is found by `build_config`.
         several = typing.get_origin(base) is tuple
@@ -277,7 +275,7 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _spell(value: Any) -> str:
+def _format(value: Any) -> str:
     if isinstance(value, tuple):
         return " ".join(str(item) for item in value) or "none"
     return str(value)

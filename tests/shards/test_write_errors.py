@@ -59,7 +59,7 @@ def test_second_run_to_the_same_out_is_refused(corpus: Path, tmp_path: Path) -> 
 def test_folder_of_other_things_is_not_worked_in(corpus: Path, tmp_path: Path, place: str) -> None:
     (tmp_path / place / "deep").mkdir(parents=True)
     (tmp_path / place / "deep" / "thesis.tex").write_text("precious")
-    with pytest.raises(UserError, match="holds other things than a run; choose a new or empty"):
+    with pytest.raises(UserError, match="has files that are not a run's; choose a new or empty"):
         write_set(corpus, tmp_path / "out", work=tmp_path / place)
     assert (tmp_path / place / "deep" / "thesis.tex").read_text() == "precious"
 
@@ -70,7 +70,7 @@ def test_nothing_is_made_in_the_source(
 ) -> None:
     root = make_corpus(tmp_path / "corpus", {"a": 3})
     folders = {"out": tmp_path / "out", "work": tmp_path / "work"} | {setting: root / "new"}
-    with pytest.raises(UserError, match=r"new lies in the source .*corpus; choose one outside"):
+    with pytest.raises(UserError, match=r"new is inside the source .*corpus; choose one outside"):
         write_set(root, folders["out"], work=folders["work"])
     assert [path.name for path in root.iterdir()] == ["a"]
 
