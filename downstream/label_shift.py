@@ -1,4 +1,4 @@
-"""Makes paper B's label-shift experiment of any target: two training fractions, one test set.
+"""Make paper B's label-shift experiment of a target: two training fractions, one test set.
 
 python -m downstream.label_shift STUDY TARGET --run RUN --low .29 --high .53 --images 12 --out FILE
 
@@ -16,9 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 import yaml
 
-from downstream.seg.segmenter import load_segmenter
 from downstream.uda.domains import DomainStudy, read_study
-from downstream.uda.evaluate import predict_image
 from downstream.uda.label_shift import LabelShift, choose_sets
 from downstream.uda.prepare import find_target, prepare_target
 from pretrain.atomic import write_atomically
@@ -98,6 +96,9 @@ def _class_index(study: DomainStudy, name: str | None) -> int:
 
 def _predicted(study: DomainStudy, target: str, run: Path, index: int) -> dict[str, float]:
     """File of each training image -> predicted fraction of a class. No label of it is opened."""
+    from downstream.seg.segmenter import load_segmenter  # these need torch, --help does not
+    from downstream.uda.evaluate import predict_image
+
     segmenter = load_segmenter(run)
     assert segmenter.card is not None  # it comes from a folder
     if segmenter.card.class_names != study.class_names:

@@ -54,7 +54,7 @@ LIGHT = (
         if path.stem != "figure"  # draws with matplotlib; launch.collect does without where need be
     ]
 )
-LIGHT += ["micrograph.__main__"]
+LIGHT += ["micrograph.__main__", "pretrain.doctor.__main__", "downstream.label_shift"]
 LIGHT += ["downstream.measure"] + [
     f"downstream.quantify.{path.stem}"
     for path in sorted((ROOT / "downstream" / "quantify").glob("[a-z]*.py"))
