@@ -26,9 +26,8 @@ Main = Callable[[Sequence[str] | None], None]
 
 EXIT_USER_ERROR = 2  # argparse's own code for a bad command line
 
-DEBUG_VARIABLE = (
-    "MICROGRAPH_DEBUG"  # `--debug` sets it, for the processes that a program starts too
-)
+# 1: show tracebacks. `--debug` sets it, so that the processes that a program starts inherit it.
+DEBUG_VARIABLE = "MICROGRAPH_DEBUG"
 
 
 class _LogConsole(Console):

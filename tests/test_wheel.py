@@ -160,7 +160,7 @@ print("all", "torch" in sys.modules)
 @pytest.mark.slow
 def test_every_program_starts_where_all_is_installed(compute_node: Path, tmp_path: Path) -> None:
     programs = []
-    for package in ("micrograph", "shards", "pretrain", "downstream", "launch"):
+    for package in ("shards", "pretrain", "downstream", "launch"):
         for path in sorted((ROOT / package).rglob("*.py")):
             if re.search(r'^if __name__ == "__main__":', path.read_text("utf-8"), re.MULTILINE):
                 module = path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
