@@ -16,10 +16,11 @@ import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union
+from typing import Any, Literal, TypeVar
 
 import yaml
 
+from micrograph.conversion import convert, is_optional
 from shards.cli import ArgumentParser, UserError, program_name
 
 C = TypeVar("C")
@@ -36,9 +37,6 @@ _CONFIG = "config"  # a program with a field of this name reads the file itself
 _RECIPES = "configs"  # folder of the project's own recipes
 # In a wheel it is inside this package, in a checkout beside it.
 _HOMES = (Path(__file__).parent, Path(__file__).parents[1])
-
-_TRUE = {"true", "yes", "on", "1"}
-_FALSE = {"false", "no", "off", "0"}
 
 
 def load_config(
@@ -110,7 +108,7 @@ def build_config(
             raise UserError(f"unknown setting {key!r}; {_nearest(key, fields)}")
     hints = typing.get_type_hints(cls, include_extras=True)
     plain_hints = {name: _strip_annotated(hint)[0] for name, hint in hints.items()}
-    converted = {key: _convert(key, value, plain_hints[key]) for key, value in values.items()}
+    converted = {key: convert(key, value, plain_hints[key]) for key, value in values.items()}
     missing = [
         name
         for name, field in fields.items()
@@ -266,7 +264,7 @@ def _metavar(hint: Any) -> str:
     if typing.get_origin(hint) is Literal:
         return "{" + ",".join(str(choice) for choice in typing.get_args(hint)) + "}"
     inner = [part for part in typing.get_args(hint) if part is not types.NoneType]
-    if inner and _is_union(hint):
+    if inner and is_optional(hint):
         return _metavar(inner[0])
     return {int: "N", float: "X", Path: "PATH"}.get(hint, "NAME")
 
@@ -293,83 +291,3 @@ def _nearest(key: str, names: Iterable[str], *, flags: bool = False) -> str:
     if best is None:
         return "see --help for all settings"
     return f"nearest is {_flag(best) if flags else best!r}"
-
-
-def _is_union(hint: Any) -> bool:
-    return typing.get_origin(hint) in (Union, types.UnionType)
-
-
-def _convert(key: str, value: Any, hint: Any) -> Any:
-    """Convert a value from YAML or a flag to the field's type, or raise naming key and value."""
-    if _is_union(hint):
-        if value is None or (isinstance(value, str) and value.lower() == "none"):
-            return None
-        (inner,) = (part for part in typing.get_args(hint) if part is not types.NoneType)
-        return _convert(key, value, inner)
-    origin = typing.get_origin(hint)
-    if origin is Literal:
-        choices = typing.get_args(hint)
-        for choice in choices:
-            if type(value) is not bool and str(value) == str(choice):
-                return choice
-        raise _wrong(key, value, "one of " + ", ".join(str(choice) for choice in choices))
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise _wrong(key, value, "a list")
-        item = typing.get_args(hint)[0]
-        return tuple(_convert(key, part, item) for part in value)
-    return _SCALARS[hint](key, value)
-
-
-def _wrong(key: str, value: Any, wanted: str) -> UserError:
-    return UserError(f"setting {key!r} must be {wanted}, not {value!r}")
-
-
-def _to_bool(key: str, value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.lower() in _TRUE | _FALSE:
-        return value.lower() in _TRUE
-    raise _wrong(key, value, "true or false")
-
-
-def _to_int(key: str, value: Any) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        try:
-            return int(value)
-        except ValueError:
-            pass
-    raise _wrong(key, value, "a whole number")
-
-
-def _to_float(key: str, value: Any) -> float:
-    # YAML 1.1 reads `1e-4` as a string, so numeric strings count as numbers from a file too.
-    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    raise _wrong(key, value, "a number")
-
-
-def _to_str(key: str, value: Any) -> str:
-    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
-        return str(value)
-    raise _wrong(key, value, "text")
-
-
-def _to_path(key: str, value: Any) -> Path:
-    if isinstance(value, (str, Path)) and str(value):
-        return Path(value)
-    raise _wrong(key, value, "a path")
-
-
-_SCALARS: dict[Any, typing.Callable[[str, Any], Any]] = {
-    bool: _to_bool,
-    int: _to_int,
-    float: _to_float,
-    str: _to_str,
-    Path: _to_path,
-}
