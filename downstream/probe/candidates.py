@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from downstream.models import read_encoder_card
 from pretrain.archs import ARCHS, TIMM_PREFIX
 from pretrain.model import build_encoder
 from pretrain.registry.contents import encoders, find_entries
+from pretrain.registry.names import is_name
 from pretrain.registry.pull import default_registry, find_encoder
 from pretrain.registry.stores import open_registry
 from shards.cli import UserError, warn
@@ -68,6 +70,11 @@ def random_twin(candidate: Candidate) -> Candidate:
     return Candidate(f"random {candidate.arch}", candidate.arch, "random")
 
 
+def is_entry(name: str) -> bool:
+    """Whether a name means an entry of a registry: no architecture, file or folder."""
+    return is_name(name) and not _is_arch(name) and not Path(name).exists()
+
+
 def build_frozen(candidate: Candidate, seed: int) -> nn.Module:
     """The encoder, in evaluation mode. Raises `UserError` where its weights cannot be had."""
     torch.manual_seed(seed)  # of random weights
@@ -77,8 +84,12 @@ def build_frozen(candidate: Candidate, seed: int) -> nn.Module:
 def _candidate(name: str, registry: str | None) -> Candidate:
     if name.startswith(IMAGENET_PREFIX):
         return Candidate(name, name.removeprefix(IMAGENET_PREFIX), "imagenet")
-    if name in ARCHS or (name.startswith(TIMM_PREFIX) and "@" not in name):
+    if _is_arch(name):
         return Candidate(f"random {name}", name, "random")
     init = name if registry is None else str(find_encoder(name, registry))
     card = read_encoder_card(init)
     return Candidate(name, card.arch, init, card.mean, card.std)
+
+
+def _is_arch(name: str) -> bool:
+    return name in ARCHS or (name.startswith(TIMM_PREFIX) and "@" not in name)
