@@ -80,7 +80,7 @@ def assess(run: Path) -> Trust:
     if read_segmenter_card(run).adapted:
         raise UserError(
             f"{run} is of downstream.adapt, and downstream.trust is for downstream.segment; python "
-            f"-m downstream.transfer {run} says whether to trust it on each target"
+            f"-m downstream.shift_report {run} reports how far its targets lie"
         )
     segmenter = load_segmenter(run)
     config = build_config(SegmentConfig, read_recipe(RunPaths(run).config))

@@ -156,7 +156,7 @@ def test_trust_of_an_adapted_network_is_elsewhere(run: Path, tmp_path: Path) -> 
     adapted = Path(shutil.copytree(run, tmp_path / "adapted"))
     card = read_segmenter_card(adapted)
     write_segmenter_card(adapted, replace(card, config={"method": "bn_adapt"}))
-    with pytest.raises(UserError, match=r"is of downstream\.adapt.*downstream\.transfer"):
+    with pytest.raises(UserError, match=r"is of downstream\.adapt.*downstream\.shift_report"):
         trust.assess(adapted)
 
 
