@@ -17,9 +17,9 @@ from downstream.apply.novelty import (
     Features,
     Reference,
     crop_features,
+    feature_distance,
     fit_reference,
 )
-from downstream.apply.novelty import score as feature_distance
 from downstream.apply.scan import scan_of
 from downstream.seg.segmenter import Segmenter
 from downstream.uda.batchnorm import adapt_bn, batch_norms
