@@ -1,4 +1,4 @@
-"""The encoders that a probe compares: of a registry, of exports, or of an architecture's name."""
+"""The encoders that a probe compares: from a registry, an export, or an architecture's name."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,26 +22,26 @@ IMAGENET_PREFIX = "imagenet:"
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An encoder by the name that it was given, and what downstream.segment takes for it."""
+    """An encoder under the name given by the user, and how downstream.segment refers to it."""
 
     name: str
     arch: str
-    init: str  # random, imagenet, a path, or a registry's name
+    init: str  # random, imagenet, a path, or a name in a registry
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """Of downstream.segment."""
+        """Those of downstream.segment that start from this encoder."""
         if self.init in ("random", "imagenet"):
             return ("--arch", self.arch, "--init", self.init)
         return ("--init", self.init)
 
 
 def find_candidates(names: Sequence[str], registry: str | None) -> list[Candidate]:
-    """What `names` stand for; without names, the newest version of all that a registry holds.
+    """The encoders called `names`; without names, the newest version of all in the registry.
 
-    Raises `UserError` for a name that is none, and where there is nothing to try.
+    Raises `UserError` for an unknown name, and if there is nothing to try.
     """
     if names:
         return [_candidate(name, registry) for name in dict.fromkeys(names)]
@@ -59,14 +59,14 @@ def find_candidates(names: Sequence[str], registry: str | None) -> list[Candidat
         if card.converged:
             candidates.append(_candidate(str(entry.name), registry))
         else:
-            warn(f"{entry.name} did not converge when it was trained: left out")
+            warn(f"{entry.name} did not converge in training: left out")
     if not candidates:
-        raise UserError(f"{url} holds no encoder that converged; give --encoders")
+        raise UserError(f"{url} has no encoder that converged; give --encoders")
     return candidates
 
 
 def random_twin(candidate: Candidate) -> Candidate:
-    """The same architecture with random weights: what pre-training must beat."""
+    """The same architecture with random weights: the baseline of pre-training."""
     return Candidate(f"random {candidate.arch}", candidate.arch, "random")
 
 
@@ -76,8 +76,8 @@ def is_entry(name: str) -> bool:
 
 
 def build_frozen(candidate: Candidate, seed: int) -> nn.Module:
-    """The encoder, in evaluation mode. Raises `UserError` where its weights cannot be had."""
-    torch.manual_seed(seed)  # of random weights
+    """The encoder in evaluation mode. Raises `UserError` if its weights are not available."""
+    torch.manual_seed(seed)  # for random weights
     return build_encoder(candidate.arch, candidate.init).eval()
 
 

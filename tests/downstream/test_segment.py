@@ -207,7 +207,7 @@ def test_a_vision_transformer_is_trained_calibrated_and_applied(
     assert "averages over the whole tile, and was trained on more" in capsys.readouterr().err
     segmenter = load_segmenter(run)
     assert segmenter.predict(np.zeros((96, 160, 3), np.uint8)).shape == (96, 160)
-    with pytest.raises(UserError, match="this vision transformer pass on tokens"):
+    with pytest.raises(UserError, match="this vision transformer output tokens"):
         explain(segmenter, large_squares / "val" / "a.png")
 
 
