@@ -88,7 +88,7 @@ def at_working_scale(image: PreparedImage) -> PreparedImage:
 
 def _features(segmenter: Segmenter, study: DomainStudy, image: PreparedImage) -> Features:
     segmenter.model.eval()
-    side = study.inner + 2 * study.ring
+    side = study.plan(*image.pixels.shape[:2]).side
     return crop_features(scan_of(image.name, image.pixels), segmenter, side)
 
 
