@@ -40,9 +40,8 @@ PROGRAMS: dict[str, dict[str, tuple[str, str]]] = {
     "Segment micrographs": {
         "check": ("downstream.check", "check labelled images and propose their classes"),
         "recommend": ("downstream.recommend", "compare encoders on a few labelled images"),
-        "score": ("downstream.score", "score the encoders of a registry on labelled images"),
         "segment": ("downstream.segment", "fine-tune a segmenter"),
-        "trust": ("downstream.trust", "calibrate a segmenter"),
+        "calibrate": ("downstream.calibrate", "measure how far a segmenter can be trusted"),
         "predict": ("downstream.predict", "predict masks of images"),
         "measure": ("downstream.measure", "measure phase fractions, regions and layers of masks"),
         "explain": ("downstream.explain", "draw Grad-CAM heat maps"),
@@ -50,7 +49,7 @@ PROGRAMS: dict[str, dict[str, tuple[str, str]]] = {
         "demo": ("downstream.demo", "run the whole path on a small corpus"),
     },
     "Adapt a segmenter to other micrographs": {
-        "transfer": ("downstream.transfer", "report how far unlabelled images are from a run's"),
+        "shift-report": ("downstream.shift_report", "report how far a domain is from the source"),
         "adapt": ("downstream.adapt", "adapt a segmenter to unlabelled images"),
         "bainite": ("downstream.bainite", "draw synthetic bainite in four etchings"),
         "label-shift": ("downstream.label_shift", "choose training sets of two phase fractions"),
