@@ -1,4 +1,4 @@
-"""Bagging, predictions in pictures and Grad-CAM of an adaptation study, on tiny drawn domains."""
+"""Bagging and figures of adaptation runs, on tiny drawn domains."""
 
 import csv
 from pathlib import Path
@@ -12,7 +12,7 @@ from torch import nn
 from downstream.adapt import adapt
 from downstream.adapt_study import main
 from downstream.seg.segmenter import Segmenter
-from downstream.uda.bench.bagging import bag_miou
+from downstream.studies.bagging import bag_miou
 from downstream.uda.config import AdaptConfig
 from downstream.uda.domains import DomainStudy, read_study
 from downstream.uda.prepare import prepare_target
@@ -88,17 +88,14 @@ def test_the_study_reads_and_draws_what_adapt_writes(
             )
         )
     out = tmp_path / "out"
-    flags = ["--bagging", "--layer", "layer3.1"]
-    main([str(tmp_path / "runs"), "--out", str(out), *flags])
+    main([str(tmp_path / "runs"), "--out", str(out), "--bagging"])
     page = (out / "adapt_study.md").read_text()
     assert "## Table 3: T1" in page and "4 runs: 4 finished" in page
     with (out / "bagging.csv").open() as stream:
         bags = [row for row in csv.DictReader(stream) if row["seed"]]
     assert [row["members"] for row in bags] == ["2", "2"]
     assert all(0 <= float(row["bagged"]) <= 1 for row in bags)
-    assert {path.name for path in out.glob("*.png")} == {
-        *("scores.png", "figure4.png", "figure7.png")
-    }
+    assert {path.name for path in out.glob("*.png")} == {"scores.png", "figure4.png"}
     # Micrograph, two predictions and the label beside each other; two test images.
     with Image.open(out / "figure4.png") as picture:
         assert picture.width == 4 * 206 + 6

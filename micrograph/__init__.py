@@ -1,0 +1,1 @@
+"""What every program shares; imports none of the other packages, and no torch."""
