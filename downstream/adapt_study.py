@@ -18,33 +18,23 @@ from downstream.studies.adapt_findings import Gain, findings_tables, gains
 from downstream.studies.adapt_runs import BASELINE, AdaptRuns, Variant, read_adapt_runs
 from downstream.studies.adapt_tables import paper_b_tables
 from downstream.studies.report import write_report
-from downstream.studies.runs import describe_counts, describe_problems, parse_labels
+from downstream.studies.runs import describe_counts, describe_problems, parse_labels, report_parser
 from downstream.uda.domains import SOURCE, DomainStudy, read_study
-from micrograph.report_tables import Percent, Table, page
-from shards.cli import ArgumentParser, UserError, console, program
+from micrograph.report_tables import Percent, Table, named_rows, page
+from shards.cli import UserError, console, program
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(
-        prog="python -m downstream.adapt_study",
-        description="Compare methods of domain adaptation over many runs, as paper B does.",
+    parser = report_parser(
+        "downstream.adapt_study", "Compare domain adaptation over many runs, as paper B does."
     )
-    parser.add_argument("runs", type=Path, help="folder that holds the run folders")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results [RUNS]")
     parser.add_argument(
         "--reference",
         type=Path,
         metavar="RUN",
         help="source_only run; with its other folds and seeds what all RDTs are relative to "
         "[of each network its own]",
-    )
-    parser.add_argument(
-        "--label",
-        nargs="+",
-        default=[],
-        metavar="INIT=NAME",
-        help="a name for an --init of the runs: runs/real/export=micrographs",
     )
     parser.add_argument("--bagging", action="store_true", help="score the folds' mean probability")
     parser.add_argument("--study", type=Path, metavar="FILE", help="the domains' YAML [the runs']")
@@ -72,13 +62,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def runs_table(runs: AdaptRuns) -> Table:
     """A row for each run, with its mIoU on each domain that it counts on."""
-    scores = {(score.run, score.domain): Percent(score.miou) for score in runs.scores.itertuples()}
+    scores = {(score.run, score.domain): Percent(score.miou) for score in named_rows(runs.scores)}
     rows = [
         {"run": run.run, "run_id": run.run_id, **asdict(run.variant), "target": run.made_for}
         | {"fold": run.fold, "seed": run.seed, "seconds_per_step": run.seconds_per_step}
         | {"warnings": len(run.warnings)}
         | {f"{name} mIoU": scores.get((run.run, name)) for name in (SOURCE, *runs.targets)}
-        for run in runs.runs.itertuples()
+        for run in named_rows(runs.runs)
     ]
     return Table("runs", "Runs", rows)
 
@@ -90,7 +80,7 @@ def _introduction(runs: AdaptRuns) -> list[str]:
         alike = f"{last} repeats variant, target, fold and seed of {', '.join(others)}"
         lines += ["", f"**{alike}: it alone counts.**"]
     warned = runs.runs[runs.runs.warnings.map(len) > 0]
-    lines += ["", *(f"- {r.run} {w}" for r in warned.itertuples() for w in r.warnings)]
+    lines += ["", *(f"- {r.run} {w}" for r in named_rows(warned) for w in r.warnings)]
     return lines
 
 
@@ -101,7 +91,7 @@ def _domains(runs: AdaptRuns, file: Path | None, data: Path | None) -> DomainStu
 
 
 def _reference_variant(runs: AdaptRuns, folder: Path) -> Variant:
-    for run in runs.runs.itertuples():
+    for run in named_rows(runs.runs):
         if folder.resolve() == run.folder.resolve() or str(folder) in (run.run_id, run.run):
             variant: Variant = run.variant
             if not run.finished or variant.method != BASELINE:

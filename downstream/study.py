@@ -1,11 +1,10 @@
-"""Paper A's study of the runs in a folder: its Tables 2 to 4, paired differences, its figures.
+"""Paper A's study of the runs in a folder: its Tables 2 to 4, paired differences, a figure.
 
 python -m downstream.study RUNS [--out DIR]      RUNS: holds the run folders, as a grid makes them
 
-Reads what downstream.segment wrote and writes study.md, a CSV for each table, runs.csv, scores.png,
-and figure3.png to figure5.png as far as the runs reach. A collapsed run counts as failed, one
-without results as unfinished, one that never began is unknown; so it can be called while a grid is
-still running.
+Reads what downstream.segment wrote and writes study.md, a CSV for each table, runs.csv and
+scores.png. A collapsed run counts as failed, one without results as unfinished, one that never
+began is unknown; so it can be called while a grid is still running.
 """
 
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from downstream.studies.report import write_report
-from downstream.studies.runs import describe_counts, describe_problems, parse_labels
+from downstream.studies.runs import describe_counts, describe_problems, parse_labels, report_parser
 from downstream.studies.segment_runs import in_order, mixed_budgets, read_runs, shared_settings
 from downstream.studies.segment_tables import (
     InitDifference,
@@ -23,28 +22,17 @@ from downstream.studies.segment_tables import (
     runs_table,
 )
 from micrograph.report_tables import page
-from shards.cli import ArgumentParser, UserError, console, program
+from shards.cli import UserError, console, program
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(
-        prog="python -m downstream.study",
-        description="Compare initialisations over many segmentation runs, as paper A does.",
+    parser = report_parser(
+        "downstream.study", "Compare initialisations over many segmentation runs, as paper A does."
     )
-    parser.add_argument("runs", type=Path, help="folder that holds the run folders")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results [RUNS]")
     parser.add_argument(
         "--baseline", metavar="INIT", help="what the others are compared with [imagenet, or random]"
     )
-    parser.add_argument(
-        "--label",
-        nargs="+",
-        default=[],
-        metavar="INIT=NAME",
-        help="a name for an --init of the runs: runs/real/export=micrographs",
-    )
-    parser.add_argument("--data", type=Path, help="folder of the test images now, for the figures")
     arguments = parser.parse_args(argv)
     runs = read_runs(arguments.runs, parse_labels(arguments.label))
     baseline = choose_baseline(runs, arguments.baseline)
@@ -53,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     text = page("Segmentation study", _introduction(runs), tables)
     out = arguments.out or arguments.runs
     written = write_report(out, {"study.md": text}, [*tables, runs_table(runs)])
-    written += _draw(out, runs, differences, arguments.data)
+    if runs.micro_iou.notna().any():
+        written += _draw(out, runs, differences)
     print(describe_counts(runs))
     for name in written:
         print(out / name)
@@ -80,18 +69,14 @@ def _introduction(runs: pd.DataFrame) -> list[str]:
     return lines
 
 
-def _draw(
-    out: Path, runs: pd.DataFrame, differences: Sequence[InitDifference], data: Path | None
-) -> list[str]:
-    if not runs.micro_iou.notna().any():
-        return []
+def _draw(out: Path, runs: pd.DataFrame, differences: Sequence[InitDifference]) -> list[str]:
     try:
-        from downstream.studies.segment_figures import draw_maps, draw_scores
+        from downstream.studies.segment_figures import draw_scores
     except ImportError:
-        console.print("no figures: matplotlib is not installed here", markup=False)
+        console.print("no figure: matplotlib is not installed here", markup=False)
         return []
     draw_scores(runs, differences, out / "scores.png")
-    return ["scores.png", *draw_maps(runs, out, data)]
+    return ["scores.png"]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Runs at chance level (not converged) are marked. A grid over (arch, init) gets p
 with the accuracies that the paper published beside ours.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,7 @@ def task_table(grid: Grid, results: pd.DataFrame) -> Table:
     return Table("results", "Tasks", rows)
 
 
-def _top1_cell(task: dict[str, Any] | None) -> str:
+def _top1_cell(task: Mapping[Any, Any] | None) -> str:
     if task is None:
         return ""
     top1 = _percent(task.get("top1"))

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pandas as pd
 
 from launch.results import imagenet_top1, micronet_top1, order_inits
@@ -78,16 +79,16 @@ def _draw_scatter(axis: Any, results: pd.DataFrame) -> None:
         label = f"published, {_label(init)}"
         open_circle = {"facecolors": "none", "edgecolors": colour, "linewidths": 0.8, "s": 22}
         axis.scatter(runs.imagenet, runs.paper, label=label, zorder=2, **open_circle)
-    lowest = shown[["top1", "paper"]].min(axis=None)
+    lowest = float(np.nanmin(shown[["top1", "paper"]].to_numpy(float), initial=104))
     axis.set(
         title="(b) Against the accuracy of the same architecture on ImageNet (converged runs)",
         xlabel="ImageNet top-1 (%)",
         ylabel="top-1 on our validation images (%)",
-        ylim=(0.0 if pd.isna(lowest) else max(0.0, lowest - 4), 104),
+        ylim=(max(0.0, lowest - 4) if lowest < 104 else 0.0, 104),
     )
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8, loc="lower right", framealpha=0.95)
-    _name_points(axis, {arch: (runs.imagenet.iloc[0], runs.top1.max()) for arch, runs in converged})
+    _name_points(axis, {str(a): (runs.imagenet.iloc[0], runs.top1.max()) for a, runs in converged})
 
 
 # Percent; the paper's two diverged runs lie below it (1.4 and 2.0 %).

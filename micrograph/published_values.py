@@ -12,8 +12,6 @@ from importlib.resources import files
 
 import pandas as pd
 
-NUMBERS = ("value", "std", "epochs")
-
 
 @cache
 def read_published(name: str) -> pd.DataFrame:
@@ -23,9 +21,8 @@ def read_published(name: str) -> pd.DataFrame:
     """
     with (files("micrograph") / "published" / f"{name}.csv").open(encoding="utf-8") as stream:
         frame = pd.read_csv(stream, dtype=str, keep_default_na=False)
-    for column in frame.columns.intersection(NUMBERS):
-        frame[column] = pd.to_numeric(frame[column])
     scale = frame["unit"].map({"percent": 100}).fillna(1)
-    for column in frame.columns.intersection(("value", "std")):
-        frame[column] /= scale
+    for column in ("value", "std", "epochs"):
+        if column in frame:
+            frame[column] = pd.to_numeric(frame[column]) / (1 if column == "epochs" else scale)
     return frame

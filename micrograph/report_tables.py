@@ -11,6 +11,8 @@ from micrograph.statistics import NAN, Interval
 
 NO_VALUE = "-"
 
+Row = Mapping[Any, object]  # column -> entry: a `Cell`, a string, a number or None
+
 
 class Cell(Protocol):
     """An entry that is one Markdown cell (its `str`) and one or more CSV columns."""
@@ -52,10 +54,11 @@ class MeanStd:
     std: float
     n: int
     others: Mapping[str, float] = field(default_factory=dict)  # for the CSV alone
+    remark: str = ""  # for Markdown alone
 
     def __str__(self) -> str:
         std = "" if math.isnan(self.std) else f" ± {format_percent(self.std)}"
-        return format_percent(self.mean) + std
+        return format_percent(self.mean) + std + self.remark
 
     def csv_columns(self, name: str) -> Mapping[str, object]:
         values = {"mean": self.mean, "std": self.std, **self.others, "n": self.n}
@@ -68,7 +71,7 @@ class Table:
 
     name: str  # of the CSV file, without suffix
     title: str
-    rows: Sequence[Mapping[str, object]]
+    rows: Sequence[Row]
     notes: Sequence[str] = ()
 
 
@@ -77,7 +80,12 @@ def format_percent(share: float, signed: bool = False) -> str:
     return NO_VALUE if math.isnan(share) else f"{100 * share:{'+' if signed else ''}.1f}"
 
 
-def to_markdown(rows: Iterable[Mapping[str, object]]) -> list[str]:
+def named_rows(frame: pd.DataFrame) -> list[Any]:
+    """The rows as named tuples, of type `Any` since columns of a DataFrame have no types."""
+    return list(frame.itertuples())
+
+
+def to_markdown(rows: Iterable[Row]) -> list[str]:
     """The lines of a Markdown table; missing entries are blank."""
     frame = pd.DataFrame(list(rows), dtype=object)
     body = [[_text(entry) for entry in row] for row in frame.itertuples(index=False, name=None)]
@@ -85,7 +93,7 @@ def to_markdown(rows: Iterable[Mapping[str, object]]) -> list[str]:
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
-def to_csv(rows: Iterable[Mapping[str, object]]) -> str:
+def to_csv(rows: Iterable[Row]) -> str:
     """CSV with shares in [0, 1] and six significant digits; missing entries are blank."""
     flat = [
         {key: value for name, entry in row.items() for key, value in _columns(name, entry).items()}

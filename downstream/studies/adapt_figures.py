@@ -7,10 +7,10 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
-import pandas as pd
 from PIL import Image
 
 from downstream.seg.pictures import (
@@ -24,11 +24,11 @@ from downstream.seg.pictures import (
 )
 from downstream.seg.run_folder import RunPaths
 from downstream.studies.adapt_findings import Gain
-from downstream.studies.adapt_runs import BASELINE, PAIR, AdaptRuns, Variant
+from downstream.studies.adapt_runs import BASELINE, AdaptRuns, Variant
 from downstream.studies.report import matplotlib_colour, save_figure, save_image
 from downstream.uda.domains import SOURCE, DomainStudy
 from downstream.uda.prepare import PreparedImage, prepare_target
-from micrograph.report_tables import format_percent
+from micrograph.report_tables import format_percent, named_rows
 from micrograph.statistics import CONFIDENCE, NAN
 from shards.cli import UserError, console
 
@@ -110,23 +110,21 @@ def draw_predictions(runs: AdaptRuns, study: DomainStudy, out: Path) -> list[str
     return written
 
 
-def shown_scores(runs: AdaptRuns, target: str) -> "dict[str, pd.Series[object]]":
+def shown_scores(runs: AdaptRuns, target: str) -> dict[str, Any]:
     """Label -> score, of the setting with most methods: all of one fold and seed if possible."""
     variants = [v for v in runs.longest() if len(runs.on(target, v))]
     variants.sort(key=lambda v: v.setting)  # stable: methods stay in order
     by_setting = [list(group) for _, group in groupby(variants, key=lambda v: v.setting)]
     chosen: list[Variant] = max(by_setting, key=len, default=[])
-    scores = {v: runs.on(target, v).set_index(PAIR, drop=False).sort_index() for v in chosen}
-    common = set.intersection(*(set(found.index) for found in scores.values())) if scores else ()
+    scores = {v: {(r.fold, r.seed): r for r in named_rows(runs.on(target, v))} for v in chosen}
+    common = set.intersection(*map(set, scores.values())) if scores else set()
     return {
-        runs.label(variant, network=False): found.loc[min(common or found.index)]
+        runs.label(variant, network=False): found[min(common or found)]
         for variant, found in scores.items()
     }
 
 
-def _row(
-    image: PreparedImage, target: str, shown: "Mapping[str, pd.Series[object]]"
-) -> list[Panel]:
+def _row(image: PreparedImage, target: str, shown: Mapping[str, Any]) -> list[Panel]:
     """Micrograph, each prediction, label; empty where no run kept its mask."""
     truth = None if image.mask is None else image.mask.astype(np.int64)
     panels = []
@@ -136,11 +134,13 @@ def _row(
             size = (image.pixels.shape[1], image.pixels.shape[0])
             with Image.open(path) as picture:
                 mask = np.asarray(picture.resize(size, Image.Resampling.NEAREST), np.int64)
-            two = truth is not None and len(score.phase_fraction) == 2
-            drawn = agreement_map(mask, truth, 1) if two else overlay(image.pixels, mask)
+            drawn = overlay(image.pixels, mask)
+            if truth is not None and len(score.phase_fraction) == 2:
+                drawn = agreement_map(mask, truth, 1)
             miou = score.image_miou.get(image.name, NAN)
             panels.append(Panel(drawn, f"{label}: {format_percent(miou)} %"))
     if not panels:
         return []
-    label = [] if truth is None else [Panel(overlay(image.pixels, truth), "label")]
-    return [Panel(image.pixels, image.name), *panels, *label]
+    if truth is not None:
+        panels.append(Panel(overlay(image.pixels, truth), "label"))
+    return [Panel(image.pixels, image.name), *panels]

@@ -24,7 +24,7 @@ from downstream.studies.adapt_tables import Row, spread
 from downstream.studies.report import difference_cells, difference_notes
 from downstream.uda.domains import SOURCE
 from micrograph.published_values import read_published
-from micrograph.report_tables import NO_VALUE, Percent, Table
+from micrograph.report_tables import NO_VALUE, Percent, Table, named_rows
 from micrograph.statistics import NAN, PairedDifference, bootstrap_mean, bootstrap_ratio
 
 
@@ -152,7 +152,7 @@ def label_shift_table(runs: AdaptRuns) -> Table:
                 row |= {"or to": second, "mIoU of it": spread(two)}
                 rows.append(row | {"difference": Percent(paired.mean, True, paired.bootstrap)})
     printed = read_published("paper_b").query("quantity == 'label_shift_miou'")
-    values = " and ".join(f"{cell.domain}: {cell.printed}" for cell in printed.itertuples())
+    values = " and ".join(f"{cell.domain}: {cell.printed}" for cell in named_rows(printed))
     note = (
         "These targets have the same test images, so what differs is the unlabelled training set. "
         f"Paper B, section 4.3, prints {values}, and no sure difference."
@@ -163,7 +163,7 @@ def label_shift_table(runs: AdaptRuns) -> Table:
 def shared_tests(runs: AdaptRuns) -> list[tuple[str, str]]:
     """Pairs of targets whose test images are the same, by name and labelled phase fraction."""
     tests: dict[str, tuple[set[str], list[float]]] = {}
-    for score in runs.scores.itertuples():
+    for score in named_rows(runs.scores):
         fractions: Mapping[str, float] = score.phase_fraction_true or {}
         tests.setdefault(score.domain, (set(score.image_miou), list(fractions.values())))
 
@@ -204,5 +204,5 @@ def _printed_source(target: str) -> list[Row]:
             "source mIoU": Percent(cell.value),
             "less DG": Percent(cell.value - reference, signed=True),
         }
-        for cell in rows.query("quantity == 'source_miou' and domain == @target").itertuples()
+        for cell in named_rows(rows.query("quantity == 'source_miou' and domain == @target"))
     ]

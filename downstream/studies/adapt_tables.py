@@ -5,6 +5,7 @@ targets of these names, though its images are not public and so never the same.
 """
 
 from itertools import groupby
+from typing import Any
 
 import pandas as pd
 
@@ -12,7 +13,7 @@ from downstream.studies.adapt_runs import BASELINE, AdaptRuns, Variant
 from downstream.studies.rdt import printed_rdt_note, relative_transferability
 from downstream.uda.domains import SOURCE
 from micrograph.published_values import read_published
-from micrograph.report_tables import NO_VALUE, MeanStd, Percent, Table
+from micrograph.report_tables import NO_VALUE, MeanStd, Percent, Table, named_rows
 from micrograph.statistics import NAN, pooled_std
 
 Row = dict[str, object]
@@ -153,18 +154,18 @@ def _method_column(runs: AdaptRuns, variant: Variant) -> str:
     return runs.label(variant, network=False).replace(f", {variant.steps:,} steps", "")
 
 
-def _cells(runs: AdaptRuns, table: str | None) -> "list[pd.Series[object]]":
+def _cells(runs: AdaptRuns, table: str | None) -> list[Any]:
     """The printed mIoUs of a table, of the networks that our runs have."""
     networks = {variant.network for variant in runs.variants()}
     rows = read_published("paper_b").query("table == @table and quantity == 'miou'")
-    return [row for _, row in rows[rows.network.isin(networks)].iterrows()]
+    return named_rows(rows[rows.network.isin(networks)])
 
 
-def _printed(cell: "pd.Series[object]") -> MeanStd:
-    return MeanStd(cell.value, cell["std"], _FOLDS, {"fold_std": cell["std"], "seed_std": NAN})
+def _printed(cell: Any) -> MeanStd:
+    return MeanStd(cell.value, cell.std, _FOLDS, {"fold_std": cell.std, "seed_std": NAN})
 
 
-def _printed_head(cell: "pd.Series[object]") -> Row:
+def _printed_head(cell: Any) -> Row:
     kind = "DG" if cell.method == BASELINE else "UDA"
     return {
         "Model": f"*paper B, {cell.experiment}: {kind} - {cell.arch} {cell.network}*",
@@ -178,7 +179,7 @@ def _printed_rdts(table: str | None, epochs: float | None = None) -> dict[str, P
     """Experiment -> RDT of a printed table; of Table 6, after so many epochs."""
     rows = read_published("paper_b").query("table == @table and quantity == 'rdt'")
     rows = rows if epochs is None else rows[rows.epochs == epochs]
-    return {r.experiment: Percent(r.value, signed=True) for r in rows.itertuples()}
+    return {r.experiment: Percent(r.value, signed=True) for r in named_rows(rows)}
 
 
 def _printed_table_6(runs: AdaptRuns) -> list[Row]:
@@ -196,7 +197,8 @@ def _printed_fractions(runs: AdaptRuns, target: str) -> list[Row]:
         return []
     model = "*paper B: resnet101 DeepLabV2*"
     row: Row = {"Target": target, "class": "lath-bainite", "Model": model}
-    for _, cell in read_published("paper_b").query("table == '7' and domain == @target").iterrows():
+    cells = read_published("paper_b").query("table == '7' and domain == @target")
+    for cell in named_rows(cells):
         if cell.quantity == "phase_fraction_true":
             row["true"] = Percent(cell.value)
         else:

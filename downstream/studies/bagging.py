@@ -12,7 +12,7 @@ from downstream.uda.domains import DomainStudy
 from downstream.uda.evaluate import predict_image, score_image, total_confusion
 from downstream.uda.prepare import PreparedImage, prepare_target
 from micrograph.published_values import read_published
-from micrograph.report_tables import Percent, Table
+from micrograph.report_tables import Percent, Table, named_rows
 from micrograph.statistics import NAN
 from shards.cli import progress
 
@@ -38,7 +38,7 @@ def bagging_table(runs: AdaptRuns, study: DomainStudy) -> Table:
         row = {"Target": target} | runs.head(variant) | {"seed": seed, "members": len(members)}
         row |= {"mean of members": mean, "bagged": Percent(bagged)}
         rows.append(row | {"gain": Percent(bagged - mean.mean, signed=True)})
-    for cell in read_published("paper_b").query("quantity == 'bagged_miou'").itertuples():
+    for cell in named_rows(read_published("paper_b").query("quantity == 'bagged_miou'")):
         if rows and cell.domain in runs.targets:
             row = {"Target": cell.domain, "Model": "*paper B: UDA - resnet101 DeepLabV2*"}
             row |= {"Pre-training": cell.init, "Augmentation": cell.augmentation}

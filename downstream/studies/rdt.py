@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from micrograph.published_values import read_published
+from micrograph.report_tables import named_rows
 
 _HALF_DIGIT = 0.0005  # percentages are printed with one decimal
 
@@ -75,7 +76,7 @@ def printed_rdt_note() -> str:
     wrong = checks[~checks.consistent]
     named = ", ".join(
         f"{c.experiment} ({100 * c.value:+.1f}, of 78.7 it would be {100 * c.recomputed:+.1f})"
-        for c in wrong.itertuples()
+        for c in named_rows(wrong)
     )
     return (
         f"Of the {len(checks)} generalisation RDTs in the paper's Tables 3 and 4, "

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from downstream.seg.run_folder import RunPaths
-from shards.cli import UserError
+from micrograph.report_tables import named_rows
+from shards.cli import ArgumentParser, UserError
 from shards.settings import as_plain, build_config, read_recipe
 
 Config = TypeVar("Config")
@@ -34,6 +35,21 @@ def read_configs(root: Path, config_class: type[Config], program: str) -> dict[P
     if not configs:
         raise UserError(f"{root} holds no {program} run (a folder with a config.yaml)")
     return configs
+
+
+def report_parser(program: str, description: str) -> ArgumentParser:
+    """The command line that the reports of both papers share."""
+    parser = ArgumentParser(prog=f"python -m {program}", description=description)
+    parser.add_argument("runs", type=Path, help="folder that holds the run folders")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results [RUNS]")
+    parser.add_argument(
+        "--label",
+        nargs="+",
+        default=[],
+        metavar="INIT=NAME",
+        help="a name for an --init of the runs: runs/real/export=micrographs",
+    )
+    return parser
 
 
 def parse_labels(entries: Sequence[str]) -> dict[str, str]:
@@ -72,7 +88,7 @@ def mixed_settings(
 ) -> dict[str, list[str]]:
     """Settings, other than the `varied` ones, in which runs of one group (`by` row) differ."""
     mixed: dict[str, set[str]] = {}
-    groups = pd.Series([str(by(run)) for run in runs.itertuples()])
+    groups = pd.Series([str(by(run)) for run in named_rows(runs)])
     settings = pd.DataFrame([as_plain(config) for config in runs.config], dtype=object)
     for _, group in settings.drop(columns=list(varied)).map(str).groupby(groups):
         for name in group.columns[group.nunique() > 1]:
@@ -95,5 +111,5 @@ def describe_problems(runs: pd.DataFrame, mixed: Mapping[str, Sequence[str]]) ->
         lines += ["", f"**Runs that are averaged differ in {name} ({listed}).**"]
     failed = runs[runs.failure != ""]
     if len(failed):
-        lines += ["", *(f"- {run.run} failed: {run.failure}" for run in failed.itertuples())]
+        lines += ["", *(f"- {run.run} failed: {run.failure}" for run in named_rows(failed))]
     return lines

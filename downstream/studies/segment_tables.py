@@ -1,14 +1,15 @@
 """Paper A's Tables 2 to 4 of our runs beside the printed rows, and paired differences. No torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from downstream.studies.report import difference_cells, difference_notes, image_differences
 from downstream.studies.segment_runs import in_order
 from micrograph.published_values import read_published
-from micrograph.report_tables import NO_VALUE, MeanStd, Percent, Table, format_percent
+from micrograph.report_tables import NO_VALUE, MeanStd, Percent, Table, format_percent, named_rows
 from micrograph.statistics import NAN, PairedDifference, paired_difference
 from pretrain.archs import ARCHS
 
@@ -20,34 +21,6 @@ _ROWS = {
     "3": ("decoder", "decoder"),
     "4": ("encoder", "arch"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreCell:
-    """The runs of one cell. As in paper A, a collapsed run counts with the score that it has."""
-
-    n: int  # runs with a score, collapsed ones included
-    failed: int  # of these, collapsed
-    unfinished: int  # in addition: running, killed, or never scored on test images
-    mean: float  # shares in [0, 1]; nan for too few runs
-    std: float  # ddof 1; paper A does not say which
-    median: float
-    converged_mean: float  # of the n - failed others
-    converged_std: float
-
-    def __str__(self) -> str:
-        waiting = f", {self.unfinished} unfinished" if self.unfinished else ""
-        if not self.n:
-            return waiting.removeprefix(", ") or NO_VALUE
-        some_failed = 0 < self.failed < self.n
-        failed = f", {self.failed} failed" if self.failed else ""
-        converged = f"; {format_percent(self.converged_mean)} without" if some_failed else ""
-        return f"{MeanStd(self.mean, self.std, self.n)} (n {self.n}{failed}{converged}{waiting})"
-
-    def csv_columns(self, name: str) -> Mapping[str, object]:
-        names = ("mean", "std", "n", "failed", "unfinished", "median")
-        names += ("converged_mean", "converged_std")
-        return {f"{name} {part.replace('_', ' ')}": getattr(self, part) for part in names}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +60,7 @@ def score_table(number: str, runs: pd.DataFrame) -> Table:
             head = {row_name: name, "source": "ours", "metric": metric}
             rows.append(head | {e: of_name.get(e, NO_VALUE) for e in experiments})
     for name, group in printed.groupby("name", sort=False):
-        values = {r.experiment: MeanStd(r.value, r.std, 1) for r in group.itertuples()}
+        values = {r.experiment: MeanStd(r.value, r.std, 1) for r in named_rows(group)}
         shown = {e: values[e] for e in experiments if e in values}
         if shown and (number == "2" or name in names):
             source = group.source.iloc[0]
@@ -102,21 +75,26 @@ def score_table(number: str, runs: pd.DataFrame) -> Table:
     return Table(f"table{number}", f"Table {number}: test IoU in percent", rows, [note])
 
 
-def score_cell(runs: pd.DataFrame, metric: str) -> ScoreCell:
-    """Summarise runs by one metric."""
+def score_cell(runs: pd.DataFrame, metric: str) -> MeanStd:
+    """Summarise runs by one metric. As in paper A, a collapsed run counts with its score.
+
+    `failed` counts the collapsed among the n scored runs, `unfinished` those without a score.
+    """
     scores = runs[metric].astype(float)
     converged = scores[runs.failure == ""].dropna()
     n = int(scores.count())
-    return ScoreCell(
-        n=n,
-        failed=n - len(converged),
-        unfinished=len(runs) - n,
-        mean=scores.mean(),
-        std=scores.std(),
-        median=scores.median(),
-        converged_mean=converged.mean(),
-        converged_std=converged.std(),
-    )
+    failed, unfinished = n - len(converged), len(runs) - n
+    others = {
+        "failed": failed,
+        "unfinished": unfinished,
+        "median": scores.median(),
+        "converged mean": converged.mean(),
+        "converged std": converged.std(),
+    }
+    remark = f" (n {n}" + (f", {failed} failed" if failed else "")
+    remark += f"; {format_percent(converged.mean())} without" if 0 < failed < n else ""
+    remark += (f", {unfinished} unfinished" if unfinished else "") + ")"
+    return MeanStd(scores.mean(), scores.std(), n, others, remark)
 
 
 def best_table(runs: pd.DataFrame, baseline: str) -> Table:
@@ -130,9 +108,10 @@ def best_table(runs: pd.DataFrame, baseline: str) -> Table:
             for choice, column in (("test", "micro_iou"), ("validation", "val_micro_iou")):
                 best = best_run(of_experiment[of_experiment.init == init], column)
                 base = best_run(of_experiment[of_experiment.init == baseline], column)
-                row[f"best by {choice}"] = _describe(best)
-                row[f"test IoU, by {choice}"] = None if best is None else Percent(best.micro_iou)
-                compared = best is not None and base is not None and init != baseline
+                shown = f"{best.decoder}, {best.arch}, seed {best.seed}" if best else NO_VALUE
+                row[f"best by {choice}"] = shown
+                row[f"test IoU, by {choice}"] = Percent(best.micro_iou) if best else None
+                compared = best and base and init != baseline
                 row[f"{reduction}, by {choice}"] = (
                     Percent(relative_error_reduction(base.micro_iou, best.micro_iou))
                     if compared
@@ -141,12 +120,12 @@ def best_table(runs: pd.DataFrame, baseline: str) -> Table:
             rows.append(row)
         printed = read_published("paper_a").query("table == 'best' and experiment == @experiment")
         values = dict(zip(printed.name, printed.value, strict=True))
-        for cell in printed.itertuples():
+        for cell in named_rows(printed):
             head = {"experiment": experiment, "initialisation": f"paper A: {cell.printed}"}
             row = head | {"test IoU, by test": Percent(cell.value)}
             if cell.name != "imagenet":
-                share = relative_error_reduction(values["imagenet"], cell.value)
-                row[f"{reduction}, by test"] = f"{format_percent(share)} (of Imagenet's)"
+                reduced = relative_error_reduction(values["imagenet"], cell.value)
+                row[f"{reduction}, by test"] = f"{format_percent(reduced)} (of Imagenet's)"
             rows.append(row)
     note = (
         "Percent; error is 1 - micro IoU. By test is the paper's choice, and optimistic: the "
@@ -155,10 +134,10 @@ def best_table(runs: pd.DataFrame, baseline: str) -> Table:
     return Table("best", "Best runs", rows, [note])
 
 
-def best_run(runs: pd.DataFrame, column: str = "micro_iou") -> "pd.Series[float] | None":
-    """The converged run with the highest score in `column`."""
+def best_run(runs: pd.DataFrame, column: str = "micro_iou") -> Any:
+    """The row of the converged run with the highest score in `column`; None without one."""
     converged = runs[(runs.failure == "") & runs.micro_iou.notna() & runs[column].notna()]
-    return None if converged.empty else converged.loc[converged[column].astype(float).idxmax()]
+    return max(named_rows(converged), key=lambda run: getattr(run, column), default=None)
 
 
 def relative_error_reduction(baseline: float, improved: float) -> float:
@@ -223,7 +202,3 @@ def runs_table(runs: pd.DataFrame) -> Table:
     state = state.mask(runs.failure != "", "failed")
     frame = runs.assign(state=state)[[*columns, "val_micro_iou", "failure"]]
     return Table("runs", "Runs", frame.to_dict("records"))
-
-
-def _describe(run: "pd.Series[float] | None") -> str:
-    return NO_VALUE if run is None else f"{run.decoder}, {run.arch}, seed {run.seed}"
