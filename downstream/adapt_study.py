@@ -11,50 +11,58 @@ test images. Unfinished runs are counted; so it can be called while a grid is st
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 from downstream.studies.adapt_findings import Gain, findings_tables, gains
 from downstream.studies.adapt_runs import BASELINE, AdaptRuns, Variant, read_adapt_runs
 from downstream.studies.adapt_tables import paper_b_tables
 from downstream.studies.report import write_report
-from downstream.studies.runs import describe_counts, describe_problems, parse_labels, report_parser
+from downstream.studies.runs import describe_counts, describe_problems, parse_labels
 from downstream.uda.domains import SOURCE, DomainStudy, read_study
 from micrograph.report_tables import Percent, Table, named_rows, page
 from shards.cli import UserError, console, program
+from shards.settings import Positional, load_config
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdaptStudyConfig:
+    """Compare methods of domain adaptation over many runs, as paper B does."""
+
+    runs: Annotated[Path, Positional, "folder that holds the run folders"]
+    out: Annotated[Path | None, "folder for the results [RUNS]"] = None
+    reference: Annotated[
+        Path | None,
+        "source_only run; all RDTs are relative to it with its other folds and seeds [of each "
+        "network its own]",
+    ] = None
+    label: Annotated[
+        tuple[str, ...], "INIT=NAME: runs/real/export=micrographs names that init"
+    ] = ()
+    bagging: Annotated[bool, "score the folds' mean probability; needs torch"] = False
+    study: Annotated[Path | None, "YAML file of the domains [the runs']"] = None
+    data: Annotated[Path | None, "folder of their images [the runs']"] = None
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = report_parser(
-        "downstream.adapt_study", "Compare domain adaptation over many runs, as paper B does."
-    )
-    parser.add_argument(
-        "--reference",
-        type=Path,
-        metavar="RUN",
-        help="source_only run; with its other folds and seeds what all RDTs are relative to "
-        "[of each network its own]",
-    )
-    parser.add_argument("--bagging", action="store_true", help="score the folds' mean probability")
-    parser.add_argument("--study", type=Path, metavar="FILE", help="the domains' YAML [the runs']")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of its images [the runs']")
-    arguments = parser.parse_args(argv)
-    runs = read_adapt_runs(arguments.runs, parse_labels(arguments.label))
-    if arguments.reference:
-        runs = replace(runs, fixed_reference=_reference_variant(runs, arguments.reference))
+    config = load_config(AdaptStudyConfig, argv)
+    runs = read_adapt_runs(config.runs, parse_labels(config.label))
+    if config.reference:
+        runs = replace(runs, fixed_reference=_reference_variant(runs, config.reference))
     found = gains(runs)
     tables = [*paper_b_tables(runs), *findings_tables(runs, found)]
-    if arguments.bagging:
-        tables += _bag(runs, _domains(runs, arguments.study, arguments.data))
+    if config.bagging:
+        tables += _bag(runs, _domains(runs, config))
     text = page(f"Domain adaptation: {runs.name}", _introduction(runs), tables)
     texts = {
         "adapt_study.md": text,
         "references.json": json.dumps(_references(runs), indent=1) + "\n",
     }
-    out = arguments.out or arguments.runs
+    out = config.out or config.runs
     written = write_report(out, texts, [*tables, runs_table(runs)])
-    written += _draw(runs, found, out, arguments.study, arguments.data)
+    written += _draw(runs, found, out, config)
     print(text)
     for name in written:
         print(out / name)
@@ -84,10 +92,10 @@ def _introduction(runs: AdaptRuns) -> list[str]:
     return lines
 
 
-def _domains(runs: AdaptRuns, file: Path | None, data: Path | None) -> DomainStudy:
+def _domains(runs: AdaptRuns, config: AdaptStudyConfig) -> DomainStudy:
     """The domain study, to open its images. Raises `UserError` where it is not at hand."""
-    config = runs.runs.config.iloc[0]
-    return read_study(file or config.study, data or config.data)
+    trained = runs.runs.config.iloc[0]
+    return read_study(config.study or trained.study, config.data or trained.data)
 
 
 def _reference_variant(runs: AdaptRuns, folder: Path) -> Variant:
@@ -117,9 +125,7 @@ def _bag(runs: AdaptRuns, study: DomainStudy) -> list[Table]:
     return [table] if table.rows else []
 
 
-def _draw(
-    runs: AdaptRuns, found: Sequence[Gain], out: Path, file: Path | None, data: Path | None
-) -> list[str]:
+def _draw(runs: AdaptRuns, found: Sequence[Gain], out: Path, config: AdaptStudyConfig) -> list[str]:
     if not runs.targets:
         return []
     try:
@@ -129,7 +135,7 @@ def _draw(
         return []
     draw_scores(runs, found, out / "scores.png")
     try:
-        study = _domains(runs, file, data)
+        study = _domains(runs, config)
     except UserError as error:
         console.print(f"no figure of the targets: {error}", markup=False, soft_wrap=True)
         return ["scores.png"]

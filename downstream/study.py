@@ -8,12 +8,14 @@ began is unknown; so it can be called while a grid is still running.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
 
 from downstream.studies.report import write_report
-from downstream.studies.runs import describe_counts, describe_problems, parse_labels, report_parser
+from downstream.studies.runs import describe_counts, describe_problems, parse_labels
 from downstream.studies.segment_runs import in_order, mixed_budgets, read_runs, shared_settings
 from downstream.studies.segment_tables import (
     InitDifference,
@@ -23,23 +25,30 @@ from downstream.studies.segment_tables import (
 )
 from micrograph.report_tables import page
 from shards.cli import UserError, console, program
+from shards.settings import Positional, load_config
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyConfig:
+    """Compare initialisations over many segmentation runs, as paper A does."""
+
+    runs: Annotated[Path, Positional, "folder that holds the run folders"]
+    out: Annotated[Path | None, "folder for the results [RUNS]"] = None
+    baseline: Annotated[str | None, "init to compare the others with [imagenet, or random]"] = None
+    label: Annotated[
+        tuple[str, ...], "INIT=NAME: runs/real/export=micrographs names that init"
+    ] = ()
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = report_parser(
-        "downstream.study", "Compare initialisations over many segmentation runs, as paper A does."
-    )
-    parser.add_argument(
-        "--baseline", metavar="INIT", help="what the others are compared with [imagenet, or random]"
-    )
-    arguments = parser.parse_args(argv)
-    runs = read_runs(arguments.runs, parse_labels(arguments.label))
-    baseline = choose_baseline(runs, arguments.baseline)
+    config = load_config(StudyConfig, argv)
+    runs = read_runs(config.runs, parse_labels(config.label))
+    baseline = choose_baseline(runs, config.baseline)
     differences = init_differences(runs, baseline)
     tables = [t for t in paper_a_tables(runs, differences, baseline) if t.rows]
     text = page("Segmentation study", _introduction(runs), tables)
-    out = arguments.out or arguments.runs
+    out = config.out or config.runs
     written = write_report(out, {"study.md": text}, [*tables, runs_table(runs)])
     if runs.micro_iou.notna().any():
         written += _draw(out, runs, differences)

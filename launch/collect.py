@@ -7,8 +7,9 @@ with the accuracies that the paper published beside ours.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 
@@ -21,19 +22,25 @@ from micrograph.published_values import read_published
 from micrograph.report_tables import Table, format_percent, page, to_csv
 from pretrain.atomic import write_atomically
 from pretrain.micronet import micronet_models
-from shards.cli import ArgumentParser, console, program
+from shards.cli import console, program
+from shards.settings import Positional, load_config
 
 NOT_CONVERGED = "†"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CollectConfig:
+    """Collect what a grid's tasks measured."""
+
+    grid: Annotated[Path, Positional, "YAML file of the grid"]
+    out: Annotated[Path | None, "folder for the tables [the grid's root]"] = None
+
+
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description="Collect what a grid's tasks measured.")
-    parser.add_argument("grid", type=Path, help="YAML file of the grid")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the tables [ROOT]")
-    arguments = parser.parse_args(argv)
-    grid = load_grid(arguments.grid)
-    out = arguments.out or grid.root
+    config = load_config(CollectConfig, argv)
+    grid = load_grid(config.grid)
+    out = config.out or grid.root
     out.mkdir(parents=True, exist_ok=True)
     states = grid_states(grid)
     tell_of_changes(states)

@@ -1,1 +1,1 @@
-"""What every program shares; imports none of the other packages, and no torch."""
+"""What every program of the project shares."""

@@ -32,7 +32,7 @@ _PRINTED_NOTE = "Rows in italics are paper B's, on its own micrographs, which ar
 
 
 def paper_b_tables(runs: AdaptRuns) -> list[Table]:
-    """Those of Tables 2 to 7 that the runs reach."""
+    """Those of Tables 2 to 7 for which there are runs."""
     tables = [table_2(runs), *target_tables(runs), *table_6(runs), table_7(runs)]
     return [table for table in tables if table.rows]
 

@@ -5,16 +5,17 @@ All readers return a `DataFrame` with a row for each run, finished or not.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import pandas as pd
 
 from downstream.seg.run_folder import RunPaths
 from micrograph.report_tables import named_rows
-from shards.cli import ArgumentParser, UserError
+from shards.cli import UserError
 from shards.settings import as_plain, build_config, read_recipe
 
 Config = TypeVar("Config")
+Labels = Annotated[tuple[str, ...], "INIT=NAME ...: short names, runs/real/export=micrographs"]
 
 
 def read_configs(root: Path, config_class: type[Config], program: str) -> dict[Path, Config]:
@@ -35,21 +36,6 @@ def read_configs(root: Path, config_class: type[Config], program: str) -> dict[P
     if not configs:
         raise UserError(f"{root} holds no {program} run (a folder with a config.yaml)")
     return configs
-
-
-def report_parser(program: str, description: str) -> ArgumentParser:
-    """The command line that the reports of both papers share."""
-    parser = ArgumentParser(prog=f"python -m {program}", description=description)
-    parser.add_argument("runs", type=Path, help="folder that holds the run folders")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results [RUNS]")
-    parser.add_argument(
-        "--label",
-        nargs="+",
-        default=[],
-        metavar="INIT=NAME",
-        help="a name for an --init of the runs: runs/real/export=micrographs",
-    )
-    return parser
 
 
 def parse_labels(entries: Sequence[str]) -> dict[str, str]:
