@@ -6,7 +6,7 @@ python -m downstream.adapt_study RUNS --bagging       folds as one (mean probabi
 
 Reads what downstream.adapt wrote and writes adapt_study.md, a CSV for each table, runs.csv,
 references.json (which runs each RDT is relative to), scores.png, and figure4.png … of the targets'
-test images. Unfinished runs are counted; so it can be called while a grid is still running.
+test images. Unfinished runs are counted; so it can run while a grid is still at work.
 """
 
 import json
@@ -93,7 +93,7 @@ def _introduction(runs: AdaptRuns) -> list[str]:
 
 
 def _domains(runs: AdaptRuns, config: AdaptStudyConfig) -> DomainStudy:
-    """The domain study, to open its images. Raises `UserError` where it is not at hand."""
+    """The domain study, to open its images. Raises `UserError` where it is missing."""
     trained = runs.runs.config.iloc[0]
     return read_study(config.study or trained.study, config.data or trained.data)
 

@@ -3,8 +3,8 @@
 python -m downstream.study RUNS [--out DIR]      RUNS: holds the run folders, as a grid makes them
 
 Reads what downstream.segment wrote and writes study.md, a CSV for each table, runs.csv and
-scores.png. A collapsed run counts as failed, one without results as unfinished, one that never
-began is unknown; so it can be called while a grid is still running.
+scores.png. A collapsed run counts as failed, one without results as unfinished; so it can
+run while a grid is still at work.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What adaptation runs say beyond paper B's tables: gains, side effects, label shift. No torch.
+"""Tables beyond paper B's: gains over a baseline, side effects, label shift. No torch.
 
 A pair is two runs of one fold and seed, on the same target images. Folds, seeds and images are all
 clusters, so each is resampled by itself.
@@ -40,7 +40,7 @@ class Gain:
 
 
 def findings_tables(runs: AdaptRuns, found: Sequence[Gain]) -> list[Table]:
-    """All that have rows."""
+    """Those for which there are runs."""
     tables = [
         gains_table(runs, found),
         source_table(runs),
@@ -83,8 +83,8 @@ def bn_share(base: pd.DataFrame, adapted: pd.DataFrame, ours: pd.DataFrame) -> P
         return None
     part = fold_grid(pairs, (pairs.miou_adapted - pairs.miou_base).to_numpy(float))
     whole = fold_grid(pairs, (pairs.miou - pairs.miou_base).to_numpy(float))
-    sure = bootstrap_mean([whole]).low > 0 if len(pairs) > 1 else whole.mean() > 0
-    if not sure:
+    lowest = bootstrap_mean([whole]).low if len(pairs) > 1 else whole.mean()
+    if lowest <= 0:
         return Percent(NAN)
     return Percent(part.mean() / whole.mean(), interval=bootstrap_ratio(part, whole))
 
@@ -101,7 +101,8 @@ def gains_table(runs: AdaptRuns, found: Sequence[Gain]) -> Table:
         "Less DG of the same fold and seed; folds and seeds are resampled separately, Student's "
         "interval is over fold means (of one fold, over seeds). Folds share training images.",
         "Share of bn_adapt: what re-estimating the batch norm statistics on the target gives "
-        f"without any training, in percent of the gain; {NO_VALUE} where the gain is not sure.",
+        f"without any training, in percent of the gain; {NO_VALUE} where the interval of the gain "
+        "includes 0.",
     )
     return Table("gains", "Gain over source-only training", rows, notes)
 
@@ -155,7 +156,7 @@ def label_shift_table(runs: AdaptRuns) -> Table:
     values = " and ".join(f"{cell.domain}: {cell.printed}" for cell in named_rows(printed))
     note = (
         "These targets have the same test images, so what differs is the unlabelled training set. "
-        f"Paper B, section 4.3, prints {values}, and no sure difference."
+        f"Paper B, section 4.3, prints {values}, and no significant difference."
     )
     return Table("label_shift", "Label shift: one test set, percent", rows, (note,))
 

@@ -2,8 +2,8 @@
 
 RDT = (mIoU_target - mIoU_reference) / mIoU_reference (paper B, section 2.4.5, equation 2). The
 reference is the mIoU on the source of a network trained with source labels alone. Paper B printed
-two RDTs whose reference was another model than the one that it names; so a reference here has an id
-made of its runs' ids, and every RDT carries it.
+two RDTs with another reference model than the one it names; so a reference here has an id made of
+its runs' ids, and every RDT is shown with that id.
 """
 
 import hashlib

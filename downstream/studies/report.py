@@ -46,7 +46,7 @@ def difference_notes(differences: Iterable[PairedDifference]) -> list[str]:
         f"Points of IoU with {CONFIDENCE:.0%} intervals: percentiles of {RESAMPLES:,} bootstrap "
         f"resamples (seed {BOOTSTRAP_SEED}) of pairs; Student's t; and bootstrap resamples of "
         "pairs and test images at once, as both are clusters (each image's own IoU, so the mean "
-        "differs from that of all pixels together). The intervals speak of these test images."
+        "differs from that of all pixels together). The intervals hold for these test images alone."
     ]
     for pairs in sorted({d.pairs for d in differences if 1 < d.pairs <= 5}):
         notes.append(
