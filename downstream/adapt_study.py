@@ -1,183 +1,145 @@
 """Paper B's study of the runs in a folder: its Tables 2 to 7, gains in pairs, its figures.
 
-python -m downstream.adapt_study ROOT [--out DIR]     ROOT: holds the run folders, as a grid makes
-                                                      them, all of one study
-python -m downstream.adapt_study ROOT --bagging       folds as one (mean probability); needs torch
-python -m downstream.adapt_study ROOT --layer layer3.15   Figure 7: Grad-CAM at this module
+python -m downstream.adapt_study RUNS [--out DIR]     RUNS: holds the run folders, as a grid makes
+                                                      them, all of one domain study
+python -m downstream.adapt_study RUNS --bagging       folds as one (mean probability); needs torch
 
 Reads what downstream.adapt wrote and writes adapt_study.md, a CSV for each table, runs.csv,
 references.json (which runs each RDT is relative to), scores.png, and figure4.png … of the targets'
-test images. Runs that are not finished are counted; so it can be called while a grid is at work.
+test images. Unfinished runs are counted; so it can run while a grid is still at work.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
-from downstream.bench.labels import add_label_flag, parse_labels
-from downstream.uda.bench.findings import findings_sheets, printed_rdt_note
-from downstream.uda.bench.gains import Gain, gains
-from downstream.uda.bench.runs import (
-    BASELINE,
-    AdaptRun,
-    Variant,
-    mixed_settings,
-    read_adapt_runs,
-    repeated,
-)
-from downstream.uda.bench.sheet import Percent, Sheet, sheet_csv, sheet_page
-from downstream.uda.bench.study import Study
-from downstream.uda.bench.tables import balance_sheet, paper_sheets
-from pretrain.atomic import write_atomically
-from shards.cli import ArgumentParser, UserError, console, program
+from downstream.studies.adapt_findings import Gain, findings_tables, gains
+from downstream.studies.adapt_runs import BASELINE, AdaptRuns, Variant, read_adapt_runs
+from downstream.studies.adapt_tables import paper_b_tables
+from downstream.studies.report import write_report
+from downstream.studies.runs import describe_counts, describe_problems, parse_labels
+from downstream.uda.domains import SOURCE, DomainStudy, read_study
+from micrograph.report_tables import Percent, Table, named_rows, page
+from shards.cli import UserError, console, program
+from shards.settings import Positional, load_config
 
-PAGE = "adapt_study.md"
-REFERENCES = "references.json"
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdaptStudyConfig:
+    """Compare methods of domain adaptation over many runs, as paper B does."""
+
+    runs: Annotated[Path, Positional, "folder that holds the run folders"]
+    out: Annotated[Path | None, "folder for the results [RUNS]"] = None
+    reference: Annotated[
+        Path | None,
+        "source_only run; all RDTs are relative to it with its other folds and seeds [of each "
+        "network its own]",
+    ] = None
+    label: Annotated[
+        tuple[str, ...], "INIT=NAME: runs/real/export=micrographs names that init"
+    ] = ()
+    bagging: Annotated[bool, "score the folds' mean probability; needs torch"] = False
+    study: Annotated[Path | None, "YAML file of the domains [the runs']"] = None
+    data: Annotated[Path | None, "folder of their images [the runs']"] = None
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(
-        prog="python -m downstream.adapt_study",
-        description="Compare methods of domain adaptation over many runs, as paper B does.",
-    )
-    parser.add_argument("root", type=Path, help="folder that holds the run folders")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results [ROOT]")
-    parser.add_argument(
-        "--reference",
-        type=Path,
-        metavar="RUN",
-        help="source_only run; with its other folds and seeds what all RDTs are relative to "
-        "[of each network its own]",
-    )
-    add_label_flag(parser)
-    parser.add_argument("--bagging", action="store_true", help="score the folds' mean probability")
-    parser.add_argument("--layer", metavar="NAME", help="draw Figure 7 at this encoder module")
-    parser.add_argument("--study", type=Path, metavar="FILE", help="the domains' YAML [the runs']")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of its images [the runs']")
-    arguments = parser.parse_args(argv)
-    runs = read_adapt_runs(arguments.root, parse_labels(arguments.label))
-    reference = _fixed_reference(runs, arguments.reference)
-    study = Study(runs, reference, arguments.study, arguments.data)
+    config = load_config(AdaptStudyConfig, argv)
+    runs = read_adapt_runs(config.runs, parse_labels(config.label))
+    if config.reference:
+        runs = replace(runs, fixed_reference=_reference_variant(runs, config.reference))
     found = gains(runs)
-    out: Path = arguments.out or arguments.root
-    out.mkdir(parents=True, exist_ok=True)
-    sheets = study_sheets(study, found)
-    if arguments.bagging:
-        sheets += _bag(study)
-    written = _write(out, study, sheets)
-    written += _draw(out, study, found, arguments.layer)
-    print("\n".join(study_page(study, sheets)))
+    tables = [*paper_b_tables(runs), *findings_tables(runs, found)]
+    if config.bagging:
+        tables += _bag(runs, _domains(runs, config))
+    text = page(f"Domain adaptation: {runs.name}", _introduction(runs), tables)
+    texts = {
+        "adapt_study.md": text,
+        "references.json": json.dumps(_references(runs), indent=1) + "\n",
+    }
+    out = config.out or config.runs
+    written = write_report(out, texts, [*tables, runs_table(runs)])
+    written += _draw(runs, found, out, config)
+    print(text)
     for name in written:
         print(out / name)
 
 
-def study_sheets(study: Study, found: Sequence[Gain]) -> list[Sheet]:
-    """All tables that the runs reach."""
-    sheets = [*paper_sheets(study), *findings_sheets(study, found), balance_sheet(study)]
-    return [sheet for sheet in sheets if sheet.rows]
+def runs_table(runs: AdaptRuns) -> Table:
+    """A row for each run, with its mIoU on each domain that it counts on."""
+    scores = {(score.run, score.domain): Percent(score.miou) for score in named_rows(runs.scores)}
+    rows = [
+        {"run": run.run, "run_id": run.run_id, **asdict(run.variant), "target": run.made_for}
+        | {"fold": run.fold, "seed": run.seed, "seconds_per_step": run.seconds_per_step}
+        | {"warnings": len(run.warnings)}
+        | {f"{name} mIoU": scores.get((run.run, name)) for name in (SOURCE, *runs.targets)}
+        for run in named_rows(runs.runs)
+    ]
+    return Table("runs", "Runs", rows)
 
 
-def study_page(study: Study, sheets: Sequence[Sheet]) -> list[str]:
-    """The study as lines of Markdown."""
-    lines = [f"# Domain adaptation: {study.name}", "", f"{_count(study.runs)}."]
-    for name, values in mixed_settings(study.runs).items():
-        spelt = ", ".join(values)
-        lines += ["", f"**Runs of one variant differ in {name} ({spelt}): their means mix it.**"]
-    for alike in repeated(study.runs):
-        *others, last = (run.folder.name for run in alike)
-        said = f"{last} repeats variant, target, fold and seed of {', '.join(others)}"
-        lines += ["", f"**{said}: it alone counts.**"]
-    told_of = [(run.folder.name, f"failed: {run.failure}") for run in study.runs if run.failure]
-    told_of += [(run.folder.name, warning) for run in study.runs for warning in run.warnings]
-    lines += ["", *(f"- {name} {what}" for name, what in told_of)] if told_of else []
-    told: set[str] = set()  # notes that tables share
-    for sheet in sheets:
-        new = tuple(note for note in sheet.notes if note not in told)
-        told.update(new)
-        lines += ["", *sheet_page(replace(sheet, notes=new))]
-    if any(str(row.get("Model", "")).startswith("*paper B") for s in sheets for row in s.rows):
-        lines += ["", "Rows in italics are printed in paper B, on its own micrographs, which are "]
-        lines[-1] += f"not public. {printed_rdt_note()}"
+def _introduction(runs: AdaptRuns) -> list[str]:
+    lines = ["", f"{describe_counts(runs.runs)}."]
+    lines += describe_problems(runs.runs, runs.mixed_settings())
+    for *others, last in runs.repeated():
+        alike = f"{last} repeats variant, target, fold and seed of {', '.join(others)}"
+        lines += ["", f"**{alike}: it alone counts.**"]
+    warned = runs.runs[runs.runs.warnings.map(len) > 0]
+    lines += ["", *(f"- {r.run} {w}" for r in named_rows(warned) for w in r.warnings)]
     return lines
 
 
-def _fixed_reference(runs: Sequence[AdaptRun], folder: Path | None) -> Variant | None:
-    if folder is None:
-        return None
-    for run in runs:
-        if folder.resolve() == run.folder.resolve() or str(folder) in (run.run_id, run.folder.name):
-            if not run.finished or run.variant.method != BASELINE:
-                state = run.variant.method if run.finished else "not finished"
+def _domains(runs: AdaptRuns, config: AdaptStudyConfig) -> DomainStudy:
+    """The domain study, to open its images. Raises `UserError` where it is missing."""
+    trained = runs.runs.config.iloc[0]
+    return read_study(config.study or trained.study, config.data or trained.data)
+
+
+def _reference_variant(runs: AdaptRuns, folder: Path) -> Variant:
+    for run in named_rows(runs.runs):
+        if folder.resolve() == run.folder.resolve() or str(folder) in (run.run_id, run.run):
+            variant: Variant = run.variant
+            if not run.finished or variant.method != BASELINE:
+                state = variant.method if run.finished else "not finished"
                 raise UserError(f"--reference {folder} is {state}; it takes a {BASELINE} run")
-            return run.variant
-    names = ", ".join(r.folder.name for r in runs if r.variant.method == BASELINE and r.finished)
-    raise UserError(f"--reference {folder} is none of the runs; there are {names or 'none yet'}")
+            return variant
+    names = sorted(set(runs.scores[runs.scores.variant.map(lambda v: v.method == BASELINE)].run))
+    listed = ", ".join(names) or "none yet"
+    raise UserError(f"--reference {folder} is none of the runs; there are {listed}")
 
 
-def _bag(study: Study) -> list[Sheet]:
-    from downstream.uda.bench.bagging import bagging_sheet  # needs torch
-
-    sheet = bagging_sheet(study)
-    if not sheet.rows:
-        console.print("no bagging: no variant has two folds of one seed with their weights")
-    return [sheet] if sheet.rows else []
+def _references(runs: AdaptRuns) -> list[dict[str, object]]:
+    found = (runs.reference(variant) for variant in runs.variants())
+    return list({ref.id: asdict(ref) for ref in found if ref is not None}.values())
 
 
-def _write(out: Path, study: Study, sheets: Sequence[Sheet]) -> list[str]:
-    pages = {f"{sheet.name}.csv": sheet_csv(sheet) for sheet in sheets}
-    pages["runs.csv"] = sheet_csv(_runs_sheet(study))
-    pages[REFERENCES] = json.dumps(_references(study), indent=1) + "\n"
-    pages[PAGE] = "\n".join(study_page(study, sheets)) + "\n"
-    for name, text in pages.items():
-        write_atomically(out / name, text.encode())
-    return [PAGE, *(name for name in pages if name != PAGE)]
+def _bag(runs: AdaptRuns, study: DomainStudy) -> list[Table]:
+    from downstream.studies.bagging import bagging_table  # needs torch
+
+    table = bagging_table(runs, study)
+    if not table.rows:
+        console.print("no bagging: no variant has two folds of one seed")
+    return [table] if table.rows else []
 
 
-def _draw(out: Path, study: Study, found: Sequence[Gain], layer: str | None) -> list[str]:
-    if not study.targets:
+def _draw(runs: AdaptRuns, found: Sequence[Gain], out: Path, config: AdaptStudyConfig) -> list[str]:
+    if not runs.targets:
         return []
     try:
-        from downstream.uda.bench.figures import draw_predictions, draw_scores
+        from downstream.studies.adapt_figures import draw_predictions, draw_scores
     except ImportError:
         console.print("no figures: matplotlib is not installed here", markup=False)
         return []
-    draw_scores(study, found, out / "scores.png")
-    written = ["scores.png", *draw_predictions(study, out)]
-    if layer is not None:
-        from downstream.uda.bench.attention import draw_attention  # needs torch
-
-        draw_attention(study, layer, out / "figure7.png")
-        written.append("figure7.png")
-    return written
-
-
-def _runs_sheet(study: Study) -> Sheet:
-    rows = []
-    for run in study.runs:
-        row = {"run": run.folder.name, "run_id": run.run_id, **asdict(run.variant)}
-        row |= {"target": run.config.target or "", "fold": run.config.fold, "seed": run.config.seed}
-        row["source mIoU"] = Percent(run.source.miou) if run.source else None
-        row |= {f"{name} mIoU": Percent(score.miou) for name, score in (run.targets or {}).items()}
-        rows.append(row)
-    return Sheet("runs", "Runs", rows)
-
-
-def _references(study: Study) -> list[dict[str, object]]:
-    found = {}
-    for variant in study.variants():
-        reference = study.reference(variant)
-        if reference is not None:
-            found[reference.id] = asdict(reference)
-    return list(found.values())
-
-
-def _count(runs: Sequence[AdaptRun]) -> str:
-    finished = sum(run.finished for run in runs)
-    failed = sum(bool(run.failure) for run in runs)
-    plural = "s" * (len(runs) != 1)
-    return f"{len(runs)} run{plural}: {finished} finished, of them {failed} failed"
+    draw_scores(runs, found, out / "scores.png")
+    try:
+        study = _domains(runs, config)
+    except UserError as error:
+        console.print(f"no figure of the targets: {error}", markup=False, soft_wrap=True)
+        return ["scores.png"]
+    return ["scores.png", *draw_predictions(runs, study, out)]
 
 
 if __name__ == "__main__":

@@ -1,48 +1,65 @@
-"""Gathers what a grid's tasks measured: results.csv, results.md, and for encoders figure2.png.
+"""Collect what a grid's tasks measured: results.csv, results.md, and for encoders figure2.png.
 
     python -m launch.collect GRID [--out DIR]
 
-Runs at chance level (not converged) are marked, and never counted as the best. A grid over (arch,
-init) gets paper A's figure 2, with the accuracies that the paper published beside ours.
+Runs at chance level (not converged) are marked. A grid over (arch, init) gets paper A's figure 2,
+with the accuracies that the paper published beside ours.
 """
 
-import csv
-import io
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
 
 from launch.grid import load_grid
-from launch.literature import imagenet_accuracy, in_order, micronet_accuracy
-from launch.results import Result, read_result
+from launch.results import imagenet_top1, micronet_top1, order_inits, read_results
 from launch.selection import tell_of_changes
 from launch.state import grid_states, spell_counts
 from launch.tasks import Grid
+from micrograph.published_values import read_published
+from micrograph.report_tables import Table, format_percent, page, to_csv
 from pretrain.atomic import write_atomically
-from shards.cli import ArgumentParser, console, program
+from pretrain.micronet import micronet_models
+from shards.cli import console, program
+from shards.settings import Positional, load_config
 
 NOT_CONVERGED = "†"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CollectConfig:
+    """Collect what a grid's tasks measured."""
+
+    grid: Annotated[Path, Positional, "YAML file of the grid"]
+    out: Annotated[Path | None, "folder for the tables [the grid's root]"] = None
+
+
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description="Gather what a grid's tasks measured.")
-    parser.add_argument("grid", type=Path, help="YAML file of the grid")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the tables [ROOT]")
-    arguments = parser.parse_args(argv)
-    grid = load_grid(arguments.grid)
-    out = arguments.out or grid.root
+    config = load_config(CollectConfig, argv)
+    grid = load_grid(config.grid)
+    out = config.out or grid.root
     out.mkdir(parents=True, exist_ok=True)
     states = grid_states(grid)
     tell_of_changes(states)
-    results = [read_result(state) for state in states]
-    rows = [_row(result) for result in results]
-    write_atomically(out / "results.csv", csv_text(rows).encode())
-    write_atomically(out / "results.md", markdown(grid, results).encode())
+    counts = spell_counts(states)
+    results = read_results(states)
+    if is_encoder_grid(grid):
+        settings = [task.settings for task in grid.tasks]
+        encoders = results.assign(**{k: [str(s[k]) for s in settings] for k in ("arch", "init")})
+        table = encoder_table(encoders)
+    else:
+        table = task_table(grid, results)
+    text = page(grid.name, ["", f"{len(states)} tasks: {counts}."], [table])
+    rows = results.assign(converged=results.converged.map({True: "true", False: "false"}))
+    write_atomically(out / "results.csv", to_csv(rows.to_dict("records")).encode())
+    write_atomically(out / "results.md", text.encode())
     written = ["results.csv", "results.md"]
     if is_encoder_grid(grid):
-        written += _draw(results, out)
-    print(f"{grid.name}: {spell_counts(result.state for result in results)}")
+        written += _draw(encoders, out)
+    print(f"{grid.name}: {counts}")
     for name in written:
         print(out / name)
 
@@ -54,138 +71,65 @@ def is_encoder_grid(grid: Grid) -> bool:
     )
 
 
-Row = dict[str, str | float | None]
-
-
-def _row(result: Result) -> Row:
-    """A line of results.csv: what the task is, how it stands, what it and others measured."""
-    state, task = result.state, result.state.task
-    row: Row = {"task": task.name, "state": state.kind, **task.point}
-    row["converged"] = "" if result.converged is None else str(result.converged).lower()
-    row |= result.metrics
-    if task.program == "pretrain.train":
-        arch, init = str(task.settings.get("arch")), str(task.settings.get("init", "random"))
-        published = micronet_accuracy().get((arch, init))
-        imagenet = imagenet_accuracy().get(arch)
-        row["paper_top1"] = published.top1 if published else None
-        row["imagenet_top1"] = imagenet.top1 if imagenet else None
-    row["reason"] = state.detail if state.kind in ("failed", "done") else ""
-    return row
-
-
-def csv_text(rows: Sequence[Row]) -> str:
-    """The rows as CSV, with every column that any of them has; blank where one has none."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    if "reason" in columns:  # free text reads best at the end
-        columns.append(columns.pop(columns.index("reason")))
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, columns, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: _plain(value) for name, value in row.items()})
-    return stream.getvalue()
-
-
-def _plain(value: str | float | None) -> str | float:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
-def markdown(grid: Grid, results: Sequence[Result]) -> str:
-    """The results as a Markdown page."""
-    title = f"# {grid.name}\n\n{len(results)} tasks: {spell_counts(r.state for r in results)}.\n"
-    if is_encoder_grid(grid):
-        return "\n".join([title, *_encoder_table(results)]) + "\n"
-    return "\n".join([title, *_plain_table(results)]) + "\n"
-
-
-def _encoder_table(results: Sequence[Result]) -> list[str]:
-    """A line for each arch: ours and the paper's, from random weights and from ImageNet."""
-    inits = in_order({str(r.state.task.settings["init"]) for r in results})
-    by_key = {_key(r): r for r in results}
-    paper, imagenet = micronet_accuracy(), imagenet_accuracy()
-    heads = [f"{who}, {_short(init)}" for init in inits for who in ("ours", "paper A")]
-    lines = _header(["arch", *heads, "ImageNet"])
-    for arch in dict.fromkeys(str(r.state.task.settings["arch"]) for r in results):
-        cells = [arch]
-        for init in inits:
-            cells.append(_our_cell(by_key.get((arch, init))))
-            cells.append(_percent(paper[arch, init].top1) if (arch, init) in paper else "")
-        cells.append(_percent(imagenet[arch].top1) if arch in imagenet else "")
-        lines.append(_line(cells))
-    sources = sorted({p.source for p in (*paper.values(), *imagenet.values())})
-    notes = [
-        "",
+def encoder_table(results: pd.DataFrame) -> Table:
+    """A row for each arch: our top-1 and the paper's, from each initialisation."""
+    paper, imagenet = micronet_top1(), imagenet_top1()
+    ours = {(task["arch"], task["init"]): task for task in results.to_dict("records")}
+    rows = []
+    for arch in results.arch.unique():
+        row: dict[str, object] = {"arch": arch}
+        for init in order_inits(results.init):
+            row[f"ours, {Path(init).name}"] = _top1_cell(ours.get((arch, init)))
+            row[f"paper A, {Path(init).name}"] = _percent(paper.get((arch, init)))
+        rows.append(row | {"ImageNet": _percent(imagenet.get(arch))})
+    # torchvision names each of its weights; its version says enough.
+    names = [*(model.source for model in micronet_models()), *read_published("imagenet").source]
+    sources = {" ".join(n.split(" ")[:2]) if n.startswith("torchvision") else n for n in names}
+    notes = (
         "Top-1 on the validation images, of the best epoch. Paper A: NASA/TM-20210026119, whose "
-        "corpus and validation images are others than ours unless yours is MicroNet itself.",
+        "corpus and validation images differ from ours unless yours is MicroNet itself.",
+        f"{NOT_CONVERGED} not converged: at chance level, or one class only. In italics: not "
+        "finished.",
+        f"Published values: {'; '.join(sorted(sources))}.",
+    )
+    return Table("results", "Top-1", rows, notes)
+
+
+def task_table(grid: Grid, results: pd.DataFrame) -> Table:
+    """A row for each task, with every metric."""
+    axes = [axis for axis in grid.axes if axis in results]
+    metrics = results.columns.drop(["task", "converged", "reason", "state", *axes])
+    rows = [
+        {name: task[name] for name in (*axes, "state")}
+        | {name: _metric(name, task[name]) for name in metrics}
+        for task in results.to_dict("records")
     ]
-    if any(result.converged is False for result in results):
-        notes += ["", f"{NOT_CONVERGED} not converged: at chance level, or one class only."]
-    if any(r.state.kind != "done" for r in results):
-        notes += ["", "In italics: not finished."]
-    torchvision = [s for s in sources if s.startswith("torchvision")]
-    others = [s for s in sources if not s.startswith("torchvision")]
-    if torchvision:
-        others.append(f"{' '.join(torchvision[0].split()[:2])} weight metadata")
-    return [*lines, *notes, "", f"Published figures: {'; '.join(others)}."]
+    return Table("results", "Tasks", rows)
 
 
-def _our_cell(result: Result | None) -> str:
-    if result is None:
+def _top1_cell(task: Mapping[Any, Any] | None) -> str:
+    if task is None:
         return ""
-    top1 = result.metrics.get("top1")
-    if top1 is None:
-        return result.state.kind
-    mark = f" {NOT_CONVERGED}" if result.converged is False else ""
-    cell = f"{_percent(top1)}{mark}"
-    return cell if result.state.kind == "done" else f"*{cell}*"
-
-
-def _plain_table(results: Sequence[Result]) -> list[str]:
-    """A line for each task, with every metric."""
-    axes = list(dict.fromkeys(axis for r in results for axis in r.state.task.point))
-    metrics = list(dict.fromkeys(name for r in results for name in r.metrics))
-    lines = _header([*axes, "state", *metrics])
-    for result in results:
-        labels = [str(result.state.task.point.get(axis, "")) for axis in axes]
-        values = [_metric(name, result.metrics.get(name)) for name in metrics]
-        lines.append(_line([*labels, result.state.kind, *values]))
-    return lines
+    top1 = _percent(task.get("top1"))
+    if not top1:
+        return str(task["state"])
+    cell = f"{top1} {NOT_CONVERGED}" if task["converged"] is False else top1
+    return cell if task["state"] == "done" else f"*{cell}*"
 
 
 def _metric(name: str, value: float | None) -> str:
-    if value is None or math.isnan(value):
+    if pd.isna(value):
         return ""
     if name.endswith(("step", "epoch")):
         return f"{value:.0f}"
     return f"{value:.2f}" if name.endswith(("hours", "loss")) else _percent(value)
 
 
-def _key(result: Result) -> tuple[str, str]:
-    settings = result.state.task.settings
-    return str(settings["arch"]), str(settings["init"])
+def _percent(value: float | None) -> str:
+    return "" if pd.isna(value) else f"{format_percent(float(value))} %"
 
 
-def _short(init: str) -> str:
-    """`random`, `imagenet`, or the end of a path."""
-    return Path(init).name
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def _header(names: Iterable[str]) -> list[str]:
-    names = list(names)
-    return [_line(names), _line(["---"] * len(names))]
-
-
-def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def _draw(results: Sequence[Result], out: Path) -> list[str]:
+def _draw(results: pd.DataFrame, out: Path) -> list[str]:
     try:
         from launch.figure import draw_figure
     except ImportError:

@@ -76,12 +76,10 @@ LIGHT += ["downstream.check", "downstream.config", "downstream.study"] + [
     )
 ]
 LIGHT += [f"downstream.probe.{name}" for name in ("advice", "folds", "picture", "ranking")]
-LIGHT += [
-    f"downstream.bench.{name}" for name in ("paired", "published", "runs", "scores", "tables")
-]
 LIGHT += ["downstream.adapt_study", "downstream.uda.label_shift"] + [
-    f"downstream.uda.bench.{name}"
-    for name in ("findings", "gains", "published", "rdt", "runs", "sheet", "spread", "tables")
+    f"downstream.studies.{path.stem}"
+    for path in sorted((ROOT / "downstream" / "studies").glob("[a-z]*.py"))
+    if path.stem != "bagging"  # runs networks
 ]
 LIGHT += ["downstream.bainite"] + [
     f"downstream.uda.{name}"

@@ -5,13 +5,12 @@ decoders, of which the probe knows nothing.
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
+import pandas as pd
 
-from downstream.bench.paired import ALL, differences
-from downstream.bench.runs import Run, in_order, read_runs
+from downstream.studies.segment_runs import in_order, read_runs
+from downstream.studies.segment_tables import ALL, init_differences
 
 # Checked on the printed numbers by the tests.
 PAPER_DECODERS = (
@@ -20,36 +19,37 @@ PAPER_DECODERS = (
 )
 
 
-def decoder_scores(runs: Sequence[Run]) -> tuple[dict[str, float], int]:
+def decoder_scores(runs: pd.DataFrame) -> tuple[dict[str, float], int]:
     """Mean test micro IoU of each decoder over the settings that all were tried in; and how many.
 
     A setting is all that a run is given but the decoder. The best comes first.
     """
-    cells: dict[str, dict[str, float]] = {}
-    for run in runs:
-        if run.micro_iou is not None:
-            setting = json.loads(run.twin) | {"init": run.init}
-            decoder = setting.pop("decoder")
-            cells.setdefault(json.dumps(setting, sort_keys=True), {})[decoder] = run.micro_iou
-    decoders = {decoder for cell in cells.values() for decoder in cell}
-    common = [cell for cell in cells.values() if cell.keys() == decoders]
-    means = {d: float(np.mean([cell[d] for cell in common])) for d in decoders if common}
-    return dict(sorted(means.items(), key=lambda item: -item[1])), len(common)
+    settings = [
+        json.dumps(json.loads(twin) | {"decoder": None}, sort_keys=True) + init
+        for twin, init in zip(runs.twin, runs.init, strict=True)
+    ]
+    cells = runs.assign(setting=settings, micro_iou=runs.micro_iou.astype(float)).pivot_table(
+        index="setting", columns="decoder", values="micro_iou", aggfunc="last"
+    )
+    common = cells.dropna()
+    means = common.mean().dropna().sort_values(ascending=False)
+    return {str(decoder): float(mean) for decoder, mean in means.items()}, len(common)
 
 
 def study_lines(root: Path) -> list[str]:
     """What the runs under `root` say, as sentences. Raises `UserError` when there are none."""
-    runs = [run for run in read_runs(root) if run.scored]
-    if not runs:
+    runs = read_runs(root)
+    runs = runs[runs.micro_iou.notna()]
+    if runs.empty:
         return [f"{root} holds no run with test scores yet"]
-    experiments = in_order(run.experiment for run in runs)
+    experiments = in_order(runs.experiment)
     lines = [f"{len(runs)} runs on {', '.join(experiments)} (are your images like these?):"]
-    inits = in_order(run.init for run in runs)
+    inits = in_order(runs.init)
     baseline = next((init for init in ("random", "imagenet") if init in inits), inits[0])
-    found = differences(runs, baseline)
+    found = init_differences(runs, baseline)
     for init in dict.fromkeys(difference.init for difference in found):
         own = [difference for difference in found if difference.init == init]
-        overall = next((d for d in own if d.experiment == ALL), own[0])
+        overall = next((d.paired for d in own if d.experiment == ALL), own[0].paired)
         lines.append(
             f"{init} less {baseline}: {100 * overall.mean:+.1f} points of test micro IoU, better "
             f"in {overall.wins} of {overall.pairs} pairs of runs"

@@ -5,18 +5,16 @@ import json
 import math
 import shlex
 from contextlib import redirect_stdout
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from pictures import save_labelled
 from PIL import Image
 from torch import nn
 
-from downstream.bench.published import published_rows
-from downstream.bench.runs import Run
 from downstream.config import SegmentConfig
 from downstream.probe.advice import decoder_scores
 from downstream.probe.candidates import Candidate
@@ -25,6 +23,7 @@ from downstream.probe.folds import read_folds
 from downstream.probe.ranking import paired_interval, rank_candidates
 from downstream.recommend import main
 from downstream.segment import main as segment_main
+from micrograph.published_values import read_published
 from shards.cli import EXIT_USER_ERROR
 
 ARCH = "resnet18"
@@ -173,22 +172,23 @@ def test_only_what_is_surely_worse_is_not_worth_a_try() -> None:
 
 
 def test_decoders_are_compared_where_all_were_tried() -> None:
-    base = Run(Path(), SegmentConfig(data=Path()), "Super-1", ARCH, "random", finished=True)
-
-    def run(decoder: str, seed: int, iou: float) -> Run:
-        return replace(base, twin=json.dumps({"decoder": decoder, "seed": seed}), micro_iou=iou)
+    def run(decoder: str, seed: int, iou: float) -> dict[str, object]:
+        twin = json.dumps({"decoder": decoder, "seed": seed})
+        return {"twin": twin, "init": "random", "decoder": decoder, "micro_iou": iou}
 
     runs = [run("Unet", 0, 0.8), run("FPN", 0, 0.6), run("Unet", 1, 0.7), run("FPN", 1, 0.9)]
-    means, settings = decoder_scores([*runs, run("FPN", 2, 0.1)])  # no Unet beside it: left out
+    runs.append(run("FPN", 2, 0.1))  # no Unet beside it: left out
+    means, settings = decoder_scores(pd.DataFrame(runs))
     assert (means, settings) == (pytest.approx({"Unet": 0.75, "FPN": 0.75}), 2)
 
 
 def test_what_is_said_of_paper_a_is_what_it_printed() -> None:
-    rows = published_rows("3")
-    first, second, third = rows["Unet"], rows["UnetPlusPlus"], rows["Linknet"]
-    assert len(first) == len(second) == 7
-    assert all(abs(first[e].iou - second[e].iou) <= 0.02 for e in first)
-    assert all(third[e].iou < min(first[e].iou, second[e].iou) for e in third)
+    printed = read_published("paper_a").query("table == '3'")
+    ious = printed.pivot(index="experiment", columns="name", values="value")
+    assert ious[["Unet", "UnetPlusPlus"]].notna().sum().tolist() == [7, 7]
+    assert ((ious.Unet - ious.UnetPlusPlus).abs() <= 0.02).all()
+    linknet = ious.dropna(subset=["Linknet"])
+    assert (linknet.Linknet < linknet[["Unet", "UnetPlusPlus"]].min(axis=1)).all()
 
 
 @pytest.mark.parametrize(

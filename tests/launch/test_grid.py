@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from downstream.bench.published import published as printed_cells
 from launch.grid import build_grid, load_grid, main
-from launch.literature import imagenet_accuracy, micronet_accuracy
+from launch.results import imagenet_top1, micronet_top1
 from launch.tasks import Grid, freeze
+from micrograph.published_values import read_published
 from pretrain.archs import ARCHS
 from pretrain.config import TrainConfig
 from shards.cli import UserError
@@ -47,7 +47,7 @@ def test_the_grid_of_76_is_exactly_paper_a() -> None:
     pairs = [(task.settings["arch"], task.settings["init"]) for task in grid.tasks]
     assert len(pairs) == 76
     # The published table lists what the paper trained, each model with its accuracy.
-    assert set(pairs) == set(micronet_accuracy())
+    assert set(pairs) == set(micronet_top1())
     assert sum(init == "imagenet" for _, init in pairs) == 40
     from_scratch = {arch for arch, init in pairs if init == "random"}
     assert {arch for arch, _ in pairs} - from_scratch == {
@@ -59,7 +59,9 @@ def test_the_grid_of_the_benchmark_has_the_cells_of_paper_a() -> None:
     tasks = build_grid(BENCHMARK).tasks
     for axis, table in (("decoder", "3"), ("arch", "4")):
         cells = {(task.point["experiment"], task.point[axis]) for task in tasks}
-        printed = {(cell.experiment, cell.name) for cell in printed_cells() if cell.table == table}
+        paper = read_published("paper_a")
+        rows = paper[paper.table == table]
+        printed = set(zip(rows.experiment, rows.name, strict=True))
         assert cells == {(name.lower().replace("-", ""), row) for name, row in printed}
     # 21 encoders x 3 decoders x 4 inits; 33 x 7 and 33 x 4, less 8 that do not dilate with 2 and 1
     # decoders; 21 x 2.
@@ -233,22 +235,22 @@ def test_the_program_prints_a_command_line(capsys: pytest.CaptureFixture[str]) -
 
 def test_published_accuracies_are_multiples_of_one_validation_image() -> None:
     # 54 classes of 50 images: a misprint would hardly fall on the grid of 1 / 2,700.
-    for key, published in micronet_accuracy().items():
-        images = published.top1 * 2700
+    for key, top1 in micronet_top1().items():
+        images = top1 * 2700
         assert abs(images - round(images)) < 0.02, key
 
 
 def test_each_published_accuracy_names_its_source() -> None:
-    assert set(imagenet_accuracy()) == set(ARCHS)
-    assert all(value.source for value in (*imagenet_accuracy().values(),))
-    assert all(0.69 < value.top1 < 0.85 for value in imagenet_accuracy().values())
+    assert set(imagenet_top1()) == set(ARCHS)
+    assert read_published("imagenet").source.all()
+    assert all(0.69 < top1 < 0.85 for top1 in imagenet_top1().values())
 
 
 def test_torchvision_still_says_what_we_quote() -> None:
     from torchvision.models import get_model_weights
 
-    for arch, published in imagenet_accuracy().items():
-        if published.source.startswith("torchvision"):
-            weights = get_model_weights(arch).IMAGENET1K_V1
-            metrics = weights.meta["_metrics"]["ImageNet-1K"]
-            assert metrics["acc@1"] == pytest.approx(100 * published.top1), arch
+    published = read_published("imagenet")
+    for row in published[published.source.str.startswith("torchvision")].itertuples():
+        weights = get_model_weights(row.arch).IMAGENET1K_V1
+        metrics = weights.meta["_metrics"]["ImageNet-1K"]
+        assert metrics["acc@1"] == pytest.approx(100 * row.value), row.arch

@@ -1,4 +1,4 @@
-"""Bagging, predictions in pictures and Grad-CAM of an adaptation study, on tiny drawn domains."""
+"""Bagging and figures of adaptation runs, on tiny drawn domains."""
 
 import csv
 from pathlib import Path
@@ -12,9 +12,9 @@ from torch import nn
 from downstream.adapt import adapt
 from downstream.adapt_study import main
 from downstream.seg.segmenter import Segmenter
-from downstream.uda.bench.bagging import bag_miou
+from downstream.studies.bagging import bag_miou
 from downstream.uda.config import AdaptConfig
-from downstream.uda.domains import DomainStudy, read_study
+from downstream.uda.domains import read_study
 from downstream.uda.prepare import prepare_target
 
 
@@ -29,22 +29,28 @@ class Sure(nn.Module):
         return torch.stack([torch.zeros_like(x[:, 0]), torch.full_like(x[:, 0], self.logit)], 1)
 
 
-@pytest.fixture
-def study(tmp_path: Path) -> DomainStudy:
-    """A target whose one test image is of class 1 all over."""
-    for domain in ("source", "T1"):
-        for split in ("train", "test"):
-            ramp = np.tile(np.arange(40, dtype=np.uint8), (48, 1))
-            for folder, picture in ((split, ramp), (f"{split}_annot", np.full_like(ramp, 255))):
-                path = tmp_path / domain / folder / "a.png"
-                path.parent.mkdir(parents=True)
+def write_domains(root: Path, seed: int | None) -> Path:
+    """Bright discs on a dark ground, on the target darker; without `seed`, disc all over."""
+    rng = np.random.default_rng(seed)
+    for domain, split, bright in (
+        ("source", "train", 200),
+        ("T1", "train", 150),
+        ("T1", "test", 150),
+    ):
+        for number in range(2):
+            distance = np.hypot(*(np.mgrid[:96, :96] - rng.integers(30, 66, (2, 1, 1))))
+            disc = distance < (25 if seed is not None else 200)
+            grey = rng.normal(np.where(disc, bright, 80), 10).clip(0, 255).astype(np.uint8)
+            for folder, picture in ((split, grey), (f"{split}_annot", disc.astype(np.uint8) * 255)):
+                path = root / "images" / domain / folder / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(picture).save(path)
-    file = tmp_path / "study.yaml"
+    file = root / "discs.yaml"
     file.write_text(
-        f"data: {tmp_path}\nclasses: [background=0, lath=255]\ninner: 32\nring: 8\n"
-        "source: {data: source}\ntargets: {T1: {data: T1}}\n"
+        f"data: {root / 'images'}\nclasses: [ground=0, disc=255]\ninner: 32\nring: 8\nfolds: 2\n"
+        "source: {data: source, val: []}\ntargets: {T1: {data: T1}}\n"
     )
-    return read_study(file)
+    return file
 
 
 @pytest.mark.parametrize(
@@ -56,8 +62,9 @@ def study(tmp_path: Path) -> DomainStudy:
     ],
 )
 def test_a_bag_is_the_mean_of_probabilities(
-    study: DomainStudy, members: tuple[float, ...], miou: float
+    tmp_path: Path, members: tuple[float, ...], miou: float
 ) -> None:
+    study = read_study(write_domains(tmp_path, seed=None))
     segmenters = [Segmenter(Sure(p), (0.5,) * 3, (0.5,) * 3, torch.device("cpu")) for p in members]
     images = prepare_target(study, "T1").test
     assert bag_miou(segmenters, study, images, batch_size=2) == miou
@@ -66,7 +73,7 @@ def test_a_bag_is_the_mean_of_probabilities(
 def test_the_study_reads_and_draws_what_adapt_writes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = _drawn_study(tmp_path)
+    file = write_domains(tmp_path, seed=0)
     for method, target, fold in (
         ("source_only", None, 0),
         ("source_only", None, 1),
@@ -88,46 +95,18 @@ def test_the_study_reads_and_draws_what_adapt_writes(
             )
         )
     out = tmp_path / "out"
-    flags = ["--bagging", "--layer", "layer3.1"]
-    main([str(tmp_path / "runs"), "--out", str(out), *flags])
+    main([str(tmp_path / "runs"), "--out", str(out), "--bagging"])
     page = (out / "adapt_study.md").read_text()
     assert "## Table 3: T1" in page and "4 runs: 4 finished" in page
     with (out / "bagging.csv").open() as stream:
         bags = [row for row in csv.DictReader(stream) if row["seed"]]
     assert [row["members"] for row in bags] == ["2", "2"]
     assert all(0 <= float(row["bagged"]) <= 1 for row in bags)
-    assert {path.name for path in out.glob("*.png")} == {
-        *("scores.png", "figure4.png", "figure7.png")
-    }
+    assert {path.name for path in out.glob("*.png")} == {"scores.png", "figure4.png"}
     # Micrograph, two predictions and the label beside each other; two test images.
     with Image.open(out / "figure4.png") as picture:
         assert picture.width == 4 * 206 + 6
-    content = file.read_text()
-    file.write_text(content.replace("data: ", "data: /nowhere"))
+    file.write_text(file.read_text().replace("data: ", "data: /nowhere"))
     capsys.readouterr()
     main([str(tmp_path / "runs"), "--out", str(tmp_path / "again")])
     assert "no figure of T1" in capsys.readouterr().err
-    file.write_text(content)
-
-
-def _drawn_study(root: Path) -> Path:
-    """Bright discs on a dark ground; on the target, darker."""
-    rng = np.random.default_rng(0)
-    for domain, split, bright in (
-        ("source", "train", 200),
-        ("T1", "train", 150),
-        ("T1", "test", 150),
-    ):
-        for number in range(2):
-            disc = np.hypot(*(np.mgrid[:96, :96] - rng.integers(30, 66, (2, 1, 1)))) < 25
-            grey = rng.normal(np.where(disc, bright, 80), 10).clip(0, 255).astype(np.uint8)
-            for folder, picture in ((split, grey), (f"{split}_annot", disc.astype(np.uint8) * 255)):
-                path = root / "images" / domain / folder / f"{number}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(picture).save(path)
-    file = root / "discs.yaml"
-    file.write_text(
-        f"data: {root / 'images'}\nclasses: [ground=0, disc=255]\ninner: 32\nring: 8\nfolds: 2\n"
-        "source: {data: source, val: []}\ntargets: {T1: {data: T1}}\n"
-    )
-    return file

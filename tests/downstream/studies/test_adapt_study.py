@@ -1,4 +1,4 @@
-"""The adaptation study on runs whose scores are set by hand: tables, gains, shares, references."""
+"""Paper B's tables and what they leave out, on runs whose scores are set by hand."""
 
 import csv
 import json
@@ -7,22 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pandas as pd
 import pytest
 
-from downstream.adapt_study import PAGE, main
+from downstream.adapt_study import main
 from downstream.seg.run_folder import RunPaths, write_json
-from downstream.uda.bench.findings import shared_tests
-from downstream.uda.bench.gains import bn_share, gains
-from downstream.uda.bench.runs import AdaptRun, DomainScore, read_adapt_runs, twin, variants
-from downstream.uda.bench.sheet import Percent, Sheet, sheet_csv, sheet_page
-from downstream.uda.bench.spread import balance, spread
-from downstream.uda.bench.study import Study
-from downstream.uda.bench.tables import table_2
+from downstream.studies.adapt_findings import bn_share, gains, shared_tests
+from downstream.studies.adapt_runs import read_adapt_runs
 from downstream.uda.config import AdaptConfig
 from shards.cli import UserError
 from shards.settings import dump_config
 
+PAGE = "adapt_study.md"
 IMAGES = ("a", "b")
 
 
@@ -107,17 +103,22 @@ def save_study(root: Path) -> None:
         )  # fmt: skip
 
 
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open() as stream:
+        return list(csv.DictReader(stream))
+
+
 def test_runs_of_a_folder_become_variants(tmp_path: Path) -> None:
     save_study(tmp_path)
-    save_run(tmp_path, "advent", 0, None, {}, target="T1", settings={"style": "fda"})
+    save_run(tmp_path, "advent", 0, 0.7, {"T1": 0.6}, target="T1", settings={"style": "fda"})
+    save_run(tmp_path, "advent", 1, None, {}, target="T1")
     runs = read_adapt_runs(tmp_path)
-    assert [v.method for v in variants(runs)] == [
-        *("source_only", "bn_adapt", "adaptsegnet", "advent + fda"),
-    ]
-    assert sum(run.finished for run in runs) == 6
-    adapted = next(v for v in variants(runs) if v.method == "adaptsegnet")
-    baseline = twin(runs, adapted, "source_only")
-    assert baseline is not None and baseline.steps == adapted.steps
+    methods = [variant.method for variant in runs.variants()]
+    assert methods == ["source_only", "bn_adapt", "adaptsegnet", "advent + fda"]
+    assert (len(runs.runs), runs.runs.finished.sum()) == (8, 7)
+    assert runs.targets == ["T1", "T2"]
+    baseline = runs.counterpart(runs.variants()[2], "source_only")
+    assert baseline == runs.variants()[0]
 
 
 def test_a_run_counts_on_the_target_that_it_saw_alone(tmp_path: Path) -> None:
@@ -127,23 +128,21 @@ def test_a_run_counts_on_the_target_that_it_saw_alone(tmp_path: Path) -> None:
     results = json.loads(RunPaths(folder).results.read_text())
     results["domains"]["T2"] = results["domains"]["T1"]
     write_json(RunPaths(folder).results, results)
-    (run,) = read_adapt_runs(tmp_path)
-    assert list(run.targets or {}) == ["T1"]
+    assert read_adapt_runs(tmp_path).targets == ["T1"]
 
 
 def test_gains_are_of_the_same_fold_and_seed(tmp_path: Path) -> None:
     save_study(tmp_path)
     save_run(tmp_path, "adaptsegnet", 2, 0.7, {"T1": 0.9}, target="T1")  # has no partner
     found = {gain.variant.method: gain for gain in gains(read_adapt_runs(tmp_path))}
-    gain = found["adaptsegnet"]
-    assert (gain.paired.pairs, gain.paired.folds, gain.paired.wins) == (2, 2, 2)
-    assert gain.paired.values == pytest.approx((0.08, 0.04))
-    assert (gain.paired.mean, gain.paired.low, gain.paired.high) == pytest.approx(
-        (0.06, 0.04, 0.08)
-    )
+    paired = found["adaptsegnet"].paired
+    assert (paired.pairs, paired.wins) == (2, 2)
+    assert paired.values == pytest.approx((0.08, 0.04))
+    bootstrap, student = paired.bootstrap, paired.student
+    assert (bootstrap.low, bootstrap.high) == pytest.approx((0.04, 0.08))
     # Student: 0.06 -+ 12.706 * 0.02
-    assert (gain.paired.t_low, gain.paired.t_high) == pytest.approx((-0.194, 0.314), abs=1e-3)
-    assert gain.paired.images == 2 and gain.paired.image_mean == pytest.approx(0.06)
+    assert (student.low, student.high) == pytest.approx((-0.194, 0.314), abs=1e-3)
+    assert paired.images == 2 and paired.image_mean == pytest.approx(0.06)
 
 
 def test_bn_adapt_explains_a_share_of_the_gain(tmp_path: Path) -> None:
@@ -153,38 +152,18 @@ def test_bn_adapt_explains_a_share_of_the_gain(tmp_path: Path) -> None:
     share = found["adaptsegnet"].bn_share
     assert share is not None
     # 2 of 6 points; alone, the folds say 2 of 8 and 2 of 4.
-    assert (share.mean, share.low, share.high) == pytest.approx((1 / 3, 1 / 4, 1 / 2))
+    assert share.value == pytest.approx(1 / 3)
+    assert (share.interval.low, share.interval.high) == pytest.approx((1 / 4, 1 / 2))
 
 
-def test_a_share_of_no_sure_gain_is_not_told() -> None:
-    def scores(*values: float) -> dict[tuple[int, int], DomainScore]:
-        return {
-            (fold, 0): DomainScore(value, {}, None, np.zeros((2, 2), np.int64), {})
-            for fold, value in enumerate(values)
-        }
+def test_no_share_is_given_of_an_unsure_gain() -> None:
+    def scores(*values: float) -> pd.DataFrame:
+        return pd.DataFrame({"fold": range(len(values)), "seed": 0, "miou": values})
 
     share = bn_share(scores(0.5, 0.5), scores(0.51, 0.51), scores(0.6, 0.45))
-    assert share is not None and math.isnan(share.mean)
+    assert share is not None and math.isnan(share.value)
     one = bn_share(scores(0.5), scores(0.51), scores(0.54))
-    assert one is not None and one.mean == pytest.approx(0.25) and math.isnan(one.low)
-
-
-def test_spread_tells_folds_from_seeds() -> None:
-    # Folds lie 0.2 apart, seeds 0.02.
-    found = spread({(0, 0): 0.5, (0, 1): 0.52, (1, 0): 0.7, (1, 1): 0.72})
-    assert (found.n, found.folds, found.seeds) == (4, 2, 2)
-    assert found.mean == pytest.approx(0.61)
-    assert found.fold_std == pytest.approx(0.2 / math.sqrt(2))
-    assert found.seed_std == pytest.approx(0.02 / math.sqrt(2))
-    assert math.isnan(spread({(0, 0): 0.5}).std)
-
-
-def test_balance_tells_misses_from_false_alarms() -> None:
-    confusion = np.array([[50, 10], [30, 10]])
-    found = balance(confusion, 1)
-    assert (found.false, found.missed, found.skew) == (0.1, 0.3, pytest.approx(-0.5))
-    assert balance(confusion, 0).skew == pytest.approx(0.5)
-    assert math.isnan(balance(np.eye(2, dtype=np.int64), 1).skew)
+    assert one is not None and one.value == pytest.approx(0.25) and math.isnan(one.interval.low)
 
 
 def test_rdts_carry_the_runs_that_they_are_relative_to(tmp_path: Path) -> None:
@@ -194,8 +173,7 @@ def test_rdts_carry_the_runs_that_they_are_relative_to(tmp_path: Path) -> None:
     (reference,) = json.loads((out / "references.json").read_text())
     assert reference["miou"] == pytest.approx(0.795)
     assert reference["run_ids"] == ["id.source_only.None.0.0", "id.source_only.None.1.0"]
-    with (out / "table3.csv").open() as stream:
-        rows = {row["Model"]: row for row in csv.DictReader(stream)}
+    rows = {row["Model"]: row for row in read_csv(out / "table3.csv")}
     adapted = rows["UDA adaptsegnet - resnet18 DeepLabV2"]
     assert float(adapted["RDT"]) == pytest.approx((0.68 - 0.795) / 0.795, abs=1e-5)
     assert adapted["reference"] == reference["id"]
@@ -208,8 +186,7 @@ def test_a_given_reference_is_taken_for_all(tmp_path: Path) -> None:
     save_study(tmp_path)
     other = save_run(tmp_path, "source_only", 0, 0.5, {"T1": 0.6}, settings={"arch": "resnet34"})
     main([str(tmp_path), "--reference", str(other)])
-    with (tmp_path / "table3.csv").open() as stream:
-        rdts = {row["Model"]: row["RDT"] for row in csv.DictReader(stream)}
+    rdts = {row["Model"]: row["RDT"] for row in read_csv(tmp_path / "table3.csv")}
     assert float(rdts["UDA adaptsegnet - resnet18 DeepLabV2"]) == pytest.approx(0.36)
 
 
@@ -233,7 +210,7 @@ def test_the_page_has_the_tables_of_the_paper(
     assert "Table 6" not in page  # all runs are of one length
     assert {path.name for path in tmp_path.glob("*.csv")} == {
         *("table2.csv", "table3.csv", "table4.csv", "table7.csv", "gains.csv", "source.csv"),
-        *("oracle.csv", "cost.csv", "balance.csv", "runs.csv"),
+        *("oracle.csv", "runs.csv"),
     }
 
 
@@ -242,12 +219,11 @@ def test_two_lengths_make_table_6(tmp_path: Path) -> None:
         settings = {"steps": steps, "warmup_steps": 0}
         save_run(tmp_path, "source_only", 0, 0.8, {"T1": miou}, settings=settings)
     main([str(tmp_path)])
-    with (tmp_path / "table6-T1.csv").open() as stream:
-        (row,) = csv.DictReader(stream)
+    (row,) = read_csv(tmp_path / "table6-T1.csv")
     assert float(row["mIoU, 100 steps mean"]) == 0.5
     assert float(row["RDT, 200 steps"]) == pytest.approx(-0.25)
-    with (tmp_path / "table3.csv").open() as stream:  # of the longer ones alone
-        assert [float(r["mIoU mean"]) for r in csv.DictReader(stream) if r["n"] == "1"] == [0.6]
+    ours = [row for row in read_csv(tmp_path / "table3.csv") if row["n"] == "1"]
+    assert [row["mIoU mean"] for row in ours] == ["0.6"]  # of the longer ones alone
 
 
 def test_initialisations_are_compared_in_pairs(tmp_path: Path) -> None:
@@ -257,15 +233,15 @@ def test_initialisations_are_compared_in_pairs(tmp_path: Path) -> None:
             settings = {"init": init, "network": "Unet"}
             save_run(tmp_path, "source_only", fold, 0.7 + gain, targets, settings=settings)
     main([str(tmp_path)])
-    with (tmp_path / "pretraining.csv").open() as stream:
-        gains = {(r["On"], r["Pre-training"], r["less"]): r for r in csv.DictReader(stream)}
+    rows = read_csv(tmp_path / "pretraining.csv")
+    gains = {(r["On"], r["Pre-training"], r["less"]): r for r in rows}
     assert list(gains) == [
         ("source", "imagenet", "random"),
         ("source", "image-nanosem", "random"),
         ("T2", "imagenet", "random"),
         ("T2", "image-nanosem", "random"),
     ]
-    assert float(gains["T2", "imagenet", "random"]["gain"]) == pytest.approx(0.15)
+    assert float(gains["T2", "imagenet", "random"]["difference"]) == pytest.approx(0.15)
     assert gains["source", "image-nanosem", "random"]["pairs"] == "2"
 
 
@@ -275,13 +251,13 @@ def test_targets_with_one_test_set_are_compared(tmp_path: Path) -> None:
         save_run(tmp_path, "adaptsegnet", fold, 0.8, {"T3v": 0.77 - fold / 100}, target="T3v")
         save_run(tmp_path, "adaptsegnet", fold, 0.8, {"T2": 0.5}, target="T2", truth=0.3)
     runs = read_adapt_runs(tmp_path)
-    assert shared_tests(Study(runs)) == [("T3", "T3v")]
+    assert shared_tests(runs) == [("T3", "T3v")]
     main([str(tmp_path)])
     page = (tmp_path / PAGE).read_text()
     assert "| 2 | T3 | 78.0 ± 0.0 | T3v | 76.5 ± 0.7 | -1.5 [-2.0, -1.0] |" in page
 
 
-def test_mixed_budgets_warnings_and_failures_are_told(tmp_path: Path) -> None:
+def test_mixed_budgets_warnings_and_failures_are_reported(tmp_path: Path) -> None:
     save_run(tmp_path, "source_only", 0, 0.8, {"T1": 0.5}, settings={"lr": 1e-4})
     save_run(tmp_path, "source_only", 1, 0.8, {"T1": 0.5}, warnings=("it drifts",))
     save_run(tmp_path, "source_only", 2, 0.3, {"T1": 0.3}, collapse="it predicts lath everywhere")
@@ -292,7 +268,7 @@ def test_mixed_budgets_warnings_and_failures_are_told(tmp_path: Path) -> None:
     assert "source_only.None.2.0 failed: it predicts lath everywhere" in page
 
 
-def test_runs_that_cannot_be_told_apart_are_told(
+def test_runs_that_nothing_distinguishes_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for lr, miou in ((1e-4, 0.5), (1e-3, 0.6)):
@@ -306,7 +282,7 @@ def test_runs_that_cannot_be_told_apart_are_told(
     assert "differ in multi_level (False, True)" in page
 
 
-def test_mistakes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"holds no downstream\.adapt run"):
         read_adapt_runs(tmp_path)
     folder = save_run(tmp_path, "adaptsegnet", 0, 0.8, {"T1": 0.5}, target="T1")
@@ -329,21 +305,4 @@ def test_unfinished_runs_count_nowhere(tmp_path: Path) -> None:
     save_run(tmp_path, "source_only", 0, None, {})
     main([str(tmp_path)])
     assert "1 run: 0 finished" in (tmp_path / PAGE).read_text()
-    runs: list[AdaptRun] = read_adapt_runs(tmp_path)
-    assert table_2(Study(runs)).rows == []
-
-
-def test_a_sheet_is_markdown_and_csv() -> None:
-    rows = [{"name": "a|b", "value": Percent(0.5, True, 0.25, 0.75)}, {"name": "c", "n": 2}]
-    sheet = Sheet("x", "Title", rows, ("A note.",))
-    assert sheet_page(sheet)[-4:] == [
-        "| a\\|b | +50.0 [+25.0, +75.0] |  |",
-        "| c |  | 2 |",
-        "",
-        "A note.",
-    ]
-    assert sheet_csv(sheet).splitlines() == [
-        "name,value,value low,value high,n",
-        "a|b,0.5,0.25,0.75,",
-        "c,,,,2",
-    ]
+    assert [path.name for path in tmp_path.glob("*.csv")] == ["runs.csv"]

@@ -1,1 +1,0 @@
-"""A study: many segmentation runs, compared by their initialisation."""

@@ -1,0 +1,63 @@
+"""The folds of a variant as one network: the mean of their probabilities (paper B, section 4.2)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from downstream.seg.metrics import score
+from downstream.seg.segmenter import Segmenter, load_segmenter
+from downstream.studies.adapt_runs import AdaptRuns
+from downstream.studies.adapt_tables import Row, spread
+from downstream.uda.domains import DomainStudy
+from downstream.uda.evaluate import predict_image, score_image, total_confusion
+from downstream.uda.prepare import PreparedImage, prepare_target
+from micrograph.published_values import read_published
+from micrograph.report_tables import Percent, Table, named_rows
+from micrograph.statistics import NAN
+from shards.cli import progress
+
+
+def bagging_table(runs: AdaptRuns, study: DomainStudy) -> Table:
+    """Of each variant, target and seed with two folds or more: members and their bag.
+
+    Predicts every test image with every fold. Raises `UserError` where images or weights are gone.
+    """
+    bags = [
+        (target, variant, seed, members)
+        for target in runs.targets
+        for variant in runs.longest()
+        for seed, members in runs.on(target, variant).groupby("seed")
+        if len(members) > 1
+    ]
+    rows: list[Row] = []
+    for target, variant, seed, members in progress(bags, "bagging"):
+        segmenters = [load_segmenter(folder) for folder in members.folder]
+        images = prepare_target(study, target).test
+        bagged = bag_miou(segmenters, study, images, members.config.iloc[0].batch_size)
+        mean = spread(members)
+        row = {"Target": target} | runs.head(variant) | {"seed": seed, "members": len(members)}
+        row |= {"mean of members": mean, "bagged": Percent(bagged)}
+        rows.append(row | {"gain": Percent(bagged - mean.mean, signed=True)})
+    for cell in named_rows(read_published("paper_b").query("quantity == 'bagged_miou'")):
+        if rows and cell.domain in runs.targets:
+            row = {"Target": cell.domain, "Model": "*paper B: UDA - resnet101 DeepLabV2*"}
+            row |= {"Pre-training": cell.init, "Augmentation": cell.augmentation}
+            rows.append(row | {"members": 5, "bagged": Percent(cell.value)})
+    return Table("bagging", "Bagging of folds: mean probability, percent mIoU", rows)
+
+
+def bag_miou(
+    segmenters: Sequence[Segmenter],
+    study: DomainStudy,
+    images: Sequence[PreparedImage],
+    batch_size: int,
+) -> float:
+    """mIoU over all pixels of `images` of the mean of the members' probabilities."""
+    scored = []
+    for image in images:
+        if image.native_mask is not None:
+            members = [predict_image(member, study, image, batch_size) for member in segmenters]
+            mask = np.mean(members, axis=0).argmax(0).astype(np.uint8)
+            scored.append(score_image(image, mask, len(study.classes)))
+    confusion = total_confusion(scored)
+    return NAN if confusion is None else score(confusion).miou

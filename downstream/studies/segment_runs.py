@@ -1,0 +1,107 @@
+"""Segmentation runs as a table: what `downstream.segment` wrote, named as in paper A. No torch."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from downstream.config import DEFAULT_ARCH, FREE_SETTINGS, SegmentConfig
+from downstream.seg.run_folder import RunPaths, read_results
+from downstream.studies.runs import check_labels, init_label, mixed_settings, read_configs
+from micrograph.published_values import read_published
+from micrograph.statistics import NAN
+from shards.settings import as_plain
+
+# Training and test folders -> paper A's experiment, as configs/downstream has them.
+_EXPERIMENTS = {
+    (f"{name.replace('-', '')}/train", f"{name.replace('-', '')}/test"): name
+    for name in ("Super-1", "Super-2", "Super-3", "Super-4", "EBC-1", "EBC-2")
+} | {
+    ("EBC3/train", "EBC3/test"): "EBC-3 by specimen",  # as published, not as in the paper
+    ("EBC1/train/111418#4_1426_100Cyc0032.tif", "EBC1/test"): "EBC-3",
+}
+_VARIED = FREE_SETTINGS | {"decoder", "arch", "init", "seed", "fold"}
+_OF_EXPERIMENT = {"train", "val", "test", "specimen", "classes", "orientation", "micro_over"}
+
+
+def read_runs(root: Path, labels: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """The runs under `root`, in the paper's order. `labels` names inits: as given -> label.
+
+    Columns: run, folder, config, experiment, decoder, arch, init, seed; of finished runs
+    micro_iou, miou, val_micro_iou (shares in [0, 1], nan without), image_micro_iou (test image ->
+    score), failure (why the run collapsed, or empty) and twin, which is equal for runs that differ
+    in the initialisation alone. Raises `UserError` for no run, a damaged one, an unused label.
+    """
+    configs = read_configs(root, SegmentConfig, "downstream.segment")
+    check_labels(labels or {}, configs.values())
+    runs = [_read_run(folder, config, labels or {}) for folder, config in configs.items()]
+    by_paper = ("experiment", "init")
+    others = ("decoder", "arch", "seed")
+    runs.sort(key=lambda run: ([_rank(run[n]) for n in by_paper], [run[n] for n in others]))
+    return pd.DataFrame(runs)
+
+
+def shared_settings(runs: pd.DataFrame) -> dict[str, Any]:
+    """The settings in which all runs agree and differ from the default: their budget."""
+    first, *others = (as_plain(config) for config in runs.config)
+    defaults = as_plain(SegmentConfig(data=runs.config.iloc[0].data))
+    return {
+        name: value
+        for name, value in first.items()
+        if name not in _VARIED | _OF_EXPERIMENT
+        and value != defaults[name]
+        and all(other[name] == value for other in others)
+    }
+
+
+def mixed_budgets(runs: pd.DataFrame) -> dict[str, list[str]]:
+    """The settings in which runs of one experiment differ though the tables average over them."""
+    return mixed_settings(runs, lambda run: run.experiment, _VARIED)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Experiments or initialisations, each once, in the paper's order; others last."""
+    return sorted(set(names), key=_rank)
+
+
+def _read_run(folder: Path, config: SegmentConfig, labels: Mapping[str, str]) -> dict[str, Any]:
+    finished = RunPaths(folder).results.is_file()
+    results = read_results(folder) if finished else {}
+    arch = results.get("arch") or config.arch or DEFAULT_ARCH
+    test: dict[str, Any] = results.get("test") or {}
+    settings = {k: v for k, v in as_plain(config).items() if k not in FREE_SETTINGS | {"init"}}
+    settings |= {"arch": arch, "data_sha256": results.get("data_sha256")}
+    return {
+        "run": folder.name,
+        "folder": folder,
+        "config": config,
+        "experiment": _experiment(config),
+        "decoder": config.decoder,
+        "arch": arch,
+        "init": init_label(config.init, arch, labels),
+        "seed": config.seed,
+        "finished": finished,
+        "failure": results["collapse"] if finished and not results["converged"] else "",
+        "micro_iou": test.get("micro_iou", NAN),
+        "miou": test.get("miou", NAN),
+        "val_micro_iou": results["val"]["micro_iou"] if finished else NAN,
+        "image_micro_iou": {i["name"]: i["micro_iou"] for i in test.get("images", [])},
+        "twin": json.dumps(settings, sort_keys=True),
+    }
+
+
+def _experiment(config: SegmentConfig) -> str:
+    """Paper A's name of what the run trains and tests on, else the names of the folders."""
+    if config.folds is None and len(config.train) == len(config.test) == 1:
+        known = _EXPERIMENTS.get((config.train[0], config.test[0]))
+        if known:
+            return known
+    return f"{config.data.name} {'+'.join(config.train)}".removesuffix(" train")
+
+
+def _rank(name: str) -> tuple[int, str]:
+    table = read_published("paper_a").query("table == '2'")
+    order = [*table.experiment.unique(), *table.name.unique()]
+    return order.index(name) if name in order else len(order), name

@@ -1,1 +1,0 @@
-"""Many adaptation runs, compared as in paper B."""

@@ -1,0 +1,28 @@
+"""Numbers that others published, with the source of each: `published/*.csv`. No torch.
+
+paper_a   NASA/TM-20210026119: segmentation, Tables 2 to 4 and the best models
+paper_b   "Addressing materials' microstructure diversity using transfer learning": Tables 1 to 7
+          and what its text alone gives. `note` says what the text at hand has lost (the headings of
+          Tables 1 and 7, symbols of etchings); nothing is filled in.
+imagenet  top-1 on ImageNet of the weights that `--init imagenet` loads
+"""
+
+from functools import cache
+from importlib.resources import files
+
+import pandas as pd
+
+
+@cache
+def read_published(name: str) -> pd.DataFrame:
+    """The rows of `published/NAME.csv` in print order; percentages become shares in [0, 1].
+
+    Absent numbers are nan, absent words are empty.
+    """
+    with (files("micrograph") / "published" / f"{name}.csv").open(encoding="utf-8") as stream:
+        frame = pd.read_csv(stream, dtype=str, keep_default_na=False)
+    scale = frame["unit"].map({"percent": 100}).fillna(1)
+    for column in ("value", "std", "epochs"):
+        if column in frame:
+            frame[column] = pd.to_numeric(frame[column]) / (1 if column == "epochs" else scale)
+    return frame
