@@ -14,6 +14,7 @@ Check = Callable[[TrainConfig, Place], Iterator[Finding]]
 
 # In this order. What trains a little comes last, and only if nothing failed before.
 CHECKS: dict[str, Check] = {
+    "packages": machine.check_packages,
     "GPU": machine.check_gpu,
     "DALI": machine.check_dali,
     "cores": machine.check_cores,

@@ -67,22 +67,38 @@ def check_gpu(config: TrainConfig, place: Place) -> Iterator[Finding]:
         yield Finding(check="GPU", found="not wanted")
 
 
-def check_dali(config: TrainConfig, place: Place) -> Iterator[Finding]:
-    """Whether DALI can be imported: nothing is trained without it."""
-    try:
-        import nvidia.dali
-    except (ImportError, OSError) as error:  # OSError: a library that it needs is not there
-        remedy = "pip install nvidia-dali-cuda130 (x86-64 or Arm Linux, glibc 2.28 or newer)"
-        yield Finding(check="DALI", found=str(error), level="fail", remedy=remedy)
-        return
-    packages = [f"DALI {nvidia.dali.__version__}"]
-    for name in ("accelerate", "segmentation-models-pytorch", "timm"):
+def check_packages(config: TrainConfig, place: Place) -> Iterator[Finding]:
+    """Whether the packages that every training imports are installed."""
+    found = []
+    for name in ("torch", "accelerate", "segmentation-models-pytorch", "timm"):
         try:
-            packages.append(f"{name} {version(name)}")
+            found.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             remedy = "pip install 'micrograph-pretrain[train]'"
             yield Finding(check="packages", found=f"no {name}", level="fail", remedy=remedy)
-    yield Finding(check="DALI", found=", ".join(packages))
+    yield Finding(check="packages", found=", ".join(found))
+
+
+def check_dali(config: TrainConfig, place: Place) -> Iterator[Finding]:
+    """Whether DALI can be imported; only training on a GPU needs it."""
+    if not uses_gpu(config):
+        yield Finding(check="DALI", found="not needed on the CPU")
+        return
+    try:
+        import nvidia.dali
+    except (ImportError, OSError) as error:  # OSError: one of its shared libraries is missing
+        remedy = (
+            "pip install nvidia-dali-cuda130 (x86-64 or Arm Linux, glibc 2.28 or newer), or use "
+            "--device cpu"
+        )
+        yield Finding(check="DALI", found=str(error), level="fail", remedy=remedy)
+        return
+    yield Finding(check="DALI", found=nvidia.dali.__version__)
+
+
+def uses_gpu(config: TrainConfig) -> bool:
+    """Whether a training with these settings would run on a GPU of this machine."""
+    return config.device != "cpu" and torch.cuda.is_available()
 
 
 def check_cores(config: TrainConfig, place: Place) -> Iterator[Finding]:
@@ -151,7 +167,7 @@ def check_processes(config: TrainConfig, place: Place) -> Iterator[Finding]:
         found = "one process; to check several, start the doctor as the training"
         yield Finding(check="processes", found=found)
         return
-    gpu = torch.cuda.is_available() and config.device != "cpu"
+    gpu = uses_gpu(config)
     backend, prefix = ("nccl", "NCCL") if gpu else ("gloo", "GLOO")
     where = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
     if gpu:

@@ -15,6 +15,7 @@ import torch
 from pretrain.checkpoint import KEPT
 from pretrain.config import TrainConfig
 from pretrain.doctor.finding import Finding, Place
+from pretrain.doctor.machine import uses_gpu
 from pretrain.inits import resolve_init
 from pretrain.model import build_classifier, imagenet_tag
 from pretrain.run_folder import RunPaths
@@ -69,13 +70,13 @@ def check_shards(config: TrainConfig, place: Place) -> Iterator[Finding]:
 
 def check_decoder(config: TrainConfig, place: Place) -> Iterator[Finding]:
     """Which decoder the loader will use, and why."""
-    uses_gpu = torch.cuda.is_available() and config.device != "cpu"
-    gpu = place.local_rank % torch.cuda.device_count() if uses_gpu else 0
-    device = torch.device("cuda", gpu) if uses_gpu else torch.device("cpu")
+    on_gpu = uses_gpu(config)
+    gpu = place.local_rank % torch.cuda.device_count() if on_gpu else 0
+    device = torch.device("cuda", gpu) if on_gpu else torch.device("cpu")
     data = open_split(stage(config.shards, config.cache_dir), "train")
     path = decode_path(data, config, device)
     found = f"{path.name}: {path.reason}"
-    if uses_gpu and path.name != "mixed" and config.gpu_decode == "auto":
+    if on_gpu and path.name != "mixed" and config.gpu_decode == "auto":
         remedy = "training works, decoding on the CPU; try another DALI or driver version"
         yield Finding(check="decoder", found=found, level="warn", remedy=remedy)
     else:

@@ -18,7 +18,7 @@ from pretrain.config import TrainConfig
 from pretrain.doctor.__main__ import main
 from pretrain.doctor.checks import examine
 from pretrain.doctor.finding import Finding, Place
-from pretrain.doctor.machine import check_cores, check_gpu, check_port
+from pretrain.doctor.machine import check_cores, check_dali, check_gpu, check_port
 from pretrain.doctor.material import check_init, check_run_folder, check_wandb
 
 ALONE = Place(rank=0, world=1, local_rank=0, local_world=1, host="here")
@@ -115,6 +115,19 @@ def test_a_gpu_that_is_asked_for_must_be_there(shards: Path, tmp_path: Path) -> 
     (finding,) = check_gpu(settings(shards, tmp_path, device="gpu"), ALONE)
     assert finding.level == "fail"
     assert "--device cpu" in finding.remedy
+
+
+def test_dali_is_needed_on_a_gpu_only(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)  # importing it fails
+    config = settings(shards, tmp_path / "run")
+    findings = examine(config, ALONE, with_trial=False)
+    assert [finding for finding in findings if finding.level == "fail"] == []
+    assert only(findings, "DALI").found == "not needed on the CPU"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    (finding,) = check_dali(replace(config, device="gpu"), ALONE)
+    assert finding.level == "fail" and "pip install nvidia-dali" in finding.remedy
 
 
 def test_more_threads_than_cores_are_told(shards: Path, tmp_path: Path) -> None:
