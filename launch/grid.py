@@ -61,7 +61,7 @@ def load_grid(path: Path) -> Grid:
 
 _KEYS = (
     *("name", "program", "root", "config", "settings", "axes", "exclude", "include", "task"),
-    *("resources", "overrides", "slurm", "then", "finally"),
+    *("resources", "overrides", "slurm", "after_task", "after_all"),
 )
 
 
@@ -104,8 +104,8 @@ def _build(content: dict[str, Any], path: Path) -> Grid:
         axes={key: tuple(values) for key, values in axes.items()},
         tasks=tasks,
         slurm=slurm,
-        then=_commands(content, "then"),
-        finally_=_commands(content, "finally"),
+        after_task=_commands(content, "after_task"),
+        after_all=_commands(content, "after_all"),
     )
     for task in tasks:
         _check(task, grid)
@@ -262,7 +262,7 @@ def _check(task: Task, grid: Grid) -> None:
     try:
         check_time(task.resources, grid.slurm)
         check_settings(find_program(task.program), task.values)
-        for command in grid.then:
+        for command in grid.after_task:
             fill_in(command, task)
     except UserError as error:
         raise UserError(f"task {task.name}: {error}") from error

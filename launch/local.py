@@ -158,8 +158,8 @@ def _start(
 ) -> Running:
     line = f"{local_start(find_program(task.program), len(gpus), _free_port())} "
     line += shlex.join([*task.command, *flags])
-    if grid.then:
-        line += f" && {sys.executable} -m launch.task then {shlex.quote(str(tasks_file))} "
+    if grid.after_task:
+        line += f" && {sys.executable} -m launch.task after {shlex.quote(str(tasks_file))} "
         line += str(task.index)
     environment = dict(os.environ) | {"PYTHONUNBUFFERED": "1"}
     if has_gpus:

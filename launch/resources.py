@@ -45,9 +45,9 @@ class Resources:
 class SlurmSettings:
     """Of the cluster."""
 
-    prelude: Annotated[
-        str, "shell lines before the task: module load, source .venv/bin/activate"
-    ] = ""
+    setup: Annotated[str, "shell lines before the task: module load, source .venv/bin/activate"] = (
+        ""
+    )
     container: Annotated[str, "what a command is prefixed with: apptainer exec --nv image.sif"] = ""
     options: Annotated[tuple[str, ...], "further options of sbatch: --partition=gpu"] = ()
     signal_seconds: Annotated[int, "how long before the time limit a task is told to save"] = 120

@@ -40,7 +40,7 @@ def array_script(
     ]
     in_container = f"{grid.slurm.container} " if grid.slurm.container else ""
     cpus = f"--cpus-per-task={resources.cpus} " if resources.cpus else ""
-    then = ["if [ $code = 0 ]; then task then; code=$?; fi"] if grid.then else []
+    after = ["if [ $code = 0 ]; then task after; code=$?; fi"] if grid.after_task else []
     port, ports = _PORTS
     return "\n".join(
         [
@@ -69,7 +69,7 @@ def array_script(
             f"srun --nodes={resources.nodes} --ntasks-per-node=1 {cpus}--kill-on-bad-exit=1 \\",
             f'  {in_container}bash -c "$step"',
             "code=$?",
-            *then,
+            *after,
             "",
             'verdict=$(task end --code "$code")',
             'if [ "$verdict" = interrupted ] && [ -z "$told_to_end" ]; then',
@@ -94,7 +94,7 @@ def collect_script(grid: Grid, tasks_file: Path, folder: Path) -> str:
         "--ntasks=1",
         *kept,
     ]
-    commands = [collect, *grid.finally_]
+    commands = [collect, *grid.after_all]
     return "\n".join(
         [
             "#!/bin/bash",
@@ -131,10 +131,10 @@ def spell_indices(indices: Sequence[int]) -> str:
 
 
 def _opening(grid: Grid, folder: Path) -> list[str]:
-    prelude = grid.slurm.prelude.strip("\n").splitlines()
-    if not prelude and not grid.slurm.container:  # then with the Python that submits
-        prelude = [f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"]
-    return [f"cd {shlex.quote(str(folder))} || exit", *prelude, "export PYTHONUNBUFFERED=1"]
+    setup = grid.slurm.setup.strip("\n").splitlines()
+    if not setup and not grid.slurm.container:  # then with the Python that submits
+        setup = [f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"]
+    return [f"cd {shlex.quote(str(folder))} || exit", *setup, "export PYTHONUNBUFFERED=1"]
 
 
 def _output(grid: Grid, pattern: str) -> str:

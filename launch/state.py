@@ -52,7 +52,7 @@ def task_state(grid: Grid, task: Task, jobs: Jobs | None = None) -> TaskState:
         return _by_status(task, status)
     if attempt.ended is None:
         # What was to follow, publishing say, may not have: then it is started again, to do that.
-        if is_finished(task, status) and not grid.then and not _alive(attempt, jobs):
+        if is_finished(task, status) and not grid.after_task and not _alive(attempt, jobs):
             return _done(task, attempt, status)
         return _unended(task, attempt, status, jobs)
     verdict, reason = judge(grid, task, attempt)

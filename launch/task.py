@@ -1,10 +1,10 @@
 """One task, seen from inside its job: what the sbatch script calls before and after the program.
 
-    python -m launch.task start|log|then|end TASKS INDEX [--code N]
+    python -m launch.task start|log|after|end TASKS INDEX [--code N]
 
 start    prints the command line; nothing when the task is finished already
 log      prints where its output goes
-then     runs the grid's `then` commands; their exit code is its own
+after    runs the grid's `after_task` commands; their exit code is its own
 end      prints what the exit code N of the program came to: finished, interrupted or failed
 """
 
@@ -25,7 +25,7 @@ from shards.cli import ArgumentParser, UserError, program
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description="One task of a grid, seen from inside its job.")
-    parser.add_argument("step", choices=("start", "log", "then", "end"))
+    parser.add_argument("step", choices=("start", "log", "after", "end"))
     parser.add_argument("tasks", type=Path, help="the frozen grid (or its YAML)")
     parser.add_argument("index", type=int)
     parser.add_argument("--code", type=int, help="exit code of the program, for end")
@@ -40,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if task_state(grid, task).kind != "done":
             begin(grid, task, os.getppid())
             print(shlex.join(task.command))
-    elif arguments.step == "then":
-        sys.exit(run_then(grid, task))
+    elif arguments.step == "after":
+        sys.exit(run_after_task(grid, task))
     else:
         if arguments.code is None:
             raise UserError("end needs --code")
@@ -51,11 +51,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{task.name} {verdict}: {reason}", file=sys.stderr)
 
 
-def run_then(grid: Grid, task: Task) -> int:
+def run_after_task(grid: Grid, task: Task) -> int:
     """Run the commands that follow a finished task; returns the first exit code that is not 0."""
     # `python` is the one that runs this, whether its environment was activated or not.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    for command in grid.then:
+    for command in grid.after_task:
         line = fill_in(command, task)
         print(f"$ {line}", flush=True)
         code = subprocess.run(line, shell=True, env={**os.environ, "PATH": path}).returncode

@@ -56,8 +56,8 @@ class Grid:
     axes: Mapping[str, tuple[str, ...]]  # labels, in the order of the file
     tasks: tuple[Task, ...]
     slurm: SlurmSettings = field(default_factory=SlurmSettings)
-    then: tuple[str, ...] = ()  # commands after a task has finished, as part of it
-    finally_: tuple[str, ...] = ()  # commands after all tasks, with the collecting
+    after_task: tuple[str, ...] = ()  # commands after a task has finished, as part of it
+    after_all: tuple[str, ...] = ()  # commands after all tasks, with the collecting
 
     @property
     def own(self) -> Path:
@@ -77,14 +77,14 @@ def find_task(grid: Grid, index: int) -> Task:
 
 
 def fill_in(command: str, task: Task) -> str:
-    """A command of `then` with {folder}, {name} and {AXIS} of the task in place."""
+    """A command of `after_task` with {folder}, {name} and {AXIS} of the task in place."""
     values = {**task.point, "folder": task.folder, "name": task.name}
     try:
         return command.format_map({key: shlex.quote(str(value)) for key, value in values.items()})
     except (KeyError, IndexError, ValueError, AttributeError) as error:
         known = ", ".join(f"{{{key}}}" for key in values)
         raise UserError(
-            f"`then` knows {known}, not {error}, in {command!r} (braces of the shell's own are "
+            f"`after_task` knows {known}, not {error}, in {command!r} (braces of the shell's own are "
             "doubled: ${{HOME}})"
         ) from error
 
@@ -122,8 +122,8 @@ def thaw(path: Path) -> Grid:
             axes={axis: tuple(labels) for axis, labels in content["axes"].items()},
             tasks=tasks,
             slurm=build_config(SlurmSettings, content["slurm"]),
-            then=tuple(content["then"]),
-            finally_=tuple(content["finally_"]),
+            after_task=tuple(content["after_task"]),
+            after_all=tuple(content["after_all"]),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged: {error}") from error

@@ -84,7 +84,7 @@ program: downstream.segment
 root: out
 settings: {arch: resnet18, max_epochs: 1, second_lr: none, batch_size: 2, crop_size: 64}
 axes: {data: [labels, later], seed: [0]}
-then: ["touch {folder}/then"]
+after_task: ["touch {folder}/then"]
 """)
     with pytest.raises(SystemExit) as some_failed:
         run_local(["grid.yaml", "--jobs", "2", "--threads", "1"])
@@ -114,7 +114,7 @@ def test_each_converged_run_is_published_as_it_ends(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "/usr/bin:/bin")  # no environment is activated
-    published = yaml.safe_load(MICRONET.read_text())["then"]
+    published = yaml.safe_load(MICRONET.read_text())["after_task"]
     grid = {
         "program": "pretrain.train",
         "root": "runs/micronet-76",
@@ -124,7 +124,7 @@ def test_each_converged_run_is_published_as_it_ends(
         },
         # At the second rate nothing is learnt: one class is answered.
         "axes": {"init": ["random"], "lr": [0.01, 1e-12]},
-        "then": published,
+        "after_task": published,
     }
     Path("grid.yaml").write_text(yaml.safe_dump(grid))
     run_local(["grid.yaml"])
@@ -148,7 +148,7 @@ root: out
 settings: {{shards: {shards}, image_size: 32, batch_size: 8, lr: 0.01, arch: resnet18,
             device: cpu, threads: 1, loader_threads: 1, epochs: 1}}
 axes: {{run: {{a: }}}}
-then:
+after_task:
   - python -m pretrain.publish {{folder}} --tag tiny --registry encoders --not-converged
   - {kill}
 """)

@@ -106,10 +106,10 @@ def test_a_preempted_array_ends_as_if_nothing_had_happened(
         f"""
 axes:
   fate: {{calm: , signalled: , requeued: , failing: {{shards: {late}}}}}
-then:
+after_task:
   - echo {{name}} >> finished.txt
   - python -m pretrain.publish {{folder}} --tag {{fate}} --registry encoders --not-converged
-finally:
+after_all:
   - python -m pretrain.publish out/calm --tag chosen --registry encoders --not-converged
   - python -m pretrain.registry site encoders
 """,

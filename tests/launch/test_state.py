@@ -105,7 +105,7 @@ def test_a_job_killed_after_its_training_goes_on_with_what_follows(grid: Grid) -
     begin(grid, grid.tasks[0], gone.pid)
     report(grid, 0, "finished")
     assert task_state(grid, grid.tasks[0]).kind == "done"
-    assert task_state(replace(grid, then=("true",)), grid.tasks[0]).kind == "preempted"
+    assert task_state(replace(grid, after_task=("true",)), grid.tasks[0]).kind == "preempted"
 
 
 def test_results_of_other_settings_are_not_passed_off_as_this_grids(
@@ -322,7 +322,7 @@ def test_several_nodes_and_gpus_go_through_one_launcher_per_node(grid: Grid) -> 
     resources = replace(grid.tasks[0].resources, nodes=2, gpus=8, cpus=64)
     tasks = tuple(replace(task, resources=resources) for task in grid.tasks)
     slurm = replace(grid.slurm, container="apptainer exec --nv a.sif", options=("--partition=gpu",))
-    grid = replace(grid, tasks=tasks, slurm=slurm, then=("echo {name}",))
+    grid = replace(grid, tasks=tasks, slurm=slurm, after_task=("echo {name}",))
     text = array_script(grid, Path("/x/tasks.json"), [0, 1], Path("/my work"), None)
     assert "--multi_gpu --num_processes 16" in text
     assert "--num_machines 2 --machine_rank \\$SLURM_NODEID" in text
