@@ -15,8 +15,8 @@ from pathlib import Path
 from launch.grid import load_grid
 from launch.literature import imagenet_accuracy, in_order, micronet_accuracy
 from launch.results import Result, read_result
-from launch.selection import tell_of_changes
-from launch.state import grid_states, spell_counts
+from launch.selection import warn_of_changed_settings
+from launch.state import format_counts, grid_statuses
 from launch.tasks import Grid
 from pretrain.atomic import write_atomically
 from shards.cli import ArgumentParser, console, program
@@ -33,16 +33,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     grid = load_grid(arguments.grid)
     out = arguments.out or grid.root
     out.mkdir(parents=True, exist_ok=True)
-    states = grid_states(grid)
-    tell_of_changes(states)
-    results = [read_result(state) for state in states]
+    statuses = grid_statuses(grid)
+    warn_of_changed_settings(statuses)
+    results = [read_result(status) for status in statuses]
     rows = [_row(result) for result in results]
     write_atomically(out / "results.csv", csv_text(rows).encode())
     write_atomically(out / "results.md", markdown(grid, results).encode())
     written = ["results.csv", "results.md"]
     if is_encoder_grid(grid):
         written += _draw(results, out)
-    print(f"{grid.name}: {spell_counts(result.state for result in results)}")
+    print(f"{grid.name}: {format_counts(result.status for result in results)}")
     for name in written:
         print(out / name)
 
@@ -59,8 +59,8 @@ Row = dict[str, str | float | None]
 
 def _row(result: Result) -> Row:
     """A line of results.csv: what the task is, how it stands, what it and others measured."""
-    state, task = result.state, result.state.task
-    row: Row = {"task": task.name, "state": state.kind, **task.point}
+    status, task = result.status, result.status.task
+    row: Row = {"task": task.name, "state": status.state, **task.point}
     row["converged"] = "" if result.converged is None else str(result.converged).lower()
     row |= result.metrics
     if task.program == "pretrain.train":
@@ -69,7 +69,7 @@ def _row(result: Result) -> Row:
         imagenet = imagenet_accuracy().get(arch)
         row["paper_top1"] = published.top1 if published else None
         row["imagenet_top1"] = imagenet.top1 if imagenet else None
-    row["reason"] = state.detail if state.kind in ("failed", "done") else ""
+    row["reason"] = status.detail if status.state in ("failed", "finished") else ""
     return row
 
 
@@ -94,7 +94,7 @@ def _plain(value: str | float | None) -> str | float:
 
 def markdown(grid: Grid, results: Sequence[Result]) -> str:
     """The results as a Markdown page."""
-    title = f"# {grid.name}\n\n{len(results)} tasks: {spell_counts(r.state for r in results)}.\n"
+    title = f"# {grid.name}\n\n{len(results)} tasks: {format_counts(r.status for r in results)}.\n"
     if is_encoder_grid(grid):
         return "\n".join([title, *_encoder_table(results)]) + "\n"
     return "\n".join([title, *_plain_table(results)]) + "\n"
@@ -102,12 +102,12 @@ def markdown(grid: Grid, results: Sequence[Result]) -> str:
 
 def _encoder_table(results: Sequence[Result]) -> list[str]:
     """A line for each arch: ours and the paper's, from random weights and from ImageNet."""
-    inits = in_order({str(r.state.task.settings["init"]) for r in results})
+    inits = in_order({str(r.status.task.settings["init"]) for r in results})
     by_key = {_key(r): r for r in results}
     paper, imagenet = micronet_accuracy(), imagenet_accuracy()
     heads = [f"{who}, {_short(init)}" for init in inits for who in ("ours", "paper A")]
     lines = _header(["arch", *heads, "ImageNet"])
-    for arch in dict.fromkeys(str(r.state.task.settings["arch"]) for r in results):
+    for arch in dict.fromkeys(str(r.status.task.settings["arch"]) for r in results):
         cells = [arch]
         for init in inits:
             cells.append(_our_cell(by_key.get((arch, init))))
@@ -122,7 +122,7 @@ def _encoder_table(results: Sequence[Result]) -> list[str]:
     ]
     if any(result.converged is False for result in results):
         notes += ["", f"{NOT_CONVERGED} not converged: at chance level, or one class only."]
-    if any(r.state.kind != "done" for r in results):
+    if any(r.status.state != "finished" for r in results):
         notes += ["", "In italics: not finished."]
     torchvision = [s for s in sources if s.startswith("torchvision")]
     others = [s for s in sources if not s.startswith("torchvision")]
@@ -136,21 +136,21 @@ def _our_cell(result: Result | None) -> str:
         return ""
     top1 = result.metrics.get("top1")
     if top1 is None:
-        return result.state.kind
+        return result.status.state
     mark = f" {NOT_CONVERGED}" if result.converged is False else ""
     cell = f"{_percent(top1)}{mark}"
-    return cell if result.state.kind == "done" else f"*{cell}*"
+    return cell if result.status.state == "finished" else f"*{cell}*"
 
 
 def _plain_table(results: Sequence[Result]) -> list[str]:
     """A line for each task, with every metric."""
-    axes = list(dict.fromkeys(axis for r in results for axis in r.state.task.point))
+    axes = list(dict.fromkeys(axis for r in results for axis in r.status.task.point))
     metrics = list(dict.fromkeys(name for r in results for name in r.metrics))
     lines = _header([*axes, "state", *metrics])
     for result in results:
-        labels = [str(result.state.task.point.get(axis, "")) for axis in axes]
+        labels = [str(result.status.task.point.get(axis, "")) for axis in axes]
         values = [_metric(name, result.metrics.get(name)) for name in metrics]
-        lines.append(_line([*labels, result.state.kind, *values]))
+        lines.append(_line([*labels, result.status.state, *values]))
     return lines
 
 
@@ -163,7 +163,7 @@ def _metric(name: str, value: float | None) -> str:
 
 
 def _key(result: Result) -> tuple[str, str]:
-    settings = result.state.task.settings
+    settings = result.status.task.settings
     return str(settings["arch"]), str(settings["init"])
 
 

@@ -160,8 +160,8 @@ def _label(init: str) -> str:
 
 
 def _arch(result: Result) -> str:
-    return str(result.state.task.settings["arch"])
+    return str(result.status.task.settings["arch"])
 
 
 def _init(result: Result) -> str:
-    return str(result.state.task.settings["init"])
+    return str(result.status.task.settings["init"])

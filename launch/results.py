@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.programs import find_program
-from launch.state import TaskState
+from launch.state import TaskStatus
 from pretrain.status import read_status
 from pretrain.tracking import read_metrics
 from shards.cli import UserError
@@ -19,19 +19,19 @@ Metrics = dict[str, float]
 class Result:
     """One task's row."""
 
-    state: TaskState
+    status: TaskStatus
     metrics: Metrics  # shares in [0, 1], unless the name says otherwise; empty without a result
     converged: bool | None  # None: the program does not tell
 
 
-def read_result(state: TaskState) -> Result:
+def read_result(status: TaskStatus) -> Result:
     """What a task measured so far. Raises `UserError` for files that cannot be read."""
-    reader = READERS.get(state.task.program)
+    reader = READERS.get(status.task.program)
     if reader is None:
         known = ", ".join(READERS)
-        raise UserError(f"no reader for the results of {state.task.program}; there are {known}")
-    metrics, converged = reader(state.task.folder)
-    return Result(state, metrics, converged)
+        raise UserError(f"no reader for the results of {status.task.program}; there are {known}")
+    metrics, converged = reader(status.task.folder)
+    return Result(status, metrics, converged)
 
 
 def _training(folder: Path) -> tuple[Metrics, bool | None]:

@@ -1,4 +1,4 @@
-"""Shards, and a real SLURM of two nodes on this host, that the tests of launch share."""
+"""A grid, shards, and a real SLURM of two nodes on this host, for the tests of launch."""
 
 import getpass
 import os
@@ -16,11 +16,23 @@ import pytest
 from PIL import Image
 
 from downstream.demo import SYNTHETIC_SIZE, DemoConfig
+from launch.grid import build_grid
+from launch.tasks import Grid
 from shards.synthetic import main as draw_corpus
 from shards.write import WriteConfig, write_shards
 
 Wait = Callable[..., None]
 DAEMONS = ("munged", "slurmctld", "slurmd")
+
+
+@pytest.fixture
+def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Grid:
+    """Four tasks of pretrain.train, none started, of grid.yaml in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    text = "program: pretrain.train\nroot: out\naxes: {arch: [vgg11, vgg13, vgg16, vgg19]}\n"
+    Path("grid.yaml").write_text(text)
+    return build_grid(Path("grid.yaml"))
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +54,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def demo_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `make demo` trains on: 960 training and 240 validation micrographs of 12 classes."""
+    """The shards of `make demo`: 960 training and 240 validation micrographs of 12 classes."""
     drawn, out = (tmp_path_factory.mktemp("demo") / name for name in ("drawn", "shards"))
     each, size = str(DemoConfig().images_per_class), str(SYNTHETIC_SIZE)
     draw_corpus(["--out", str(drawn), "--images-per-class", each, "--size", size])
@@ -54,7 +66,7 @@ def demo_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def wait_until() -> Wait:
-    """Returns when a condition holds; fails, saying until what it waited, after some seconds."""
+    """A function that returns once a condition holds, and fails after some time."""
     return _wait
 
 
@@ -67,7 +79,7 @@ def _wait(condition: Callable[[], bool], what: str, seconds: float = 900) -> Non
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[None]:
-    """A controller and the nodes n1 and n2, ended with the tests."""
+    """A controller and the nodes n1 and n2."""
     missing = [name for name in DAEMONS if shutil.which(name, path=_search_path()) is None]
     if missing:
         pytest.skip(f"{', '.join(missing)} not installed (Debian: slurm-wlm and munge)")

@@ -187,31 +187,31 @@ def test_a_frozen_grid_is_the_grid(tmp_path: Path) -> None:
         ("program: pretrain.train\naxes: {arch: [resnet18], epochs: [many]}", "a whole number"),
         ("program: pretrain.train\naxes: {arch: []}", "axis 'arch' is empty"),
         ("program: pretrain.train\naxes: {arch: [vgg11, vgg11]}", "holds 'vgg11' twice"),
-        (TWO_BY_TWO + "settings: {run_dir: x}", "leave out 'run_dir'"),
+        (TWO_BY_TWO + "settings: {run_dir: x}", "remove 'run_dir'"),
         (TWO_BY_TWO + "task: same", "tasks 0 and 1 are both named 'same'"),
-        (TWO_BY_TWO + "task: '{arc}'", "does not fit the axes arch, init"),
-        (TWO_BY_TWO + "task: '../{arch}'", "does not serve as a folder"),
+        (TWO_BY_TWO + "task: '{arc}'", "does not match the axes arch, init"),
+        (TWO_BY_TWO + "task: '../{arch}'", "cannot name a folder"),
         (TWO_BY_TWO + "exclude: [{arch: resnet17}]", "has no 'resnet17'; nearest is 'resnet1"),
         (TWO_BY_TWO + "exclude: [{init: random, arch: resnet34}, {init: random, arch: resnet34}]",
-         "fits no task"),
-        (TWO_BY_TWO + "include: [{arch: vgg11}]", "leaves out init"),
+         "matches no task"),
+        (TWO_BY_TWO + "include: [{arch: vgg11}]", "lacks init"),
         (TWO_BY_TWO + "include: [{arch: resnet18, init: random}]", "both named 'resnet18.random'"),
         (TWO_BY_TWO + "overrides: [{match: {ach: resnet18}}]", "nearest is 'arch'"),
-        (TWO_BY_TWO + "overrides: [{match: {arch: vgg11}}]", "override {arch: vgg11} fits no task"),
+        (TWO_BY_TWO + "overrides: [{match: {arch: vgg11}}]", "{arch: vgg11} matches no task"),
         (TWO_BY_TWO + "overrides: {match: {arch: resnet18}}", "overrides must be a list"),
         (TWO_BY_TWO + "include: {arch: vgg11, init: random}", "include must be a list"),
         (TWO_BY_TWO.replace("imagenet", "imagnet"), "init 'imagnet'; nearest is 'imagenet'"),
-        (TWO_BY_TWO + "after_task: ['echo {fodler}']", "`after_task` knows {arch}, {init}, {folder}, {name}"),
-        (TWO_BY_TWO + "after_task: ['echo {name.stem}']", "not 'str' object has no attribute 'stem'"),
-        (TWO_BY_TWO + "name: my $grid", "'my $grid' does not serve as a folder and a job's name"),
+        (TWO_BY_TWO + "after_task: ['echo {fodler}']", "`after_task` knows {arch}, {init}"),
+        (TWO_BY_TWO + "after_task: ['echo {name.stem}']", "no attribute 'stem'"),
+        (TWO_BY_TWO + "name: my $grid", "'my $grid' cannot name a folder and a job"),
         (TWO_BY_TWO + "resources: {time: 8:00:00}", "YAML reads 8:00:00 as a number"),
         (TWO_BY_TWO + "resources: {gpu: 1}", "unknown setting 'gpu'; nearest is 'gpus'"),
         (TWO_BY_TWO + "resources: {memory: lots}", "must be like 64G"),
         (TWO_BY_TWO + "resources: {time: '3:00'}", "requeued for ever; give it more time"),
         (TWO_BY_TWO + "resources: {time: 0-1}\nslurm: {signal_seconds: 3600}", "for ever"),
         (TWO_BY_TWO + "slurm: {signal_seconds: 0}", "from 1 to 65535, not 0"),
-        (TWO_BY_TWO + "slurm: {options: [--time=1:00]}", "resources: {time: …} sets it"),
-        (TWO_BY_TWO + "slurm: {options: [-t10]}", "leave '-t10' out of options"),
+        (TWO_BY_TWO + "slurm: {options: [--time=1:00]}", "use resources: {time: …}"),
+        (TWO_BY_TWO + "slurm: {options: [-t10]}", "remove '-t10' from options"),
         (TWO_BY_TWO + "slurm: {setups: x}", "nearest is 'setup'"),
         (TWO_BY_TWO + "config: nowhere.yaml", "no recipe nowhere.yaml"),
     ],
@@ -228,7 +228,7 @@ def test_the_program_prints_a_command_line(capsys: pytest.CaptureFixture[str]) -
     assert [task["index"] for task in tasks] == list(range(76))
     with pytest.raises(SystemExit):
         main([str(MICRONET), "--index", "76"])
-    assert "tasks 0 to 75, none 76" in capsys.readouterr().err
+    assert "tasks 0 to 75, not 76" in capsys.readouterr().err
 
 
 def test_published_accuracies_are_multiples_of_one_validation_image() -> None:

@@ -1,4 +1,4 @@
-"""Grids on this machine alone: all run, interrupted ones go on, failed ones are retried."""
+"""Grids on this machine: tasks run side by side, continue, and are tried again."""
 
 import csv
 import os
@@ -18,7 +18,7 @@ from launch.collect import main as collect
 from launch.grid import build_grid
 from launch.local import main as run_local
 from launch.local import thread_flags
-from launch.state import grid_states
+from launch.state import grid_statuses
 from pretrain.registry.stores import open_registry
 from pretrain.tracking import read_metrics
 
@@ -48,19 +48,17 @@ def read_csv(path: Path) -> dict[str, dict[str, str]]:
         return {row["task"]: row for row in csv.DictReader(stream)}
 
 
-def test_tasks_share_the_cores_but_where_they_say_otherwise(tmp_path: Path) -> None:
+def test_tasks_share_the_cores_unless_their_settings_say_otherwise(tmp_path: Path) -> None:
     recipe, grid_file = tmp_path / "recipe.yaml", tmp_path / "grid.yaml"
     recipe.write_text("threads: 5")
     start = f"root: {tmp_path}/out\nsettings: {{arch: resnet18}}\naxes:\n  run: "
-    grid_file.write_text(
-        f"program: pretrain.train\n{start}{{plain: , told: {{loader_threads: 3}}}}"
-    )
-    plain, told = build_grid(grid_file).tasks
+    grid_file.write_text(f"program: pretrain.train\n{start}{{plain: , set: {{loader_threads: 3}}}}")
+    plain, own = build_grid(grid_file).tasks
     assert thread_flags(plain, None) == []
     assert thread_flags(plain, 8) == ["--threads", "8", "--loader-threads", "8"]
     assert thread_flags(plain, 8, processes=3) == ["--threads", "2", "--loader-threads", "2"]
     assert thread_flags(plain, 1, processes=3) == ["--threads", "1", "--loader-threads", "1"]
-    assert thread_flags(told, 8) == ["--threads", "8"]
+    assert thread_flags(own, 8) == ["--threads", "8"]
     grid_file.write_text(f"program: pretrain.train\nconfig: {recipe}\n{start}{{a: , b: }}")
     assert thread_flags(build_grid(grid_file).tasks[0], 8) == ["--loader-threads", "8"]
     grid_file.write_text(
@@ -71,7 +69,7 @@ def test_tasks_share_the_cores_but_where_they_say_otherwise(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_grid_of_segmentations_runs_fails_is_retried_and_collected(
+def test_a_failed_segmentation_is_retried_and_collected(
     labels: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -90,26 +88,26 @@ after_task: ["touch {folder}/then"]
         run_local(["grid.yaml", "--jobs", "2", "--threads", "1"])
     assert some_failed.value.code == 1
     report = capsys.readouterr().out
-    assert "study: 2 tasks: 1 done, 1 failed" in report
+    assert "study: 2 tasks: 1 finished, 1 failed" in report
     assert "failed later.0: " in report and "later" in report.split("failed later.0: ")[1]
     assert Path("out/labels.0/then").exists() and not Path("out/later.0/then").exists()
-    done_at = Path("out/labels.0/results.json").stat().st_mtime_ns
+    written = Path("out/labels.0/results.json").stat().st_mtime_ns
 
     Path("later").symlink_to(labels)
     run_local(["grid.yaml", "--retry-failed", "--threads", "1"])
-    assert "study: 2 tasks: 2 done" in capsys.readouterr().out
-    assert Path("out/labels.0/results.json").stat().st_mtime_ns == done_at
+    assert "study: 2 tasks: 2 finished" in capsys.readouterr().out
+    assert Path("out/labels.0/results.json").stat().st_mtime_ns == written
 
     collect(["grid.yaml"])
     assert capsys.readouterr().out.splitlines()[1:] == ["out/results.csv", "out/results.md"]
     rows = read_csv(Path("out/results.csv"))
     assert rows["labels.0"]["test_miou"] == rows["later.0"]["test_miou"]
     assert 0 < float(rows["labels.0"]["test_miou"]) <= 1
-    assert "| labels | 0 | done | 1 |" in Path("out/results.md").read_text()
+    assert "| labels | 0 | finished | 1 |" in Path("out/results.md").read_text()
 
 
 @pytest.mark.slow
-def test_each_converged_run_is_published_as_it_ends(
+def test_each_converged_run_is_published_when_it_ends(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -122,22 +120,22 @@ def test_each_converged_run_is_published_as_it_ends(
             **{"shards": str(shards), "image_size": 32, "batch_size": 8, "epochs": 2},
             **{"arch": "resnet18", "init": "random", "device": "cpu", "threads": 1},
         },
-        # At the second rate nothing is learnt: one class is answered.
+        # At the second rate nothing is learnt.
         "axes": {"init": ["random"], "lr": [0.01, 1e-12]},
         "after_task": published,
     }
     Path("grid.yaml").write_text(yaml.safe_dump(grid))
     run_local(["grid.yaml"])
-    states = grid_states(build_grid(Path("grid.yaml")))
-    assert [state.kind for state in states] == ["done", "done"]
-    assert [state.status and state.status.converged for state in states] == [True, False]
+    statuses = grid_statuses(build_grid(Path("grid.yaml")))
+    assert [status.state for status in statuses] == ["finished", "finished"]
+    assert [status.run and status.run.converged for status in statuses] == [True, False]
     assert open_registry("runs/micronet-76/registry").entries() == {
         "resnet18.random-micronet": (1,)
     }
 
 
 @pytest.mark.slow
-def test_a_task_killed_when_it_had_published_publishes_once(
+def test_a_task_killed_after_publishing_publishes_once(
     shards: Path, tmp_path: Path, wait_until: Wait, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -156,16 +154,16 @@ after_task:
     start = f"echo $$ > launcher; exec {sys.executable} -m launch.local grid.yaml"
     assert subprocess.run(["sh", "-c", start]).returncode == -signal.SIGKILL
     assert open_registry("encoders").entries() == {"resnet18.tiny": (1,)}
-    wait_until(lambda: grid_states(grid)[0].kind != "running", "the task is killed too")
-    assert grid_states(grid)[0].kind == "preempted"
+    wait_until(lambda: grid_statuses(grid)[0].state != "running", "the task is killed too")
+    assert grid_statuses(grid)[0].state == "interrupted"
     run_local(["grid.yaml"])
-    assert grid_states(grid)[0].kind == "done"
+    assert grid_statuses(grid)[0].state == "finished"
     assert "is there already in encoders" in grid.log(grid.tasks[0]).read_text()
     assert open_registry("encoders").entries() == {"resnet18.tiny": (1,)}
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_the_running_tasks_and_the_same_command_goes_on(
+def test_ctrl_c_saves_the_running_tasks_and_the_same_command_continues(
     shards: Path, tmp_path: Path, wait_until: Wait, capsys: pytest.CaptureFixture[str]
 ) -> None:
     grid_file = tmp_path / "grid.yaml"
@@ -184,10 +182,14 @@ axes: {{run: {{a: , b: , c: }}}}
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert "asking the running tasks to save" in errors
-    assert [state.kind for state in grid_states(grid)] == ["preempted", "preempted", "pending"]
+    assert [status.state for status in grid_statuses(grid)] == [
+        "interrupted",
+        "interrupted",
+        "waiting",
+    ]
 
     subprocess.run(command, check=True)
-    assert [state.kind for state in grid_states(grid)] == ["done"] * 3
+    assert [status.state for status in grid_statuses(grid)] == ["finished"] * 3
     epochs = [[record["epoch"] for record in read_metrics(t.folder)] for t in grid.tasks]
     assert epochs == [[*range(1, EPOCHS + 1)]] * 3
     collect([str(grid_file)])

@@ -1,4 +1,4 @@
-"""The demo's training on a real SLURM of two nodes: preempted, failed, resubmitted, on both."""
+"""The demo's training on a real SLURM of two nodes: interrupted, failed, submitted again."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from launch.grid import build_grid
 from launch.jobs import ask_slurm
 from launch.slurm import main as submit
-from launch.state import Kind, grid_states
+from launch.state import TaskState, grid_statuses
 from launch.status import main as print_status
 from launch.tasks import Grid
 from pretrain.registry.stores import open_registry
@@ -49,8 +49,8 @@ settings: {{shards: {shards}, device: cpu, threads: 1, loader_threads: 1, dropou
     return path
 
 
-def kinds(grid: Grid) -> dict[str, Kind]:
-    return {state.task.name: state.kind for state in grid_states(grid)}
+def states(grid: Grid) -> dict[str, TaskState]:
+    return {status.task.name: status.state for status in grid_statuses(grid)}
 
 
 def nothing_queued() -> bool:
@@ -59,7 +59,7 @@ def nothing_queued() -> bool:
 
 
 def log_of(grid: Grid, name: str) -> str:
-    return (grid.own / "logs" / f"{name}.log").read_text()
+    return (grid.launch_folder / "logs" / f"{name}.log").read_text()
 
 
 def starts(grid: Grid, name: str) -> int:
@@ -133,8 +133,8 @@ after_all:
         subprocess.run([*command, jobs.submitted[task.index]], check=True)
     wait_until(nothing_queued, "all jobs have ended")
 
-    assert kinds(grid) == {
-        "calm": "done", "signalled": "done", "requeued": "done", "failing": "failed"
+    assert states(grid) == {
+        "calm": "finished", "signalled": "finished", "requeued": "finished", "failing": "failed"
     }  # fmt: skip
     assert [starts(grid, name) for name in ("calm", "signalled", "requeued")] == [1, 2, 2]
     for name in ("signalled", "requeued"):
@@ -148,14 +148,14 @@ after_all:
     print_status([str(path), "--only", "failed"])
     assert "no shards in" in capsys.readouterr().out
     rows = read_csv(grid.root / "results.csv")  # of the dependent job
-    assert {name: row["state"] for name, row in rows.items()} == kinds(grid)
+    assert {name: row["state"] for name, row in rows.items()} == states(grid)
     assert "no shards in" in rows["failing"]["reason"]
 
     late.symlink_to(demo_shards)
     submit([str(path), "--retry-failed", "--no-collect"])
     assert "1 tasks submitted" in capsys.readouterr().out
     wait_until(nothing_queued, "the failed task has run again")
-    assert kinds(grid)["failing"] == "done"
+    assert states(grid)["failing"] == "finished"
     assert_equal_runs(grid.root / "calm", grid.root / "failing")
     assert starts(grid, "calm") == 1
 
@@ -177,7 +177,7 @@ overrides:
     grid = build_grid(path)
     submit([str(path), "--no-collect"])
     wait_until(nothing_queued, "all jobs have ended")
-    assert kinds(grid) == {"one": "done", "two": "done"}, log_of(grid, "two")
+    assert states(grid) == {"one": "finished", "two": "finished"}, log_of(grid, "two")
     assert read_ids(grid.root / "two", 2) == read_ids(grid.root / "one", 1)
     assert [record["epoch"] for record in read_metrics(grid.root / "two")] == [1, 2]
 
