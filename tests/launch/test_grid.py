@@ -1,4 +1,4 @@
-"""Grids: which tasks a file stands for, and what is wrong with it if something is."""
+"""Grid files: their tasks, and the errors in them."""
 
 import json
 from collections import Counter
@@ -75,10 +75,8 @@ def test_the_grid_of_the_benchmark_has_the_cells_of_paper_a() -> None:
 
 def test_tasks_are_the_product_in_the_order_of_the_file(tmp_path: Path) -> None:
     grid = grid_of(tmp_path, TWO_BY_TWO)
-    assert names(grid) == [
-        *("resnet18.random", "resnet18.imagenet", "resnet34.random", "resnet34.imagenet")
-    ]
-    assert [task.index for task in grid.tasks] == [0, 1, 2, 3]
+    expected = ["resnet18.random", "resnet18.imagenet", "resnet34.random", "resnet34.imagenet"]
+    assert [(task.index, task.name) for task in grid.tasks] == list(enumerate(expected))
 
 
 def test_the_command_line_is_what_the_program_reads(tmp_path: Path) -> None:
@@ -120,7 +118,7 @@ overrides:
     assert all(task.settings["epochs"] == 5 and task.resources.gpus == 2 for task in grid.tasks)
 
 
-def test_an_axis_may_bundle_settings_of_another_program(tmp_path: Path) -> None:
+def test_an_axis_may_map_labels_to_settings(tmp_path: Path) -> None:
     grid = grid_of(
         tmp_path,
         """
@@ -138,37 +136,27 @@ task: "{encoder}-{seed}"
     assert "--arch" not in line
 
 
-def test_paths_on_an_axis_name_their_tasks_by_their_last_part(tmp_path: Path) -> None:
-    text = """
-program: downstream.segment
-settings: {init: imagenet}
-axes: {data: [sets/Super 1, sets/EBC-3]}
-"""
-    assert names(grid_of(tmp_path, text)) == ["Super-1", "EBC-3"]
+def test_a_path_on_an_axis_names_its_task_by_the_last_part(tmp_path: Path) -> None:
+    axes = "axes: {data: [sets/Super 1, sets/EBC-3]}"
+    grid = grid_of(tmp_path, f"program: downstream.segment\nsettings: {{init: imagenet}}\n{axes}\n")
+    assert names(grid) == ["Super-1", "EBC-3"]
 
 
-def test_a_recipe_stands_beneath_the_settings(tmp_path: Path) -> None:
-    recipe = ROOT / "configs" / "pretrain" / "demo.yaml"
+def test_settings_take_precedence_over_the_recipe_of_the_grid_or_of_a_label(
+    tmp_path: Path,
+) -> None:
+    recipes = ROOT / "configs" / "pretrain"
+    axes = f"recipe: {{own: , modern: {{config: {recipes}/modern.yaml}}}}, arch: [resnet34]"
     grid = grid_of(
-        tmp_path,
-        f"program: pretrain.train\nconfig: {recipe}\naxes: {{arch: [resnet34, vgg11]}}\n",
+        tmp_path, f"program: pretrain.train\nconfig: {recipes}/demo.yaml\naxes: {{{axes}}}\n"
     )
-    config = load_config(TrainConfig, grid.tasks[0].command[1:])
-    assert (config.arch, config.image_size) == ("resnet34", 96)
+    assert names(grid) == ["own.resnet34", "modern.resnet34"]
+    own, modern = (load_config(TrainConfig, task.command[1:]) for task in grid.tasks)
+    assert (own.arch, own.image_size, own.optimizer) == ("resnet34", 96, "sgd")
+    assert (modern.arch, modern.optimizer) == ("resnet34", "adamw")
 
 
-def test_each_label_of_an_axis_may_have_a_recipe(tmp_path: Path) -> None:
-    folder = ROOT / "configs" / "pretrain"
-    recipes = f"{{demo: {{config: {folder}/demo.yaml}}, modern: {{config: {folder}/modern.yaml}}}}"
-    grid = grid_of(
-        tmp_path, f"program: pretrain.train\naxes: {{recipe: {recipes}, arch: [resnet34]}}\n"
-    )
-    assert names(grid) == ["demo.resnet34", "modern.resnet34"]
-    optimizers = [load_config(TrainConfig, task.command[1:]).optimizer for task in grid.tasks]
-    assert optimizers == ["sgd", "adamw"]
-
-
-def test_a_frozen_grid_is_the_grid(tmp_path: Path) -> None:
+def test_a_frozen_grid_equals_the_grid(tmp_path: Path) -> None:
     grid = build_grid(MICRONET)
     freeze(grid, tmp_path / "deep" / "tasks.json")
     frozen = load_grid(tmp_path / "deep" / "tasks.json")
