@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from launch.programs import Program, find_program
+from launch.programs import find_program
 from launch.resources import Resources
 from launch.start import slurm_start
 from launch.tasks import Grid
@@ -41,6 +41,9 @@ def array_script(
     in_container = f"{grid.slurm.container} " if grid.slurm.container else ""
     cpus = f"--cpus-per-task={resources.cpus} " if resources.cpus else ""
     after = ["if [ $code = 0 ]; then task after; code=$?; fi"] if grid.after_task else []
+    comment = ["# The launcher ignores SIGTERM; the trainer saves on it, and both end."]
+    if program.launcher == "python":
+        comment = []
     port, ports = _PORTS
     return "\n".join(
         [
@@ -64,7 +67,7 @@ def array_script(
             "terminated=; trap 'terminated=yes' TERM",
             "MASTER_ADDR=$(hostname)  # the script runs on the first node",
             f"MASTER_PORT=$(({port} + SLURM_JOB_ID % {ports}))",
-            *_trap_comment(program),
+            *comment,
             'step="' + "\n".join(slurm_start(program, resources)) + '"',
             f"srun --nodes={resources.nodes} --ntasks-per-node=1 {cpus}--kill-on-bad-exit=1 \\",
             f'  {in_container}bash -c "$step"',
@@ -108,12 +111,6 @@ def collect_script(grid: Grid, tasks_file: Path, folder: Path) -> str:
             "",
         ]
     )
-
-
-def _trap_comment(program: Program) -> list[str]:
-    if program.launcher == "python":
-        return []
-    return ["# The launcher ignores SIGTERM; the trainer saves on it, and both end."]
 
 
 _ACCOUNTING = ("--partition", "--account", "--qos", "--reservation", "-p", "-A", "-q")
