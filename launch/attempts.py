@@ -1,7 +1,7 @@
-"""What became of a task's last start: who ran it, how it ended, and what that means.
+"""The last start of each task: who ran it, how it ended, and why it failed.
 
-A record lies in `_launch/attempts/NAME.json`. `accelerate launch` exits 1 whatever its trainer
-exited with; the trainer's own status.json, if younger than the start, tells which end it was.
+A record lies in `_launch/attempts/NAME.json`. `accelerate launch` exits 1 for every error of its
+trainer, so a status.json that is newer than the start decides, not the exit code.
 """
 
 import json
@@ -20,13 +20,12 @@ from pretrain.atomic import write_atomically
 from pretrain.status import EXIT_INTERRUPTED, Status, read_status
 from shards.cli import UserError
 
-# interrupted: saved, goes on. stopped: by a SIGTERM, without saving; begins anew.
-Verdict = Literal["finished", "interrupted", "stopped", "failed"]
+STOPPED = "stopped without saving; starts again from its last checkpoint, if it has one"
 
 _ERROR_LINE = re.compile(r"^(\[rank\d+\]:\s*)?(error:|\w*(Error|Exception|Interrupt)\b)")
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|\r")
-_LOG_TAIL = 64_000  # bytes; a traceback is a few thousand
-_HEADER = "=== started"  # parts the attempts in a log
+_LOG_TAIL = 64_000  # bytes; a traceback has a few thousand
+_HEADER = "=== started"  # separates the attempts in a log
 _TERMINATED = 128 + 15  # by SIGTERM, as shells report it
 _SIGNALS = {137: "killed, perhaps for its memory", 139: "crashed (segmentation fault)"}
 
@@ -35,18 +34,27 @@ _SIGNALS = {137: "killed, perhaps for its memory", 139: "crashed (segmentation f
 class Attempt:
     """One start of a task."""
 
-    job: str  # of SLURM; "" without
+    job: str  # SLURM's job id; "" without SLURM
     host: str
     pid: int
     started: float  # Unix time in seconds
+    settings: Mapping[str, Any]  # of the task, without its folder
     ended: float | None = None
     code: int | None = None  # exit code of the program's launcher
     reason: str = ""  # why it failed
-    settings: Mapping[str, Any] | None = None  # of the task; None in records of earlier versions
 
 
-def begin(grid: Grid, task: Task, pid: int) -> Attempt:
-    """Record that `task` starts now, in process `pid` of this host, and say so in its log."""
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended."""
+
+    state: Literal["finished", "interrupted", "failed"]
+    reason: str = ""
+    saved: bool = True  # False: interrupted without a chance to save
+
+
+def record_start(grid: Grid, task: Task, pid: int) -> Attempt:
+    """Record that `task` starts now as process `pid` of this host, also in the task's log."""
     attempt = Attempt(
         job=os.environ.get("SLURM_JOB_ID", ""),
         host=socket.gethostname(),
@@ -64,19 +72,19 @@ def begin(grid: Grid, task: Task, pid: int) -> Attempt:
     return attempt
 
 
-def end(grid: Grid, task: Task, code: int) -> tuple[Verdict, str]:
-    """Record that the task's launcher ended with `code`; returns what that means, and why."""
+def record_end(grid: Grid, task: Task, code: int) -> Outcome:
+    """Record that the task's launcher exited with `code`."""
     attempt = read_attempt(grid, task)
     if attempt is None:
         raise UserError(f"task {task.name} was never started")
     attempt = replace(attempt, ended=time.time(), code=code)
-    verdict, reason = judge(grid, task, attempt)
-    _write(_path(grid, task), replace(attempt, reason=reason))
-    return verdict, reason
+    outcome = find_outcome(grid, task, attempt)
+    _write(_path(grid, task), replace(attempt, reason=outcome.reason))
+    return outcome
 
 
 def read_attempt(grid: Grid, task: Task) -> Attempt | None:
-    """The record of the last start; None when there was none."""
+    """The record of the last start; None before the first."""
     path = _path(grid, task)
     try:
         return Attempt(**json.loads(path.read_text(encoding="utf-8")))
@@ -86,30 +94,27 @@ def read_attempt(grid: Grid, task: Task) -> Attempt | None:
         raise UserError(f"cannot read {path}: {error}; delete it") from error
 
 
-def judge(grid: Grid, task: Task, attempt: Attempt) -> tuple[Verdict, str]:
-    """What an ended attempt came to, and the reason if it failed."""
-    status = task_status(task)
-    # A status older than the start is of an earlier attempt; a second for coarse file clocks.
+def find_outcome(grid: Grid, task: Task, attempt: Attempt) -> Outcome:
+    """The outcome of an attempt that has ended."""
+    status = read_task_status(task)
+    # An older status belongs to an earlier attempt; one second allows for coarse file clocks.
     fresh = status if status is not None and status.updated >= attempt.started - 1 else None
     if attempt.code == 0:
         if is_finished(task, status):
-            return "finished", ""
-        return "failed", "ended without an error, yet not finished"
-    told = fresh is not None and fresh.state == "interrupted"
-    if told or attempt.code == EXIT_INTERRUPTED:  # the code of programs that write no status
-        return "interrupted", ""
+            return Outcome("finished")
+        return Outcome("failed", "exited without an error, but has not finished")
+    if (fresh is not None and fresh.state == "interrupted") or attempt.code == EXIT_INTERRUPTED:
+        return Outcome("interrupted")
     if attempt.code == _TERMINATED:
-        return "stopped", ""
+        return Outcome("interrupted", STOPPED, saved=False)
     if fresh is not None and fresh.state == "failed" and fresh.reason:
-        return "failed", fresh.reason
-    return "failed", last_error(grid.log(task)) or _spell_code(attempt.code)
+        return Outcome("failed", fresh.reason)
+    return Outcome("failed", last_error(grid.log(task)) or _format_code(attempt.code))
 
 
 def changed_settings(task: Task, attempt: Attempt) -> str:
-    """What was otherwise when the task was started: `epochs 1, now 5`; "" when nothing was."""
+    """Settings that differ from those of the attempt: `epochs 1, now 5`; "" if none does."""
     before, now = attempt.settings, json.loads(json.dumps(_settings(task), default=str))
-    if before is None:
-        return ""
     return "; ".join(
         f"{name} {before.get(name, 'not set')}, now {now.get(name, 'not set')}"
         for name in {**before, **now}
@@ -117,15 +122,15 @@ def changed_settings(task: Task, attempt: Attempt) -> str:
     )
 
 
-def task_status(task: Task) -> Status | None:
-    """The status.json of a program that writes one."""
+def read_task_status(task: Task) -> Status | None:
+    """The task's status.json; None if it has none, or if its program writes none."""
     if find_program(task.program).result_name is not None:
         return None
     return read_status(task.folder)
 
 
 def is_finished(task: Task, status: Status | None) -> bool:
-    """Whether the program did all that it was asked for."""
+    """Whether the program has done everything it was asked to do."""
     result = find_program(task.program).result_name
     if result is not None:
         return (task.folder / result).is_file()
@@ -133,7 +138,7 @@ def is_finished(task: Task, status: Status | None) -> bool:
 
 
 def last_error(log: Path) -> str:
-    """The last line of a log that looks like an error; "" when there is none."""
+    """The last line of the last attempt in a log that looks like an error; "" if none does."""
     try:
         with log.open("rb") as stream:
             stream.seek(max(0, log.stat().st_size - _LOG_TAIL))
@@ -146,23 +151,23 @@ def last_error(log: Path) -> str:
     return errors[-1].removeprefix("error: ") if errors else ""
 
 
-def _spell_code(code: int | None) -> str:
+def _format_code(code: int | None) -> str:
     hint = f" ({_SIGNALS[code]})" if code in _SIGNALS else ""
-    return f"ended with exit code {code}{hint}"
+    return f"exited with code {code}{hint}"
 
 
 def _settings(task: Task) -> dict[str, Any]:
-    """What decides a task's result: not its folder, which may be moved with the grid's root."""
+    """What determines a task's result: not its folder, which moves with the grid's root."""
     folder = find_program(task.program).folder_setting
     try:
         values = task.values
-    except UserError:  # a recipe that is gone or damaged since; its program says so
+    except UserError:  # the recipe is missing or damaged; the program itself will report that
         values = {**task.settings, "config": str(task.config)}
     return {name: value for name, value in values.items() if name != folder}
 
 
 def _path(grid: Grid, task: Task) -> Path:
-    return grid.own / "attempts" / f"{task.name}.json"
+    return grid.launch_folder / "attempts" / f"{task.name}.json"
 
 
 def _write(path: Path, attempt: Attempt) -> None:

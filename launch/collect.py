@@ -15,8 +15,8 @@ import pandas as pd
 
 from launch.grid import load_grid
 from launch.results import imagenet_top1, micronet_top1, order_inits, read_results
-from launch.selection import tell_of_changes
-from launch.state import grid_states, spell_counts
+from launch.selection import warn_of_changed_settings
+from launch.state import format_counts, grid_statuses
 from launch.tasks import Grid
 from micrograph.published_values import read_published
 from micrograph.report_tables import Table, format_percent, page, to_csv
@@ -42,17 +42,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     grid = load_grid(config.grid)
     out = config.out or grid.root
     out.mkdir(parents=True, exist_ok=True)
-    states = grid_states(grid)
-    tell_of_changes(states)
-    counts = spell_counts(states)
-    results = read_results(states)
+    statuses = grid_statuses(grid)
+    warn_of_changed_settings(statuses)
+    counts = format_counts(statuses)
+    results = read_results(statuses)
     if is_encoder_grid(grid):
         settings = [task.settings for task in grid.tasks]
         encoders = results.assign(**{k: [str(s[k]) for s in settings] for k in ("arch", "init")})
         table = encoder_table(encoders)
     else:
         table = task_table(grid, results)
-    text = page(grid.name, ["", f"{len(states)} tasks: {counts}."], [table])
+    text = page(grid.name, ["", f"{len(statuses)} tasks: {counts}."], [table])
     rows = results.assign(converged=results.converged.map({True: "true", False: "false"}))
     write_atomically(out / "results.csv", to_csv(rows.to_dict("records")).encode())
     write_atomically(out / "results.md", text.encode())
@@ -114,7 +114,7 @@ def _top1_cell(task: Mapping[Any, Any] | None) -> str:
     if not top1:
         return str(task["state"])
     cell = f"{top1} {NOT_CONVERGED}" if task["converged"] is False else top1
-    return cell if task["state"] == "done" else f"*{cell}*"
+    return cell if task["state"] == "finished" else f"*{cell}*"
 
 
 def _metric(name: str, value: float | None) -> str:

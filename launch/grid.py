@@ -1,16 +1,17 @@
-"""A grid file becomes tasks: a product of axes over one of our programs, index and task one to one.
+"""Reads a grid file: one of our programs, run once for each combination of settings.
 
     python -m launch.grid GRID [--index N] [--json]      GRID: a YAML file, or a frozen tasks.json
 
-name: demo                          axes: what is varied; a task for every combination
-program: pretrain.train               arch: [resnet18, resnet50]      the values of one setting
+name: demo                          axes: what varies; there is a task for each combination
+program: pretrain.train               arch: [resnet18, resnet50]      values of the setting `arch`
 root: runs/demo                       start: {cold: {init: random}, warm: {init: imagenet}}
 config: recipe.yaml                 exclude: [{arch: resnet50, start: cold}]
 settings: {epochs: 100}             include: [{arch: vgg11, start: cold}]
 resources: {gpus: 1, time: "8:00:00"}
 overrides: [{match: {arch: resnet50}, settings: {batch_size: 512}, resources: {time: "1-0"}}]
 
-A `config` among the settings of an axis' label is the recipe of its tasks.
+An axis lists the values of one setting, or maps labels to settings; a `config` among these is the
+recipe of the label's tasks.
 """
 
 import itertools
@@ -18,34 +19,40 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 
 from launch.programs import check_settings, find_program
 from launch.resources import Resources, SlurmSettings, check_time
-from launch.tasks import Grid, Point, Task, as_plain_task, fill_in, find_task, thaw
-from shards.cli import ArgumentParser, UserError, program
-from shards.settings import build_config, nearest, read_recipe
+from launch.tasks import Grid, Point, Task, fill_in, find_task, read_frozen, task_record
+from shards.cli import UserError, program
+from shards.settings import Positional, build_config, load_config, nearest, read_recipe
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-_NAME_LENGTH = 120  # a folder and, with a suffix, a file: most file systems take 255 bytes
+_NAME_LENGTH = 120  # names files and folders, with a suffix; file systems allow 255 bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GridConfig:
+    """Print the tasks of a grid."""
+
+    grid: Annotated[Path, Positional, "YAML file of the grid, or a frozen tasks.json"]
+    index: Annotated[int | None, "print the command line of this task only [all]"] = None
+    json: Annotated[bool, "print everything known about the tasks, as JSON"] = False
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description="Print the tasks of a grid.")
-    parser.add_argument("grid", type=Path, help="YAML file of the grid, or a frozen tasks.json")
-    parser.add_argument("--index", type=int, help="only this task: its command line")
-    parser.add_argument("--json", action="store_true", help="all that is known of the tasks")
-    arguments = parser.parse_args(argv)
-    grid = load_grid(arguments.grid)
-    tasks = grid.tasks if arguments.index is None else (find_task(grid, arguments.index),)
-    if arguments.json:
-        plain = [as_plain_task(task) for task in tasks]
-        print(json.dumps(plain if arguments.index is None else plain[0], indent=1))
-    elif arguments.index is not None:
+    config = load_config(GridConfig, argv)
+    grid = load_grid(config.grid)
+    tasks = grid.tasks if config.index is None else (find_task(grid, config.index),)
+    if config.json:
+        records = [task_record(task) for task in tasks]
+        print(json.dumps(records if config.index is None else records[0], indent=1))
+    elif config.index is not None:
         print(shlex.join(tasks[0].command))
     else:
         for task in tasks:
@@ -53,15 +60,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def load_grid(path: Path) -> Grid:
-    """The grid of a YAML file, or of the tasks.json that a submission froze."""
-    if path.suffix == ".json":
-        return thaw(path)
-    return build_grid(path)
+    """Read a grid from its YAML file, or from the tasks.json of a submission."""
+    return read_frozen(path) if path.suffix == ".json" else build_grid(path)
 
 
 _KEYS = (
     *("name", "program", "root", "config", "settings", "axes", "exclude", "include", "task"),
-    *("resources", "overrides", "slurm", "then", "finally"),
+    *("resources", "overrides", "slurm", "after_task", "after_all"),
 )
 
 
@@ -88,8 +93,8 @@ def _build(content: dict[str, Any], path: Path) -> Grid:
     name = str(content.get("name") or path.stem)
     if not _NAME.fullmatch(name):
         raise UserError(
-            f"name {name!r} does not serve as a folder and a job's name; set `name` to letters, "
-            "digits and . _ + -"
+            f"name {name!r} cannot name a folder and a job; use letters, digits and . _ + - in "
+            "`name`"
         )
     root = Path(str(content.get("root") or Path("runs") / name))
     axes = {str(key): _axis(str(key), values) for key, values in _mapping(content, "axes").items()}
@@ -104,8 +109,8 @@ def _build(content: dict[str, Any], path: Path) -> Grid:
         axes={key: tuple(values) for key, values in axes.items()},
         tasks=tasks,
         slurm=slurm,
-        then=_commands(content, "then"),
-        finally_=_commands(content, "finally"),
+        after_task=_commands(content, "after_task"),
+        after_all=_commands(content, "after_all"),
     )
     for task in tasks:
         _check(task, grid)
@@ -113,16 +118,16 @@ def _build(content: dict[str, Any], path: Path) -> Grid:
 
 
 def _axis(name: str, values: Any) -> dict[str, dict[str, Any]]:
-    """Label -> settings: of a list, the values of the setting `name`; of a mapping, as given."""
+    """Map each label of an axis to its settings."""
     if isinstance(values, Mapping):
         axis = {str(label): settings or {} for label, settings in values.items()}
         for label, settings in axis.items():
             if not isinstance(settings, Mapping):
                 raise UserError(f"axis {name!r}: {label!r} must map settings to values")
     elif isinstance(values, list):
-        axis = {_spell(value): {name: value} for value in values}
+        axis = {_format(value): {name: value} for value in values}
         if len(axis) < len(values):
-            twice = next(v for v in values if sum(_spell(v) == _spell(w) for w in values) > 1)
+            twice = next(v for v in values if sum(_format(v) == _format(w) for w in values) > 1)
             raise UserError(f"axis {name!r} holds {twice!r} twice")
     else:
         raise UserError(f"axis {name!r} must be a list of values, or map labels to settings")
@@ -132,38 +137,30 @@ def _axis(name: str, values: Any) -> dict[str, dict[str, Any]]:
 
 
 def _points(axes: Mapping[str, Mapping[str, Any]], content: dict[str, Any]) -> list[Point]:
-    """The product in the file's order, less what is excluded, then what is included."""
+    """All combinations in the order of the file, without the excluded, then the included ones."""
     product = itertools.product(*(list(labels) for labels in axes.values()))
     points: list[Point] = [dict(zip(axes, labels, strict=True)) for labels in product]
-    for match in _matches(content, "exclude", axes):
-        kept = [point for point in points if not _fits(point, match)]
+    for match in _entries(content, "exclude"):
+        _check_match("exclude", match, axes)
+        kept = [point for point in points if not _matches_point(point, match)]
         if len(kept) == len(points):
-            raise UserError(f"exclude {_spell(match)} fits no task")
+            raise UserError(f"exclude {_format(match)} matches no task")
         points = kept
     for point in _entries(content, "include"):
         _check_keys("include", point, axes)
         missing = [key for key in axes if key not in point]
         if missing:
-            raise UserError(f"include {_spell(point)} leaves out {', '.join(missing)}")
-        points.append({key: _spell(point[key]) for key in axes})
+            raise UserError(f"include {_format(point)} lacks {', '.join(missing)}")
+        points.append({key: _format(point[key]) for key in axes})
     if not points:
-        raise UserError("no task is left")
+        raise UserError("all tasks are excluded")
     return points
-
-
-def _matches(
-    content: dict[str, Any], key: str, axes: Mapping[str, Mapping[str, Any]]
-) -> list[Mapping[str, Any]]:
-    entries = _entries(content, key)
-    for entry in entries:
-        _check_match(key, entry, axes)
-    return entries
 
 
 def _entries(content: dict[str, Any], key: str) -> list[Any]:
     entries = content.get(key) or []
     if not isinstance(entries, list):
-        raise UserError(f"{key} must be a list, `- {{…}}` a line, not {_spell(entries)}")
+        raise UserError(f"{key} must be a list, `- {{…}}` a line, not {_format(entries)}")
     return entries
 
 
@@ -172,24 +169,24 @@ def _check_overrides(content: dict[str, Any], axes: Iterable[str], points: Seque
         _check_keys("override", override, ("match", "settings", "resources"))
         match = _mapping(override, "match")
         _check_keys("match", match, axes)
-        if not any(_fits(point, match) for point in points):
-            raise UserError(f"override {_spell(match)} fits no task")
+        if not any(_matches_point(point, match) for point in points):
+            raise UserError(f"override {_format(match)} matches no task")
 
 
 def _check_match(where: str, match: Any, axes: Mapping[str, Mapping[str, Any]]) -> None:
     _check_keys(where, match, axes)
     for axis, wanted in match.items():
         for label in wanted if isinstance(wanted, list) else [wanted]:
-            if _spell(label) not in axes[axis]:
-                like = nearest(_spell(label), axes[axis])
+            if _format(label) not in axes[axis]:
+                like = nearest(_format(label), axes[axis])
                 hint = f"; nearest is {like!r}" if like else ""
                 raise UserError(f"{where}: axis {axis!r} has no {label!r}{hint}")
 
 
-def _fits(point: Point, match: Mapping[str, Any]) -> bool:
-    """Whether the point has one of the values wanted on every axis that `match` names."""
+def _matches_point(point: Point, match: Mapping[str, Any]) -> bool:
+    """Whether the point has one of the wanted labels on every axis that `match` names."""
     return all(
-        point[axis] in [_spell(w) for w in (wanted if isinstance(wanted, list) else [wanted])]
+        point[axis] in [_format(w) for w in (wanted if isinstance(wanted, list) else [wanted])]
         for axis, wanted in match.items()
     )
 
@@ -204,16 +201,16 @@ def _task(
     settings = dict(_mapping(content, "settings"))
     resources = dict(_mapping(content, "resources"))
     for axis, label in point.items():
-        # An included point may hold a value that is not on the axis of the product.
+        # An included point may have a value that its axis does not list.
         settings |= axes[axis].get(label, {axis: label})
     for override in _entries(content, "overrides"):
-        if _fits(point, _mapping(override, "match")):
+        if _matches_point(point, _mapping(override, "match")):
             settings |= _mapping(override, "settings")
             resources |= _mapping(override, "resources")
     name = _task_name(point, content.get("task"))
     found = find_program(str(content["program"]))
     if found.folder_setting in settings:
-        raise UserError(f"leave out {found.folder_setting!r}: it is root/NAME for every task")
+        raise UserError(f"remove {found.folder_setting!r}: launch sets it to root/NAME")
     config = settings.pop("config", content.get("config"))  # no program has a setting of this name
     return Task(
         index=index,
@@ -228,16 +225,16 @@ def _task(
 
 
 def _task_name(point: Point, template: Any) -> str:
-    """The template filled in, else the values joined by dots; a path counts by its last part."""
+    """Fill in the template, or join the labels with dots; of a path, take the last part."""
     short = {axis: _slug(str(label)) for axis, label in point.items()}
     try:
         name = str(template).format(**short) if template else ".".join(short.values())
     except (KeyError, IndexError, ValueError) as error:
         raise UserError(
-            f"task name {template!r} does not fit the axes {', '.join(point)} ({error})"
+            f"task name {template!r} does not match the axes {', '.join(point)} ({error})"
         ) from error
     if not _NAME.fullmatch(name) or len(name) > _NAME_LENGTH:
-        raise UserError(f"task name {name!r} does not serve as a folder; set `task` otherwise")
+        raise UserError(f"task name {name!r} cannot name a folder; change `task`")
     return name
 
 
@@ -252,8 +249,8 @@ def _check_distinct(tasks: Iterable[Task]) -> None:
         if task.name in by_name:
             raise UserError(
                 f"tasks {by_name[task.name].index} and {task.index} are both named {task.name!r} "
-                f"({_spell(by_name[task.name].point)} and {_spell(task.point)}); tell them apart "
-                "by `task`, or by labels, `AXIS: {LABEL: {SETTING: VALUE}}`, or drop one"
+                f"({_format(by_name[task.name].point)} and {_format(task.point)}); set `task`, "
+                "use labels, `AXIS: {LABEL: {SETTING: VALUE}}`, or remove one"
             )
         by_name[task.name] = task
 
@@ -262,7 +259,7 @@ def _check(task: Task, grid: Grid) -> None:
     try:
         check_time(task.resources, grid.slurm)
         check_settings(find_program(task.program), task.values)
-        for command in grid.then:
+        for command in grid.after_task:
             fill_in(command, task)
     except UserError as error:
         raise UserError(f"task {task.name}: {error}") from error
@@ -292,8 +289,8 @@ def _check_keys(where: str, content: Any, known: Iterable[str]) -> None:
             raise UserError(f"{where} has an unknown key {key!r}; {hint}")
 
 
-def _spell(value: Any) -> str:
-    """A value as it would stand in YAML, on one line."""
+def _format(value: Any) -> str:
+    """Format a value as YAML on one line."""
     if isinstance(value, str):
         return value
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip()

@@ -1,4 +1,4 @@
-"""The SLURM jobs of a grid: which were submitted, and what SLURM says of them and of itself."""
+"""The SLURM jobs of a grid: which were submitted, and what SLURM says about them."""
 
 import json
 import re
@@ -12,10 +12,10 @@ from pathlib import Path
 from launch.tasks import Grid
 from shards.cli import UserError, warn
 
-_ANSWER_SECONDS = 20  # of squeue or sacct; a busy controller is slow
+_ANSWER_SECONDS = 20  # timeout of squeue and sacct; a busy controller is slow
 _MAX_ARRAY_SIZE = 1001  # SLURM's default
 
-# What squeue calls a job that holds its nodes.
+# States in which squeue shows a job that has its nodes.
 _ON_NODES = {"RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SUSPENDED", "STOPPED"}
 
 
@@ -24,52 +24,52 @@ class QueueEntry:
     """A task's job in the queue."""
 
     job: str  # ARRAY_INDEX
-    on_nodes: bool  # False: it waits
-    reason: str  # why it waits
+    on_nodes: bool  # False: waiting
+    reason: str  # for waiting
 
 
 @dataclass(frozen=True, slots=True)
 class Jobs:
-    """What SLURM knows of a grid's tasks, by task index."""
+    """What SLURM knows about a grid's tasks, by task index."""
 
     submitted: Mapping[int, str]  # the newest job of each task
     queued: Mapping[int, QueueEntry]
-    ended: Mapping[int, str]  # sacct's state of jobs that left the queue, where there is sacct
+    ended: Mapping[int, str]  # state of jobs that left the queue, from sacct if installed
 
 
 def max_array_size() -> int:
-    """How many jobs an array may have, and what their numbers must stay below, on this cluster.
+    """The cluster's limit on an array's size and indices; SLURM's default if it does not answer.
 
-    SLURM's default where it cannot be asked. Raises `UserError` where arrays are not allowed.
+    Raises `UserError` if the cluster does not allow arrays.
     """
-    told = _run(["scontrol", "show", "config"]) or ""
-    found = re.findall(r"^MaxArraySize\s*=\s*(\d+)|\bmax_array_tasks=(\d+)", told, re.MULTILINE)
+    text = _run(["scontrol", "show", "config"]) or ""
+    found = re.findall(r"^MaxArraySize\s*=\s*(\d+)|\bmax_array_tasks=(\d+)", text, re.MULTILINE)
     size = min((int(a or b) for a, b in found), default=_MAX_ARRAY_SIZE)
     if size == 0:
         raise UserError(
-            "this cluster allows no job arrays (its MaxArraySize is 0); ask who keeps it, or run "
-            "python -m launch.local inside a job"
+            "this cluster does not allow job arrays (MaxArraySize is 0); ask its administrator, or "
+            "run python -m launch.local inside a job"
         )
     return size
 
 
 def record_jobs(grid: Grid, job: str, indices: Sequence[int], offset: int = 0) -> None:
-    """Note that `indices`, less the offset, were submitted as the job array `job`.
+    """Record that the tasks `indices` were submitted as the array `job`, less the offset.
 
-    By name: in a grid that is edited afterwards, the same tasks may have other numbers.
+    They are recorded by name, since editing the grid may change their numbers.
     """
     tasks = {grid.tasks[index].name: index - offset for index in indices}
     line = json.dumps({"job": job, "tasks": tasks, "submitted": time.time()})
-    grid.own.mkdir(parents=True, exist_ok=True)
+    grid.launch_folder.mkdir(parents=True, exist_ok=True)
     path = _path(grid)
-    # A line that a full disk cut short must not swallow this one.
-    torn = path.is_file() and not path.read_bytes().endswith(b"\n")
+    # A full disk may have cut the last line short.
+    incomplete = path.is_file() and not path.read_bytes().endswith(b"\n")
     with path.open("a", encoding="utf-8") as stream:
-        stream.write("\n" * torn + line + "\n")
+        stream.write("\n" * incomplete + line + "\n")
 
 
 def ask_slurm(grid: Grid) -> Jobs | None:
-    """What SLURM says; None when nothing was submitted or SLURM cannot be asked from here."""
+    """Ask SLURM about the tasks; None if nothing was submitted or SLURM does not answer."""
     submitted = submitted_jobs(grid)
     if not submitted or shutil.which("squeue") is None:
         return None
@@ -91,7 +91,7 @@ def _ended(gone: Mapping[str, int]) -> dict[int, str]:
     arrays = ",".join(sorted({job.split("_")[0] for job in gone}))
     listing = _run(["sacct", "-X", "-n", "-P", "--format=JobID,State", "-j", arrays]) or ""
     states = dict(line.split("|", 1) for line in listing.splitlines() if "|" in line)
-    # "CANCELLED by 1000" says no more than its first word.
+    # Of "CANCELLED by 1000", the first word.
     return {index: states[job].split()[0] for job, index in gone.items() if job in states}
 
 
@@ -104,7 +104,7 @@ def _run(command: list[str]) -> str | None:
 
 
 def submitted_jobs(grid: Grid) -> dict[int, str]:
-    """The newest job of each task, by the index that the task has now."""
+    """The newest job of each task, by the task's present index."""
     jobs: dict[int, str] = {}
     now = {task.name: task.index for task in grid.tasks}
     for job, tasks in _records(_path(grid)):
@@ -113,15 +113,15 @@ def submitted_jobs(grid: Grid) -> dict[int, str]:
 
 
 def _records(path: Path) -> Iterator[tuple[str, dict[str, int]]]:
-    """The job and its tasks, of each line; one that says something else is told and left out."""
+    """The job and its tasks from each line; warns of a damaged line and skips it."""
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     for number, line in enumerate(text.splitlines(), 1):
         try:
             record = json.loads(line)
             yield str(record["job"]), {str(n): int(i) for n, i in record["tasks"].items()}
         except (ValueError, KeyError, TypeError, AttributeError):
-            warn(f"line {number} of {path} is damaged; its jobs, if any, are not known of")
+            warn(f"line {number} of {path} is damaged; the jobs it recorded are not known")
 
 
 def _path(grid: Grid) -> Path:
-    return grid.own / "jobs.jsonl"
+    return grid.launch_folder / "jobs.jsonl"

@@ -1,11 +1,10 @@
-"""Runs the tasks of a grid on this machine, some at a time, without SLURM.
+"""Runs the tasks of a grid on this machine, several at a time, without SLURM.
 
     python -m launch.local GRID [--jobs N] [--threads N] [--gpus 0,1] [--only NAME ...]
 
-Tasks that run side by side share the cores evenly, unless --threads or their own settings say
-otherwise. Finished ones are skipped and interrupted ones go on. Ctrl-C (or SIGTERM) asks the
-running ones to save and waits for them; a second Ctrl-C kills them. Exit code: 0 all done, 1 some
-failed.
+Tasks that run at the same time share the cores evenly, unless --threads or their own settings say
+otherwise. Finished tasks are skipped and interrupted ones continue. Ctrl-C (or SIGTERM) asks the
+running tasks to save and waits for them; a second Ctrl-C kills them. Exit code 1: a task failed.
 """
 
 import os
@@ -20,72 +19,84 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any
 
-from launch.attempts import begin, end
+from launch.attempts import record_end, record_start
 from launch.grid import load_grid
 from launch.programs import command_flags, find_program, thread_settings
-from launch.selection import add_flags, chosen_tasks, set_aside
+from launch.selection import Only, Restart, RetryFailed, check_flags, move_aside, select_tasks
 from launch.start import local_start
-from launch.state import TaskState, grid_states, spell_counts
+from launch.state import TaskStatus, format_counts, grid_statuses
 from launch.tasks import Grid, Task, freeze
 from micrograph.locks import lock_folder
-from shards.cli import ArgumentParser, UserError, console, cores, program, progress_bar
+from shards.cli import UserError, console, cores, program, progress_bar
+from shards.settings import Positional, load_config
 
 EXIT_FAILED = 1
 _POLL_SECONDS = 0.2
-_ASK_AGAIN_SECONDS = 2.0  # a trainer that is still importing torch does not hear the first time
+_SIGNAL_SECONDS = 2.0  # between signals: a trainer that is still importing torch misses the first
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LocalConfig:
+    """Run the tasks of a grid on this machine."""
+
+    grid: Annotated[Path, Positional, "YAML file of the grid"]
+    jobs: Annotated[int, "how many tasks run at the same time"] = 1
+    threads: Annotated[
+        int | None, "cores of a task that sets no threads itself [all; with --jobs, its share]"
+    ] = None
+    gpus: Annotated[str | None, "numbers of the GPUs, 0,1,… [CUDA_VISIBLE_DEVICES, or all]"] = None
+    retry_failed: RetryFailed = False
+    restart: Restart = False
+    only: Only = ()
+
+    def __post_init__(self) -> None:
+        check_flags(self.retry_failed, self.restart)
+        if self.jobs < 1 or (self.threads is not None and self.threads < 1):
+            raise ValueError("--jobs and --threads must be at least 1")
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description="Run the tasks of a grid on this machine.")
-    parser.add_argument("grid", type=Path, help="YAML file of the grid")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="tasks at a time [1]")
-    help_ = "cores of a task that sets no threads itself [all; with --jobs, its share]"
-    parser.add_argument("--threads", type=int, metavar="N", help=help_)
-    parser.add_argument("--gpus", help="their numbers, 0,1,… [CUDA_VISIBLE_DEVICES, or all]")
-    add_flags(parser)
-    arguments = parser.parse_args(argv)
-    if arguments.jobs < 1 or (arguments.threads is not None and arguments.threads < 1):
-        raise UserError("--jobs and --threads must be at least 1")
-    grid = load_grid(arguments.grid)
-    with lock_folder(grid.own, ".local.lock"):
-        chosen = chosen_tasks(grid_states(grid), arguments)
-        if arguments.afresh:
-            for state in chosen:
-                set_aside(grid, state)
-        jobs = min(arguments.jobs, len(chosen))
-        threads = arguments.threads or (cores() // jobs if jobs > 1 else None)
-        interrupted = run_tasks(
-            grid, [state.task for state in chosen], jobs, _gpus(arguments.gpus), threads
+    config = load_config(LocalConfig, argv)
+    grid = load_grid(config.grid)
+    with lock_folder(grid.launch_folder, ".local.lock"):
+        selected = select_tasks(
+            grid_statuses(grid), only=config.only, retry_failed=config.retry_failed
         )
-        states = grid_states(grid)
-    _report(grid, states, arguments.grid)
-    if interrupted:
-        sys.exit(128 + interrupted)
-    if any(state.kind == "failed" for state in states):
+        if config.restart:
+            move_aside(grid, selected)
+        jobs = min(config.jobs, len(selected))
+        threads = config.threads or (cores() // jobs if jobs > 1 else None)
+        tasks = [status.task for status in selected]
+        stop_signal = run_tasks(grid, tasks, jobs, _gpus(config.gpus), threads)
+        statuses = grid_statuses(grid)
+    _report(grid, statuses, config.grid)
+    if stop_signal:
+        sys.exit(128 + stop_signal)
+    if any(status.state == "failed" for status in statuses):
         sys.exit(EXIT_FAILED)
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """A task's process and the GPUs lent to it."""
+class RunningTask:
+    """A task's process and its GPUs."""
 
     task: Task
     process: subprocess.Popen[bytes]
     gpus: tuple[str, ...]
 
 
-class Stop:
-    """What SIGINT and SIGTERM have asked for inside the block."""
+class StopRequest:
+    """Counts SIGINT and SIGTERM inside the block, in place of their usual effect."""
 
     def __init__(self) -> None:
         self.number = 0  # of the first signal
         self.count = 0
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> "Stop":
+    def __enter__(self) -> "StopRequest":
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._note)
         return self
@@ -102,45 +113,45 @@ class Stop:
 def run_tasks(
     grid: Grid, tasks: Sequence[Task], jobs: int, gpus: Sequence[str], threads: int | None = None
 ) -> int:
-    """Run `tasks`, at most `jobs` at a time and none without its GPUs (where there are any).
+    """Run `tasks`, at most `jobs` at a time, each on its own GPUs if there are any.
 
-    Those that set no threads themselves get `threads` of them, None: as many as they like.
-    Returns the number of the signal that asked to stop, or 0 when all have ended by themselves.
+    Tasks that set no threads themselves get `threads`; None leaves it to the program.
+    Returns the number of the signal that stopped them, or 0 if all have ended by themselves.
     """
-    tasks_file = grid.own / "local.json"
+    tasks_file = grid.launch_folder / "local.json"
     freeze(grid, tasks_file)
-    waiting, running, free = list(tasks), list[Running](), list(gpus)
-    asked_at = 0.0
+    waiting, running, free = list(tasks), list[RunningTask](), list(gpus)
+    signalled = 0.0  # when, by the monotonic clock
     for task in tasks:
         _check_gpus(task, gpus)
-    with Stop() as stop, progress_bar() as bar:
+    with StopRequest() as stop, progress_bar() as bar:
         shown = bar.add_task(grid.name, total=len(tasks), note="")
         while running or (waiting and not stop.number):
             while waiting and not stop.number and len(running) < jobs:
                 needed = min(waiting[0].resources.gpus, len(gpus))
                 if needed > len(free):
                     break
-                lent, free = tuple(free[:needed]), free[needed:]
+                taken, free = tuple(free[:needed]), free[needed:]
                 task = waiting.pop(0)
-                flags = thread_flags(task, threads, processes=max(1, len(lent)))
-                running.append(_start(grid, task, flags, tasks_file, lent, bool(gpus)))
+                flags = thread_flags(task, threads, processes=max(1, len(taken)))
+                running.append(_start(grid, task, flags, tasks_file, taken, bool(gpus)))
             for one in [one for one in running if one.process.poll() is not None]:
                 running.remove(one)
                 free += one.gpus
                 _finish(grid, one)
                 bar.advance(shown)
             bar.update(shown, note=", ".join(one.task.name for one in running)[:60])
-            if stop.number and time.monotonic() - asked_at > _ASK_AGAIN_SECONDS:
-                if not asked_at:
-                    console.print("asking the running tasks to save; again to kill them")
-                asked_at = time.monotonic()
+            if stop.number and time.monotonic() - signalled > _SIGNAL_SECONDS:
+                if not signalled:
+                    console.print("asking the running tasks to save; press again to kill them")
+                signalled = time.monotonic()
                 _signal(running, signal.SIGTERM if stop.count == 1 else signal.SIGKILL)
             time.sleep(_POLL_SECONDS)
     return stop.number
 
 
 def thread_flags(task: Task, threads: int | None, processes: int = 1) -> list[str]:
-    """Flags that give `task` its cores; what its settings or its recipe say stands."""
+    """Flags that give `task` its share of cores, unless its settings or its recipe do."""
     if threads is None:
         return []
     names = thread_settings(find_program(task.program))
@@ -155,11 +166,11 @@ def _start(
     tasks_file: Path,
     gpus: tuple[str, ...],
     has_gpus: bool,
-) -> Running:
+) -> RunningTask:
     line = f"{local_start(find_program(task.program), len(gpus), _free_port())} "
     line += shlex.join([*task.command, *flags])
-    if grid.then:
-        line += f" && {sys.executable} -m launch.task then {shlex.quote(str(tasks_file))} "
+    if grid.after_task:
+        line += f" && {sys.executable} -m launch.task after {shlex.quote(str(tasks_file))} "
         line += str(task.index)
     environment = dict(os.environ) | {"PYTHONUNBUFFERED": "1"}
     if has_gpus:
@@ -173,24 +184,24 @@ def _start(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches us only; what is passed on is SIGTERM
+            start_new_session=True,  # Ctrl-C reaches launch.local only, which sends SIGTERM
         )
-    begin(grid, task, process.pid)
-    _say(f"started {task.name}")
-    return Running(task, process, gpus)
+    record_start(grid, task, process.pid)
+    _print(f"started {task.name}")
+    return RunningTask(task, process, gpus)
 
 
-def _finish(grid: Grid, one: Running) -> None:
+def _finish(grid: Grid, one: RunningTask) -> None:
     code = one.process.returncode
-    verdict, reason = end(grid, one.task, code if code >= 0 else 128 - code)
-    _say(f"{verdict} {one.task.name}{': ' + reason if reason else ''}")
+    outcome = record_end(grid, one.task, code if code >= 0 else 128 - code)
+    _print(f"{outcome.state} {one.task.name}{': ' + outcome.reason if outcome.reason else ''}")
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     console.print(line, markup=False, soft_wrap=True)
 
 
-def _signal(running: Sequence[Running], number: signal.Signals) -> None:
+def _signal(running: Sequence[RunningTask], number: signal.Signals) -> None:
     for one in running:
         try:
             os.killpg(one.process.pid, number)
@@ -199,7 +210,7 @@ def _signal(running: Sequence[Running], number: signal.Signals) -> None:
 
 
 def _gpus(given: str | None) -> list[str]:
-    """The GPUs to lend out; none where there are none."""
+    """The numbers of the GPUs to use; empty without any."""
     given = given if given is not None else os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return [number.strip() for number in given.split(",") if number.strip()]
@@ -212,7 +223,7 @@ def _gpus(given: str | None) -> list[str]:
 
 def _check_gpus(task: Task, gpus: Sequence[str]) -> None:
     if gpus and task.resources.gpus > len(gpus):
-        raise UserError(f"{task.name} wants {task.resources.gpus} GPUs; there are {len(gpus)}")
+        raise UserError(f"{task.name} needs {task.resources.gpus} GPUs; there are {len(gpus)}")
 
 
 def _free_port() -> int:
@@ -222,14 +233,13 @@ def _free_port() -> int:
         return port
 
 
-def _report(grid: Grid, states: Sequence[TaskState], path: Path) -> None:
-    print(f"{grid.name}: {len(states)} tasks: {spell_counts(states)}")
-    for state in states:
-        if state.kind == "failed":
-            print(f"failed {state.task.name}: {state.detail}  (log: {grid.log(state.task)})")
-    if any(state.kind == "failed" for state in states):
-        again = f"python -m launch.local {shlex.quote(str(path))} --retry-failed"
-        console.print(f"again: {again}", markup=False, soft_wrap=True)
+def _report(grid: Grid, statuses: Sequence[TaskStatus], path: Path) -> None:
+    print(f"{grid.name}: {len(statuses)} tasks: {format_counts(statuses)}")
+    failed = [status for status in statuses if status.state == "failed"]
+    for status in failed:
+        print(f"failed {status.task.name}: {status.detail}  (log: {grid.log(status.task)})")
+    if failed:
+        _print(f"again: python -m launch.local {shlex.quote(str(path))} --retry-failed")
 
 
 if __name__ == "__main__":

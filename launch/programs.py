@@ -1,7 +1,6 @@
-"""The programs that tasks run: how each is started, where it puts its results, how it stands.
+"""The programs that tasks can run: how each is started, its settings, and its result.
 
-Programs are known by name and by what they leave in their folder; none is imported. A settings
-class is loaded by its name, to find a misspelt setting before a cluster has queued the task.
+No program is imported, only its settings class, to find a wrong setting before a task is queued.
 """
 
 import importlib
@@ -20,13 +19,13 @@ Launcher = Literal["accelerate", "python"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Program:
-    """How one program is started and read."""
+    """How to start one program and find its results."""
 
     launcher: Launcher
     settings: str  # "module:Class" of its settings; the module imports no torch
-    input_setting: str  # what it learns from: a path or a URL
+    input_setting: str  # the data it trains on: a path or a URL
     folder_setting: str = "run_dir"
-    # A file of its folder that is there only when all is done; None: it writes a status.json.
+    # The file in its folder that is written last; None: it writes a status.json.
     result_name: str | None = None
 
 
@@ -50,7 +49,7 @@ PROGRAMS: dict[str, Program] = {
 
 
 def find_program(name: str) -> Program:
-    """The row of `name`. Raises `UserError` naming the nearest program."""
+    """Look up a program. Raises `UserError` naming the nearest one."""
     try:
         return PROGRAMS[name]
     except KeyError:
@@ -60,25 +59,25 @@ def find_program(name: str) -> Program:
 
 
 def check_settings(program: Program, values: Mapping[str, Any]) -> None:
-    """Raise `UserError` for settings that the program would refuse."""
+    """Raise `UserError` for settings that the program would reject."""
     config = build_config(_settings_class(program), values)
-    resolve_init(config.init)  # every program has one; a path need not be there yet
+    resolve_init(config.init)  # every program has one; a path may be missing yet
 
 
-def absent_input(program: Program, values: Mapping[str, Any]) -> str | None:
-    """What the program is to learn from, where that is no URL and is not here."""
+def missing_input(program: Program, values: Mapping[str, Any]) -> str | None:
+    """The path of the program's training data if it does not exist here."""
     given = str(getattr(build_config(_settings_class(program), values), program.input_setting))
     return None if is_url(given) or find_recipe(Path(given)).exists() else given
 
 
 def thread_settings(program: Program) -> list[str]:
-    """The settings by which the program is told how many threads to use; each is per process."""
+    """The program's settings for numbers of threads, each per process."""
     known = {field.name for field in fields(_settings_class(program))}
     return [name for name in ("threads", "loader_threads") if name in known]
 
 
 def command_flags(values: Mapping[str, Any]) -> list[str]:
-    """The command line flags that stand for `values`."""
+    """Format settings as command line flags."""
     flags = []
     for name, value in values.items():
         flag = "--" + name.replace("_", "-")

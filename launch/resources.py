@@ -1,4 +1,4 @@
-"""What a task needs and how its cluster is spoken to; both are parts of a grid file."""
+"""The parts of a grid file about machines: the resources of a task, and the cluster's settings."""
 
 import re
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from typing import Annotated
 
 from shards.cli import UserError
 
-# SLURM's own spellings, but for a plain number: YAML reads 24:00:00 as 86400.
+# SLURM's formats, except a plain number: YAML reads 24:00:00 as 86400.
 _TIME = re.compile(r"\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2}")
 _MEMORY = re.compile(r"\d+[KMGT]")
-_EARLY = 60  # seconds by which SLURM may send a signal before it was asked to (man sbatch)
-# Options of sbatch that a task's scripts need as they are, and what sets them.
-_TAKEN = {
+_EARLY = 60  # seconds by which SLURM may send a signal too early (man sbatch)
+# Options of sbatch that launch sets, and the setting for each.
+_OWN_OPTIONS = {
     **dict.fromkeys(("--time", "-t"), "resources: {time: …}"),
     **dict.fromkeys(("--nodes", "-N"), "resources: {nodes: …}"),
     **dict.fromkeys(("--array", "-a"), "launch.slurm's --only and --throttle"),
@@ -21,17 +21,17 @@ _TAKEN = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:
-    """Of one task; what is None is left to the cluster."""
+    """The resources of one task; None leaves the choice to the cluster."""
 
-    gpus: Annotated[int, "per node; 0 trains on the CPU"] = 1
-    nodes: Annotated[int, "one process of the launcher on each"] = 1
+    gpus: Annotated[int, "GPUs per node; 0 trains on the CPU"] = 1
+    nodes: Annotated[int, "number of nodes"] = 1
     cpus: Annotated[int | None, "cores per node"] = None
-    memory: Annotated[str | None, "per node: 64G"] = None
-    time: Annotated[str | None, 'at most: "8:00:00" or "1-12"; it goes on after a requeue'] = None
+    memory: Annotated[str | None, "memory per node: 64G"] = None
+    time: Annotated[str | None, 'time limit: "8:00:00" or "1-12"; then it is requeued'] = None
 
     def __post_init__(self) -> None:
         if self.gpus < 0 or self.nodes < 1 or (self.cpus is not None and self.cpus < 1):
-            raise ValueError("resources: gpus at least 0, nodes and cpus at least 1")
+            raise ValueError("resources: gpus must be at least 0, nodes and cpus at least 1")
         if self.memory is not None and not _MEMORY.fullmatch(self.memory):
             raise ValueError(f"memory {self.memory!r} must be like 64G")
         if self.time is not None and not _TIME.fullmatch(self.time):
@@ -43,14 +43,12 @@ class Resources:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SlurmSettings:
-    """Of the cluster."""
+    """How jobs run on this cluster."""
 
-    prelude: Annotated[
-        str, "shell lines before the task: module load, source .venv/bin/activate"
-    ] = ""
-    container: Annotated[str, "what a command is prefixed with: apptainer exec --nv image.sif"] = ""
-    options: Annotated[tuple[str, ...], "further options of sbatch: --partition=gpu"] = ()
-    signal_seconds: Annotated[int, "how long before the time limit a task is told to save"] = 120
+    setup: Annotated[str, "shell lines before the task: module load, source activate"] = ""
+    container: Annotated[str, "prefix of each command: apptainer exec --nv image.sif"] = ""
+    options: Annotated[tuple[str, ...], "more options of sbatch: --partition=gpu"] = ()
+    signal_seconds: Annotated[int, "seconds before the time limit at which a task saves"] = 120
 
     def __post_init__(self) -> None:
         if not 1 <= self.signal_seconds <= 65535:
@@ -58,26 +56,25 @@ class SlurmSettings:
         for option in self.options:
             name = re.split(r"[=\s]", option)[0]
             name = name if name.startswith("--") else name[:2]  # -t10
-            if name in _TAKEN:
-                raise ValueError(f"leave {option!r} out of options; {_TAKEN[name]} sets it")
+            if name in _OWN_OPTIONS:
+                raise ValueError(f"remove {option!r} from options; use {_OWN_OPTIONS[name]}")
 
 
 def check_time(resources: Resources, slurm: SlurmSettings) -> None:
-    """Raise `UserError` where a task would be told to save as soon as it starts, for ever."""
+    """Raise `UserError` if a task would save as soon as it starts, and be requeued for ever."""
     if resources.time is None:
         return
-    told = slurm.signal_seconds + _EARLY
-    if _seconds(resources.time) <= told:
+    reserved = slurm.signal_seconds + _EARLY
+    if _seconds(resources.time) <= reserved:
         raise UserError(
-            f"a task of time {resources.time!r} is told to save {told} s before its end (slurm: "
-            f"{{signal_seconds: {slurm.signal_seconds}}}, and SLURM up to {_EARLY} s before that), "
-            'so it would do nothing and be requeued for ever; give it more time ("10:00" is ten '
-            "minutes)"
+            f"time {resources.time!r} is too short: the signal to save may come {reserved} s "
+            f"before the end (signal_seconds {slurm.signal_seconds}, and SLURM's {_EARLY} s), so "
+            'the task would be requeued for ever; give it more time ("10:00" is ten minutes)'
         )
 
 
 def _seconds(time: str) -> int:
-    """Of SLURM's minutes:seconds, hours:minutes:seconds or days-hours[:minutes[:seconds]]."""
+    """Parse minutes:seconds, hours:minutes:seconds or days-hours[:minutes[:seconds]]."""
     days, dash, rest = time.rpartition("-")
     parts = [int(part) for part in rest.split(":")]
     if dash:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from launch.programs import find_program
-from launch.state import TaskState
+from launch.state import TaskStatus
 from micrograph.published_values import read_published
 from pretrain.micronet import micronet_models
 from pretrain.status import read_status
@@ -18,27 +18,29 @@ from shards.cli import UserError
 Metrics = dict[str, float]  # shares in [0, 1], unless the name says otherwise; empty: no result
 
 
-def read_results(states: Iterable[TaskState]) -> pd.DataFrame:
+def read_results(statuses: Iterable[TaskStatus]) -> pd.DataFrame:
     """A row for each task, with a column for each axis of the grid and each metric.
 
     Columns besides: task, state, converged (None where the program does not say), reason; for
     pre-training paper_top1 and imagenet_top1. Raises `UserError` for files that cannot be read.
     """
     rows = []
-    for state in states:
-        task = state.task
+    for status in statuses:
+        task = status.task
         reader = _READERS.get(task.program)
         if reader is None:
             known = ", ".join(_READERS)
             raise UserError(f"no reader for the results of {task.program}; there are {known}")
         metrics, converged = reader(task.folder)
-        row = {"task": task.name, "state": state.kind, **task.point, "converged": converged}
+        row = {"task": task.name, "state": status.state, **task.point, "converged": converged}
         row |= metrics
         if task.program == "pretrain.train":
             arch, init = str(task.settings.get("arch")), str(task.settings.get("init", "random"))
             row["paper_top1"] = micronet_top1().get((arch, init))
             row["imagenet_top1"] = imagenet_top1().get(arch)
-        rows.append(row | {"reason": state.detail if state.kind in ("failed", "done") else ""})
+        rows.append(
+            row | {"reason": status.detail if status.state in ("failed", "finished") else ""}
+        )
     frame = pd.DataFrame(rows, dtype=object)
     return frame[[*frame.columns.drop("reason"), "reason"]]
 

@@ -1,16 +1,16 @@
-"""The sbatch scripts: a job array of tasks with equal resources, and the job that collects."""
+"""The sbatch scripts: a job array of tasks with equal resources, and the last job."""
 
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from launch.programs import Program, find_program
+from launch.programs import find_program
 from launch.resources import Resources
 from launch.start import slurm_start
 from launch.tasks import Grid
 
-_PORTS = (20_000, 12_000)  # first, count; below 32,768, from where Linux hands them out by itself
+_PORTS = (20_000, 12_000)  # first, count; Linux assigns ports from 32,768 on
 
 
 def array_script(
@@ -21,16 +21,16 @@ def array_script(
     throttle: int | None,
     offset: int = 0,
 ) -> str:
-    """A job array over `indices`, which share their resources; jobs work in `folder`.
+    """A job array of the tasks `indices`, which need equal resources and run in `folder`.
 
-    The array counts from `offset` on, since SLURM bounds its numbers.
+    Task `i` is number `i - offset` of the array, since SLURM limits these numbers.
     """
     first = grid.tasks[indices[0]]
-    resources, found = first.resources, find_program(first.program)
+    resources, program = first.resources, find_program(first.program)
     limit = f"%{throttle}" if throttle else ""
     options = [
         f"--job-name={grid.name}",
-        f"--array={spell_indices([index - offset for index in indices])}{limit}",
+        f"--array={format_indices([index - offset for index in indices])}{limit}",
         _output(grid, "%A_%a"),
         "--open-mode=append",
         "--requeue",
@@ -40,7 +40,10 @@ def array_script(
     ]
     in_container = f"{grid.slurm.container} " if grid.slurm.container else ""
     cpus = f"--cpus-per-task={resources.cpus} " if resources.cpus else ""
-    then = ["if [ $code = 0 ]; then task then; code=$?; fi"] if grid.then else []
+    after = ["if [ $code = 0 ]; then task after; code=$?; fi"] if grid.after_task else []
+    comment = ["# The launcher ignores SIGTERM; the trainer saves on it, and both end."]
+    if program.launcher == "python":
+        comment = []
     port, ports = _PORTS
     return "\n".join(
         [
@@ -58,22 +61,22 @@ def array_script(
             "log=$(task log) || exit",
             'exec >>"$log" 2>&1',
             "command=$(task start) || exit",
-            '[ -n "$command" ] || exit 0  # finished before',
+            '[ -n "$command" ] || exit 0  # has finished already',
             "",
-            "# SLURM signals this shell only when it ends or requeues the job itself.",
-            "told_to_end=; trap 'told_to_end=yes' TERM",
+            "# SLURM signals this shell only if it ends or requeues the job itself.",
+            "terminated=; trap 'terminated=yes' TERM",
             "MASTER_ADDR=$(hostname)  # the script runs on the first node",
             f"MASTER_PORT=$(({port} + SLURM_JOB_ID % {ports}))",
-            *_why_trap(found),
-            'step="' + "\n".join(slurm_start(found, resources)) + '"',
+            *comment,
+            'step="' + "\n".join(slurm_start(program, resources)) + '"',
             f"srun --nodes={resources.nodes} --ntasks-per-node=1 {cpus}--kill-on-bad-exit=1 \\",
             f'  {in_container}bash -c "$step"',
             "code=$?",
-            *then,
+            *after,
             "",
-            'verdict=$(task end --code "$code")',
-            'if [ "$verdict" = interrupted ] && [ -z "$told_to_end" ]; then',
-            '  scontrol requeue "$SLURM_JOB_ID"  # saved: goes on where it stopped',
+            'next=$(task end --code "$code")',
+            'if [ "$next" = requeue ] && [ -z "$terminated" ]; then',
+            '  scontrol requeue "$SLURM_JOB_ID"  # it saved, and continues where it stopped',
             "fi",
             'exit "$code"',
             "",
@@ -82,11 +85,11 @@ def array_script(
 
 
 def collect_script(grid: Grid, tasks_file: Path, folder: Path) -> str:
-    """The job after all others: the tables, and whatever the grid wants in the end."""
+    """The job after all others, which collects the results and runs the grid's `after_all`."""
     in_container = f"{grid.slurm.container} " if grid.slurm.container else ""
     collect = f"python -m launch.collect {shlex.quote(str(tasks_file))}"
-    # Those of the tasks ask for GPUs and nodes; what only says where and for whom is kept.
-    kept = [o for o in grid.slurm.options if o.split("=")[0] in _WHERE]
+    # The other options may ask for GPUs or nodes, which this job does not need.
+    kept = [option for option in grid.slurm.options if option.split("=")[0] in _ACCOUNTING]
     options = [
         f"--job-name={grid.name}-collect",
         _output(grid, "collect-%j"),
@@ -94,11 +97,11 @@ def collect_script(grid: Grid, tasks_file: Path, folder: Path) -> str:
         "--ntasks=1",
         *kept,
     ]
-    commands = [collect, *grid.finally_]
+    commands = [collect, *grid.after_all]
     return "\n".join(
         [
             "#!/bin/bash",
-            f"# After the tasks of {grid.name}; written by python -m launch.slurm.",
+            f"# Runs after the tasks of {grid.name}; written by python -m launch.slurm.",
             *(f"#SBATCH {option}" for option in options),
             "",
             *_opening(grid, folder),
@@ -110,17 +113,11 @@ def collect_script(grid: Grid, tasks_file: Path, folder: Path) -> str:
     )
 
 
-def _why_trap(found: Program) -> list[str]:
-    if found.launcher == "python":
-        return []
-    return ["# The launcher outlives a SIGTERM; the trainer hears it, saves, and both end."]
+_ACCOUNTING = ("--partition", "--account", "--qos", "--reservation", "-p", "-A", "-q")
 
 
-_WHERE = ("--partition", "--account", "--qos", "--reservation", "-p", "-A", "-q")
-
-
-def spell_indices(indices: Sequence[int]) -> str:
-    """SLURM's short form: 0-3,7."""
+def format_indices(indices: Sequence[int]) -> str:
+    """Format indices in SLURM's short form: 0-3,7."""
     runs: list[list[int]] = []
     for index in sorted(indices):
         if runs and index == runs[-1][1] + 1:
@@ -131,15 +128,15 @@ def spell_indices(indices: Sequence[int]) -> str:
 
 
 def _opening(grid: Grid, folder: Path) -> list[str]:
-    prelude = grid.slurm.prelude.strip("\n").splitlines()
-    if not prelude and not grid.slurm.container:  # then with the Python that submits
-        prelude = [f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"]
-    return [f"cd {shlex.quote(str(folder))} || exit", *prelude, "export PYTHONUNBUFFERED=1"]
+    setup = grid.slurm.setup.strip("\n").splitlines()
+    if not setup and not grid.slurm.container:  # use the Python that submits
+        setup = [f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"]
+    return [f"cd {shlex.quote(str(folder))} || exit", *setup, "export PYTHONUNBUFFERED=1"]
 
 
 def _output(grid: Grid, pattern: str) -> str:
-    """Where SLURM writes what is said before a task has its log; sbatch reads quotes as shells."""
-    folder = str(grid.own.absolute() / "logs").replace("%", "%%")  # else a pattern of SLURM's
+    """The log of what comes before a task's own log; sbatch parses quotes like a shell."""
+    folder = str(grid.launch_folder.absolute() / "logs").replace("%", "%%")  # SLURM's patterns
     return f"--output={shlex.quote(f'{folder}/slurm-{pattern}.log')}"
 
 

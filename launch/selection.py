@@ -1,67 +1,62 @@
-"""Which tasks of a grid are to be started, and the flags that say so."""
+"""Which tasks of a grid are to be started, and the settings of launch that select them."""
 
-import argparse
 import fnmatch
 import time
 from collections.abc import Sequence
+from typing import Annotated
 
-from launch.state import TaskState
+from launch.state import TaskStatus
 from launch.tasks import Grid
 from shards.cli import UserError, warn
 
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that `chosen_tasks` reads."""
-    parser.add_argument(
-        "--retry-failed", action="store_true", help="start the failed tasks, and only those"
-    )
-    parser.add_argument(
-        "--afresh",
-        action="store_true",
-        help="with --retry-failed: move their folders aside and begin anew (with another lr …)",
-    )
-    parser.add_argument(
-        "--only", nargs="+", metavar="NAME", help="of the tasks that fit a name: 'resnet*.random'"
-    )
+RetryFailed = Annotated[bool, "start the failed tasks, and no others"]
+Restart = Annotated[bool, "with --retry-failed: from the beginning; old folders are moved aside"]
+Only = Annotated[tuple[str, ...], "tasks whose names match a pattern: 'resnet*.random' [all]"]
 
 
-def chosen_tasks(states: Sequence[TaskState], arguments: argparse.Namespace) -> list[TaskState]:
-    """Pending and preempted tasks that nobody is to run yet; with --retry-failed the failed ones.
+def check_flags(retry_failed: bool, restart: bool) -> None:
+    """Raise `ValueError` for flags that exclude each other."""
+    if restart and not retry_failed:
+        raise ValueError("--restart needs --retry-failed")
 
-    Raises `UserError` for flags that do not go together or fit nothing.
+
+def select_tasks(
+    statuses: Sequence[TaskStatus], *, only: Sequence[str] = (), retry_failed: bool = False
+) -> list[TaskStatus]:
+    """Waiting and interrupted tasks that are not in the queue; or, to retry, the failed ones.
+
+    Raises `UserError` for a pattern that matches no task.
     """
-    if arguments.afresh and not arguments.retry_failed:
-        raise UserError("--afresh goes with --retry-failed")
-    patterns = arguments.only or ["*"]
+    patterns = only or ["*"]
     for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(state.task.name, pattern) for state in states):
-            raise UserError(f"no task fits {pattern!r}; python -m launch.grid prints the names")
-    tell_of_changes(states)
-    kinds = {"failed"} if arguments.retry_failed else {"pending", "preempted"}
+        if not any(fnmatch.fnmatchcase(status.task.name, pattern) for status in statuses):
+            raise UserError(f"no task matches {pattern!r}; python -m launch.grid lists the names")
+    warn_of_changed_settings(statuses)
+    states = {"failed"} if retry_failed else {"waiting", "interrupted"}
     return [
-        state
-        for state in states
-        if state.kind in kinds
-        and not state.queued
-        and any(fnmatch.fnmatchcase(state.task.name, pattern) for pattern in patterns)
+        status
+        for status in statuses
+        if status.state in states
+        and not status.queued
+        and any(fnmatch.fnmatchcase(status.task.name, pattern) for pattern in patterns)
     ]
 
 
-def tell_of_changes(states: Sequence[TaskState]) -> None:
-    """An edited grid, or another one of the same name, must not pass old results off as its own."""
-    changed = [state for state in states if state.kind == "done" and state.detail]
+def warn_of_changed_settings(statuses: Sequence[TaskStatus]) -> None:
+    """Warn of finished tasks whose settings have changed: their results are not this grid's."""
+    changed = [status for status in statuses if status.state == "finished" and status.detail]
     if changed:
         first = changed[0]
         warn(
             f"{len(changed)} finished tasks ran with other settings and are not run again (first: "
-            f"{first.task.name}, {first.detail}); for new ones give the grid another name or root"
+            f"{first.task.name}, {first.detail}); to run them, give the grid another name or root"
         )
 
 
-def set_aside(grid: Grid, state: TaskState) -> None:
-    """Move a task's folder out of the way, so that it begins anew; nothing is deleted."""
-    folder = state.task.folder
-    if folder.exists():
-        place = grid.own / "aside" / f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        folder.rename(place)
+def move_aside(grid: Grid, statuses: Sequence[TaskStatus]) -> None:
+    """Move the folders of tasks away, so that they start from the beginning; delete nothing."""
+    for folder in (status.task.folder for status in statuses):
+        if folder.exists():
+            place = grid.launch_folder / "aside" / f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            folder.rename(place)

@@ -1,10 +1,10 @@
-"""Submits a grid to SLURM as readable job arrays, and a job that collects when all have ended.
+"""Submits a grid to SLURM as readable job arrays, and a last job that collects the results.
 
     python -m launch.slurm GRID [--dry-run] [--throttle N] [--retry-failed] [--only NAME ...]
 
-Tasks that are done, running or in the queue are left alone; preempted ones go on; failed ones wait
-for --retry-failed. One array for each kind of resources, since all jobs of an array share them, or
-several, where the cluster bounds an array's numbers.
+Finished, running and queued tasks are left alone; interrupted ones continue; failed ones need
+--retry-failed. There is one array for each combination of resources, since all jobs of an array
+share them, and several if the cluster limits the size of an array.
 """
 
 import shlex
@@ -13,88 +13,99 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from launch.grid import load_grid
 from launch.jobs import max_array_size, record_jobs
-from launch.programs import absent_input, find_program
+from launch.programs import find_program, missing_input
 from launch.resources import Resources
-from launch.script import array_script, collect_script, spell_indices
-from launch.selection import add_flags, chosen_tasks, set_aside
-from launch.state import TaskState, grid_states, spell_counts
+from launch.script import array_script, collect_script, format_indices
+from launch.selection import Only, Restart, RetryFailed, check_flags, move_aside, select_tasks
+from launch.state import TaskStatus, format_counts, grid_statuses
 from launch.tasks import Grid, Task, freeze
 from pretrain.atomic import write_atomically
-from shards.cli import ArgumentParser, UserError, console, program, warn
+from shards.cli import UserError, console, program, warn
+from shards.settings import Positional, load_config
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlurmConfig:
+    """Submit a grid to SLURM as job arrays."""
+
+    grid: Annotated[Path, Positional, "YAML file of the grid"]
+    dry_run: Annotated[bool, "write the scripts, submit nothing"] = False
+    throttle: Annotated[int | None, "how many tasks may run at once [the cluster's limit]"] = None
+    collect: Annotated[bool, "collect the results in a last job"] = True
+    retry_failed: RetryFailed = False
+    restart: Restart = False
+    only: Only = ()
+
+    def __post_init__(self) -> None:
+        check_flags(self.retry_failed, self.restart)
+        if self.throttle is not None and self.throttle < 1:
+            raise ValueError("--throttle must be at least 1")
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description="Submit a grid to SLURM as job arrays.")
-    parser.add_argument("grid", type=Path, help="YAML file of the grid")
-    parser.add_argument("--dry-run", action="store_true", help="write the scripts, submit nothing")
-    parser.add_argument("--throttle", type=int, metavar="N", help="run at most N tasks at once")
-    add_flags(parser)
-    parser.add_argument("--no-collect", action="store_true", help="no job that collects")
-    arguments = parser.parse_args(argv)
-    if arguments.throttle is not None and arguments.throttle < 1:
-        raise UserError("--throttle must be at least 1")
-    if not arguments.dry_run and shutil.which("sbatch") is None:
+    config = load_config(SlurmConfig, argv)
+    if not config.dry_run and shutil.which("sbatch") is None:
         raise UserError(
             "sbatch is not installed here; submit on the cluster's login node, look at the scripts "
             "with --dry-run, or use python -m launch.local"
         )
-    grid = load_grid(arguments.grid)
-    states = grid_states(grid)
-    chosen = chosen_tasks(states, arguments)
-    if not chosen:
-        print(f"{grid.name}: nothing to submit ({spell_counts(states)})")
+    grid = load_grid(config.grid)
+    statuses = grid_statuses(grid)
+    selected = select_tasks(statuses, only=config.only, retry_failed=config.retry_failed)
+    if not selected:
+        print(f"{grid.name}: nothing to submit ({format_counts(statuses)})")
         return
-    _tell_of_absent_inputs([state.task for state in chosen])
-    if arguments.afresh and not arguments.dry_run:
-        for state in chosen:
-            set_aside(grid, state)
-    scripts, collect = write_scripts(grid, chosen, arguments.throttle)
-    for script in (*scripts, *([] if arguments.no_collect else [collect])):
+    _warn_of_missing_inputs([status.task for status in selected])
+    if config.restart and not config.dry_run:
+        move_aside(grid, selected)
+    scripts, collect = write_scripts(grid, selected, config.throttle)
+    for script in (*scripts, *([collect] if config.collect else [])):
         print(script)
-    if arguments.dry_run:
+    if config.dry_run:
         return
     jobs = [submit(grid, script, array) for script, array in scripts.items()]
-    print(f"{grid.name}: {len(chosen)} tasks submitted as {', '.join(jobs)}")
-    if not arguments.no_collect:
+    print(f"{grid.name}: {len(selected)} tasks submitted as {', '.join(jobs)}")
+    if config.collect:
         after = f"--dependency=afterany:{':'.join(jobs)}"
-        print(f"collecting when they have ended: {sbatch([after, str(collect)])}")
-    watch = f"python -m launch.status {shlex.quote(str(arguments.grid))}"
+        print(f"results are collected by {sbatch([after, str(collect)])}")
+    watch = f"python -m launch.status {shlex.quote(str(config.grid))}"
     console.print(f"watch: {watch}", markup=False, soft_wrap=True)
 
 
-def _tell_of_absent_inputs(tasks: Sequence[Task]) -> None:
-    """A cluster's nodes see other disks, perhaps; else every task would wait only to fail."""
-    absent: dict[str, list[str]] = {}
+def _warn_of_missing_inputs(tasks: Sequence[Task]) -> None:
+    """Warn only, since compute nodes may see other disks; every such task may fail."""
+    missing: dict[str, list[str]] = {}
     for task in tasks:
-        if path := absent_input(find_program(task.program), task.values):
-            absent.setdefault(path, []).append(task.name)
-    for path, names in absent.items():
+        if path := missing_input(find_program(task.program), task.values):
+            missing.setdefault(path, []).append(task.name)
+    for path, names in missing.items():
         warn(
-            f"{path} is not here; what reads it fails, unless it is on the compute nodes (first of "
-            f"{len(names)}: {names[0]})"
+            f"{path} does not exist here; {len(names)} tasks that read it (first: {names[0]}) fail "
+            "unless it is on the compute nodes"
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Array:
+class JobArray:
     """Tasks that are submitted together."""
 
     indices: tuple[int, ...]
-    offset: int  # what the numbers of the array's jobs are less than the tasks'
+    offset: int  # task index minus array index
 
 
 def write_scripts(
-    grid: Grid, chosen: Sequence[TaskState], throttle: int | None
-) -> tuple[dict[Path, Array], Path]:
-    """Freeze the tasks; write the script of every array, and the collecting one, returned last."""
+    grid: Grid, selected: Sequence[TaskStatus], throttle: int | None
+) -> tuple[dict[Path, JobArray], Path]:
+    """Freeze the tasks, and write the script of each array and of the job that collects."""
     folder = _new_folder(grid)
     tasks_file = folder / "tasks.json"
     freeze(grid, tasks_file)
-    arrays = _arrays([state.task for state in chosen], max_array_size())
+    arrays = _job_arrays([status.task for status in selected], max_array_size())
     shares = _share(throttle, [len(array.indices) for array in arrays])
     scripts = {}
     for number, (array, share) in enumerate(zip(arrays, shares, strict=True)):
@@ -106,28 +117,28 @@ def write_scripts(
         scripts[script] = array
     collect = folder / "collect.sbatch"
     write_atomically(collect, collect_script(grid, tasks_file.absolute(), Path.cwd()).encode())
-    (grid.own / "logs").mkdir(parents=True, exist_ok=True)  # SLURM opens its log before we run
+    (grid.launch_folder / "logs").mkdir(parents=True, exist_ok=True)  # SLURM opens its log first
     return scripts, collect
 
 
-def _arrays(tasks: Sequence[Task], largest: int) -> list[Array]:
-    """One for the tasks of each kind of resources and each `largest` indices."""
+def _job_arrays(tasks: Sequence[Task], max_size: int) -> list[JobArray]:
+    """An array for each combination of resources, and for each `max_size` task indices."""
     groups: dict[tuple[Resources, int], list[int]] = {}
     for task in tasks:
-        groups.setdefault((task.resources, task.index // largest), []).append(task.index)
-    return [Array(tuple(indices), block * largest) for (_, block), indices in groups.items()]
+        groups.setdefault((task.resources, task.index // max_size), []).append(task.index)
+    return [JobArray(tuple(indices), block * max_size) for (_, block), indices in groups.items()]
 
 
-def submit(grid: Grid, script: Path, array: Array) -> str:
-    """Submit an array script; returns its job id, which is recorded."""
+def submit(grid: Grid, script: Path, array: JobArray) -> str:
+    """Submit an array's script and record its job id, which is returned."""
     job = sbatch([str(script)])
     record_jobs(grid, job, array.indices, array.offset)
-    console.print(f"job {job}: tasks {spell_indices(array.indices)}", markup=False)
+    console.print(f"job {job}: tasks {format_indices(array.indices)}", markup=False)
     return job
 
 
 def sbatch(arguments: Sequence[str]) -> str:
-    """Run sbatch; returns the job id. Raises `UserError` with its complaint."""
+    """Run sbatch and return the job id. Raises `UserError` with sbatch's own message."""
     result = subprocess.run(["sbatch", "--parsable", *arguments], capture_output=True, text=True)
     if result.returncode:
         raise UserError(f"sbatch refused {arguments[-1]}: {result.stderr.strip()}")
@@ -135,28 +146,28 @@ def sbatch(arguments: Sequence[str]) -> str:
 
 
 def _share(throttle: int | None, sizes: Sequence[int]) -> list[int | None]:
-    """What each array may run at once: SLURM throttles arrays one by one."""
+    """How many tasks of each array may run at once: SLURM can only throttle an array."""
     if throttle is None:
         return [None] * len(sizes)
     shares = [max(1, throttle * size // sum(sizes)) for size in sizes]
     if sum(shares) > throttle:
         warn(
-            f"--throttle {throttle} is too low for {len(sizes)} job arrays, which are throttled "
+            f"--throttle {throttle} is too low for {len(sizes)} job arrays, which SLURM throttles "
             f"one by one: up to {sum(shares)} tasks may run at once"
         )
     return list(shares)
 
 
 def _new_folder(grid: Grid) -> Path:
-    """An unused folder for a submission's files."""
+    """An unused folder for the files of a submission."""
     for number in range(1, 10_000):
-        folder = grid.own / f"submission-{number}"
+        folder = grid.launch_folder / f"submission-{number}"
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
             continue
         return folder
-    raise UserError(f"{grid.own} holds 10,000 submissions; delete old ones")
+    raise UserError(f"{grid.launch_folder} holds 10,000 submissions; delete old ones")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The shell lines that start a program: one launcher per node, which a SIGTERM must not kill.
+"""The shell lines that start a program, with a launcher on each node that survives SIGTERM.
 
-SLURM signals every process of a step. A launcher that dies of it takes the step along, and with it
-the trainer before it has saved. So the shell ignores SIGTERM, the launcher inherits that, and only
-the trainer, which sets its own handler, hears it. The launcher of several processes (torch's) has
-one too, that kills its workers after 30 s: as they hear the signal anyway, it is told not to. A
-program that saves nothing just dies.
+SLURM signals every process of a step. If the launcher died, the step would end before the trainer
+has saved. So the shell ignores SIGTERM, the launcher inherits this, and only the trainer, which has
+its own handler, reacts. torch's launcher of several processes has a handler too, which kills its
+workers after 30 s; since these get the signal anyway, it is switched off. Programs that save
+nothing are started without any of this, and end.
 """
 
 import sys
@@ -16,13 +16,13 @@ _IGNORE_SIGTERM = "trap '' TERM"
 _LEAVE_SIGTERM = "export PET_SIGNALS_TO_HANDLE=SIGINT"
 
 
-# The trainer chooses the precision itself; named here, accelerate does not warn of its defaults.
+# The trainer sets the precision itself; without these flags accelerate warns of its defaults.
 _PLAIN = "--quiet --mixed_precision no --dynamo_backend no"
 _ONE = "--num_machines 1 --num_processes 1"
 
 
 def slurm_start(program: Program, resources: Resources) -> list[str]:
-    """Lines for each node of a SLURM job; `$command` is the program and its flags."""
+    """Lines for each node of a SLURM job; `$command` is the task's command."""
     if program.launcher == "python":
         return ["exec python -m $command"]
     return [_IGNORE_SIGTERM, *_accelerate(resources)]
@@ -31,7 +31,7 @@ def slurm_start(program: Program, resources: Resources) -> list[str]:
 def _accelerate(resources: Resources) -> list[str]:
     if resources.gpus == 0:
         ranks = [
-            # `accelerate launch` starts one process on a CPU, and passes these on.
+            # On a CPU, `accelerate launch` starts one process, with these variables.
             f"export WORLD_SIZE={resources.nodes} RANK=\\$SLURM_PROCID LOCAL_RANK=0",
             "export LOCAL_WORLD_SIZE=1 MASTER_ADDR=$MASTER_ADDR MASTER_PORT=$MASTER_PORT",
         ]
@@ -49,7 +49,7 @@ def _accelerate(resources: Resources) -> list[str]:
 
 
 def local_start(program: Program, gpus: int, port: int) -> str:
-    """The line for this machine alone, of one process for each of `gpus`; as `slurm_start`."""
+    """The start of a command line on this machine, with a process for each of `gpus`."""
     if program.launcher == "python":
         return f"{sys.executable} -m"
     if gpus <= 1:  # one process needs no launcher

@@ -1,126 +1,122 @@
-"""How each task of a grid stands, from what its program, its last start and SLURM say."""
+"""The status of each task of a grid, from what its program, its last start and SLURM say."""
 
 import os
 import socket
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from launch.attempts import Attempt, changed_settings, is_finished, judge, read_attempt, task_status
+from launch.attempts import (
+    Attempt,
+    changed_settings,
+    find_outcome,
+    is_finished,
+    read_attempt,
+    read_task_status,
+)
 from launch.jobs import Jobs, QueueEntry, ask_slurm
 from launch.tasks import Grid, Task
-from pretrain.status import Status
+from pretrain.status import State, Status
 from shards.cli import UserError
 
-# pending: not begun. preempted: begun, and goes on where it stopped when it is started again.
-Kind = Literal["pending", "running", "preempted", "done", "failed"]
+# waiting: never started. interrupted: started again, it continues where it stopped.
+TaskState = Literal["waiting", State]
+_ORDER: tuple[TaskState, ...] = ("finished", "running", "interrupted", "waiting", "failed")
 
-_KILLED = "killed without saving; goes on from its last checkpoint"
-_STOPPED = "stopped without saving; begins anew, or at its last checkpoint"
+_KILLED = "killed without saving; continues from its last checkpoint"
 # How SLURM ends a job that did nothing wrong.
-_BLAMELESS = {"TIMEOUT", "PREEMPTED", "NODE_FAIL", "REQUEUED", "CANCELLED", "BOOT_FAIL"}
+_NOT_AN_ERROR = {"TIMEOUT", "PREEMPTED", "NODE_FAIL", "REQUEUED", "CANCELLED", "BOOT_FAIL"}
 
 
 @dataclass(frozen=True, slots=True)
-class TaskState:
-    """How one task stands."""
+class TaskStatus:
+    """How one task is doing."""
 
     task: Task
-    kind: Kind
-    detail: str = ""  # why it failed, waits, or stopped; done with which other settings
-    queued: bool = False  # SLURM will run it without being asked again
-    status: Status | None = None  # the program's own word, if it writes one
+    state: TaskState
+    detail: str = ""  # why it failed, waits or stopped; for a finished task, settings changed since
+    queued: bool = False  # SLURM will start it, or has
+    run: Status | None = None  # status.json, if its program writes one
 
 
-def grid_states(grid: Grid) -> list[TaskState]:
-    """The state of every task, in order."""
+def grid_statuses(grid: Grid) -> list[TaskStatus]:
+    """The status of every task, in order."""
     jobs = ask_slurm(grid)
-    return [task_state(grid, task, jobs) for task in grid.tasks]
+    return [task_status(grid, task, jobs) for task in grid.tasks]
 
 
-def task_state(grid: Grid, task: Task, jobs: Jobs | None = None) -> TaskState:
-    """The state of one task; `jobs` is what SLURM says, if it was asked."""
+def task_status(grid: Grid, task: Task, jobs: Jobs | None = None) -> TaskStatus:
+    """The status of one task; `jobs` is what SLURM says, if it was asked."""
     try:
-        status = task_status(task)
+        run = read_task_status(task)
         attempt = read_attempt(grid, task)
     except UserError as error:
-        return TaskState(task, "failed", str(error))
+        return TaskStatus(task, "failed", str(error))
     entry = jobs.queued.get(task.index) if jobs else None
     if entry is not None:
-        return _queued(task, attempt, status, entry)
+        return _queued(task, attempt, run, entry)
     if attempt is None:
-        return _by_status(task, status)
+        return _never_started(task, run)
     if attempt.ended is None:
-        # What was to follow, publishing say, may not have: then it is started again, to do that.
-        if is_finished(task, status) and not grid.then and not _alive(attempt, jobs):
-            return _done(task, attempt, status)
-        return _unended(task, attempt, status, jobs)
-    verdict, reason = judge(grid, task, attempt)
-    if verdict == "finished" or _finished_since(task, attempt, status):
-        return _done(task, attempt, status)
-    if verdict == "stopped":
-        return TaskState(task, "preempted", _STOPPED, status=status)
-    kind: Kind = "preempted" if verdict == "interrupted" else "failed"
-    return TaskState(task, kind, reason, status=status)
+        # With commands to run after it, it is started again, since they may not have run.
+        if is_finished(task, run) and not grid.after_task and not _is_alive(attempt, jobs):
+            return _finished(task, attempt, run)
+        return _without_end(task, attempt, run, jobs)
+    outcome = find_outcome(grid, task, attempt)
+    if outcome.state == "finished" or _finished_since(task, attempt, run):
+        return _finished(task, attempt, run)
+    return TaskStatus(task, outcome.state, outcome.reason, run=run)
 
 
-def count_kinds(states: Iterable[TaskState]) -> dict[Kind, int]:
-    """How many tasks are of each kind, of those that occur."""
-    counts: dict[Kind, int] = {}
-    for state in states:
-        counts[state.kind] = counts.get(state.kind, 0) + 1
-    return counts
-
-
-def spell_counts(states: Iterable[TaskState]) -> str:
-    """The counts as a phrase: `3 done, 1 failed`."""
-    order: tuple[Kind, ...] = ("done", "running", "preempted", "pending", "failed")
-    counts = count_kinds(states)
-    return ", ".join(f"{counts[kind]} {kind}" for kind in order if kind in counts)
+def format_counts(statuses: Iterable[TaskStatus]) -> str:
+    """How many tasks are in each state: `3 finished, 1 failed`."""
+    counts = Counter(status.state for status in statuses)
+    return ", ".join(f"{counts[state]} {state}" for state in _ORDER if state in counts)
 
 
 def _queued(
-    task: Task, attempt: Attempt | None, status: Status | None, entry: QueueEntry
-) -> TaskState:
+    task: Task, attempt: Attempt | None, run: Status | None, entry: QueueEntry
+) -> TaskStatus:
     if entry.on_nodes:
-        return TaskState(task, "running", f"job {entry.job}", queued=True, status=status)
-    kind: Kind = "pending" if attempt is None else "preempted"
-    waits = f"in the queue as {entry.job} ({entry.reason})"
-    return TaskState(task, kind, waits, queued=True, status=status)
+        return TaskStatus(task, "running", f"job {entry.job}", queued=True, run=run)
+    state: TaskState = "waiting" if attempt is None else "interrupted"
+    detail = f"in the queue as {entry.job} ({entry.reason})"
+    return TaskStatus(task, state, detail, queued=True, run=run)
 
 
-def _done(task: Task, attempt: Attempt, status: Status | None) -> TaskState:
+def _finished(task: Task, attempt: Attempt, run: Status | None) -> TaskStatus:
     changed = changed_settings(task, attempt)
-    return TaskState(task, "done", f"with {changed}" if changed else "", status=status)
+    return TaskStatus(task, "finished", f"with {changed}" if changed else "", run=run)
 
 
-def _by_status(task: Task, status: Status | None) -> TaskState:
-    """Of a task that launch never started; somebody may have run its command by hand."""
-    if is_finished(task, status):
-        return TaskState(task, "done", status=status)
-    if status is None:
-        return TaskState(task, "pending")
-    kinds: dict[str, Kind] = {"running": "running", "interrupted": "preempted"}
-    return TaskState(task, kinds.get(status.state, "failed"), status.reason, status=status)
+def _never_started(task: Task, run: Status | None) -> TaskStatus:
+    """A task that launch never started, though someone may have run its command by hand."""
+    if is_finished(task, run):
+        return TaskStatus(task, "finished", run=run)
+    if run is None:
+        return TaskStatus(task, "waiting")
+    return TaskStatus(task, run.state, run.reason, run=run)
 
 
-def _unended(task: Task, attempt: Attempt, status: Status | None, jobs: Jobs | None) -> TaskState:
-    if _alive(attempt, jobs):
+def _without_end(task: Task, attempt: Attempt, run: Status | None, jobs: Jobs | None) -> TaskStatus:
+    """A task whose last attempt recorded no end: it is running, or was killed."""
+    if _is_alive(attempt, jobs):
         where = f"job {attempt.job}" if attempt.job else f"on {attempt.host}"
-        return TaskState(task, "running", where, status=status)
-    if status is not None and status.state == "interrupted" and status.updated >= attempt.started:
-        return TaskState(task, "preempted", status=status)
+        return TaskStatus(task, "running", where, run=run)
+    if run is not None and run.state == "interrupted" and run.updated >= attempt.started:
+        return TaskStatus(task, "interrupted", run=run)
     ended = jobs.ended.get(task.index, "") if jobs else ""
-    if ended and ended not in _BLAMELESS:
-        return TaskState(task, "failed", f"SLURM says {ended}", status=status)
+    if ended and ended not in _NOT_AN_ERROR:
+        return TaskStatus(task, "failed", f"SLURM says {ended}", run=run)
     detail = f"{_KILLED} (SLURM says {ended})" if ended else _KILLED
-    return TaskState(task, "preempted", detail, status=status)
+    return TaskStatus(task, "interrupted", detail, run=run)
 
 
-def _alive(attempt: Attempt, jobs: Jobs | None) -> bool:
-    """Whether an attempt without an end may still run; where it cannot be known, it does."""
+def _is_alive(attempt: Attempt, jobs: Jobs | None) -> bool:
+    """Whether an attempt without an end is still running; if this cannot be known, it is."""
     if attempt.job:
-        return jobs is None  # else it would be in the queue
+        return jobs is None  # otherwise it would be in the queue
     if attempt.host != socket.gethostname():
         return True
     try:
@@ -132,11 +128,11 @@ def _alive(attempt: Attempt, jobs: Jobs | None) -> bool:
     return True
 
 
-def _finished_since(task: Task, attempt: Attempt, status: Status | None) -> bool:
-    """Whether somebody finished a failed task by hand."""
+def _finished_since(task: Task, attempt: Attempt, run: Status | None) -> bool:
+    """Whether someone finished the task by hand after the attempt."""
     return (
-        status is not None
+        run is not None
         and attempt.ended is not None
-        and status.updated > attempt.ended
-        and is_finished(task, status)
+        and run.updated > attempt.ended
+        and is_finished(task, run)
     )

@@ -1,4 +1,4 @@
-"""Prints how the tasks of a grid stand, with and without SLURM, in a moment and without torch.
+"""Prints the status of a grid's tasks, with or without SLURM, quickly and without torch.
 
 python -m launch.status GRID [--only STATE ...] [--json]
 """
@@ -6,50 +6,55 @@ python -m launch.status GRID [--only STATE ...] [--json]
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Annotated
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from launch.grid import load_grid
-from launch.state import Kind, TaskState, grid_states, spell_counts
+from launch.state import TaskState, TaskStatus, format_counts, grid_statuses
 from pretrain.pace import duration
-from shards.cli import ArgumentParser, program
+from shards.cli import program
+from shards.settings import Positional, load_config
 
-_COLOURS: dict[Kind, str] = {
-    "pending": "dim",
+_COLOURS: dict[TaskState, str] = {
+    "waiting": "dim",
     "running": "cyan",
-    "preempted": "yellow",
-    "done": "green",
+    "interrupted": "yellow",
+    "finished": "green",
     "failed": "red",
 }
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StatusConfig:
+    """Print the status of a grid's tasks."""
+
+    grid: Annotated[Path, Positional, "YAML file of the grid"]
+    only: Annotated[tuple[TaskState, ...], f"tasks in these states: {', '.join(_COLOURS)}"] = ()
+    json: Annotated[bool, "print a JSON object for each task"] = False
+
+
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description="How the tasks of a grid stand.")
-    parser.add_argument("grid", type=Path, help="YAML file of the grid")
-    parser.add_argument(
-        "--only", nargs="+", choices=get_args(Kind), help="tasks of these states", metavar="STATE"
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON object per task")
-    arguments = parser.parse_args(argv)
-    grid = load_grid(arguments.grid)
-    states = grid_states(grid)
-    shown = [s for s in states if arguments.only is None or s.kind in arguments.only]
-    if arguments.json:
-        for state in shown:
-            print(json.dumps(_record(state)))
+    config = load_config(StatusConfig, argv)
+    grid = load_grid(config.grid)
+    statuses = grid_statuses(grid)
+    shown = [s for s in statuses if not config.only or s.state in config.only]
+    if config.json:
+        for status in shown:
+            print(json.dumps(_record(status)))
         return
-    # A pipe has no width: nothing is cut there.
+    # A pipe has no width, so nothing is cut there.
     out = Console() if Console().is_terminal else Console(width=500)
-    out.print(states_table(shown))
-    out.print(f"{grid.name}: {len(states)} tasks: {spell_counts(states)}", highlight=False)
+    out.print(status_table(shown))
+    out.print(f"{grid.name}: {len(statuses)} tasks: {format_counts(statuses)}", highlight=False)
 
 
-def states_table(states: Sequence[TaskState]) -> Table:
+def status_table(statuses: Sequence[TaskStatus]) -> Table:
     """A row for each task."""
     table = Table(box=None, pad_edge=False)
     for heading, justify in (
@@ -58,46 +63,46 @@ def states_table(states: Sequence[TaskState]) -> Table:
         ("state", "left"),
         ("epoch", "right"),
         ("best top-1", "right"),
-        ("left, at most", "right"),
+        ("time left", "right"),
     ):
         table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     table.add_column("")
-    for state in states:
+    for status in statuses:
         table.add_row(
-            str(state.task.index),
-            state.task.name,
-            Text(state.kind, _COLOURS[state.kind]),
-            *_progress(state),
-            Text(" ".join(state.detail.split())),
+            str(status.task.index),
+            status.task.name,
+            Text(status.state, _COLOURS[status.state]),
+            *_progress(status),
+            Text(" ".join(status.detail.split())),
         )
     return table
 
 
-def _progress(state: TaskState) -> tuple[str, str, str]:
-    """Epoch, best top-1 and time left, each blank where the program does not tell."""
-    status = state.status
-    if status is None:
+def _progress(status: TaskStatus) -> tuple[str, str, str]:
+    """Epoch, best top-1 and time left, blank if the program does not report them."""
+    run = status.run
+    if run is None:
         return "", "", ""
-    best = "" if status.best_top1 is None else f"{status.best_top1:.2%}"
-    if status.converged is False:
+    best = "" if run.best_top1 is None else f"{run.best_top1:.2%}"
+    if run.converged is False:
         best += " (chance)"
     left = ""
-    if state.kind == "running" and status.eta_seconds is not None:
-        left = duration(max(0.0, status.eta_seconds - (time.time() - status.updated)))
-    return f"{status.epoch}/{status.epochs}", best, left
+    if status.state == "running" and run.eta_seconds is not None:  # early stopping may be sooner
+        left = f"≤ {duration(max(0.0, run.eta_seconds - (time.time() - run.updated)))}"
+    return f"{run.epoch}/{run.epochs}", best, left
 
 
-def _record(state: TaskState) -> dict[str, object]:
-    status = state.status
+def _record(status: TaskStatus) -> dict[str, object]:
+    run = status.run
     return {
-        "index": state.task.index,
-        "name": state.task.name,
-        "state": state.kind,
-        "detail": state.detail,
-        "folder": str(state.task.folder),
-        "epoch": status.epoch if status else None,
-        "best_top1": status.best_top1 if status else None,
-        "eta_seconds": status.eta_seconds if status else None,
+        "index": status.task.index,
+        "name": status.task.name,
+        "state": status.state,
+        "detail": status.detail,
+        "folder": str(status.task.folder),
+        "epoch": run.epoch if run else None,
+        "best_top1": run.best_top1 if run else None,
+        "eta_seconds": run.eta_seconds if run else None,
     }
 
 

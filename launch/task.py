@@ -1,11 +1,11 @@
-"""One task, seen from inside its job: what the sbatch script calls before and after the program.
+"""One task inside its job: what the sbatch script calls before and after the program.
 
-    python -m launch.task start|log|then|end TASKS INDEX [--code N]
+    python -m launch.task start|log|after|end TASKS INDEX [--code N]
 
-start    prints the command line; nothing when the task is finished already
+start    prints the command line; nothing if the task has finished already
 log      prints where its output goes
-then     runs the grid's `then` commands; their exit code is its own
-end      prints what the exit code N of the program came to: finished, interrupted or failed
+after    runs the grid's `after_task` commands, and exits with the code of the first that fails
+end      records that the program exited with code N; prints `requeue` if it saved and can continue
 """
 
 import os
@@ -13,49 +13,58 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
-from launch.attempts import begin, end
+from launch.attempts import record_end, record_start
 from launch.grid import load_grid
-from launch.state import task_state
+from launch.state import task_status
 from launch.tasks import Grid, Task, fill_in, find_task
-from shards.cli import ArgumentParser, UserError, program
+from shards.cli import UserError, program
+from shards.settings import Positional, load_config
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepConfig:
+    """Do one step of a task inside its job."""
+
+    step: Annotated[Literal["start", "log", "after", "end"], Positional, "start, log, after or end"]
+    tasks: Annotated[Path, Positional, "the frozen grid, or its YAML file"]
+    index: Annotated[int, Positional, "number of the task"]
+    code: Annotated[int | None, "for end: exit code of the program"] = None
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description="One task of a grid, seen from inside its job.")
-    parser.add_argument("step", choices=("start", "log", "then", "end"))
-    parser.add_argument("tasks", type=Path, help="the frozen grid (or its YAML)")
-    parser.add_argument("index", type=int)
-    parser.add_argument("--code", type=int, help="exit code of the program, for end")
-    arguments = parser.parse_args(argv)
-    grid = load_grid(arguments.tasks)
-    task = find_task(grid, arguments.index)
-    if arguments.step == "log":
+    config = load_config(StepConfig, argv)
+    grid = load_grid(config.tasks)
+    task = find_task(grid, config.index)
+    if config.step == "log":
         log = grid.log(task)
         log.parent.mkdir(parents=True, exist_ok=True)
         print(log)
-    elif arguments.step == "start":
-        if task_state(grid, task).kind != "done":
-            begin(grid, task, os.getppid())
+    elif config.step == "start":
+        if task_status(grid, task).state != "finished":
+            record_start(grid, task, os.getppid())
             print(shlex.join(task.command))
-    elif arguments.step == "then":
-        sys.exit(run_then(grid, task))
+    elif config.step == "after":
+        sys.exit(run_after_task(grid, task))
     else:
-        if arguments.code is None:
+        if config.code is None:
             raise UserError("end needs --code")
-        verdict, reason = end(grid, task, arguments.code)
-        print(verdict)
-        if reason:
-            print(f"{task.name} {verdict}: {reason}", file=sys.stderr)
+        outcome = record_end(grid, task, config.code)
+        reason = f": {outcome.reason}" if outcome.reason else ""
+        print(f"{task.name} {outcome.state}{reason}", file=sys.stderr)
+        if outcome.state == "interrupted" and outcome.saved:
+            print("requeue")
 
 
-def run_then(grid: Grid, task: Task) -> int:
-    """Run the commands that follow a finished task; returns the first exit code that is not 0."""
-    # `python` is the one that runs this, whether its environment was activated or not.
+def run_after_task(grid: Grid, task: Task) -> int:
+    """Run the commands after a finished task; returns the first exit code other than 0."""
+    # `python` is the one that runs this, whether or not its environment was activated.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    for command in grid.then:
+    for command in grid.after_task:
         line = fill_in(command, task)
         print(f"$ {line}", flush=True)
         code = subprocess.run(line, shell=True, env={**os.environ, "PATH": path}).returncode

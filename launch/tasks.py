@@ -1,4 +1,4 @@
-"""A grid's tasks, and the file that freezes them at submission: an edited grid changes no queue."""
+"""A grid and its tasks, and the file that freezes them: editing a grid changes no queued job."""
 
 import json
 import shlex
@@ -16,15 +16,15 @@ from shards.settings import as_plain, build_config, read_recipe
 
 SCHEMA_VERSION = 1
 
-# Where launch keeps its own files under a grid's root; no task's name begins with an underscore.
-OWN_FOLDER = "_launch"
+# The folder of launch's own files under a grid's root; no task's name begins with an underscore.
+LAUNCH_FOLDER = "_launch"
 
 Point = Mapping[str, Any]  # one value for each axis
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """One training (or whatever the program does): a name, a command line and resources."""
+    """One run of a program: a name, settings and resources."""
 
     index: int
     name: str
@@ -37,72 +37,72 @@ class Task:
 
     @property
     def values(self) -> dict[str, Any]:
-        """All settings, the recipe's among them. Raises `UserError` when it cannot be read."""
+        """All settings, with those of the recipe. Raises `UserError` if it cannot be read."""
         return {**(read_recipe(self.config) if self.config else {}), **self.settings}
 
     @property
     def command(self) -> tuple[str, ...]:
-        """Module and flags: what follows `python -m` or `accelerate launch --module`."""
+        """Module and flags, to follow `python -m` or `accelerate launch --module`."""
         recipe = ("--config", str(self.config)) if self.config else ()
         return (self.program, *recipe, *command_flags(self.settings))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grid:
-    """All tasks that belong together, and where their results lie."""
+    """Tasks that belong together, and the folder of their results."""
 
     name: str
     root: Path
     axes: Mapping[str, tuple[str, ...]]  # labels, in the order of the file
     tasks: tuple[Task, ...]
     slurm: SlurmSettings = field(default_factory=SlurmSettings)
-    then: tuple[str, ...] = ()  # commands after a task has finished, as part of it
-    finally_: tuple[str, ...] = ()  # commands after all tasks, with the collecting
+    after_task: tuple[str, ...] = ()  # commands after each finished task, as part of it
+    after_all: tuple[str, ...] = ()  # commands of the last job, after all tasks
 
     @property
-    def own(self) -> Path:
+    def launch_folder(self) -> Path:
         """The folder of launch's own files."""
-        return self.root / OWN_FOLDER
+        return self.root / LAUNCH_FOLDER
 
     def log(self, task: Task) -> Path:
-        """Where a task's output goes, on SLURM as on one machine."""
-        return self.own / "logs" / f"{task.name}.log"
+        """The file of a task's output."""
+        return self.launch_folder / "logs" / f"{task.name}.log"
 
 
 def find_task(grid: Grid, index: int) -> Task:
-    """Task number `index`."""
+    """The task with number `index`."""
     if not 0 <= index < len(grid.tasks):
-        raise UserError(f"{grid.name} has tasks 0 to {len(grid.tasks) - 1}, none {index}")
+        raise UserError(f"{grid.name} has tasks 0 to {len(grid.tasks) - 1}, not {index}")
     return grid.tasks[index]
 
 
 def fill_in(command: str, task: Task) -> str:
-    """A command of `then` with {folder}, {name} and {AXIS} of the task in place."""
+    """Fill in {folder}, {name} and {AXIS} of a command of `after_task`."""
     values = {**task.point, "folder": task.folder, "name": task.name}
     try:
         return command.format_map({key: shlex.quote(str(value)) for key, value in values.items()})
     except (KeyError, IndexError, ValueError, AttributeError) as error:
         known = ", ".join(f"{{{key}}}" for key in values)
         raise UserError(
-            f"`then` knows {known}, not {error}, in {command!r} (braces of the shell's own are "
-            "doubled: ${{HOME}})"
+            f"`after_task` knows {known}, not {error}, in {command!r} (double the braces of the "
+            "shell: ${{HOME}})"
         ) from error
 
 
-def as_plain_task(task: Task) -> dict[str, Any]:
-    """A task as JSON-able values."""
+def task_record(task: Task) -> dict[str, Any]:
+    """A task and its command line as JSON values."""
     return as_plain(task) | {"command": list(task.command)}
 
 
 def freeze(grid: Grid, path: Path) -> None:
-    """Write all that is known of a grid's tasks."""
+    """Write a grid with all its tasks to a JSON file."""
     content = {"schema_version": SCHEMA_VERSION, **asdict(grid)}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(content, indent=1, default=str) + "\n").encode())
 
 
-def thaw(path: Path) -> Grid:
-    """Read what `freeze` wrote. Raises `UserError` when it is absent, damaged or too old."""
+def read_frozen(path: Path) -> Grid:
+    """Read what `freeze` wrote. Raises `UserError` if it is missing or damaged."""
     content = read_versioned(path, SCHEMA_VERSION, absent=f"no grid {path}")
     try:
         tasks = tuple(
@@ -122,8 +122,8 @@ def thaw(path: Path) -> Grid:
             axes={axis: tuple(labels) for axis, labels in content["axes"].items()},
             tasks=tasks,
             slurm=build_config(SlurmSettings, content["slurm"]),
-            then=tuple(content["then"]),
-            finally_=tuple(content["finally_"]),
+            after_task=tuple(content["after_task"]),
+            after_all=tuple(content["after_all"]),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged: {error}") from error

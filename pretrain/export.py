@@ -10,10 +10,11 @@ timm/                  for timm (pretrain.timm_export)
 import json
 import math
 import platform
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,6 +40,7 @@ from shards.schema import file_sha256
 from shards.settings import Positional, as_plain, load_config
 
 _ENCODER = "encoder."  # prefix of the encoder's tensors in the classifier
+_DALI = re.compile(r"nvidia-dali(-nightly|-weekly)?-cuda\d+")  # its wheels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,14 +140,16 @@ def _read_best(path: Path) -> tuple[StateDict, dict[str, Any]]:
 
 
 def _versions() -> dict[str, str]:
-    packages = (
-        "micrograph-pretrain",
-        "torch",
-        "segmentation-models-pytorch",
-        "timm",
-        "nvidia-dali-cuda130",
-    )
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+    packages = ("micrograph-pretrain", "torch", "segmentation-models-pytorch", "timm")
+    known = {"python": platform.python_version()} | {name: version(name) for name in packages}
+    return known | _dali_version()
+
+
+def _dali_version() -> dict[str, str]:
+    """DALI under the name of its wheel, one for each CUDA; empty without: a CPU needs none."""
+    return {
+        found.name: found.version for found in distributions() if _DALI.fullmatch(found.name or "")
+    }
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def test_its_grid_is_understood(tmp_path: Path) -> None:
     axes = "axes: {arch: [resnet50, vgg11, vgg13, senet154], init: [random]}"
     path.write_text("\n".join(["program: pretrain.train", axes, *lines]))
     grid = build_grid(path)
-    assert grid.slurm.signal_seconds == 300 and len(grid.then) == len(grid.finally_) == 1
+    assert grid.slurm.signal_seconds == 300 and len(grid.after_task) == len(grid.after_all) == 1
     assert [task.resources.nodes for task in grid.tasks] == [1, 1, 1, 2]
     assert grid.tasks[1].settings["lr"] == 0.01
 

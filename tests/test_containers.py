@@ -1,6 +1,6 @@
-"""The container recipes name what is there: files, extras, and a Python that the project takes.
+"""The container recipes match the project: its files, extras and Python versions.
 
-Building one takes 8 GB and a network; what can go stale when the project changes is tested here.
+Building an image takes 8 GB and a network, so only what may become outdated is tested here.
 """
 
 import re
@@ -15,10 +15,11 @@ from packaging.specifiers import SpecifierSet
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "containers" / "Dockerfile").read_text(encoding="utf-8")
 APPTAINER = (ROOT / "containers" / "apptainer.def").read_text(encoding="utf-8")
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-# What a wheel is built of, and what it is installed with.
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
+# What a wheel is built from, and what is used to install it.
 NEEDED = {"pyproject.toml", "README.md", "LICENSE", "constraints.txt", "configs"}
-NEEDED |= {"micrograph", "shards", "pretrain", "downstream", "launch"}
+NEEDED |= set(PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
 
 
 def instructions() -> list[list[str]]:
@@ -31,7 +32,7 @@ def section(name: str) -> str:
     return str(found)
 
 
-def test_docker_copies_what_the_project_is_built_of() -> None:
+def test_docker_copies_what_the_project_is_built_from() -> None:
     copied = {source for word, *sources in instructions() if word == "COPY" for source in sources}
     assert {source for source in copied if source != "./"} == NEEDED
     lines = (ROOT / "containers" / "Dockerfile.dockerignore").read_text().splitlines()
@@ -46,7 +47,7 @@ def test_apptainer_copies_the_same() -> None:
 
 
 @pytest.mark.parametrize("text", [DOCKERFILE, APPTAINER], ids=["docker", "apptainer"])
-def test_a_container_is_pinned_and_takes_all_that_training_needs(text: str) -> None:
+def test_a_container_has_pinned_dependencies_and_can_train(text: str) -> None:
     assert "--constraint constraints.txt" in text
     (extras,) = re.findall(r"(?:EXTRAS=|'\.\[)([a-z0-9,]+)", text)
     assert set(extras.split(",")) <= PROJECT["optional-dependencies"].keys()

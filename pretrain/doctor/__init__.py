@@ -1,1 +1,1 @@
-"""Will this training run work here, how fast, and what is to be done if not."""
+"""Checks whether a training will work on this machine, and how fast."""

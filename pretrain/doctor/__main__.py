@@ -1,9 +1,9 @@
-"""Will this training run here? Every check says what it found and, if need be, the remedy.
+"""Check whether a training will run here: each check reports what it found, and a remedy if needed.
 
 python -m pretrain.doctor --arch efficientnet-b4 --shards data/shards
-accelerate launch -m pretrain.doctor --arch resnet50          also whether processes find each other
+accelerate launch -m pretrain.doctor --arch resnet50     also checks communication of the processes
 
-Takes the settings of pretrain/train.py. Exit code 0: it will run; 1: something would end it.
+Takes the settings of pretrain/train.py. Exit code 0: it will run; 1: something would stop it.
 """
 
 import json
@@ -62,7 +62,7 @@ def _print(findings: Sequence[Finding]) -> None:
 
 
 def _plain(text: str) -> str:
-    return text.replace("[", r"\[")  # rich would take it for markup
+    return text.replace("[", r"\[")  # otherwise markup of rich
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from shards.cli import UserError, console
 
 Check = Callable[[TrainConfig, Place], Iterator[Finding]]
 
-# In this order. What trains a little comes last, and only if nothing failed before.
+# In this order. The trials come last, and only run if nothing failed before.
 CHECKS: dict[str, Check] = {
+    "packages": machine.check_packages,
     "GPU": machine.check_gpu,
     "DALI": machine.check_dali,
     "cores": machine.check_cores,
@@ -31,7 +32,10 @@ TRIALS: dict[str, Check] = {"training": trial.check_training}
 
 
 def examine(config: TrainConfig, place: Place, *, with_trial: bool = True) -> list[Finding]:
-    """The findings of this process, and of the others what is not `ok`; leaves their group."""
+    """All findings of this process, and the warnings and failures of the others.
+
+    Leaves the group of the processes.
+    """
     try:
         return _examine(config, place, with_trial)
     finally:
@@ -42,16 +46,16 @@ def examine(config: TrainConfig, place: Place, *, with_trial: bool = True) -> li
 def _examine(config: TrainConfig, place: Place, with_trial: bool) -> list[Finding]:
     findings: list[Finding] = []
     for name, check in CHECKS.items():
-        known = {finding.found for finding in findings}  # what is not there ends several checks
+        known = {finding.found for finding in findings}  # missing shards fail several checks
         findings += [f for f in _run(name, check, config, place) if f.found not in known]
     findings = _gather(findings, place)
     if not with_trial:
         return findings
     if failed := sorted({finding.check for finding in findings if finding.level == "fail"}):
-        found = f"not tried, since a check failed: {', '.join(failed)}"
+        found = f"not tried, because a check failed: {', '.join(failed)}"
         return [*findings, Finding(check="training", found=found, level="warn")]
     if place.rank == 0:
-        console.print("training a little, to see memory and time …")
+        console.print("training a few steps, to measure memory and time …")
     for name, check in TRIALS.items():
         findings += _run(name, check, config, place)
     return findings
@@ -61,14 +65,14 @@ def _run(name: str, check: Check, config: TrainConfig, place: Place) -> list[Fin
     findings: list[Finding] = []
     try:
         findings.extend(check(config, place))
-    except Exception as error:  # whatever it is, it would have ended the training as well
+    except Exception as error:  # it would have stopped the training as well
         findings.append(Finding(check=name, found=_explain(error), level="fail"))
     return findings
 
 
 def _explain(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    # A `UserError` is meant to be read and names its remedy itself.
+    # The message of a `UserError` contains the remedy.
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 

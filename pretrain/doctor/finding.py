@@ -1,4 +1,4 @@
-"""What the doctor says: a finding, and the place that it is about."""
+"""What a check of the doctor reports, and the process that it ran in."""
 
 import os
 import socket
@@ -11,19 +11,19 @@ Level = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """What one check found. A `fail` would end the run, a `warn` would slow or endanger it."""
+    """The result of a check. A `fail` would stop the run, a `warn` slow it or put it at risk."""
 
     check: str
     found: str
     level: Level = "ok"
-    remedy: str = ""  # what to do, unless all is well
-    place: str = ""  # which process, where there are several
-    numbers: Mapping[str, float] = field(default_factory=dict)  # for programs: what `found` says
+    remedy: str = ""
+    place: str = ""  # which process, if there are several
+    numbers: Mapping[str, float] = field(default_factory=dict)  # values in `found`, for programs
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """This process among those of the run, as its launcher told the environment."""
+    """This process among those of the run."""
 
     rank: int
     world: int
@@ -33,7 +33,7 @@ class Place:
 
 
 def find_place() -> Place:
-    """Read the environment that torchrun, accelerate launch and SLURM scripts set."""
+    """Read the environment variables that torchrun, accelerate launch and SLURM scripts set."""
 
     def number(name: str, default: int) -> int:
         value = os.environ.get(name, "")

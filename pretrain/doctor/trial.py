@@ -1,4 +1,4 @@
-"""Checks by doing: does a training step fit into memory, and how long will the run take."""
+"""Trains a few steps, to check memory and to estimate the time of the run."""
 
 import resource
 import time
@@ -36,29 +36,29 @@ from shards.cli import cores
 _WARM_UP = 3  # micro-batches: kernels are chosen, memory is taken, DALI's queue fills
 _TIMED_SECONDS = 10.0
 _TIMED_MOST, _TIMED_LEAST = 100, 3  # micro-batches
-_STARVED = 0.05  # share of waiting for data from which a remedy is worth it
-# Forward alone, of forward and backward: the backward pass costs about twice the forward.
+_MAX_DATA_WAIT = 0.05  # fraction of the time; more gives a warning
+# Forward pass alone, relative to forward and backward, which costs about twice as much.
 _VALIDATION_COST = 1 / 3
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """What a short training showed, of all processes together."""
+    """Measurements of a short training, over all processes."""
 
     images_per_second: float
-    data_wait: float  # share of the time, in [0, 1]
+    data_wait: float  # fraction of the time, in [0, 1]
     micro_batch_size: int
 
 
 def check_training(config: TrainConfig, place: Place) -> Iterator[Finding]:
-    """Train a little on real batches, without saving anything; then judge memory and time."""
+    """Train a few steps on real batches, without saving anything; report memory and time."""
     folder = stage(config.shards, config.cache_dir)
     splits = open_split(folder, "train"), open_split(folder, "val")
     accelerator = start_accelerator(config)
     timing = _train_a_little(config, splits, accelerator)
     yield _judge_memory(config, timing, accelerator)
     rate = f"{timing.images_per_second:.0f} img/s, {timing.data_wait:.0%} waiting for data"
-    if timing.data_wait > _STARVED:
+    if timing.data_wait > _MAX_DATA_WAIT:
         remedy = "more cores per process, a smaller --image-size, or shards of smaller images"
         yield Finding(check="speed", found=rate, level="warn", remedy=remedy)
     else:
@@ -73,7 +73,7 @@ def check_training(config: TrainConfig, place: Place) -> Iterator[Finding]:
     found = f"{duration(epoch)} per epoch; {config.epochs} epochs: {duration(seconds)}, {cost}"
     yield Finding(
         check="time",
-        found=f"{found} at most, as early stopping may end it",
+        found=f"{found} at most; early stopping may end it sooner",
         numbers={"epoch_seconds": epoch, "run_seconds": seconds, "processes": place.world},
     )
 
@@ -81,7 +81,7 @@ def check_training(config: TrainConfig, place: Place) -> Iterator[Finding]:
 def estimate(
     config: TrainConfig, train_images: int, val_images: int, images_per_second: float
 ) -> tuple[float, float]:
-    """Seconds of an epoch with its validation, and of all epochs, at this speed of training."""
+    """Seconds per epoch, with validation, and of all epochs at this speed of training."""
     epoch = (train_images + _VALIDATION_COST * val_images) / images_per_second
     return epoch, epoch * config.epochs
 
@@ -130,7 +130,7 @@ def _train_a_little(
     batches = _endless(loader, plan, accelerator)
 
     def train_on_next() -> tuple[int, float]:
-        """Images, and seconds of waiting for them."""
+        """Returns the number of images, and the seconds spent waiting for them."""
         asked = time.monotonic()
         batch = next(batches)
         waited = time.monotonic() - asked
@@ -167,7 +167,7 @@ def _batches_to_time(accelerator: Accelerator, train: Callable[[], object]) -> i
 
 
 def _finish(accelerator: Accelerator) -> None:
-    """Wait for the GPU: it works behind Python's back."""
+    """Wait for the GPU, which works asynchronously."""
     if accelerator.device.type == "cuda":
         torch.cuda.synchronize(accelerator.device)
 
@@ -195,6 +195,6 @@ def _judge_memory(config: TrainConfig, timing: Timing, accelerator: Accelerator)
     available = free_memory()
     found += f": {peak / 1e9:.1f} GB, {available / 1e9:.1f} GB more are free"
     if available < peak / 2:  # the doctor's own is taken already; validation and caches are not
-        remedy = "use a smaller --micro-batch-size, or ask the scheduler for more memory (--mem)"
+        remedy = "use a smaller --micro-batch-size, or request more memory (--mem)"
         return Finding(check="memory", found=found, level="warn", remedy=remedy)
     return Finding(check="memory", found=found)

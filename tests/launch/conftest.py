@@ -1,4 +1,4 @@
-"""Shards, and a real SLURM of two nodes on this host, that the tests of launch share."""
+"""A grid, shards, and a real SLURM of two nodes on this host, for the tests of launch."""
 
 import getpass
 import os
@@ -6,68 +6,61 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from waiting import wait_for
+from written_sets import write_set
 
 from downstream.demo import SYNTHETIC_SIZE, DemoConfig
+from launch.grid import build_grid
+from launch.tasks import Grid
 from shards.synthetic import main as draw_corpus
-from shards.write import WriteConfig, write_shards
 
-Wait = Callable[..., None]
 DAEMONS = ("munged", "slurmctld", "slurmd")
+
+
+@pytest.fixture
+def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Grid:
+    """Four tasks of pretrain.train, none started, of grid.yaml in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    text = "program: pretrain.train\nroot: out\naxes: {arch: [vgg11, vgg13, vgg16, vgg19]}\n"
+    Path("grid.yaml").write_text(text)
+    return build_grid(Path("grid.yaml"))
 
 
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """32 training and 8 validation images of two classes that differ in brightness."""
-    folder = tmp_path_factory.mktemp("corpus")
+    folder, out = (tmp_path_factory.mktemp("shards") / name for name in ("corpus", "set"))
     rng = np.random.default_rng(1)
     for name, mean in (("bright", 160), ("dark", 90)):
-        (folder / name).mkdir()
+        (folder / name).mkdir(parents=True)
         for number in range(20):
             pixels = np.uint8(np.clip(rng.normal(mean, 25, (48, 48)), 0, 255))
             Image.fromarray(pixels).save(folder / name / f"{number}.png")
-    out = tmp_path_factory.mktemp("set") / "shards"
-    write_shards(
-        WriteConfig(source=str(folder), out=str(out), profile="exact", workers=1, val_per_class=4)
-    )
+    write_set(folder, out, profile="exact", val_per_class=4)
     return out
 
 
 @pytest.fixture(scope="session")
 def demo_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `make demo` trains on: 960 training and 240 validation micrographs of 12 classes."""
+    """The shards of `make demo`: 960 training and 240 validation micrographs of 12 classes."""
     drawn, out = (tmp_path_factory.mktemp("demo") / name for name in ("drawn", "shards"))
     each, size = str(DemoConfig().images_per_class), str(SYNTHETIC_SIZE)
     draw_corpus(["--out", str(drawn), "--images-per-class", each, "--size", size])
-    write_shards(
-        WriteConfig(source=str(drawn / "corpus"), out=str(out), max_side=2 * SYNTHETIC_SIZE)
-    )
+    write_set(drawn / "corpus", out, max_side=2 * SYNTHETIC_SIZE)
     return out
 
 
 @pytest.fixture(scope="session")
-def wait_until() -> Wait:
-    """Returns when a condition holds; fails, saying until what it waited, after some seconds."""
-    return _wait
-
-
-def _wait(condition: Callable[[], bool], what: str, seconds: float = 900) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s until {what}"
-        time.sleep(0.1)
-
-
-@pytest.fixture(scope="session")
 def slurm() -> Iterator[None]:
-    """A controller and the nodes n1 and n2, ended with the tests."""
+    """A controller and the nodes n1 and n2."""
     missing = [name for name in DAEMONS if shutil.which(name, path=_search_path()) is None]
     if missing:
         pytest.skip(f"{', '.join(missing)} not installed (Debian: slurm-wlm and munge)")
@@ -81,8 +74,8 @@ def slurm() -> Iterator[None]:
         for command in _daemons(folder):
             stack.enter_context(_daemon(command, folder))
             if command[0] == "munged":
-                _wait((folder / "munge.socket").exists, "munge answers", 30)
-        _wait(_nodes_are_idle, "both nodes are idle", 60)
+                wait_for((folder / "munge.socket").exists, seconds=30)
+        wait_for(_nodes_are_idle, seconds=60)
         yield
         subprocess.run(["scancel", "--me"], check=True)
 

@@ -24,7 +24,7 @@ exclude: [{arch: vgg11, init: random}]
 
 @pytest.fixture
 def grid_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Five trainings: two done, one of them at chance; one running, one failed, one not begun."""
+    """Five trainings: two finished, one of them at chance; one running, failed and waiting."""
     monkeypatch.chdir(tmp_path)
     path = Path("grid.yaml")
     path.write_text(GRID)
@@ -61,7 +61,7 @@ def test_the_tables_hold_ours_and_the_published(grid_file: Path) -> None:
     assert "| arch | ours, random | paper A, random | ours, imagenet | paper A, imagenet" in table
     assert "| vgg11 |  |  | 2.0 % † | 1.4 % | 69.0 % |" in table
     assert "| resnet18 | 81.2 % | 79.8 % | *50.0 %* | 81.2 % | 69.8 % |" in table
-    assert "| dpn68b | failed | 69.0 % | pending | 52.1 % | 77.0 % |" in table
+    assert "| dpn68b | failed | 69.0 % | waiting | 52.1 % | 77.0 % |" in table
 
 
 def test_the_figure_is_drawn(grid_file: Path) -> None:

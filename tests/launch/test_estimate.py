@@ -1,10 +1,10 @@
-"""What a grid will cost: each kind of training timed once, and added up."""
+"""The estimate of a grid: each group of similar trainings is timed once."""
 
 from pathlib import Path
 
 import pytest
 
-from launch.estimate import find_kinds, hours, main
+from launch.estimate import main, timing_groups, total_hours
 from launch.grid import load_grid
 from shards.cli import UserError
 
@@ -26,21 +26,21 @@ def write_grid(folder: Path, text: str = GRID) -> Path:
     return path
 
 
-def test_tasks_that_differ_in_what_costs_no_time_are_timed_once(tmp_path: Path) -> None:
-    kinds = find_kinds(load_grid(write_grid(tmp_path)).tasks)
-    assert [kind.settings["arch"] for kind in kinds] == ["resnet18", "mobilenet_v2"]
-    assert [kind.epochs for kind in kinds] == [(5, 7), (5, 5)]
-    assert hours(kinds[0], epoch_seconds=600) == 2
+def test_tasks_whose_epochs_take_equally_long_are_timed_once(tmp_path: Path) -> None:
+    groups = timing_groups(load_grid(write_grid(tmp_path)).tasks)
+    assert [group.settings["arch"] for group in groups] == ["resnet18", "mobilenet_v2"]
+    assert [group.epochs for group in groups] == [(5, 7), (5, 5)]
+    assert total_hours(groups[0], epoch_seconds=600) == 2
 
 
-def test_other_programs_are_refused(tmp_path: Path) -> None:
+def test_other_programs_cannot_be_estimated(tmp_path: Path) -> None:
     text = "name: s\nprogram: downstream.segment\nroot: {root}\naxes:\n  seed: [0, 1]\n"
     text += "settings: {{data: {root}, init: imagenet}}\n"
     with pytest.raises(UserError, match=r"only pretrain.train can be estimated"):
-        find_kinds(load_grid(write_grid(tmp_path, text)).tasks)
+        timing_groups(load_grid(write_grid(tmp_path, text)).tasks)
 
 
-def test_what_cannot_be_timed_is_named_and_ends_with_code_1(
+def test_a_group_that_cannot_be_timed_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = GRID.replace("[resnet18, mobilenet_v2]", "[resnet18]")

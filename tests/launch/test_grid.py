@@ -1,4 +1,4 @@
-"""Grids: which tasks a file stands for, and what is wrong with it if something is."""
+"""Grid files: their tasks, and the errors in them."""
 
 import json
 from collections import Counter
@@ -77,10 +77,8 @@ def test_the_grid_of_the_benchmark_has_the_cells_of_paper_a() -> None:
 
 def test_tasks_are_the_product_in_the_order_of_the_file(tmp_path: Path) -> None:
     grid = grid_of(tmp_path, TWO_BY_TWO)
-    assert names(grid) == [
-        *("resnet18.random", "resnet18.imagenet", "resnet34.random", "resnet34.imagenet")
-    ]
-    assert [task.index for task in grid.tasks] == [0, 1, 2, 3]
+    expected = ["resnet18.random", "resnet18.imagenet", "resnet34.random", "resnet34.imagenet"]
+    assert [(task.index, task.name) for task in grid.tasks] == list(enumerate(expected))
 
 
 def test_the_command_line_is_what_the_program_reads(tmp_path: Path) -> None:
@@ -122,7 +120,7 @@ overrides:
     assert all(task.settings["epochs"] == 5 and task.resources.gpus == 2 for task in grid.tasks)
 
 
-def test_an_axis_may_bundle_settings_of_another_program(tmp_path: Path) -> None:
+def test_an_axis_may_map_labels_to_settings(tmp_path: Path) -> None:
     grid = grid_of(
         tmp_path,
         """
@@ -140,37 +138,27 @@ task: "{encoder}-{seed}"
     assert "--arch" not in line
 
 
-def test_paths_on_an_axis_name_their_tasks_by_their_last_part(tmp_path: Path) -> None:
-    text = """
-program: downstream.segment
-settings: {init: imagenet}
-axes: {data: [sets/Super 1, sets/EBC-3]}
-"""
-    assert names(grid_of(tmp_path, text)) == ["Super-1", "EBC-3"]
+def test_a_path_on_an_axis_names_its_task_by_the_last_part(tmp_path: Path) -> None:
+    axes = "axes: {data: [sets/Super 1, sets/EBC-3]}"
+    grid = grid_of(tmp_path, f"program: downstream.segment\nsettings: {{init: imagenet}}\n{axes}\n")
+    assert names(grid) == ["Super-1", "EBC-3"]
 
 
-def test_a_recipe_stands_beneath_the_settings(tmp_path: Path) -> None:
-    recipe = ROOT / "configs" / "pretrain" / "demo.yaml"
+def test_settings_take_precedence_over_the_recipe_of_the_grid_or_of_a_label(
+    tmp_path: Path,
+) -> None:
+    recipes = ROOT / "configs" / "pretrain"
+    axes = f"recipe: {{own: , modern: {{config: {recipes}/modern.yaml}}}}, arch: [resnet34]"
     grid = grid_of(
-        tmp_path,
-        f"program: pretrain.train\nconfig: {recipe}\naxes: {{arch: [resnet34, vgg11]}}\n",
+        tmp_path, f"program: pretrain.train\nconfig: {recipes}/demo.yaml\naxes: {{{axes}}}\n"
     )
-    config = load_config(TrainConfig, grid.tasks[0].command[1:])
-    assert (config.arch, config.image_size) == ("resnet34", 96)
+    assert names(grid) == ["own.resnet34", "modern.resnet34"]
+    own, modern = (load_config(TrainConfig, task.command[1:]) for task in grid.tasks)
+    assert (own.arch, own.image_size, own.optimizer) == ("resnet34", 96, "sgd")
+    assert (modern.arch, modern.optimizer) == ("resnet34", "adamw")
 
 
-def test_each_label_of_an_axis_may_have_a_recipe(tmp_path: Path) -> None:
-    folder = ROOT / "configs" / "pretrain"
-    recipes = f"{{demo: {{config: {folder}/demo.yaml}}, modern: {{config: {folder}/modern.yaml}}}}"
-    grid = grid_of(
-        tmp_path, f"program: pretrain.train\naxes: {{recipe: {recipes}, arch: [resnet34]}}\n"
-    )
-    assert names(grid) == ["demo.resnet34", "modern.resnet34"]
-    optimizers = [load_config(TrainConfig, task.command[1:]).optimizer for task in grid.tasks]
-    assert optimizers == ["sgd", "adamw"]
-
-
-def test_a_frozen_grid_is_the_grid(tmp_path: Path) -> None:
+def test_a_frozen_grid_equals_the_grid(tmp_path: Path) -> None:
     grid = build_grid(MICRONET)
     freeze(grid, tmp_path / "deep" / "tasks.json")
     frozen = load_grid(tmp_path / "deep" / "tasks.json")
@@ -189,32 +177,32 @@ def test_a_frozen_grid_is_the_grid(tmp_path: Path) -> None:
         ("program: pretrain.train\naxes: {arch: [resnet18], epochs: [many]}", "a whole number"),
         ("program: pretrain.train\naxes: {arch: []}", "axis 'arch' is empty"),
         ("program: pretrain.train\naxes: {arch: [vgg11, vgg11]}", "holds 'vgg11' twice"),
-        (TWO_BY_TWO + "settings: {run_dir: x}", "leave out 'run_dir'"),
+        (TWO_BY_TWO + "settings: {run_dir: x}", "remove 'run_dir'"),
         (TWO_BY_TWO + "task: same", "tasks 0 and 1 are both named 'same'"),
-        (TWO_BY_TWO + "task: '{arc}'", "does not fit the axes arch, init"),
-        (TWO_BY_TWO + "task: '../{arch}'", "does not serve as a folder"),
+        (TWO_BY_TWO + "task: '{arc}'", "does not match the axes arch, init"),
+        (TWO_BY_TWO + "task: '../{arch}'", "cannot name a folder"),
         (TWO_BY_TWO + "exclude: [{arch: resnet17}]", "has no 'resnet17'; nearest is 'resnet1"),
         (TWO_BY_TWO + "exclude: [{init: random, arch: resnet34}, {init: random, arch: resnet34}]",
-         "fits no task"),
-        (TWO_BY_TWO + "include: [{arch: vgg11}]", "leaves out init"),
+         "matches no task"),
+        (TWO_BY_TWO + "include: [{arch: vgg11}]", "lacks init"),
         (TWO_BY_TWO + "include: [{arch: resnet18, init: random}]", "both named 'resnet18.random'"),
         (TWO_BY_TWO + "overrides: [{match: {ach: resnet18}}]", "nearest is 'arch'"),
-        (TWO_BY_TWO + "overrides: [{match: {arch: vgg11}}]", "override {arch: vgg11} fits no task"),
+        (TWO_BY_TWO + "overrides: [{match: {arch: vgg11}}]", "{arch: vgg11} matches no task"),
         (TWO_BY_TWO + "overrides: {match: {arch: resnet18}}", "overrides must be a list"),
         (TWO_BY_TWO + "include: {arch: vgg11, init: random}", "include must be a list"),
         (TWO_BY_TWO.replace("imagenet", "imagnet"), "init 'imagnet'; nearest is 'imagenet'"),
-        (TWO_BY_TWO + "then: ['echo {fodler}']", "`then` knows {arch}, {init}, {folder}, {name}"),
-        (TWO_BY_TWO + "then: ['echo {name.stem}']", "not 'str' object has no attribute 'stem'"),
-        (TWO_BY_TWO + "name: my $grid", "'my $grid' does not serve as a folder and a job's name"),
+        (TWO_BY_TWO + "after_task: ['echo {fodler}']", "`after_task` knows {arch}, {init}"),
+        (TWO_BY_TWO + "after_task: ['echo {name.stem}']", "no attribute 'stem'"),
+        (TWO_BY_TWO + "name: my $grid", "'my $grid' cannot name a folder and a job"),
         (TWO_BY_TWO + "resources: {time: 8:00:00}", "YAML reads 8:00:00 as a number"),
         (TWO_BY_TWO + "resources: {gpu: 1}", "unknown setting 'gpu'; nearest is 'gpus'"),
         (TWO_BY_TWO + "resources: {memory: lots}", "must be like 64G"),
         (TWO_BY_TWO + "resources: {time: '3:00'}", "requeued for ever; give it more time"),
         (TWO_BY_TWO + "resources: {time: 0-1}\nslurm: {signal_seconds: 3600}", "for ever"),
         (TWO_BY_TWO + "slurm: {signal_seconds: 0}", "from 1 to 65535, not 0"),
-        (TWO_BY_TWO + "slurm: {options: [--time=1:00]}", "resources: {time: …} sets it"),
-        (TWO_BY_TWO + "slurm: {options: [-t10]}", "leave '-t10' out of options"),
-        (TWO_BY_TWO + "slurm: {preludes: x}", "nearest is 'prelude'"),
+        (TWO_BY_TWO + "slurm: {options: [--time=1:00]}", "use resources: {time: …}"),
+        (TWO_BY_TWO + "slurm: {options: [-t10]}", "remove '-t10' from options"),
+        (TWO_BY_TWO + "slurm: {setups: x}", "nearest is 'setup'"),
         (TWO_BY_TWO + "config: nowhere.yaml", "no recipe nowhere.yaml"),
     ],
 )  # fmt: skip
@@ -230,7 +218,7 @@ def test_the_program_prints_a_command_line(capsys: pytest.CaptureFixture[str]) -
     assert [task["index"] for task in tasks] == list(range(76))
     with pytest.raises(SystemExit):
         main([str(MICRONET), "--index", "76"])
-    assert "tasks 0 to 75, none 76" in capsys.readouterr().err
+    assert "tasks 0 to 75, not 76" in capsys.readouterr().err
 
 
 def test_published_accuracies_are_multiples_of_one_validation_image() -> None:

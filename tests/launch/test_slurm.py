@@ -1,20 +1,21 @@
-"""The demo's training on a real SLURM of two nodes: preempted, failed, resubmitted, on both."""
+"""The demo's training on a real SLURM of two nodes: interrupted, failed, submitted again."""
 
-import csv
 import json
 import re
 import subprocess
+import time
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from safetensors.numpy import load_file
+from waiting import wait_for
 
 from launch.grid import build_grid
 from launch.jobs import ask_slurm
 from launch.slurm import main as submit
-from launch.state import Kind, grid_states
+from launch.state import TaskState, grid_statuses
 from launch.status import main as print_status
 from launch.tasks import Grid
 from pretrain.registry.stores import open_registry
@@ -26,8 +27,6 @@ pytestmark = [
     pytest.mark.usefixtures("slurm"),
     pytest.mark.timeout(2400),  # seconds: nine trainings on two cores
 ]
-Wait = Callable[..., None]
-
 RECIPE = Path("configs/pretrain/demo.yaml").resolve()
 TIMES = {"images_per_second", "epoch_seconds", "data_wait"}
 
@@ -49,17 +48,18 @@ settings: {{shards: {shards}, device: cpu, threads: 1, loader_threads: 1, dropou
     return path
 
 
-def kinds(grid: Grid) -> dict[str, Kind]:
-    return {state.task.name: state.kind for state in grid_states(grid)}
+def states(grid: Grid) -> dict[str, TaskState]:
+    return {status.task.name: status.state for status in grid_statuses(grid)}
 
 
 def nothing_queued() -> bool:
+    time.sleep(0.2)
     listing = subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True)
     return not listing.stdout.strip()
 
 
 def log_of(grid: Grid, name: str) -> str:
-    return (grid.own / "logs" / f"{name}.log").read_text()
+    return (grid.launch_folder / "logs" / f"{name}.log").read_text()
 
 
 def starts(grid: Grid, name: str) -> int:
@@ -85,15 +85,9 @@ def assert_equal_runs(one: Path, other: Path) -> None:
     assert all((first[name] == second[name]).all() for name in first)
 
 
-def read_csv(path: Path) -> dict[str, dict[str, str]]:
-    with path.open(newline="") as stream:
-        return {row["task"]: row for row in csv.DictReader(stream)}
-
-
-def test_a_preempted_array_ends_as_if_nothing_had_happened(
+def test_a_preempted_array_has_the_results_of_an_undisturbed_one(
     tmp_path: Path,
     demo_shards: Path,
-    wait_until: Wait,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -106,10 +100,10 @@ def test_a_preempted_array_ends_as_if_nothing_had_happened(
         f"""
 axes:
   fate: {{calm: , signalled: , requeued: , failing: {{shards: {late}}}}}
-then:
+after_task:
   - echo {{name}} >> finished.txt
   - python -m pretrain.publish {{folder}} --tag {{fate}} --registry encoders --not-converged
-finally:
+after_all:
   - python -m pretrain.publish out/calm --tag chosen --registry encoders --not-converged
   - python -m pretrain.registry site encoders
 """,
@@ -129,12 +123,12 @@ finally:
         ("requeued", ["scontrol", "requeue"]),
     ):
         task = next(task for task in grid.tasks if task.name == name)
-        wait_until(lambda at=task: in_second_epoch(at.folder), f"{name} is in its second epoch")
+        wait_for(lambda at=task: in_second_epoch(at.folder), seconds=900)
         subprocess.run([*command, jobs.submitted[task.index]], check=True)
-    wait_until(nothing_queued, "all jobs have ended")
+    wait_for(nothing_queued, seconds=900)
 
-    assert kinds(grid) == {
-        "calm": "done", "signalled": "done", "requeued": "done", "failing": "failed"
+    assert states(grid) == {
+        "calm": "finished", "signalled": "finished", "requeued": "finished", "failing": "failed"
     }  # fmt: skip
     assert [starts(grid, name) for name in ("calm", "signalled", "requeued")] == [1, 2, 2]
     for name in ("signalled", "requeued"):
@@ -147,21 +141,21 @@ finally:
     capsys.readouterr()
     print_status([str(path), "--only", "failed"])
     assert "no shards in" in capsys.readouterr().out
-    rows = read_csv(grid.root / "results.csv")  # of the dependent job
-    assert {name: row["state"] for name, row in rows.items()} == kinds(grid)
-    assert "no shards in" in rows["failing"]["reason"]
+    rows = pd.read_csv(grid.root / "results.csv", index_col="task")  # of the last job
+    assert rows.state.to_dict() == states(grid)
+    assert "no shards in" in rows.reason["failing"]
 
     late.symlink_to(demo_shards)
     submit([str(path), "--retry-failed", "--no-collect"])
     assert "1 tasks submitted" in capsys.readouterr().out
-    wait_until(nothing_queued, "the failed task has run again")
-    assert kinds(grid)["failing"] == "done"
+    wait_for(nothing_queued, seconds=900)
+    assert states(grid)["failing"] == "finished"
     assert_equal_runs(grid.root / "calm", grid.root / "failing")
     assert starts(grid, "calm") == 1
 
 
 def test_two_nodes_train_on_the_global_batches_of_one(
-    tmp_path: Path, demo_shards: Path, wait_until: Wait, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, demo_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = write_grid(
@@ -176,8 +170,8 @@ overrides:
     )
     grid = build_grid(path)
     submit([str(path), "--no-collect"])
-    wait_until(nothing_queued, "all jobs have ended")
-    assert kinds(grid) == {"one": "done", "two": "done"}, log_of(grid, "two")
+    wait_for(nothing_queued, seconds=900)
+    assert states(grid) == {"one": "finished", "two": "finished"}, log_of(grid, "two")
     assert read_ids(grid.root / "two", 2) == read_ids(grid.root / "one", 1)
     assert [record["epoch"] for record in read_metrics(grid.root / "two")] == [1, 2]
 

@@ -1,4 +1,4 @@
-"""What would end or slow a training is found before it starts, and its remedy named."""
+"""The doctor finds what would stop or slow a training, and names the remedy."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from pretrain.config import TrainConfig
 from pretrain.doctor.__main__ import main
 from pretrain.doctor.checks import examine
 from pretrain.doctor.finding import Finding, Place
-from pretrain.doctor.machine import check_cores, check_gpu, check_port
+from pretrain.doctor.machine import check_cores, check_dali, check_gpu, check_port
 from pretrain.doctor.material import check_init, check_run_folder, check_wandb
 
 ALONE = Place(rank=0, world=1, local_rank=0, local_world=1, host="here")
@@ -43,7 +43,7 @@ def busy_port() -> Iterator[int]:
         yield taken.getsockname()[1]
 
 
-def test_a_machine_that_can_train_is_said_to_and_for_how_long(
+def test_a_machine_that_can_train_passes_and_the_time_is_estimated(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pretrain.doctor.trial._TIMED_SECONDS", 1.0)
@@ -65,7 +65,7 @@ def test_the_time_grows_with_the_epochs(shards: Path, tmp_path: Path) -> None:
     assert estimate(replace(config, epochs=20), 80, 60, 10) == (10, 200)
 
 
-def test_missing_shards_are_said_once_and_end_with_code_1(
+def test_missing_shards_are_reported_once_with_exit_code_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--arch", "resnet18", "--device", "cpu", "--shards", str(tmp_path / "no")]
@@ -75,7 +75,7 @@ def test_missing_shards_are_said_once_and_end_with_code_1(
     findings = json.loads(capsys.readouterr().out)
     failed = [finding for finding in findings if finding["level"] == "fail"]
     assert ["shards.write" in finding["found"] for finding in failed] == [True]
-    assert findings[-1]["found"] == "not tried, since a check failed: shards"
+    assert findings[-1]["found"] == "not tried, because a check failed: shards"
 
 
 def test_a_corrupted_shard_is_named(shards: Path, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_corrupted_shard_is_named(shards: Path, tmp_path: Path) -> None:
     assert "shards.verify" in fault.remedy
 
 
-def test_a_busy_port_is_a_fault_only_if_it_was_chosen(
+def test_a_port_in_use_is_a_failure_only_if_it_was_chosen(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = settings(shards, tmp_path)
@@ -107,7 +107,7 @@ def test_a_busy_port_is_a_fault_only_if_it_was_chosen(
     assert finding.level == "fail"
 
 
-def test_a_gpu_that_is_asked_for_must_be_there(shards: Path, tmp_path: Path) -> None:
+def test_a_requested_gpu_must_exist(shards: Path, tmp_path: Path) -> None:
     import torch
 
     if torch.cuda.is_available():
@@ -117,13 +117,26 @@ def test_a_gpu_that_is_asked_for_must_be_there(shards: Path, tmp_path: Path) -> 
     assert "--device cpu" in finding.remedy
 
 
-def test_more_threads_than_cores_are_told(shards: Path, tmp_path: Path) -> None:
+def test_dali_is_needed_on_a_gpu_only(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)  # importing it fails
+    config = settings(shards, tmp_path / "run")
+    findings = examine(config, ALONE, with_trial=False)
+    assert [finding for finding in findings if finding.level == "fail"] == []
+    assert only(findings, "DALI").found == "not needed on the CPU"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    (finding,) = check_dali(replace(config, device="gpu"), ALONE)
+    assert finding.level == "fail" and "pip install nvidia-dali" in finding.remedy
+
+
+def test_more_threads_than_cores_give_a_warning(shards: Path, tmp_path: Path) -> None:
     (finding,) = check_cores(settings(shards, tmp_path, loader_threads=10_000), ALONE)
     assert finding.level == "warn"
     assert "--loader-threads 10000" in finding.found
 
 
-def test_a_disk_too_small_for_the_checkpoints_is_told(shards: Path, tmp_path: Path) -> None:
+def test_a_disk_too_small_for_the_checkpoints_is_found(shards: Path, tmp_path: Path) -> None:
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(tmp_path)]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting a file system needs root")
@@ -135,7 +148,7 @@ def test_a_disk_too_small_for_the_checkpoints_is_told(shards: Path, tmp_path: Pa
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
-def test_imagenet_weights_out_of_reach_are_told(
+def test_unreachable_imagenet_weights_are_found(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "none"))
@@ -165,7 +178,7 @@ def test_wandb_needs_a_login_unless_offline(
 
 
 @pytest.mark.slow
-def test_two_processes_add_up_and_train_together(shards: Path, tmp_path: Path) -> None:
+def test_two_processes_connect_and_train_together(shards: Path, tmp_path: Path) -> None:
     arguments = ["--arch", "resnet18", "--image-size", "32", "--batch-size", "16", "--json"]
     arguments += ["--device", "cpu", "--shards", str(shards), "--run-dir", str(tmp_path / "run")]
     with busy_port() as port:
@@ -185,6 +198,6 @@ def test_two_processes_add_up_and_train_together(shards: Path, tmp_path: Path) -
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     findings = {finding["check"]: finding["found"] for finding in json.loads(outputs[0])}
-    assert findings["processes"].startswith("2 add up by gloo")
+    assert findings["processes"].startswith("2 all-reduce by gloo")
     assert findings["memory"].startswith("micro-batches of 8")
     assert outputs[1] == ""

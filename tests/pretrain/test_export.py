@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,20 @@ def test_the_card_tells_what_a_consumer_needs(export: Path, shards: Path) -> Non
     assert 0 <= card.metrics["top1"] <= 1
     assert card.class_accuracy is not None and None not in card.class_accuracy
     assert sum(map(float, card.class_accuracy)) / 3 == pytest.approx(card.metrics["top1"])
+
+
+def test_the_card_names_the_installed_dali_if_there_is_one(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "pretrain.export.distributions", lambda: distributions(path=[str(tmp_path)])
+    )
+    assert not any("dali" in name for name in export_encoder(run, tmp_path / "cpu").versions)
+    metadata = tmp_path / "nvidia_dali_cuda120-2.4.0.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: nvidia-dali-cuda120\nVersion: 2.4.0\n")
+    card = export_encoder(run, tmp_path / "cuda12")
+    assert card.versions["nvidia-dali-cuda120"] == "2.4.0"
 
 
 def test_restriction_of_the_corpus_stands_on_the_card_and_on_all_trained_from_it(
