@@ -23,7 +23,6 @@ from pretrain.archs import find_arch
 from pretrain.card import (
     CARD_NAME,
     ENCODER_NAME,
-    SCHEMA_VERSION,
     Card,
     write_card,
 )
@@ -88,7 +87,6 @@ def export_encoder(run_dir: Path, out: Path) -> Card:
         timm_difference = write_timm_folder(partial / TIMM_FOLDER, model, timm_export)
         spec = find_arch(config.arch)
         card = Card(
-            schema_version=SCHEMA_VERSION,
             arch=config.arch,
             timm_name=spec.timm_name,
             timm_features=spec.timm_features,

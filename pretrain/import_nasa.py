@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 
 from pretrain.archs import ARCHS, find_arch
 from pretrain.cache import fetch
-from pretrain.card import CARD_NAME, ENCODER_NAME, SCHEMA_VERSION, Card, write_card
+from pretrain.card import CARD_NAME, ENCODER_NAME, Card, write_card
 from pretrain.metrics import CHANCE_FACTOR
 from pretrain.micronet import MicroNetModel, micronet_models
 from pretrain.model import Classifier, bare_encoder, imagenet_tag
@@ -225,7 +225,6 @@ def _card(
         warn(f"{path.name}: {mixed}")
         note += f" {mixed}; the accuracy may be of the other."
     return Card(
-        schema_version=SCHEMA_VERSION,
         arch=told.arch,
         timm_name=spec.timm_name,
         timm_features=spec.timm_features,

@@ -17,7 +17,6 @@ def make_export(folder: Path, arch: str = "resnet18", **changes: Any) -> Path:
     (folder / "timm" / "config.json").write_text("{}")
     (folder / "timm" / "model.safetensors").write_bytes(weights)
     facts: dict[str, Any] = {
-        "schema_version": 4,
         "arch": arch,
         "timm_name": arch,
         "timm_features": "equal",

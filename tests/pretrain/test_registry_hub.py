@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 from werkzeug.serving import make_server
 
-from pretrain.card import SCHEMA_VERSION, Card, write_card
+from pretrain.card import Card, write_card
 from pretrain.model import Classifier, bare_encoder
 from pretrain.timm_export import TimmExport, write_timm_folder
 from shards.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo, file_sha256
@@ -224,7 +224,6 @@ def make_export(folder: Path, seed: int = 0, source: SourceInfo = OPEN) -> Path:
     images = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "image_size": 32}
     told = TimmExport(arch=ARCH, classes=("a", "b"), sources=(source,), **images)
     card = Card(
-        schema_version=SCHEMA_VERSION,
         arch=ARCH,
         timm_name="mobilenetv2_100",
         timm_features="equal",
