@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.card import CARD_NAME, ENCODER_NAME, UNPUBLISHED, Card, read_card, write_card
-from pretrain.registry.contents import find_same
-from pretrain.registry.kinds import AnyCard, card_decoder
+from pretrain.registry.contents import find_equal
+from pretrain.registry.kinds import AnyCard
 from pretrain.registry.names import EntryName, check_tag, is_name, new_name
-from pretrain.registry.origin import openness
+from pretrain.registry.origin import publish_blockers
 from pretrain.registry.pull import REGISTRY_VARIABLE, registry_url
 from pretrain.registry.readme import model_card
-from pretrain.registry.sealed import README_NAME, seal_folder
+from pretrain.registry.sealed import README_NAME, create_manifest
 from pretrain.registry.stores import HUB_PREFIX, open_registry
 from pretrain.segmenter_card import SegmenterCard, write_segmenter_card
 from pretrain.segmenter_entry import TRAINED_ON, copy_segmenter, is_segmenter
@@ -115,15 +115,15 @@ def publish(
     with tempfile.TemporaryDirectory(prefix="publish-") as scratch:
         folder = Path(scratch) / "entry"
         card = _collect(run_dir, folder, licence)
-        name = new_name(card.arch, tag, card_decoder(card))
+        name = new_name(card.arch, tag, card.decoder)
         _check(card, name, not_converged=not_converged, public=public)
         (folder / README_NAME).write_text(model_card(card, name), encoding="utf-8")
-        seal = seal_folder(folder, name)
+        manifest = create_manifest(folder, name)
         store = open_registry(registry, public=public)
         store.check_visibility(name)
-        same = find_same(store, seal, card, name)
+        same = find_equal(store, manifest, card, name)
         told = "is there already" if same else "published"
-        name = same or name.at(store.add(folder, seal, name))
+        name = same or name.at(store.add(folder, manifest, name))
         console.print(f"{told} in {registry}; use it by its name:", markup=False)
         return name
 
@@ -184,7 +184,7 @@ def _check(card: AnyCard, name: EntryName, *, not_converged: bool, public: bool)
         if not not_converged:
             raise NotConverged(f"{name} {_failure(card)}")
         warn(f"{name} did not converge; its card and every list say so")
-    reasons = openness(card)
+    reasons = publish_blockers(card)
     if any(source.name == TRAINED_ON and not source.licence for source in card.sources):
         reasons.append("--licence states that of the training set")
     if public and reasons:

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pretrain.card import CARD_NAME
+from pretrain.cards.usage import segment_command
 from pretrain.pace import duration
 from pretrain.run_folder import RunPaths, read_run, read_sources, read_story
 from pretrain.status import Status, read_status
@@ -219,7 +220,7 @@ def _next_step(state: str, converged: bool | None, paths: RunPaths) -> str:
     if state == "failed" or not converged:
         return "train again with a lower --lr, or from --init imagenet, in another --run-dir"
     if (folder / "export" / CARD_NAME).exists():
-        return f"python -m downstream.segment --data DIR --init {folder / 'export'}"
+        return segment_command(folder / "export")
     return f"python -m pretrain.export {folder}"
 
 

@@ -19,12 +19,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from pretrain.atomic import write_atomically
-from pretrain.registry.contents import Found, find_entries, read_entry
-from pretrain.registry.listing import facts_of, tables_of
+from pretrain.cards.usage import snippets
+from pretrain.registry.contents import PublishedEntry, find_entries, read_entry
+from pretrain.registry.listing import entry_facts, entry_tables
 from pretrain.registry.names import parse_name
 from pretrain.registry.page import render_page
 from pretrain.registry.pull import REGISTRY_VARIABLE, pinned_name, pull, registry_url
-from pretrain.registry.readme import snippets
 from pretrain.registry.stores import open_registry
 from shards.cli import ArgumentParser, UserError, console, program, progress
 
@@ -87,9 +87,9 @@ def list_entries(url: str, *, every_version: bool, as_json: bool) -> None:
     """Print what the registry holds; an entry that cannot be relied on is named on stderr."""
     found, faults = find_entries(open_registry(url), every_version=every_version)
     if as_json:
-        print(json.dumps([_plain(entry) for entry in found], indent=1))
+        print(json.dumps([_to_json(entry) for entry in found], indent=1))
     elif found:
-        for table in tables_of(found):
+        for table in entry_tables(found):
             _wide_console().print(table)
     else:
         console.print(f"{url} holds nothing yet; python -m pretrain.publish puts encoders there")
@@ -102,16 +102,16 @@ def show(url: str, name: str, *, as_json: bool) -> None:
     store = open_registry(url)
     found = read_entry(store, pinned_name(store, name))
     if as_json:
-        print(json.dumps(_plain(found), indent=1))
+        print(json.dumps(_to_json(found), indent=1))
         return
     facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     facts.add_column()
     facts.add_column(overflow="fold")
-    for key, value in facts_of(found).items():
+    for key, value in entry_facts(found).items():
         facts.add_row(escape(key), escape(value))
     out = Console(highlight=False)
     out.print(facts)
-    out.print(f"\n{snippets(found.card, found.name)['here']}", markup=False)
+    out.print(f"\n{snippets(found.card, str(found.name))['here']}", markup=False)
 
 
 def verify(url: str, names: Sequence[str]) -> None:
@@ -188,13 +188,13 @@ def _wide_console() -> Console:
     return out
 
 
-def _plain(entry: Found) -> dict[str, object]:
+def _to_json(entry: PublishedEntry) -> dict[str, object]:
     return {
         "name": entry.name.folder,
-        "kind": entry.seal.kind,
+        "kind": entry.manifest.kind.name,
         "version": entry.name.version,
-        "published": entry.seal.published,
-        "bytes": entry.seal.bytes,
+        "published": entry.manifest.published,
+        "bytes": entry.manifest.bytes,
         "digest": entry.digest,
         "card": asdict(entry.card),
         "scores": [asdict(score) for score in entry.scores],

@@ -76,12 +76,12 @@ def read_scores(store: Registry, name: EntryName, encoder_sha256: str) -> tuple[
     return tuple(sorted(found, key=lambda score: (score.label, score.data_sha256)))
 
 
-def spell_data(data: ScoredData) -> str:
+def format_data(data: ScoredData) -> str:
     """As a heading: the label, and enough of the SHA-256 to tell two of one label apart."""
     return f"{data[0]} {data[1][:4]}"
 
 
-def spell_score(score: TransferScore) -> str:
+def format_score(score: TransferScore) -> str:
     """As a fact of one entry."""
     return (
         f"{score.miou:.1%} (random weights {score.random_miou:.1%}; linear probe, "

@@ -157,7 +157,7 @@ def test_a_seal_that_names_files_elsewhere_is_refused(export: Path, root: str, f
     content = json.loads(path.read_text())
     content["files"][file] = {"bytes": 1, "sha256": "0" * 64}
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="not to be used"):
+    with pytest.raises(UserError, match="must not be used"):
         pull("resnet18.first", root)
 
 
@@ -321,7 +321,7 @@ def test_a_version_that_changed_after_it_was_copied_is_refused(
     fs, _ = filesystem(bucket)
     place = "encoders/deep/registry/resnet18.first/1"
     fs.put(f"{tmp_path}/elsewhere/resnet18.first/1/", f"{place}/", recursive=True)
-    with pytest.raises(UserError, match="is not what it was when"):
+    with pytest.raises(UserError, match="has changed since it was copied"):
         pull("resnet18.first", bucket)
 
 

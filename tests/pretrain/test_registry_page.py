@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from pretrain.card import Card
-from pretrain.registry.contents import Found
+from pretrain.registry.contents import PublishedEntry
 from pretrain.registry.names import parse_name
 from pretrain.registry.page import render_page
 from pretrain.registry.scores import PROBE, TransferScore
-from pretrain.registry.sealed import Seal, SealedFile
+from pretrain.registry.sealed import EntryFile, EntryManifest
 from shards.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -31,11 +31,10 @@ SCORE = TransferScore(
 )
 
 
-def entry(name: str, top1: float, **changes: object) -> Found:
+def entry(name: str, top1: float, **changes: object) -> PublishedEntry:
     parsed = parse_name(name)
     source = SourceInfo(name="steels", samples=9, licence="MIT", restriction=None, citation=None)
     facts: dict[str, object] = {
-        "schema_version": 4,
         "arch": parsed.arch,
         "timm_name": parsed.arch,
         "timm_features": "equal",
@@ -57,10 +56,10 @@ def entry(name: str, top1: float, **changes: object) -> Found:
         "versions": {},
         "sha256": "0" * 64,
     }
-    seal = Seal(1, parsed.folder, "2026-01-02T03:04:05+00:00", {
-        "encoder.safetensors": SealedFile(45_000_000, "0" * 64)
+    manifest = EntryManifest(1, parsed.folder, "2026-01-02T03:04:05+00:00", {
+        "encoder.safetensors": EntryFile(45_000_000, "0" * 64)
     })  # fmt: skip
-    return Found(parsed, seal, "d" * 64, Card(**(facts | changes)))  # type: ignore[arg-type]
+    return PublishedEntry(parsed, manifest, "d" * 64, Card(**(facts | changes)))  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -31,7 +31,6 @@ def make_run(folder: Path, **changes: Any) -> Path:
     splits = {"train": ["secret-1", "secret-2"], "val": ["secret-3"], "test": ["secret-4"]}
     (folder / "data.json").write_text(json.dumps({"splits": splits}))
     facts: dict[str, Any] = {
-        "schema_version": 1,
         "decoder": "Unet",
         "arch": "resnet18",
         "encoder_options": {},
@@ -76,7 +75,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     export.mkdir()
     (export / "encoder.safetensors").write_bytes(b"encoder")
     facts: dict[str, Any] = {
-        **{"schema_version": 4, "arch": "resnet18", "timm_name": "resnet18", "init": "random"},
+        **{"arch": "resnet18", "timm_name": "resnet18", "init": "random"},
         **{"timm_features": "equal", "timm_difference": 0.0, "encoder_options": {}, "init_tag": ""},
         **{"classes": ("a", "b"), "channels": 1, "mean": IMAGENET_MEAN, "std": IMAGENET_STD},
         **{"image_size": 32, "converged": True, "metrics": {"top1": 0.75}, "class_accuracy": None},
@@ -197,7 +196,7 @@ def test_another_network_than_the_cards_is_not_published(run: Path, root: str) -
 
 def test_an_unfinished_run_is_not_published(run: Path, root: str) -> None:
     (run / "card.json").unlink()
-    with pytest.raises(UserError, match=r"is it a finished run of downstream\.segment"):
+    with pytest.raises(UserError, match=r"is it a finished run of a segmenter"):
         publish(run, "alloy", root)
 
 
