@@ -1,4 +1,4 @@
-"""What a person wants to know of a training run, on one screen; of several, a table to compare.
+"""Summarise a training run on one screen, or several in a table.
 
 python -m pretrain.summary runs/efficientnet-b4.random
 python -m pretrain.summary runs/*            the best first
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Annotated
 
 import numpy as np
 from rich.console import Console
@@ -24,7 +25,8 @@ from pretrain.pace import duration
 from pretrain.run_folder import RunPaths, read_run, read_sources, read_story
 from pretrain.status import Status, read_status
 from pretrain.tracking import read_metrics, seconds_left
-from shards.cli import ArgumentParser, UserError, program, warn
+from shards.cli import UserError, program, warn
+from shards.settings import Positional, load_config
 
 _LISTED = 5  # worst classes, and most confused pairs
 _SILENCE = 900.0  # seconds without a sign of life after which a run has probably been killed
@@ -32,16 +34,21 @@ _BARS = "▁▂▃▄▅▆▇█"
 _CURVE_WIDTH = 60  # characters
 
 
+@dataclass(frozen=True)
+class SummaryConfig:
+    """Print the state and the accuracy of training runs."""
+
+    runs: Annotated[tuple[Path, ...], Positional, "folders of runs"]
+    json: Annotated[bool, "all of it, as a JSON list"] = False
+
+
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description="Tell how training runs stand and how good they are.")
-    parser.add_argument("run", nargs="+", type=Path, help="folder of a run")
-    parser.add_argument("--json", action="store_true", help="all of it, as a JSON list")
-    arguments = parser.parse_args(argv)
-    summaries = _summarise_all(arguments.run)
-    if arguments.json:
+    config = load_config(SummaryConfig, argv)
+    summaries = _summarise_all(config.runs)
+    if config.json:
         print(json.dumps([asdict(summary) for summary in summaries], indent=1))
-    elif len(arguments.run) == 1:
+    elif len(config.runs) == 1:
         _print_one(summaries[0])
     else:
         _print_table(summaries)

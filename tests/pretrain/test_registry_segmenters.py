@@ -234,5 +234,5 @@ def test_only_what_all_sources_allow_goes_public(tmp_path: Path, run: Path, root
 
 
 def test_a_licence_is_not_put_on_a_corpus(root: str) -> None:
-    with pytest.raises(UserError, match="that of a corpus stands in its recipe"):
+    with pytest.raises(UserError, match="the licence of a corpus stands in its recipe"):
         publish(pull("resnet18.steels"), "copy", root, licence="MIT")
