@@ -103,9 +103,7 @@ def publish(
     `public`, and when the registry cannot be written.
     """
     if public and not registry.startswith(HUB_PREFIX):
-        raise UserError(
-            "--public is for the hub; elsewhere the owner decides who reads it"
-        )
+        raise UserError("--public is for the hub; elsewhere the owner decides who reads it")
     check_tag(tag)
     with tempfile.TemporaryDirectory(prefix="publish-") as scratch:
         folder = Path(scratch) / "entry"

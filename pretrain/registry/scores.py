@@ -59,7 +59,7 @@ def attach_score(store: Registry, name: EntryName, score: TransferScore) -> None
 
 
 def read_scores(store: Registry, name: EntryName, encoder_sha256: str) -> tuple[TransferScore, ...]:
-    """The scores beside an entry; one that is damaged or of another encoder is skipped with a warning."""
+    """The scores beside an entry; warns of damaged ones and of other encoders', and skips them."""
     found = []
     for file in store.attached(name):
         where = f"{store.url}/{name}: {SCORES_FOLDER}/{file}"
