@@ -11,10 +11,10 @@ from typing import Annotated, Literal
 from shards.cli import UserError, program
 from shards.settings import load_config, nearest
 
-# Beyond the table: smp takes any timm model that has this before its name (pretrain.timm_models).
+# smp takes any timm model, in the table or not, with this prefix (pretrain.timm_models).
 TIMM_PREFIX = "tu-"
 
-# What stands between the encoder's last feature map and the pooling of the classification head.
+# What is between the encoder's last feature map and the pooling of the classification head.
 # smp's DenseNet and Xception end before the final ReLU of the original networks; its EfficientNet
 # holds the original head convolution `_conv_head`/`_bn1` but leaves it out of the features.
 # A timm encoder's are pooled as they are, a vision transformer's after its own final norm.
@@ -26,7 +26,7 @@ TimmFeatures = Literal["equal", "equal at native size", "other padding"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ArchSpec:
-    """What is particular to one architecture; None where only timm itself can tell."""
+    """The facts about one architecture; None where only timm knows them."""
 
     timm_name: str
     params: float | None  # millions, of the encoder
@@ -123,7 +123,7 @@ ARCHS: dict[str, ArchSpec] = {
 
 
 def find_arch(name: str) -> ArchSpec:
-    """The row of `name`; for `tu-NAME` what can be said without asking timm whether NAME exists.
+    """The row of `name`; for `tu-NAME` a generic one: timm is not asked whether NAME exists.
 
     Raises `UserError` naming the nearest architecture.
     """

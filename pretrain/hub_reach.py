@@ -1,7 +1,7 @@
-"""The Hugging Face hub or, where nothing leads there, its cache: found out once, in a moment.
+"""Use the cache of the Hugging Face hub where the hub cannot be reached. Imports no torch.
 
-Its client asks again and again for a minute and prints a line each time. Where the name of the hub
-cannot be resolved or nothing answers at its address, that helps nobody. Imports no torch.
+The hub's client retries for a minute and prints a line each time, even where the hub's name cannot
+be resolved or nothing answers at its address.
 """
 
 import errno
@@ -15,40 +15,40 @@ from http.client import HTTPException
 
 from huggingface_hub import constants
 
-_PATIENCE = 10.0  # seconds to connect, as the client's; a slow answer is left to the client
-_PAUSE = 1.0  # seconds before a refusal is believed; what took longer had several tries in it
-# No way there; everything else (slow, certificates, any HTTP status) says that somebody answers.
-_NO_WAY = {errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL}
+_TIMEOUT = 10.0  # seconds to connect, as the client's; a slow answer is left to the client
+_RETRY_DELAY = 1.0  # seconds; a failure that took longer has been retried by the system
+# Unreachable; anything else (slow, certificates, any HTTP status) means that a server answers.
+_UNREACHABLE = {errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL}
 
 
 @contextmanager
 def hub_or_cache() -> Iterator[str]:
-    """Inside, the client uses its cache alone where nothing leads to the hub; gives why, or ""."""
+    """Inside, the client uses only its cache if the hub is unreachable; yields the reason or ""."""
     if constants.HF_HUB_OFFLINE:
         yield "HF_HUB_OFFLINE is set"
         return
-    obstacle = _obstacle()
-    if obstacle is None:
+    error = _connection_error()
+    if error is None:
         yield ""
         return
-    # The client reads the variable HF_HUB_OFFLINE into this once, when it is imported.
+    # The client reads the variable HF_HUB_OFFLINE into this when it is imported.
     constants.HF_HUB_OFFLINE = True
     try:
-        yield f"{constants.ENDPOINT} cannot be reached ({obstacle.strerror or obstacle})"
+        yield f"{constants.ENDPOINT} cannot be reached ({error.strerror or error})"
     finally:
         constants.HF_HUB_OFFLINE = False
 
 
-def _obstacle() -> OSError | None:
-    """Why nothing leads to the hub; None where something may."""
+def _connection_error() -> OSError | None:
+    """Why the hub is unreachable; None where it may be reachable."""
     proxies = urllib.request.getproxies()
     if "all" in proxies or any(url.lower().startswith("socks") for url in proxies.values()):
-        return None  # the client knows these ways, urllib does not
+        return None  # the client supports these proxies, urllib does not
     began = time.monotonic()
     found = _try_once()
-    if found is None or time.monotonic() - began > _PAUSE:
+    if found is None or time.monotonic() - began > _RETRY_DELAY:
         return found
-    time.sleep(_PAUSE)
+    time.sleep(_RETRY_DELAY)
     return _try_once()
 
 
@@ -56,16 +56,16 @@ def _try_once() -> OSError | None:
     """Connect as the client will, by the proxies of the environment."""
     request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
     try:
-        with urllib.request.urlopen(request, timeout=_PATIENCE):
+        with urllib.request.urlopen(request, timeout=_TIMEOUT):
             return None
     except urllib.error.HTTPError as error:  # an answer
         error.close()
         return None
     except urllib.error.URLError as error:
         reason = error.reason
-        no_way = isinstance(reason, (socket.gaierror, TimeoutError))
-        if isinstance(reason, OSError) and (no_way or reason.errno in _NO_WAY):
+        unreachable = isinstance(reason, (socket.gaierror, TimeoutError))
+        if isinstance(reason, OSError) and (unreachable or reason.errno in _UNREACHABLE):
             return reason
         return None
-    except (OSError, HTTPException, ValueError):  # connected, and answered slowly or strangely
+    except (OSError, HTTPException, ValueError):  # connected: a slow or unusual answer
         return None

@@ -29,7 +29,7 @@ from shards.cli import UserError, program, warn
 from shards.settings import Positional, load_config
 
 _LISTED = 5  # worst classes, and most confused pairs
-_SILENCE = 900.0  # seconds without a sign of life after which a run has probably been killed
+_MAX_SILENCE = 900.0  # seconds without an update after which a run counts as killed
 _BARS = "▁▂▃▄▅▆▇█"
 _CURVE_WIDTH = 60  # characters
 
@@ -65,7 +65,7 @@ class ClassScore:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Confusion:
-    """How many of a class's validation images were taken for another."""
+    """How many of a class's validation images were predicted as another."""
 
     true: str
     predicted: str
@@ -166,7 +166,7 @@ def sparkline(values: Sequence[float], width: int = _CURVE_WIDTH) -> str:
 
 
 def _summarise_all(folders: Sequence[Path]) -> list[Summary]:
-    """Of several folders, what is no run is passed over with a warning: `runs/*` is convenient."""
+    """Of several folders (`runs/*`), those without a run are skipped with a warning."""
     summaries = []
     for folder in folders:
         try:
@@ -184,7 +184,7 @@ def _state(status: Status | None, epoch: int, epochs: int) -> tuple[str, str]:
     if status is None:
         return ("finished", "") if epoch >= epochs else ("unknown", "")
     silence = time.time() - status.updated
-    if status.state == "running" and silence > _SILENCE:
+    if status.state == "running" and silence > _MAX_SILENCE:
         return "killed", f"no sign of life for {duration(silence)}"
     return status.state, status.reason
 
@@ -221,7 +221,7 @@ def _median(records: Sequence[dict[str, float]], name: str) -> float | None:
 def _next_step(state: str, converged: bool | None, paths: RunPaths) -> str:
     folder = paths.folder
     if state == "running":
-        return "" if converged is not False else "wait, or end it: so far it does not converge"
+        return "" if converged is not False else "wait, or stop it: it has not converged so far"
     if state in ("interrupted", "killed", "unknown"):
         return f"accelerate launch pretrain/train.py --config {paths.config} --run-dir {folder}"
     if state == "failed" or not converged:
@@ -243,10 +243,10 @@ def _print_one(summary: Summary) -> None:
         f"{summary.train_images} training and {summary.val_images} validation images",
         "licences": ", ".join(summary.licences),
         "restricted": "; ".join(summary.restrictions),
-        "state": _say_state(summary),
-        "best": _say_best(summary),
-        "top-1": _say_curve(summary),
-        "speed": _say_speed(summary),
+        "state": _format_state(summary),
+        "best": _format_best(summary),
+        "top-1": _format_curve(summary),
+        "speed": _format_speed(summary),
         "worst classes": "\n".join(
             f"{score.right / score.images:4.0%} of {score.images} {score.name}"
             for score in summary.worst_classes
@@ -263,7 +263,7 @@ def _print_one(summary: Summary) -> None:
     _out().print(table)
 
 
-def _say_state(summary: Summary) -> str:
+def _format_state(summary: Summary) -> str:
     text = f"{summary.state}, {summary.epoch} of {summary.epochs} epochs"
     if summary.reason:
         text += f": {summary.reason}"
@@ -272,24 +272,24 @@ def _say_state(summary: Summary) -> str:
     return text
 
 
-def _say_best(summary: Summary) -> str:
+def _format_best(summary: Summary) -> str:
     if summary.top1 is None or summary.top5 is None or summary.balanced_accuracy is None:
         return "no epoch validated yet"
     text = (
         f"epoch {summary.best_epoch}: top-1 {summary.top1:.1%}, top-5 {summary.top5:.1%}, "
         f"mean of classes {summary.balanced_accuracy:.1%}"
     )
-    return text if summary.converged else f"{text}; NOT CONVERGED: it guesses, do not use it"
+    return text if summary.converged else f"{text}; NOT CONVERGED (chance level), do not use it"
 
 
-def _say_curve(summary: Summary) -> str:
+def _format_curve(summary: Summary) -> str:
     if not summary.curve:
         return ""
     low, high = min(summary.curve), max(summary.curve)
     return f"{sparkline(summary.curve)}  from {low:.1%} to {high:.1%}"
 
 
-def _say_speed(summary: Summary) -> str:
+def _format_speed(summary: Summary) -> str:
     if summary.epoch_seconds is None or summary.images_per_second is None:
         return ""
     text = f"{duration(summary.epoch_seconds)} per epoch, {summary.images_per_second:.0f} img/s"
@@ -334,7 +334,7 @@ def _print_table(summaries: Sequence[Summary]) -> None:
         )
     _out().print(table)
     if len({summary.corpus_hash for summary in summaries}) > 1:
-        warn("these runs validate on different images: their accuracies do not compare")
+        warn("these runs validate on different images: do not compare their accuracies")
 
 
 def _percent(share: float | None) -> str:

@@ -49,9 +49,9 @@ class HubRegistry:
             models = self._api.list_models(author=self._owner, filter=HUB_TAG)
             return sorted(model.id.partition("/")[2] for model in models)
 
-        with hub_or_cache() as obstacle:  # the client alone would retry for half a minute
-            if obstacle:
-                raise UserError(f"cannot list {self.url}: {obstacle}")
+        with hub_or_cache() as reason:  # the client alone would retry for half a minute
+            if reason:
+                raise UserError(f"cannot list {self.url}: {reason}")
             listed = self._try("list", find)
         names = [name for name in listed if is_name(name) and "@" not in name]
         found = {name: tuple(self._commits(name)) for name in names}
