@@ -38,7 +38,7 @@ from downstream.uda.run_folder import (
 from downstream.uda.training import Oracle, Trainer, train
 from pretrain.processes import Interruption
 from pretrain.timm_models import encoder_options
-from shards.cli import UserError, console, program, warn
+from shards.cli import UserError, console, log_with_time_and_rank, program, warn
 from shards.settings import load_config
 
 DEFAULT_ARCH = "resnet101"  # AdaptSegNet, paper B
@@ -47,6 +47,7 @@ DEFAULT_ARCH = "resnet101"  # AdaptSegNet, paper B
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     config = load_config(AdaptConfig, argv)
+    log_with_time_and_rank()
     with Interruption() as interruption:
         results = adapt(config, interruption)
     _print_table(results)

@@ -21,7 +21,7 @@ from downstream.seg.segmenter import build_segmenter, default_device
 from downstream.seg.training import fine_tune
 from pretrain.atomic import write_atomically
 from pretrain.processes import Interruption
-from shards.cli import UserError, console, program, warn
+from shards.cli import UserError, console, log_with_time_and_rank, program, warn
 from shards.settings import dump_config, load_config
 
 PAN_LEAST_SIDE = 128  # pixels
@@ -33,6 +33,7 @@ _FREE_ON_RESUME = FREE_SETTINGS | {"max_epochs", "max_minutes", "patience"}
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     config = load_config(SegmentConfig, argv)
+    log_with_time_and_rank()
     with Interruption() as interruption:
         results = segment(config, interruption)
     _print_table(results)

@@ -155,7 +155,7 @@ def _of_timm(timm_name: str) -> ArchSpec:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ArchsConfig:
     """Print the encoders that can be trained."""
 

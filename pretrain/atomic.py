@@ -1,4 +1,4 @@
-"""A file that appears under its name whole or not at all. Imports no torch."""
+"""Write files atomically: complete and on the disk, or not at all. Imports no torch."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from shards.cli import UserError
 
 @contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Around writing into `folder`: what the disk refuses becomes a `UserError` that names it."""
+    """Turn an `OSError` inside the block into a `UserError` that names `folder`."""
     try:
         yield
     except OSError as error:
@@ -18,7 +18,7 @@ def writing_to(folder: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """Write a file that appears under its name only when all of it is on the disk."""
+    """Write a file under a temporary name, sync it and rename it."""
     partial = path.with_name(path.name + ".partial")
     try:
         partial.write_bytes(data)
@@ -29,7 +29,7 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
 
 
 def name_durably(partial: Path, path: Path) -> None:
-    """Rename a file, beside itself, when all of it is on the disk; then the new name is too."""
+    """Sync a file, rename it within its folder, and sync the folder."""
     _sync(partial)
     partial.replace(path)
     _sync(path.parent)

@@ -40,7 +40,7 @@ from shards.settings import Positional, as_plain, load_config
 _ENCODER = "encoder."  # prefix of the encoder's tensors in the classifier
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExportConfig:
     """Export the encoder of a training run's best epoch."""
 

@@ -53,7 +53,7 @@ def _connection_error() -> OSError | None:
 
 
 def _try_once() -> OSError | None:
-    """Connect as the client will, by the proxies of the environment."""
+    """Connect as the client does, through the proxies of the environment."""
     request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT):

@@ -23,7 +23,6 @@ import torch
 from safetensors.torch import save_file
 
 from pretrain.archs import ARCHS, find_arch
-from pretrain.cache import fetch
 from pretrain.card import CARD_NAME, ENCODER_NAME, Card, write_card
 from pretrain.metrics import CHANCE_FACTOR
 from pretrain.micronet import MicroNetModel, micronet_models
@@ -32,6 +31,7 @@ from pretrain.publish import publish
 from pretrain.timm_export import TIMM_FOLDER, TimmExport, write_timm_folder
 from pretrain.weights import StateDict, load_strictly
 from shards.cli import UserError, console, program, warn
+from shards.download import download
 from shards.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo, file_sha256
 from shards.settings import Positional, load_config, nearest
 
@@ -77,7 +77,7 @@ class NasaFile:
         return _TAGS[self.init]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImportConfig:
     """Turn encoders that NASA published into exports, and publish them."""
 
@@ -155,7 +155,7 @@ def _local_file(file: str, scratch: Path) -> Path:
     _published(named, file)
     console.print(f"fetching {ADDRESS}/{file}", markup=False)
     target = scratch / file
-    fetch(f"{ADDRESS}/{file}", target, lambda have, total: None)
+    download(f"{ADDRESS}/{file}", target)
     return target
 
 

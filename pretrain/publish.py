@@ -39,7 +39,7 @@ class NotConverged(UserError):
     """The training failed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PublishConfig:
     """Publish an encoder or a segmenter to a registry, as a new version."""
 

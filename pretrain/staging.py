@@ -1,13 +1,12 @@
-"""Shards from afar: a set at any URL is copied once to a local cache, each file by its SHA-256.
+"""Copy a shard set from a URL to the local cache once, checking the SHA-256 of each file.
 
 python -m pretrain.staging s3://bucket/set        prints the folder; --shards takes that or the URL
 
-A set's folder in the cache is named after its manifest, so a set that changes at its URL is another
-set here. One process copies, under a lock; the others of its node, or of other jobs, wait for it.
-Imports no torch: a login node stages for compute nodes without a network.
+The folder in the cache is named after the hash of the manifest: a set that changes at its URL gets
+a new folder. One process copies, under a lock; other processes and jobs wait for it. Imports no
+torch: a login node can stage for compute nodes without a network.
 """
 
-import fcntl
 import json
 import shutil
 import threading
@@ -19,37 +18,44 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.progress import TransferSpeedColumn as SpeedColumn
 
-from pretrain.cache import default_cache, fetch, part_of
-from shards.cli import ArgumentParser, UserError, console, program, warn
+from micrograph.locks import lock_folder
+from pretrain.cache import default_cache
+from shards.cli import UserError, console, program, warn
+from shards.download import download, part_of
 from shards.schema import MANIFEST_NAME, Manifest, file_sha256, idx_file, index_file, read_manifest
+from shards.settings import Positional, load_config
 from shards.stores import filesystem, is_url
 
-MARKS_NAME = "staged.json"  # name -> size and time of each file when its SHA-256 was right
+MARKS_NAME = "staged.json"  # name -> SHA-256, size and time of each file when it was checked
 _FILES_AT_ONCE = 8  # hides the latency of object stores
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagingConfig:
+    """Copy a shard set from a URL to the local cache."""
+
+    url: Annotated[str, Positional, "of the set: s3://…, https://…, or another that fsspec opens"]
+    cache_dir: Annotated[Path | None, "[~/.cache/micrograph-pretrain]"] = None
+    check: Annotated[bool, "hash every file that is there, not only those that changed"] = False
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description="Copy a shard set from a URL to the local cache.")
-    parser.add_argument("url", help="of the set: s3://…, https://…, what fsspec knows")
-    parser.add_argument("--cache-dir", type=Path, help=f"[{default_cache()}]")
-    help_ = "hash every byte of what is there already (else only files whose size or time changed)"
-    parser.add_argument("--check", action="store_true", help=help_)
-    arguments = parser.parse_args(argv)
-    print(stage(arguments.url, arguments.cache_dir, check=arguments.check))
+    config = load_config(StagingConfig, argv)
+    print(stage(config.url, config.cache_dir, check=config.check))
 
 
 def stage(location: str, cache_dir: Path | None = None, *, check: bool = False) -> Path:
-    """The local folder of the shard set at `location`, a folder already or a URL to copy from.
+    """The local folder of the shard set at `location`, a folder or a URL to copy from.
 
-    Goes on where an earlier copy broke off; a file in the cache that is not as the manifest says is
-    fetched again. `check` hashes what is there, too. Raises `UserError` when the set or the cache
-    cannot be reached, room is short, or a file arrives twice with another SHA-256.
+    Resumes an interrupted copy; replaces files in the cache that differ from the manifest. `check`
+    hashes all of them, not only those whose size or time changed. Raises `UserError` when the set
+    or the cache is not accessible, the disk is too small, or a file has a wrong SHA-256.
     """
     if not is_url(location):
         return Path(location)
@@ -58,7 +64,11 @@ def stage(location: str, cache_dir: Path | None = None, *, check: bool = False) 
         return Path(filesystem(url)[1])
     content, manifest = _fetch_manifest(url)
     folder = (cache_dir or default_cache()) / "shards" / sha256(content).hexdigest()[:16]
-    with _locked(folder):
+    try:
+        lock = lock_folder(folder, wait=True)
+    except UserError as error:
+        raise UserError(f"{error}; name a --cache-dir on a local disk") from error
+    with lock:
         files = _files(manifest)
         marks = {} if check else _read_marks(folder)
         missing = [file for file in files if not _is_whole(folder, file, marks)]
@@ -66,7 +76,7 @@ def stage(location: str, cache_dir: Path | None = None, *, check: bool = False) 
             _check_room(folder, missing)
             _fetch_all(url, folder, missing)
         _write_marks(folder, files)
-        # Last, as when shards are written: where it is, the set is complete.
+        # Last, as when shards are written: a folder with a manifest is complete.
         _replace(folder / MANIFEST_NAME, content)
     return folder
 
@@ -92,7 +102,7 @@ def _fetch_manifest(url: str) -> tuple[bytes, Manifest]:
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / MANIFEST_NAME
         try:
-            fetch(f"{url}/{MANIFEST_NAME}", path, lambda have, total: None)
+            download(f"{url}/{MANIFEST_NAME}", path)
         except UserError as error:
             raise UserError(
                 f"no shards at {url}: {error}; python -m shards.write --out {url} puts some there"
@@ -101,32 +111,8 @@ def _fetch_manifest(url: str) -> tuple[bytes, Manifest]:
         return content, read_manifest(path.parent)
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the set's folder; the lock goes with the process, however it ends."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        stream = (folder / ".lock").open("w")
-    except OSError as error:
-        raise UserError(
-            f"cannot use the cache {folder}: {error.strerror}; choose another --cache-dir"
-        ) from error
-    with stream:
-        try:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                console.print(f"waiting for the process that fills {folder} …", markup=False)
-                fcntl.flock(stream, fcntl.LOCK_EX)
-        except OSError as error:  # some cluster file systems know no locks
-            raise UserError(
-                f"cannot lock {folder}: {error.strerror}; choose a --cache-dir on a local disk"
-            ) from error
-        yield
-
-
 def _is_whole(folder: Path, file: _File, marks: Mapping[str, Any]) -> bool:
-    """Whether the cached file is the manifest's; hashed only when no mark vouches for it."""
+    """Whether the cached file is the manifest's; hashed only if it changed since its last check."""
     path = folder / file.name
     if not path.is_file():
         return False
@@ -146,7 +132,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 def _read_marks(folder: Path) -> dict[str, Any]:
     try:
         marks = json.loads((folder / MARKS_NAME).read_text(encoding="ascii"))
-    except (OSError, ValueError):  # none yet, or damaged: then everything is hashed
+    except (OSError, ValueError):  # none yet, or damaged: hash everything
         return {}
     return marks if isinstance(marks, dict) else {}
 
@@ -178,14 +164,14 @@ def _check_room(folder: Path, files: Sequence[_File]) -> None:
 
 
 def _fetch_all(url: str, folder: Path, files: Sequence[_File]) -> None:
-    """Fetch files side by side; after a failure, none goes on and what has come is kept."""
+    """Download files in parallel; a failure stops all, and what was downloaded is kept."""
     stop = threading.Event()
     with _byte_bar(url, folder, files) as advance, ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
         jobs = [pool.submit(_fetch_whole, url, folder, file, advance, stop) for file in files]
         try:
             for job in as_completed(jobs):
                 job.result()
-        except BaseException:  # an interruption from the keyboard, too, must not wait for gigabytes
+        except BaseException:  # Ctrl-C too must not wait for gigabytes
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
@@ -194,35 +180,28 @@ def _fetch_all(url: str, folder: Path, files: Sequence[_File]) -> None:
 def _fetch_whole(
     url: str, folder: Path, file: _File, advance: Callable[[str, int], None], stop: threading.Event
 ) -> None:
-    target = folder / file.name
-    part = part_of(target)
+    def check(part: Path) -> str | None:
+        found = file_sha256(part)
+        if found == file.sha256:
+            return None
+        return (
+            f"{url}/{file.name} has SHA-256 {found[:12]}…, the manifest says "
+            f"{file.sha256[:12]}…: the set is damaged; see python -m shards.verify {url}"
+        )
 
     def report(have: int, total: int | None) -> None:
         if stop.is_set():
-            raise UserError("stopped")  # seen by nobody: another error stands already
+            raise UserError("stopped")  # never shown: another error is already raised
         advance(file.name, have)
 
-    # What a killed copy left may be damaged, or of a set that has been replaced: twice at most.
-    for left in (1, 0):
-        fetch(f"{url}/{file.name}", part, report)
-        found = file_sha256(part)
-        if found == file.sha256:
-            part.replace(target)
-            return
-        part.unlink()
-        if left:
-            warn(f"{file.name} came with another SHA-256 than the manifest's; fetching it again")
-    raise UserError(
-        f"{url}/{file.name} has SHA-256 {found[:12]}…, the manifest says {file.sha256[:12]}…: the "
-        f"set is damaged; see python -m shards.verify {url}"
-    )
+    download(f"{url}/{file.name}", folder / file.name, check, report)
 
 
 @contextmanager
 def _byte_bar(
     url: str, folder: Path, files: Sequence[_File]
 ) -> Iterator[Callable[[str, int], None]]:
-    """Bytes, speed and time left; where stderr is no terminal, a line at the start and the end."""
+    """A bar with bytes, speed and time left; without a terminal, a line at start and end."""
     total = sum(file.bytes for file in files)
     have: dict[str, int] = {}
     bar = Progress(

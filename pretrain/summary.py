@@ -34,7 +34,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 _CURVE_WIDTH = 60  # characters
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SummaryConfig:
     """Print the state and the accuracy of training runs."""
 

@@ -51,13 +51,14 @@ from pretrain.staging import stage
 from pretrain.status import told_if_stopped
 from pretrain.store import ShardSplit, open_split
 from pretrain.validate import validate
-from shards.cli import UserError, console, program, warn
+from shards.cli import UserError, console, log_with_time_and_rank, program, warn
 from shards.settings import load_config
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     config = pin_init(load_config(TrainConfig, argv))
+    log_with_time_and_rank()
     with Interruption() as interruption:
         train(config, interruption)
 

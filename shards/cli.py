@@ -1,9 +1,11 @@
-"""What every program of the project shares with the person at the terminal: errors and progress."""
+"""Errors, warnings, log lines and progress bars of every program."""
 
 import argparse
 import functools
 import os
 import sys
+import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -17,22 +19,50 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 T = TypeVar("T")
 Main = Callable[[Sequence[str] | None], None]
 
 EXIT_USER_ERROR = 2  # argparse's own code for a bad command line
 
+# 1: show tracebacks. `--debug` sets it, so that the processes that a program starts inherit it.
+DEBUG_VARIABLE = "MICROGRAPH_DEBUG"
+
+
+class _LogConsole(Console):
+    """A console whose lines may carry a prefix, as `12:03:41 [rank 1] `."""
+
+    prefixed = False
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        if self.prefixed and objects and isinstance(objects[0], str):
+            # As `Text`: the brackets are no markup. Not folded: one event, one line.
+            objects = (Text(log_prefix()), *objects)
+            options.setdefault("soft_wrap", True)
+        super().print(*objects, **options)
+
+
 # Programs print results on stdout; bars, warnings and errors go here, so that pipes stay clean.
-console = Console(stderr=True, highlight=False)
+console = _LogConsole(stderr=True, highlight=False)
 
 
 class UserError(Exception):
-    """Something the user can put right: says what was found and what to do, in one line."""
+    """An error that the user can fix; the message says what was found and what to do."""
+
+
+_called: list[str] = []  # the name that the `micrograph` command gave to this program
+
+
+def call_program(name: str) -> None:
+    """Show `name` in usage lines from here on."""
+    _called[:] = [name]
 
 
 def program_name() -> str:
-    """How this program was started, as `python -m shards.write`."""
+    """How this program was started: `python -m shards.write`, `micrograph write`."""
+    if _called:
+        return _called[0]
     spec = sys.modules["__main__"].__spec__  # Python 3.14's argparse does the same
     if spec is None:
         return Path(sys.argv[0]).name
@@ -51,31 +81,63 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def program(main: Main) -> Callable[..., None]:
-    """Turn a `UserError` or `OSError` that leaves `main` into one line on stderr, exit code 2."""
+    """Turn a `UserError` or `OSError` that leaves `main` into one line on stderr, exit code 2.
+
+    With `--debug`, or the environment variable MICROGRAPH_DEBUG=1, the traceback comes before it.
+    """
 
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> None:
+        arguments = sys.argv if argv is None else (argv := list(argv))
+        while "--debug" in arguments:
+            arguments.remove("--debug")
+            os.environ[DEBUG_VARIABLE] = "1"
         try:
             main(argv)
             sys.stdout.flush()
         except UserError as error:
+            _print_traceback()
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             sys.exit(EXIT_USER_ERROR)
         except BrokenPipeError:  # `| head` has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
             sys.exit(141)  # 128 + SIGPIPE
-        except OSError as error:  # a full disk, a missing right: nothing that a traceback explains
+        except OSError as error:  # a full disk, a missing permission: a traceback explains nothing
+            _print_traceback()
             where = f" {error.filename}" if error.filename else ""
             print(f"error: cannot use{where}: {error.strerror or error}", file=sys.stderr)
             sys.exit(EXIT_USER_ERROR)
         except KeyboardInterrupt:
             sys.exit(130)  # 128 + SIGINT, as shells report it
+        finally:
+            console.prefixed = False
 
     return run
 
 
+def _print_traceback() -> None:
+    if os.environ.get(DEBUG_VARIABLE, "0") != "0":
+        traceback.print_exc()
+
+
+def log_with_time_and_rank() -> None:
+    """Put time and rank before what `console` and `warn` print, until the program ends.
+
+    For trainings, whose log is a file of several processes. On the terminal of a single process
+    lines stay as they are.
+    """
+    console.prefixed = not console.is_terminal or int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def log_prefix() -> str:
+    """`12:03:41`, with several processes `12:03:41 [rank 1]`."""
+    now = time.strftime("%H:%M:%S")
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return f"{now} [rank {os.environ.get('RANK', '0')}]" if several else now
+
+
 def cores() -> int:
-    """The processors that this process may use."""
+    """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -85,7 +147,7 @@ def warn(message: str) -> None:
 
 
 def progress_bar(*, visible: bool = True) -> Progress:
-    """A bar with counts, elapsed and remaining time; silent where stderr is no terminal."""
+    """A bar with counts, elapsed and remaining time; hidden when stderr is not a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -100,7 +162,7 @@ def progress_bar(*, visible: bool = True) -> Progress:
 
 
 def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Yield `items` under a progress bar; where stderr is no terminal, say only what begins."""
+    """Yield `items` under a progress bar; without a terminal, print only `description`."""
     if total is None and isinstance(items, Sequence):
         total = len(items)
     if not console.is_terminal:

@@ -1,8 +1,8 @@
-"""Public datasets come to disk: resumed where they broke off, checked, never fetched twice.
+"""Download public datasets: resumed after an interruption, checked, never downloaded twice.
 
-python -m shards.fetch                              # what there is
+python -m shards.fetch                              # lists them
 python -m shards.fetch aversa_nffa --dir data/raw   # its files, into data/raw/aversa_nffa
-python -m shards.fetch micronet_public              # all that the recipe of that name needs
+python -m shards.fetch micronet_public              # all datasets of that recipe
 """
 
 import hashlib
@@ -12,83 +12,87 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any
 
 import requests
 from pooch.downloaders import doi_to_repository
 from rich.console import Console
 from rich.table import Table
 
-from shards.cli import ArgumentParser, UserError, console, program, progress, progress_bar, warn
+from shards.cli import UserError, console, program, progress, progress_bar, warn
 from shards.corpus import read_corpus
 from shards.download import TIMEOUT, download
 from shards.public import Dataset, RemoteFile, find_dataset, find_table, read_table
+from shards.settings import Positional, load_config
 from shards.sources import is_image_name
 
-RECORD_NAME = "FETCHED.json"  # what was obtained, beside it
+RECORD_NAME = "FETCHED.json"  # beside the files: their URLs and checksums
 MB = 1e6
 
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """What a file on disk is, by content."""
+    """Size and checksums of a file on disk."""
 
     bytes: int
     sha256: str
     md5: str
 
     def matches(self, checksum: str) -> bool:
-        """Whether `checksum` (`sha256:…` or `md5:…`) is this content's."""
+        """Whether `checksum` (`sha256:…` or `md5:…`) is one of these."""
         return checksum in (f"sha256:{self.sha256}", f"md5:{self.md5}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchConfig:
+    """Fetch a public dataset; without a name, list them."""
+
+    name: Annotated[str | None, Positional, "dataset, or recipe of several"] = None
+    list: Annotated[bool, "list the datasets"] = False
+    dir: Annotated[Path, "files go to DIR/NAME"] = Path("data/raw")
+    datasets: Annotated[Path | None, "another table of datasets"] = None
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description="Fetch a public dataset; without a name, list them.")
-    parser.add_argument("name", nargs="?", metavar="NAME", help="dataset, or recipe of several")
-    parser.add_argument("--list", action="store_true", help="list the datasets")
-    parser.add_argument(
-        "--dir", type=Path, default=Path("data/raw"), help="files go to DIR/NAME [%(default)s]"
-    )
-    parser.add_argument("--datasets", type=Path, metavar="FILE", help="another table of datasets")
-    given = parser.parse_args(argv)
-    path = find_table(given.datasets)
+    config = load_config(FetchConfig, argv)
+    path = find_table(config.datasets)
     table = read_table(path)
-    if given.name is None or given.list:
+    if config.name is None or config.list:
         _print_table(table.values())
         return
     failed = []
-    for name in _wanted(given.name, table, path.parent):
+    for name in _wanted(config.name, table, path.parent):
         try:
-            print(fetch(find_dataset(table, name), given.dir))
-        except UserError as error:  # the others may be had all the same
+            print(fetch(find_dataset(table, name), config.dir))
+        except UserError as error:  # the other datasets may work
             failed.append(error)
     if failed:
         raise UserError(" Also: ".join(map(str, failed)))
 
 
 def _wanted(name: str, table: Mapping[str, Dataset], recipes: Path) -> list[str]:
-    """The dataset of that name, or all that the recipe of that name names."""
+    """The dataset of that name, or all datasets of the recipe of that name."""
     recipe = recipes / f"{name}.yaml"
     if name in table or not recipe.is_file():
         return [name]
     named = [source.dataset for source in read_corpus(recipe).sources if source.dataset]
     if not named:
-        raise UserError(f"{recipe} names no public dataset; its owner has it")
+        raise UserError(f"{recipe} names no public dataset; ask the owner of its data")
     return named
 
 
 def fetch(dataset: Dataset, folder: Path) -> Path:
-    """Bring every file of `dataset` into `folder/NAME` and return that folder.
+    """Download every file of `dataset` to `folder/NAME` and return that folder.
 
-    A file that is there is read and compared, not fetched. Zip and tar files stay as they are
-    unless the dataset unpacks. Raises `UserError` for a file that is not what its record says, for
-    a dataset that people must get by hand, and for whatever stops a download.
+    An existing file is checked, not downloaded again. Zip and tar files stay packed unless the
+    dataset says otherwise. Raises `UserError` for a file that differs from its record, for a
+    dataset that must be downloaded by hand, and for a failed download.
     """
     target = folder / dataset.name
     if not dataset.files:
         return _collected_by_hand(dataset, target)
-    _tell_terms(dataset)
+    _print_terms(dataset)
     target.mkdir(parents=True, exist_ok=True)
     record = _read_record(target)
     files = _listed(dataset, record) if dataset.files == "record" else dataset.files
@@ -103,10 +107,19 @@ def fetch(dataset: Dataset, folder: Path) -> Path:
 
 
 def _fetch_file(path: Path, file: RemoteFile) -> Sums:
-    part = path.with_name(path.name + ".part")
     size = f" ({file.bytes / 1e9:.2f} GB)" if file.bytes else ""
     if not console.is_terminal:
         console.print(f"{file.name}{size} …", markup=False)
+    found: list[Sums] = []
+
+    def check(part: Path) -> str | None:
+        found[:] = [_sums(part)]
+        wrong = _difference(found[0], file)
+        return wrong and (
+            f"{file.name} came with {wrong}; it was deleted. Run again; if that does not help, "
+            f"the file at {file.url} is no longer the one of the table"
+        )
+
     with progress_bar() as bar:
         task = bar.add_task(f"{file.name}, MB", total=None, note="")
 
@@ -114,23 +127,14 @@ def _fetch_file(path: Path, file: RemoteFile) -> Sums:
             total = total or file.bytes
             bar.update(task, completed=have / MB, total=total / MB if total else None)
 
-        download(file.url, part, report)
-    sums = _sums(part)
-    wrong = _difference(sums, file)
-    if wrong:
-        part.unlink()
-        raise UserError(
-            f"{file.name} came with {wrong}; it was deleted. Run again; if that does not help, "
-            f"the file at {file.url} is no longer the one of the table"
-        )
+        download(file.url, path, check, report)
     if not file.checksum:
         console.print(
             f"{file.name}: no checksum is published; its sha256 is now in {RECORD_NAME}",
             markup=False,
             soft_wrap=True,
         )
-    part.rename(path)
-    return sums
+    return found[0]
 
 
 def _check_present(path: Path, file: RemoteFile, record: Mapping[str, Mapping[str, Any]]) -> Sums:
@@ -140,13 +144,13 @@ def _check_present(path: Path, file: RemoteFile, record: Mapping[str, Mapping[st
     if not wrong and not file.checksum and earlier and earlier != sums.sha256:
         wrong = f"sha256 {sums.sha256} where {RECORD_NAME} says {earlier}"
     if wrong:
-        raise UserError(f"{path} is there, but with {wrong}; delete it and run again")
-    console.print(f"{file.name}: is there and as it should be", markup=False)
+        raise UserError(f"{path} exists, but has {wrong}; delete it and run again")
+    console.print(f"{file.name}: exists and is unchanged", markup=False)
     return sums
 
 
 def _difference(sums: Sums, file: RemoteFile) -> str | None:
-    """What about a file's content is not as its record says, or None."""
+    """How a file differs from its record, or None."""
     if file.checksum and not sums.matches(file.checksum):
         kind, wanted = file.checksum.split(":")
         return f"{kind} {getattr(sums, kind)} where its record says {wanted}"
@@ -166,9 +170,9 @@ def _sums(path: Path) -> Sums:
 
 
 def _listed(dataset: Dataset, record: dict[str, dict[str, Any]]) -> list[RemoteFile]:
-    """The files of the DOI's record, asked for once and then kept in our own `record`."""
+    """The files of the DOI's record, requested once and then kept in our own `record`."""
     if not record:
-        for file in _ask_record(dataset):
+        for file in _request_record(dataset):
             record[file.name] = {"url": file.url, "published": file.checksum}
     return [
         RemoteFile(url=entry["url"], name=name, checksum=entry["published"])
@@ -176,8 +180,8 @@ def _listed(dataset: Dataset, record: dict[str, dict[str, Any]]) -> list[RemoteF
     ]
 
 
-def _ask_record(dataset: Dataset) -> tuple[RemoteFile, ...]:
-    """Ask the record at Zenodo, figshare or a Dataverse for its files and their checksums."""
+def _request_record(dataset: Dataset) -> tuple[RemoteFile, ...]:
+    """Request the files and checksums of a record at Zenodo, figshare or a Dataverse."""
     listing = SimpleNamespace(registry={})  # pooch fills it: names to checksums
     try:
         repository = doi_to_repository(dataset.doi, timeout=TIMEOUT)
@@ -195,16 +199,16 @@ def _ask_record(dataset: Dataset) -> tuple[RemoteFile, ...]:
 
 
 def _collected_by_hand(dataset: Dataset, target: Path) -> Path:
-    """A dataset without addresses: record what somebody put there, or say how to get it."""
+    """Record the files that a user downloaded, or raise with instructions to download them."""
     files = sorted(path for path in target.rglob("*") if path.is_file()) if target.is_dir() else []
     found = [path for path in files if path.name != RECORD_NAME and not path.name.startswith(".")]
     if not found:
         raise UserError(
             f"no file addresses are known for {dataset.name}: open {dataset.page}, download "
-            f"{dataset.title} and put it into {target}, zip and tar files as they are; then run "
-            f"this again to record what you have. Licence: {dataset.licence or 'see there'}"
+            f"{dataset.title} and put it into {target}, without unpacking; then run this again to "
+            f"record its checksums. Licence: {dataset.licence or 'see there'}"
         )
-    _tell_terms(dataset)
+    _print_terms(dataset)
     record = _read_record(target)
     for path in progress(found, f"reading {target}"):
         name = path.relative_to(target).as_posix()
@@ -233,7 +237,7 @@ def _unpack_flat(archive: Path) -> None:
             path.write_bytes(opened.read(member))  # checks the member's CRC
 
 
-def _tell_terms(dataset: Dataset) -> None:
+def _print_terms(dataset: Dataset) -> None:
     licence = dataset.licence or f"see {dataset.page}"
     console.print(
         f"{dataset.title}\n  licence: {licence}\n  cite: {dataset.citation}", markup=False
@@ -265,7 +269,9 @@ def _write_record(target: Path, dataset: Dataset, record: Mapping[str, Mapping[s
         "files": dict(record),
     }
     path = target / RECORD_NAME
-    new = path.with_name(f".{RECORD_NAME}.new")  # a kill leaves the old record or the new one
+    new = path.with_name(
+        f".{RECORD_NAME}.new"
+    )  # atomic: a killed run leaves the old or the new record
     new.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     new.replace(path)
 
@@ -289,7 +295,7 @@ def _print_table(datasets: Iterable[Dataset]) -> None:
         )
     out = Console(highlight=False, markup=False)
     if not out.is_terminal:
-        out = Console(highlight=False, markup=False, width=240)  # a pipe has no width of its own
+        out = Console(highlight=False, markup=False, width=240)  # characters; a pipe has no width
     out.print(table)
 
 

@@ -1,8 +1,8 @@
-"""One loader for every program's settings: dataclass field < `--config recipe.yaml` < flags.
+"""Read the settings of a program: dataclass default < `--config recipe.yaml` < flags.
 
 A program's settings are one flat, frozen dataclass. A field's default lives there and nowhere else;
 its help is the string of `Annotated[type, "help"]`; its flag is the name with dashes. Types: int,
-float, str, bool, Path, Literal, `tuple[str, ...]`, and `X | None` (None is spelled `none`).
+float, str, bool, Path, Literal, `tuple[str, ...]`, and `X | None` (None is written `none`).
 
     run_dir: Annotated[Path, Positional, "run folder"]                # RUN_DIR, required
     names: Annotated[tuple[str, ...], Positional, "[all]"] = ()       # [NAMES ...]
@@ -16,10 +16,11 @@ import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union
+from typing import Any, Literal, TypeVar
 
 import yaml
 
+from micrograph.conversion import convert, is_optional
 from shards.cli import ArgumentParser, UserError, program_name
 
 C = TypeVar("C")
@@ -32,12 +33,10 @@ class Positional:
     """
 
 
-_RECIPES = "configs"  # the folder of the project's own
-# A wheel holds them inside this package, a checkout beside it.
+_CONFIG = "config"  # a program with a field of this name reads the file itself
+_RECIPES = "configs"  # folder of the project's own recipes
+# In a wheel it is inside this package, in a checkout beside it.
 _HOMES = (Path(__file__).parent, Path(__file__).parents[1])
-
-_TRUE = {"true", "yes", "on", "1"}
-_FALSE = {"false", "no", "off", "0"}
 
 
 def load_config(
@@ -49,8 +48,7 @@ def load_config(
 ) -> C:
     """Build `cls` from its defaults, an optional YAML recipe and the command line.
 
-    `recipe` stands in for a `--config` file that a program finds by itself; the file wins over it.
-    `prog`: the program's name in its usage, by default as it was started.
+    `recipe`: values that a `--config` file overrides. `prog`: the name in the usage line.
     Raises `UserError` for an unknown key, a wrong type or choice, a missing value, or a
     `ValueError` of the dataclass's own `__post_init__`.
     """
@@ -59,11 +57,11 @@ def load_config(
     flags, unknown = parser.parse_known_intermixed_args(argv)
     # An absent positional is None, or [] where it takes several.
     given = {name: value for name, value in vars(flags).items() if value not in (None, [])}
+    names = [field.name for field in dataclasses.fields(_as_dataclass(cls))]
     if unknown:
         token = next((token for token in unknown if token.startswith("-")), unknown[0])
-        names = [field.name for field in dataclasses.fields(_as_dataclass(cls))]
         raise UserError(_unknown_flag(token, names))
-    config_file = given.pop("config", None)
+    config_file = None if _CONFIG in names else given.pop(_CONFIG, None)
     values = dict(recipe or {})
     if config_file is not None:
         values |= read_recipe(Path(config_file))
@@ -100,7 +98,7 @@ def build_config(
 ) -> C:
     """Build `cls` from plain values (as read from YAML or flags), checking names and types.
 
-    `ready`: values of fields that are no plain ones, taken as they are.
+    `ready`: values of fields of other types, used unchanged.
     """
     ready = ready or {}
     every = {field.name: field for field in dataclasses.fields(_as_dataclass(cls))}
@@ -110,7 +108,7 @@ def build_config(
             raise UserError(f"unknown setting {key!r}; {_nearest(key, fields)}")
     hints = typing.get_type_hints(cls, include_extras=True)
     plain_hints = {name: _strip_annotated(hint)[0] for name, hint in hints.items()}
-    converted = {key: _convert(key, value, plain_hints[key]) for key, value in values.items()}
+    converted = {key: convert(key, value, plain_hints[key]) for key, value in values.items()}
     missing = [
         name
         for name, field in fields.items()
@@ -130,17 +128,16 @@ def build_config(
 
 
 def find_recipe(path: Path) -> Path:
-    """`path` where it is there, else the recipe of that name that came with the project.
+    """`path` if it exists, else the project's own recipe of that name, else `path` unchanged.
 
-    So `configs/launch/micronet-76.yaml` means the same in the project's folder and, for whoever
-    installed a wheel, in any other. What is nowhere is returned as it was given.
+    `configs/launch/micronet-76.yaml` means the same in a checkout and, with the wheel, anywhere.
     """
     ours = (home / path for home in _HOMES if path.parts[:1] == (_RECIPES,))
     return next((place for place in (path, *ours) if place.is_file()), path)
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """Read a YAML recipe, as `find_recipe` finds it: a mapping of setting names to values."""
+    """Read the YAML recipe that `find_recipe` finds: a mapping of setting names to values."""
     try:
         content = yaml.safe_load(find_recipe(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -156,7 +153,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def dump_config(config: Any) -> str:
-    """The resolved settings as YAML that `--config` reads back to an equal config."""
+    """The settings as YAML; `--config` reads them back to an equal config."""
     return yaml.safe_dump(as_plain(config), sort_keys=False, allow_unicode=True)
 
 
@@ -166,7 +163,7 @@ def as_plain(config: Any) -> dict[str, Any]:
 
 
 def _project_recipes() -> list[str]:
-    """The project's own, as they are named on a command line."""
+    """The project's own recipes, as they are named on a command line."""
     return [
         str(path.relative_to(home))
         for home in _HOMES
@@ -175,7 +172,7 @@ def _project_recipes() -> list[str]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name most like `name`, or None when nothing comes close."""
+    """The known name most similar to `name`, or None when none is close."""
     matches = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.5)
     return matches[0] if matches else None
 
@@ -203,7 +200,10 @@ def _parser(cls: type[Any], prog: str) -> argparse.ArgumentParser:
         allow_abbrev=False,  # an abbreviation would change meaning when a setting is added
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML recipe; flags win over it")
+    if _CONFIG not in hints:
+        parser.add_argument("--config", metavar="FILE", help="YAML recipe; flags win over it")
+    help_ = "show the traceback behind a one-line error"  # `program` takes it, this is for --help
+    parser.add_argument("--debug", action="store_true", default=None, help=help_)
     for field in fields:
         _add_setting(parser, field, hints[field.name])
     return parser
@@ -233,8 +233,8 @@ def _add_setting(parser: argparse.ArgumentParser, field: Any, hint: Any) -> None
     text = notes.replace("%", "%%")
     if field.default is dataclasses.MISSING:
         text += " (required)"
-    elif field.default not in (None, ()):  # a help text says itself what these stand for
-        text += f" [{_spell(field.default)}]".replace("%", "%%")
+    elif field.default not in (None, ()):  # their meaning is in the help text
+        text += f" [{_format(field.default)}]".replace("%", "%%")
     if _is_positional(hint):
         # A recipe may give even a required one: what is missing is found by `build_config`.
         several = typing.get_origin(base) is tuple
@@ -246,7 +246,9 @@ def _add_setting(parser: argparse.ArgumentParser, field: Any, hint: Any) -> None
             _flag(field.name), action=argparse.BooleanOptionalAction, default=None, help=text
         )
     elif typing.get_origin(base) is tuple:
-        parser.add_argument(_flag(field.name), nargs="+", metavar="VALUE", default=None, help=text)
+        (item, *_) = typing.get_args(base)
+        metavar = _metavar(item) if typing.get_origin(item) is Literal else "VALUE"
+        parser.add_argument(_flag(field.name), nargs="+", metavar=metavar, default=None, help=text)
     else:
         parser.add_argument(_flag(field.name), metavar=_metavar(base), default=None, help=text)
 
@@ -262,7 +264,7 @@ def _metavar(hint: Any) -> str:
     if typing.get_origin(hint) is Literal:
         return "{" + ",".join(str(choice) for choice in typing.get_args(hint)) + "}"
     inner = [part for part in typing.get_args(hint) if part is not types.NoneType]
-    if inner and _is_union(hint):
+    if inner and is_optional(hint):
         return _metavar(inner[0])
     return {int: "N", float: "X", Path: "PATH"}.get(hint, "NAME")
 
@@ -271,7 +273,7 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _spell(value: Any) -> str:
+def _format(value: Any) -> str:
     if isinstance(value, tuple):
         return " ".join(str(item) for item in value) or "none"
     return str(value)
@@ -289,83 +291,3 @@ def _nearest(key: str, names: Iterable[str], *, flags: bool = False) -> str:
     if best is None:
         return "see --help for all settings"
     return f"nearest is {_flag(best) if flags else best!r}"
-
-
-def _is_union(hint: Any) -> bool:
-    return typing.get_origin(hint) in (Union, types.UnionType)
-
-
-def _convert(key: str, value: Any, hint: Any) -> Any:
-    """Convert a value from YAML or a flag to the field's type, or raise naming key and value."""
-    if _is_union(hint):
-        if value is None or (isinstance(value, str) and value.lower() == "none"):
-            return None
-        (inner,) = (part for part in typing.get_args(hint) if part is not types.NoneType)
-        return _convert(key, value, inner)
-    origin = typing.get_origin(hint)
-    if origin is Literal:
-        choices = typing.get_args(hint)
-        for choice in choices:
-            if type(value) is not bool and str(value) == str(choice):
-                return choice
-        raise _wrong(key, value, "one of " + ", ".join(str(choice) for choice in choices))
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise _wrong(key, value, "a list")
-        item = typing.get_args(hint)[0]
-        return tuple(_convert(key, part, item) for part in value)
-    return _SCALARS[hint](key, value)
-
-
-def _wrong(key: str, value: Any, wanted: str) -> UserError:
-    return UserError(f"setting {key!r} must be {wanted}, not {value!r}")
-
-
-def _to_bool(key: str, value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.lower() in _TRUE | _FALSE:
-        return value.lower() in _TRUE
-    raise _wrong(key, value, "true or false")
-
-
-def _to_int(key: str, value: Any) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        try:
-            return int(value)
-        except ValueError:
-            pass
-    raise _wrong(key, value, "a whole number")
-
-
-def _to_float(key: str, value: Any) -> float:
-    # YAML 1.1 reads `1e-4` as a string, so numeric strings count as numbers from a file too.
-    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    raise _wrong(key, value, "a number")
-
-
-def _to_str(key: str, value: Any) -> str:
-    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
-        return str(value)
-    raise _wrong(key, value, "text")
-
-
-def _to_path(key: str, value: Any) -> Path:
-    if isinstance(value, (str, Path)) and str(value):
-        return Path(value)
-    raise _wrong(key, value, "a path")
-
-
-_SCALARS: dict[Any, typing.Callable[[str, Any], Any]] = {
-    bool: _to_bool,
-    int: _to_int,
-    float: _to_float,
-    str: _to_str,
-    Path: _to_path,
-}

@@ -1,4 +1,4 @@
-"""Where a source's bytes lie: a folder, a zip or tar archive, or any URL that fsspec knows.
+"""Read the files of a folder, a zip or tar archive, or any URL that fsspec opens.
 
 Archives are read in place. A store lists its files once; any process then reads them by entry.
 """
@@ -40,9 +40,9 @@ class Entry:
 
 
 class Store(Protocol):
-    """Files by name. `read` raises `UserError` when a file is gone, or is not as it was listed.
+    """Files by name. `read` raises `UserError` when a file is gone or changed since it was listed.
 
-    What a web server does not date, and what a table names by URL, is known by its size at most.
+    Without a date or ETag from its server, a change is seen by the size at most.
     """
 
     def entries(self) -> list[Entry]: ...
@@ -51,7 +51,7 @@ class Store(Protocol):
 
 
 def open_store(location: str) -> Store:
-    """The store at a path or URL; archives are known by their suffix. Nothing is listed yet."""
+    """The store at a path or URL; an archive is recognised by its suffix. Lists nothing yet."""
     if is_archive(location):
         return _ZipStore(location) if location.lower().endswith(".zip") else _TarStore(location)
     return _RemoteStore(location) if is_url(location) else _FolderStore(Path(location))
@@ -59,14 +59,14 @@ def open_store(location: str) -> Store:
 
 @lru_cache(maxsize=8)
 def cached_store(location: str) -> Store:
-    """As `open_store`, one per process: workers keep archives and connections open."""
+    """As `open_store`, once per process: workers keep archives and connections open."""
     return open_store(location)
 
 
 def read_ahead(store: Store, entries: Sequence[Entry]) -> Iterator[bytes | UserError]:
     """Read `entries` in order, a few ahead of the consumer where the store is remote.
 
-    An error takes the place of its file's bytes, so that the consumer decides when to raise it.
+    An error is yielded in place of its file's bytes, so that the consumer decides when to raise it.
     """
     if not isinstance(store, _RemoteStore):
         yield from (_read_or_error(store, entry) for entry in entries)
@@ -80,12 +80,12 @@ def read_ahead(store: Store, entries: Sequence[Entry]) -> Iterator[bytes | UserE
 
 
 def is_archive(location: str) -> bool:
-    """Whether the name is that of an archive that we read in place."""
+    """Whether the name has the suffix of an archive that is read in place."""
     return location.lower().endswith(ARCHIVE_SUFFIXES)
 
 
 def is_url(location: str) -> bool:
-    """Whether fsspec must open it: `s3://…`, `https://…`, `memory://…`; not a local path."""
+    """Whether it is a URL for fsspec (`s3://…`, `https://…`, `memory://…`), not a local path."""
     return re.match(r"[a-z][a-z0-9+.-]+://", location) is not None
 
 
@@ -97,11 +97,11 @@ def open_location(location: str) -> IO[bytes]:
         stream: IO[bytes] = filesystem(location)[0].open(location, "rb")
         return stream
     except Exception as error:  # every file system has its own
-        raise UserError(f"cannot read {location}: {_say(error)}") from error
+        raise UserError(f"cannot read {location}: {_reason(error)}") from error
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """fsspec's file system and path of a URL. Raises `UserError` when its driver is missing."""
+    """fsspec's file system and path of a URL. Raises `UserError` when a package is missing."""
     import fsspec  # not needed for local corpora
 
     try:
@@ -113,6 +113,20 @@ def filesystem(url: str) -> tuple[Any, str]:
             f"cannot open {url}: {error}; a folder, s3://bucket/path or https://… would be right"
         ) from error
     return fs, path
+
+
+def unreachable(url: str, error: Exception, verb: str = "read") -> UserError:
+    """The error of a store, with the remedy where it wants credentials."""
+    said = _reason(error)
+    message = f"cannot {verb} {url}: {' '.join(said.split())}"
+    if isinstance(error, PermissionError) or "redentials" in said:
+        message += f"; give credentials that may {verb} it"
+        if url.startswith("s3://"):
+            message += (
+                " (AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; "
+                "AWS_ENDPOINT_URL where the store is not Amazon's)"
+            )
+    return UserError(message)
 
 
 def _read_or_error(store: Store, entry: Entry) -> bytes | UserError:
@@ -128,7 +142,7 @@ class _FolderStore:
 
     def entries(self) -> list[Entry]:
         found = []
-        seen: set[str] = set()  # links are followed, but not in a circle
+        seen: set[str] = set()  # links are followed, but not in circles
         for base, folders, names in os.walk(self.root, onerror=_unreadable, followlinks=True):
             inside = [name for name in folders if _visible(name)]
             real = {name: os.path.realpath(Path(base, name)) for name in inside}
@@ -190,7 +204,7 @@ class _RemoteStore:
         try:
             found = self._fs.find(self._root, detail=True)
         except Exception as error:  # every file system has its own
-            raise UserError(f"cannot list {self.url}: {_say(error)}") from error
+            raise UserError(f"cannot list {self.url}: {_reason(error)}") from error
         prefix = self._root.rstrip("/") + "/"
         entries = [_remote_entry(name.removeprefix(prefix), info) for name, info in found.items()]
         return [entry for entry in entries if _visible_path(entry.path)]
@@ -201,7 +215,7 @@ class _RemoteStore:
             data: bytes = self._fs.cat_file(name)
             now = _remote_entry(entry.path, self._fs.info(name)) if entry.stamp else entry
         except Exception as error:
-            raise UserError(f"cannot read {self.url}/{entry.path}: {_say(error)}") from error
+            raise UserError(f"cannot read {self.url}/{entry.path}: {_reason(error)}") from error
         if now.stamp != entry.stamp or (entry.size is not None and len(data) != entry.size):
             raise UserError(
                 f"{self.url}/{entry.path} changed since it was listed ({entry.size} bytes then, "
@@ -223,7 +237,7 @@ class _ZipStore:
         try:
             self._zip = zipfile.ZipFile(self._stream)
         except (zipfile.BadZipFile, OSError) as error:
-            raise UserError(f"cannot read {location}: {_say(error)}") from error
+            raise UserError(f"cannot read {location}: {_reason(error)}") from error
 
     def __del__(self) -> None:  # stores live as long as their process needs them
         if hasattr(self, "_stream"):
@@ -243,7 +257,7 @@ class _ZipStore:
                     return stream.read(MAX_FILE_BYTES + 1)
             except Exception as error:  # zipfile raises half a dozen kinds on damaged members
                 raise UserError(
-                    f"cannot read {entry.path} of {self.location}: {_say(error)}; "
+                    f"cannot read {entry.path} of {self.location}: {_reason(error)}; "
                     "the archive is damaged or changed: fetch it again"
                 ) from error
 
@@ -270,7 +284,7 @@ class _TarStore:
                 if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                     raise tarfile.ReadError("it has no end, and is probably cut off")
         except (tarfile.TarError, OSError, EOFError, ZlibError, lzma.LZMAError) as error:
-            raise UserError(f"cannot read {self.location}: {_say(error)}") from error
+            raise UserError(f"cannot read {self.location}: {_reason(error)}") from error
         names = [info.name.removeprefix("./") for info in members]
         return [
             Entry(name, info.size, stamp, info.offset_data)
@@ -286,7 +300,7 @@ class _TarStore:
                 self._stream.seek(entry.offset)
                 data = self._stream.read(entry.size or 0)
             except (OSError, EOFError, ZlibError, lzma.LZMAError) as error:
-                raise UserError(f"cannot read {self.location}: {_say(error)}") from error
+                raise UserError(f"cannot read {self.location}: {_reason(error)}") from error
         if len(data) != entry.size or self._stamp() != entry.stamp:
             raise UserError(
                 f"{self.location} is cut off in {entry.path}, or changed while it was read; "
@@ -295,7 +309,7 @@ class _TarStore:
         return data
 
     def _stamp(self) -> str:
-        """A tar has no checksums of its own: a local one must stay the file that was listed."""
+        """Size and time of a local tar, which has no checksums: it must stay as listed."""
         if is_url(self.location):
             return ""
         entry = _local_entry(Path(self.location), "")
@@ -313,15 +327,15 @@ def _decompressed(location: str) -> IO[bytes]:
 
 
 class _Owned(io.BufferedReader):
-    """A decompressor that closes the file beneath it as well."""
+    """A decompressor that closes the file below it too."""
 
-    def __init__(self, decompressor: Any, beneath: IO[bytes]) -> None:
+    def __init__(self, decompressor: Any, below: IO[bytes]) -> None:
         super().__init__(decompressor)
-        self._beneath = beneath
+        self._below = below
 
     def close(self) -> None:
         super().close()
-        self._beneath.close()
+        self._below.close()
 
 
 _DECOMPRESSORS: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
@@ -337,5 +351,5 @@ def natural_key(path: str) -> tuple[list[tuple[int, str]], str]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], path
 
 
-def _say(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+def _reason(error: BaseException) -> str:
+    return str(getattr(error, "strerror", None) or error or type(error).__name__)

@@ -1,12 +1,11 @@
-"""The folder where a set is made until it is whole: whose it is, held by one run, named last."""
+"""The work folder of a shard set: locked by one run, renamed to its final name at the end."""
 
-import fcntl
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from micrograph.locks import lock_folder
 from shards.cli import UserError
 from shards.schema import MANIFEST_NAME
 from shards.stores import is_url
@@ -14,11 +13,11 @@ from shards.upload import check_is_free, upload
 
 SPOOL = "spool"
 _SPOOL_DONE = "spool.done"  # about to be deleted
-_MARK = ".shards-write"  # in a spool: what lies in that work folder may be deleted
+_MARK = ".shards-write"  # in a spool: everything in its work folder may be deleted
 
 
 def choose_work_folder(out: str, work: Path | None, sources: Iterable[str]) -> Path:
-    """Where everything is made, once `out` is seen to be free. Raises `UserError`."""
+    """The work folder for `out`. Raises `UserError` where one of them cannot be used."""
     if is_url(out):
         check_is_free(out)
         work = work or Path(out.rstrip("/").rpartition("/")[2] + ".partial")
@@ -32,35 +31,29 @@ def choose_work_folder(out: str, work: Path | None, sources: Iterable[str]) -> P
     for source in (path for path in sources if not is_url(path)):
         for folder in folders:
             if folder.resolve().is_relative_to(Path(source).resolve()):
-                raise UserError(f"{folder} lies in the source {source}; choose one outside it")
+                raise UserError(f"{folder} is inside the source {source}; choose one outside it")
     return work
 
 
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Hold the folder until this process ends, however it ends: two runs would mix their files.
+    """Lock the folder inside the block: two runs would mix their files.
 
-    A folder of the user's own is refused: what lies in a work folder is deleted.
+    Refuses a folder with the user's own files, because everything in a work folder is deleted.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    if not _is_ours(folder):
-        raise UserError(f"{folder} holds other things than a run; choose a new or empty folder")
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    # The folder itself: a lock file in it would be deleted, or published with the set.
+    with lock_folder(folder, None, hint="wait for it, or choose another --out"):
+        if not _is_ours(folder):
+            raise UserError(
+                f"{folder} has files that are not a run's; choose a new or empty folder"
+            )
         (folder / SPOOL).mkdir(exist_ok=True)
         (folder / SPOOL / _MARK).touch()
         yield
-    except BlockingIOError:
-        raise UserError(
-            f"another run is writing in {folder}; wait for it, or choose another --out"
-        ) from None
-    finally:
-        os.close(descriptor)
 
 
 def empty_but_spool(folder: Path) -> None:
-    """Remove what a killed run has left, perhaps of other options, but for its spool."""
+    """Delete what a killed run, perhaps with other options, left; keep its spool."""
     for leftover in folder.glob("*"):
         if leftover.is_dir() and leftover.name != SPOOL:
             shutil.rmtree(leftover)
@@ -69,7 +62,7 @@ def empty_but_spool(folder: Path) -> None:
 
 
 def publish(folder: Path, out: str) -> None:
-    """Give the finished set its name, by renaming, copying to another disk, or uploading it."""
+    """Rename the finished set to `out`, or copy it to another disk, or upload it."""
     if is_url(out):
         upload(folder, out)
         _drop_spool(folder)
@@ -79,7 +72,7 @@ def publish(folder: Path, out: str) -> None:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether a run has made it, or it holds but empty folders: then all of it may be deleted."""
+    """Whether a run made the folder, or it has only empty folders: then all may be deleted."""
     if not any(path for path in folder.rglob("*") if not path.is_dir()):
         return True
     finished = folder.suffix == ".partial" and (folder / MANIFEST_NAME).exists()
@@ -98,11 +91,11 @@ def _rename_or_copy(folder: Path, out: Path) -> None:
     shutil.rmtree(copied, ignore_errors=True)
     shutil.copytree(folder, copied, ignore=shutil.ignore_patterns(SPOOL))
     copied.rename(out)
-    shutil.rmtree(folder)  # with the spool: a copy that broke off goes on from it
+    shutil.rmtree(folder)  # with the spool, from which an interrupted copy resumes
 
 
 def _drop_spool(folder: Path) -> None:
-    # Renamed first: half a spool under its own name would be taken for a whole one.
+    # Renamed first: a partly deleted spool under its own name would be used as a complete one.
     doomed = folder / _SPOOL_DONE
     (folder / SPOOL).rename(doomed)
     shutil.rmtree(doomed)

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from pretrain.config import TrainConfig
-from pretrain.doctor.__main__ import examine, main
+from pretrain.doctor.__main__ import main
+from pretrain.doctor.checks import examine
 from pretrain.doctor.finding import Finding, Place
 from pretrain.doctor.machine import check_cores, check_gpu, check_port
 from pretrain.doctor.material import check_init, check_run_folder, check_wandb

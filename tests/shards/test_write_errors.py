@@ -1,7 +1,5 @@
 """Writing that ends in an error: what it says, and what it leaves behind."""
 
-import fcntl
-import os
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,6 +8,7 @@ from typing import Any
 import pytest
 from written_sets import files_of, write_set
 
+from micrograph.locks import lock_folder
 from shards.cli import UserError
 from shards.write import WriteConfig
 
@@ -50,12 +49,9 @@ def test_out_that_is_a_file_is_left_alone(corpus: Path, tmp_path: Path) -> None:
 
 
 def test_second_run_to_the_same_out_is_refused(corpus: Path, tmp_path: Path) -> None:
-    (tmp_path / "out.partial").mkdir()
-    descriptor = os.open(tmp_path / "out.partial", os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    with pytest.raises(UserError, match=r"another run is writing in .*out\.partial"):
+    refused = pytest.raises(UserError, match=r"another process is at work in .*out\.partial")
+    with lock_folder(tmp_path / "out.partial", None), refused:
         write_set(corpus, tmp_path / "out")
-    os.close(descriptor)
     write_set(corpus, tmp_path / "out")
 
 
@@ -63,7 +59,7 @@ def test_second_run_to_the_same_out_is_refused(corpus: Path, tmp_path: Path) -> 
 def test_folder_of_other_things_is_not_worked_in(corpus: Path, tmp_path: Path, place: str) -> None:
     (tmp_path / place / "deep").mkdir(parents=True)
     (tmp_path / place / "deep" / "thesis.tex").write_text("precious")
-    with pytest.raises(UserError, match="holds other things than a run; choose a new or empty"):
+    with pytest.raises(UserError, match="has files that are not a run's; choose a new or empty"):
         write_set(corpus, tmp_path / "out", work=tmp_path / place)
     assert (tmp_path / place / "deep" / "thesis.tex").read_text() == "precious"
 
@@ -74,7 +70,7 @@ def test_nothing_is_made_in_the_source(
 ) -> None:
     root = make_corpus(tmp_path / "corpus", {"a": 3})
     folders = {"out": tmp_path / "out", "work": tmp_path / "work"} | {setting: root / "new"}
-    with pytest.raises(UserError, match=r"new lies in the source .*corpus; choose one outside"):
+    with pytest.raises(UserError, match=r"new is inside the source .*corpus; choose one outside"):
         write_set(root, folders["out"], work=folders["work"])
     assert [path.name for path in root.iterdir()] == ["a"]
 

@@ -1,0 +1,87 @@
+"""All checks of the doctor, in their order."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch.distributed
+
+from pretrain.config import TrainConfig
+from pretrain.doctor import machine, material, trial
+from pretrain.doctor.finding import Finding, Place
+from shards.cli import UserError, console
+
+Check = Callable[[TrainConfig, Place], Iterator[Finding]]
+
+# In this order. What trains a little comes last, and only if nothing failed before.
+CHECKS: dict[str, Check] = {
+    "GPU": machine.check_gpu,
+    "DALI": machine.check_dali,
+    "cores": machine.check_cores,
+    "shared memory": machine.check_shared_memory,
+    "open files": machine.check_limits,
+    "port": machine.check_port,
+    "processes": machine.check_processes,
+    "shards": material.check_shards,
+    "decoder": material.check_decoder,
+    "init": material.check_init,
+    "run folder": material.check_run_folder,
+    "wandb": material.check_wandb,
+}
+TRIALS: dict[str, Check] = {"training": trial.check_training}
+
+
+def examine(config: TrainConfig, place: Place, *, with_trial: bool = True) -> list[Finding]:
+    """The findings of this process, and of the others what is not `ok`; leaves their group."""
+    try:
+        return _examine(config, place, with_trial)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def _examine(config: TrainConfig, place: Place, with_trial: bool) -> list[Finding]:
+    findings: list[Finding] = []
+    for name, check in CHECKS.items():
+        known = {finding.found for finding in findings}  # what is not there ends several checks
+        findings += [f for f in _run(name, check, config, place) if f.found not in known]
+    findings = _gather(findings, place)
+    if not with_trial:
+        return findings
+    if failed := sorted({finding.check for finding in findings if finding.level == "fail"}):
+        found = f"not tried, since a check failed: {', '.join(failed)}"
+        return [*findings, Finding(check="training", found=found, level="warn")]
+    if place.rank == 0:
+        console.print("training a little, to see memory and time …")
+    for name, check in TRIALS.items():
+        findings += _run(name, check, config, place)
+    return findings
+
+
+def _run(name: str, check: Check, config: TrainConfig, place: Place) -> list[Finding]:
+    findings: list[Finding] = []
+    try:
+        findings.extend(check(config, place))
+    except Exception as error:  # whatever it is, it would have ended the training as well
+        findings.append(Finding(check=name, found=_explain(error), level="fail"))
+    return findings
+
+
+def _explain(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    # A `UserError` is meant to be read and names its remedy itself.
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+
+
+def _gather(findings: list[Finding], place: Place) -> list[Finding]:
+    if not torch.distributed.is_initialized():
+        return findings
+    mine = [
+        replace(finding, place=f"process {place.rank} on {place.host}")
+        for finding in findings
+        if finding.level != "ok"
+    ]
+    gathered: list[list[Finding]] = [[] for _ in range(place.world)]
+    torch.distributed.all_gather_object(gathered, mine)
+    known = {(finding.check, finding.found) for finding in findings}
+    others = [finding for part in gathered for finding in part]
+    return findings + [f for f in others if (f.check, f.found) not in known]
