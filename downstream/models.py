@@ -15,7 +15,7 @@ from pretrain.archs import ARCHS, TIMM_PREFIX, find_arch
 from pretrain.card import Card, read_card
 from pretrain.model import init_random
 from pretrain.registry.pull import find_encoder
-from pretrain.timm_models import encoder_options, kind_of
+from pretrain.timm_models import encoder_options, feature_type
 from pretrain.weights import load_encoder
 from shards.cli import UserError
 
@@ -95,7 +95,7 @@ def feature_maps(encoder: nn.Module, output: Any) -> list[torch.Tensor]:
 def _check_fit(decoder: str, arch: str) -> None:
     if decoder in ("DeepLabV3Plus", "PAN") and find_arch(arch).dilates is False:
         raise UserError(f"{decoder} dilates its encoder, which {arch} cannot; try Unet or FPN")
-    is_vit = arch.startswith(TIMM_PREFIX) and kind_of(arch) == "vit"
+    is_vit = arch.startswith(TIMM_PREFIX) and feature_type(arch) == "vit"
     if is_vit != (decoder == "DPT"):
         raise UserError(
             f"{decoder} does not fit {arch}: DPT is for encoders of one resolution (ViT), "

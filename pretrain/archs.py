@@ -11,10 +11,10 @@ from typing import Annotated, Literal
 from shards.cli import UserError, program
 from shards.settings import load_config, nearest
 
-# Beyond the table: smp takes any timm model that has this before its name (pretrain.timm_models).
+# smp takes any timm model, in the table or not, with this prefix (pretrain.timm_models).
 TIMM_PREFIX = "tu-"
 
-# What stands between the encoder's last feature map and the pooling of the classification head.
+# What is between the encoder's last feature map and the pooling of the classification head.
 # smp's DenseNet and Xception end before the final ReLU of the original networks; its EfficientNet
 # holds the original head convolution `_conv_head`/`_bn1` but leaves it out of the features.
 # A timm encoder's are pooled as they are, a vision transformer's after its own final norm.
@@ -26,7 +26,7 @@ TimmFeatures = Literal["equal", "equal at native size", "other padding"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ArchSpec:
-    """What is particular to one architecture; None where only timm itself can tell."""
+    """The facts about one architecture; None where only timm knows them."""
 
     timm_name: str
     params: float | None  # millions, of the encoder
@@ -38,7 +38,7 @@ class ArchSpec:
     lr_note: str = ""
 
 
-def _plain(timm_name: str, params: float, weight_tag: str = "imagenet") -> ArchSpec:
+def _spec(timm_name: str, params: float, weight_tag: str = "imagenet") -> ArchSpec:
     return ArchSpec(timm_name=timm_name, params=params, weight_tag=weight_tag)
 
 
@@ -88,12 +88,12 @@ ARCHS: dict[str, ArchSpec] = {
     "densenet161": _densenet("densenet161", 26.47),
     "densenet169": _densenet("densenet169", 12.48),
     "densenet201": _densenet("densenet201", 18.09),
-    "dpn68": _plain("dpn68", 11.78),
-    "dpn68b": _plain("dpn68b", 11.78, "imagenet+5k"),
-    "dpn92": _plain("dpn92", 34.98, "imagenet+5k"),
-    "dpn98": _plain("dpn98", 58.88),
-    "dpn107": _plain("dpn107", 84.23, "imagenet+5k"),
-    "dpn131": _plain("dpn131", 76.57),
+    "dpn68": _spec("dpn68", 11.78),
+    "dpn68b": _spec("dpn68b", 11.78, "imagenet+5k"),
+    "dpn92": _spec("dpn92", 34.98, "imagenet+5k"),
+    "dpn98": _spec("dpn98", 58.88),
+    "dpn107": _spec("dpn107", 84.23, "imagenet+5k"),
+    "dpn131": _spec("dpn131", 76.57),
     "efficientnet-b0": _efficientnet(0, 4.01),
     "efficientnet-b1": _efficientnet(1, 6.51),
     "efficientnet-b2": _efficientnet(2, 7.70),
@@ -102,28 +102,28 @@ ARCHS: dict[str, ArchSpec] = {
     "efficientnet-b5": _efficientnet(5, 28.34),
     "efficientnet-b6": _efficientnet(6, 40.74),
     "efficientnet-b7": _efficientnet(7, 63.79),
-    "resnet18": _plain("resnet18", 11.18),
-    "resnet34": _plain("resnet34", 21.28),
-    "resnet50": _plain("resnet50", 23.51),
-    "resnet101": _plain("resnet101", 42.50),
-    "resnet152": _plain("resnet152", 58.14),
+    "resnet18": _spec("resnet18", 11.18),
+    "resnet34": _spec("resnet34", 21.28),
+    "resnet50": _spec("resnet50", 23.51),
+    "resnet101": _spec("resnet101", 42.50),
+    "resnet152": _spec("resnet152", 58.14),
     "inceptionv4": _other_padding("inception_v4", 41.14),
     "inceptionresnetv2": _other_padding("inception_resnet_v2", 54.31),
     "xception": _other_padding("legacy_xception", 20.81, "relu"),
-    "mobilenet_v2": _plain("mobilenetv2_100", 2.22),
-    "resnext50_32x4d": _plain("resnext50_32x4d", 22.98),
-    "resnext101_32x8d": _plain("resnext101_32x8d", 86.74),
-    "se_resnet50": _plain("legacy_seresnet50", 26.04),
-    "se_resnet101": _plain("legacy_seresnet101", 47.28),
-    "se_resnet152": _plain("legacy_seresnet152", 64.77),
-    "se_resnext50_32x4d": _plain("legacy_seresnext50_32x4d", 25.51),
-    "se_resnext101_32x4d": _plain("legacy_seresnext101_32x4d", 46.91),
-    "senet154": _plain("legacy_senet154", 113.04),
+    "mobilenet_v2": _spec("mobilenetv2_100", 2.22),
+    "resnext50_32x4d": _spec("resnext50_32x4d", 22.98),
+    "resnext101_32x8d": _spec("resnext101_32x8d", 86.74),
+    "se_resnet50": _spec("legacy_seresnet50", 26.04),
+    "se_resnet101": _spec("legacy_seresnet101", 47.28),
+    "se_resnet152": _spec("legacy_seresnet152", 64.77),
+    "se_resnext50_32x4d": _spec("legacy_seresnext50_32x4d", 25.51),
+    "se_resnext101_32x4d": _spec("legacy_seresnext101_32x4d", 46.91),
+    "senet154": _spec("legacy_senet154", 113.04),
 }
 
 
 def find_arch(name: str) -> ArchSpec:
-    """The row of `name`; for `tu-NAME` what can be said without asking timm whether NAME exists.
+    """The row of `name`; for `tu-NAME` a generic one: timm is not asked whether NAME exists.
 
     Raises `UserError` naming the nearest architecture.
     """

@@ -4,13 +4,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from pretrain.archs import find_arch
 from shards.cli import UserError
 from shards.schema import SourceInfo, parse_versioned, read_versioned
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 1
 CARD_NAME = "card.json"
 ENCODER_NAME = "encoder.safetensors"
 UNPUBLISHED = "unpublished"  # `init` of an encoder that began from one outside any registry
@@ -20,7 +19,7 @@ UNPUBLISHED = "unpublished"  # `init` of an encoder that began from one outside 
 class Card:
     """Facts about `encoder.safetensors`; its `mean`, `std` and `channels` bind whoever feeds it."""
 
-    schema_version: int
+    schema_version: int = SCHEMA_VERSION
     arch: str  # smp's name
     timm_name: str
     timm_features: str  # how far timm's features equal smp's with these weights
@@ -46,6 +45,13 @@ class Card:
     versions: Mapping[str, str]
     sha256: str  # of encoder.safetensors
 
+    decoder: ClassVar[str] = ""  # an encoder has none
+
+    @property
+    def quality(self) -> float | None:
+        """What encoders of one corpus are ranked by: top-1 accuracy, a share."""
+        return self.metrics.get("top1")
+
 
 def write_card(folder: Path, card: Card) -> None:
     """Write `card.json`."""
@@ -58,36 +64,15 @@ def read_card(folder: Path) -> Card:
     return read_card_file(folder / CARD_NAME)
 
 
-def _from_version_1(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Version 1 knew one source, of unknown licence."""
-    unknown = SourceInfo(name="", samples=0, licence=None, restriction=None, citation=None)
-    return {**content, "sources": [asdict(unknown)]}
-
-
-def _from_version_2(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Version 2 knew the table's archs only, and measured nothing."""
-    tag = find_arch(content["arch"]).weight_tag if content["init"] == "imagenet" else ""
-    return {**content, "init_tag": tag, "encoder_options": {}, "timm_difference": None}
-
-
-def _from_version_3(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Version 3 told the accuracy of all classes together only."""
-    return {**content, "class_accuracy": None}
-
-
-_MIGRATIONS = {1: _from_version_1, 2: _from_version_2, 3: _from_version_3}
-
-
 def read_card_file(path: Path) -> Card:
     """As `read_card`, of a card under any name."""
     absent = f"no {path.name} in {path.parent}; the encoder cannot be used without it"
-    content = read_versioned(path, SCHEMA_VERSION, migrations=_MIGRATIONS, absent=absent)
-    return _card(content, str(path))
+    return _card(read_versioned(path, SCHEMA_VERSION, absent=absent), str(path))
 
 
 def parse_card(text: bytes, where: str) -> Card:
     """As `read_card`, of a card's text that was read from `where`."""
-    return _card(parse_versioned(text, where, SCHEMA_VERSION, _MIGRATIONS), where)
+    return _card(parse_versioned(text, where, SCHEMA_VERSION), where)
 
 
 def _card(content: Mapping[str, Any], where: str) -> Card:

@@ -1,4 +1,4 @@
-"""A training run becomes an encoder that others load.
+"""Export a training run's encoder so that others can load it.
 
 python -m pretrain.export RUN_DIR [--out DIR]
 
@@ -25,7 +25,6 @@ from pretrain.archs import find_arch
 from pretrain.card import (
     CARD_NAME,
     ENCODER_NAME,
-    SCHEMA_VERSION,
     Card,
     write_card,
 )
@@ -47,7 +46,7 @@ _DALI = re.compile(r"nvidia-dali(-nightly|-weekly)?-cuda\d+")  # its wheels
 class ExportConfig:
     """Export the encoder of a training run's best epoch."""
 
-    run_dir: Annotated[Path, Positional, "run folder"]
+    run_dir: Annotated[Path, Positional, "folder of the run"]
     out: Annotated[Path | None, "folder to write [RUN_DIR/export]"] = None
 
 
@@ -57,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = config.out or config.run_dir / "export"
     card = export_encoder(config.run_dir, out)
     if not card.converged:
-        warn("this run did not converge: it guesses, or answers one class only; do not publish it")
+        warn("this run is at chance level or predicts one class: do not publish it")
     console.print(f"{card.arch}, top-1 {card.metrics['top1']:.2%} on {len(card.classes)} classes")
     print(out)
 
@@ -96,7 +95,6 @@ def export_encoder(run_dir: Path, out: Path) -> Card:
         timm_difference = write_timm_folder(partial / TIMM_FOLDER, model, timm_export)
         spec = find_arch(config.arch)
         card = Card(
-            schema_version=SCHEMA_VERSION,
             arch=config.arch,
             timm_name=spec.timm_name,
             timm_features=spec.timm_features,

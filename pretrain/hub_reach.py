@@ -1,8 +1,7 @@
-"""Use the Hugging Face hub or, without a network, its cache at once.
+"""Use the cache of the Hugging Face hub where the hub cannot be reached. Imports no torch.
 
-Without a network the hub's client retries for a minute, with a line for each attempt. Here the hub
-is tried once: if its name cannot be resolved or nothing answers, the client is put offline. Imports
-no torch.
+The hub's client retries for a minute and prints a line each time, even where the hub's name cannot
+be resolved or nothing answers at its address.
 """
 
 import errno
@@ -17,39 +16,39 @@ from http.client import HTTPException
 from huggingface_hub import constants
 
 _TIMEOUT = 10.0  # seconds to connect, as the client's; a slow answer is left to the client
-_PAUSE = 1.0  # seconds before the second attempt; a first one that took longer counts as several
-# Unreachable. Everything else (slow, certificates, any HTTP status) means that a server answers.
+_RETRY_DELAY = 1.0  # seconds; a failure that took longer has been retried by the system
+# Unreachable; anything else (slow, certificates, any HTTP status) means that a server answers.
 _UNREACHABLE = {errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL}
 
 
 @contextmanager
 def hub_or_cache() -> Iterator[str]:
-    """If the hub is unreachable, the client uses only its cache in the block; yields why, or ""."""
+    """Inside, the client uses only its cache if the hub is unreachable; yields the reason or ""."""
     if constants.HF_HUB_OFFLINE:
         yield "HF_HUB_OFFLINE is set"
         return
-    obstacle = _obstacle()
-    if obstacle is None:
+    error = _connection_error()
+    if error is None:
         yield ""
         return
-    # The client reads the variable HF_HUB_OFFLINE into this once, when it is imported.
+    # The client reads the variable HF_HUB_OFFLINE into this when it is imported.
     constants.HF_HUB_OFFLINE = True
     try:
-        yield f"{constants.ENDPOINT} cannot be reached ({obstacle.strerror or obstacle})"
+        yield f"{constants.ENDPOINT} cannot be reached ({error.strerror or error})"
     finally:
         constants.HF_HUB_OFFLINE = False
 
 
-def _obstacle() -> OSError | None:
-    """Why the hub is unreachable; None if it may be reachable."""
+def _connection_error() -> OSError | None:
+    """Why the hub is unreachable; None where it may be reachable."""
     proxies = urllib.request.getproxies()
     if "all" in proxies or any(url.lower().startswith("socks") for url in proxies.values()):
-        return None  # the client can use these, urllib cannot
+        return None  # the client supports these proxies, urllib does not
     began = time.monotonic()
     found = _try_once()
-    if found is None or time.monotonic() - began > _PAUSE:
+    if found is None or time.monotonic() - began > _RETRY_DELAY:
         return found
-    time.sleep(_PAUSE)
+    time.sleep(_RETRY_DELAY)
     return _try_once()
 
 
@@ -68,5 +67,5 @@ def _try_once() -> OSError | None:
         if isinstance(reason, OSError) and (unreachable or reason.errno in _UNREACHABLE):
             return reason
         return None
-    except (OSError, HTTPException, ValueError):  # connected, and answered slowly or strangely
+    except (OSError, HTTPException, ValueError):  # connected: a slow or unusual answer
         return None

@@ -1,10 +1,10 @@
-"""The encoders that NASA published become exports like ours, with card and checksum.
+"""Import the encoders that NASA published: exports like ours, with card and checksum.
 
 python -m pretrain.import_nasa FILE ... --out DIR [--registry URL]
 
-FILE: `ENCODER_pretrained_{microscopynet|imagenet-microscopynet}_vVERSION.pth.tar`, where it lies,
-or only its name: then it is fetched from NASA's address. With a registry they are published as
-ARCH.micronet and ARCH.image-micronet, the names that NASA's package has for them.
+FILE: the path of `ENCODER_pretrained_{microscopynet|imagenet-microscopynet}_vVERSION.pth.tar`, or
+its name, which is downloaded from NASA. With a registry they are published as ARCH.micronet and
+ARCH.image-micronet, the names in NASA's package.
 """
 
 import math
@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import save_file
 
 from pretrain.archs import ARCHS, find_arch
-from pretrain.card import CARD_NAME, ENCODER_NAME, SCHEMA_VERSION, Card, write_card
+from pretrain.card import CARD_NAME, ENCODER_NAME, Card, write_card
 from pretrain.metrics import CHANCE_FACTOR
 from pretrain.micronet import MicroNetModel, micronet_models
 from pretrain.model import Classifier, bare_encoder, imagenet_tag
@@ -45,18 +45,18 @@ _NAME = re.compile(
 )
 _INITS = {"microscopynet": "random", "imagenet-microscopynet": "imagenet"}
 _TAGS = {"random": "micronet", "imagenet": "image-micronet"}
-# The file names leave out a part of this one.
+# The names of the files shorten this one.
 _ENCODERS = {"resnext101": "resnext101_32x8d"}
-# Of torchvision, of efficientnet_pytorch, of pretrainedmodels.
+# The heads of torchvision, efficientnet_pytorch and pretrainedmodels.
 _HEADS = ("classifier.", "fc.", "_fc.", "last_linear.")
-# NASA's package serves `resnext101_pretrained_microscopynet_v1.0` whichever of the two is asked.
+# NASA's package loads `resnext101_pretrained_microscopynet_v1.0` for both initialisations.
 _MIXED_UP = "resnext101_32x8d"
 
 MICRONET = SourceInfo(
     name="MicroNet",
     samples=110_861,
-    # Of these encoders, which NASA published; the images are not public, and whoever trains on
-    # them is bound by the restriction in configs/corpora/micronet.yaml.
+    # The licence of these encoders. The images are not public: training on them is restricted as
+    # configs/corpora/micronet.yaml says.
     licence="MIT",
     restriction=None,
     citation="Stuckner et al., NASA/TM-20210026119",
@@ -65,7 +65,7 @@ MICRONET = SourceInfo(
 
 @dataclass(frozen=True, slots=True)
 class NasaFile:
-    """What the name of a file says."""
+    """The parts of a file's name."""
 
     arch: str
     init: str
@@ -73,7 +73,7 @@ class NasaFile:
 
     @property
     def tag(self) -> str:
-        """The name of its kind, in NASA's package and in a registry."""
+        """The name of its initialisation, in NASA's package and in a registry."""
         return _TAGS[self.init]
 
 
@@ -81,33 +81,33 @@ class NasaFile:
 class ImportConfig:
     """Turn encoders that NASA published into exports, and publish them."""
 
-    files: Annotated[tuple[str, ...], Positional, "….pth.tar, or only its name"]
-    out: Annotated[Path, "each export goes to OUT/ARCH.TAG"] = Path("imported")
-    registry: Annotated[str | None, "URL of a registry where they are published too"] = None
+    files: Annotated[tuple[str, ...], Positional, "….pth.tar files, or only their names"]
+    out: Annotated[Path, "folder to write"] = Path("imported")
+    registry: Annotated[str | None, "URL of a registry to publish them in, too"] = None
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     config = load_config(ImportConfig, argv)
     for file in config.files:
-        told = parse_file_name(Path(file).name)
+        named = parse_file_name(Path(file).name)
         with TemporaryDirectory(prefix="nasa-") as scratch:
-            out = config.out / f"{told.arch}.{told.tag}"
-            card = import_file(_at_hand(file, Path(scratch)), out)
+            out = config.out / f"{named.arch}.{named.tag}"
+            card = import_file(_local_file(file, Path(scratch)), out)
         console.print(f"{out}: published top-1 {card.metrics['top1']:.2%}", markup=False)
         if config.registry:
-            # Paper A published two that guess; they stay what they are, and are marked.
-            print(publish(out, told.tag, config.registry, not_converged=True))
+            # Two of paper A's are at chance level; they are published as what they are, and marked.
+            print(publish(out, named.tag, config.registry, not_converged=True))
         else:
             print(out)
 
 
 def parse_file_name(name: str) -> NasaFile:
-    """Read what NASA's file names say. Raises `UserError` for another name."""
+    """Parse the name of one of NASA's files. Raises `UserError` for another name."""
     match = _NAME.fullmatch(name)
     if match is None:
         raise UserError(
-            f"{name!r} is no name of a file that NASA published; one is "
+            f"{name!r} is no name of a file that NASA published; such a name is "
             "ENCODER_pretrained_microscopynet_v1.0.pth.tar, or with imagenet-microscopynet"
         )
     arch = _ENCODERS.get(match["encoder"], match["encoder"])
@@ -119,68 +119,67 @@ def parse_file_name(name: str) -> NasaFile:
 
 
 def import_file(path: Path, out: Path) -> Card:
-    """Write the export of one of NASA's files to `out`; an earlier one there is replaced.
+    """Write the export of one of NASA's files to `out`, replacing an earlier one.
 
-    Raises `UserError` when it holds other tensors than the encoder has, or is none of those
-    published.
+    Raises `UserError` for a file that NASA did not publish, and for missing or extra tensors.
     """
-    told = parse_file_name(path.name)
-    model = _published(told, path.name)
+    named = parse_file_name(path.name)
+    model = _published(named, path.name)
     if out.exists() and not (out / CARD_NAME).exists():
         raise UserError(f"{out} exists and is no export; choose another --out")
-    encoder = bare_encoder(told.arch)
+    encoder = bare_encoder(named.arch)
     load_strictly(encoder, _without_head(_read(path), set(encoder.state_dict())), str(path))
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     state = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
-    save_file(state, partial / ENCODER_NAME, metadata={"arch": told.arch})
-    card = _card(partial, path, told, model, _write_timm(partial, told, encoder))
+    save_file(state, partial / ENCODER_NAME, metadata={"arch": named.arch})
+    card = _card(partial, path, named, model, _write_timm(partial, named, encoder))
     write_card(partial, card)
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
     return card
 
 
-def _at_hand(file: str, scratch: Path) -> Path:
-    """The file itself, or the one of that name from NASA."""
+def _local_file(file: str, scratch: Path) -> Path:
+    """The file itself; one that is only named is downloaded to `scratch`."""
     path = Path(file)
     if path.exists() or path.name != file:
         return path
-    told = parse_file_name(file)
-    if told.arch == _MIXED_UP and told.init == "imagenet":
+    named = parse_file_name(file)
+    if named.arch == _MIXED_UP and named.init == "imagenet":
         raise UserError(
             f"NASA's package never loads {file}: it takes resnext101_pretrained_microscopynet_v1.0"
             ".pth.tar for both; import that one"
         )
-    _published(told, file)
+    _published(named, file)
     console.print(f"fetching {ADDRESS}/{file}", markup=False)
     target = scratch / file
     download(f"{ADDRESS}/{file}", target)
     return target
 
 
-def _published(told: NasaFile, name: str) -> MicroNetModel:
+def _published(named: NasaFile, name: str) -> MicroNetModel:
     for model in micronet_models():
-        if (model.arch, model.init, model.version) == (told.arch, told.init, told.version):
+        if (model.arch, model.init, model.version) == (named.arch, named.init, named.version):
             return model
-    raise UserError(f"{name}: no {told.arch} was published as {told.tag} in v{told.version}")
+    raise UserError(f"{name}: no {named.arch} was published as {named.tag} in v{named.version}")
 
 
 def _read(path: Path) -> StateDict:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # asks the user to report odd pickles to torch
+            warnings.simplefilter("ignore")  # torch asks to report odd pickles
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"no file {path}") from None
     except (PermissionError, IsADirectoryError) as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        # torch's own words advise to load it without this check, and so to run what is in it.
+        # torch's message advises to load it without this check, which runs the code in it.
         raise UserError(
-            f"{path} is no file of tensors alone: it is damaged, or holds what could run on this "
-            "machine; download it again from where NASA published it"
+            f"{path} is no file of tensors alone: it is damaged, or holds code that loading would "
+            "run; download it again from NASA"
         ) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
@@ -193,7 +192,7 @@ def _read(path: Path) -> StateDict:
 
 
 def _without_head(state: StateDict, encoder: set[str]) -> StateDict:
-    """Its classifier kept ImageNet's 1000 outputs, of which nobody knows what 54 mean."""
+    """Drop the classifier: it has ImageNet's 1000 outputs, and which 54 mean what is unknown."""
     return {
         name: tensor
         for name, tensor in state.items()
@@ -201,11 +200,11 @@ def _without_head(state: StateDict, encoder: set[str]) -> StateDict:
     }
 
 
-def _write_timm(folder: Path, told: NasaFile, encoder: torch.nn.Module) -> float:
-    # One output, since there must be some; without class names timm gets none.
-    classifier = Classifier(told.arch, encoder, classes=1, dropout=0.0)
+def _write_timm(folder: Path, named: NasaFile, encoder: torch.nn.Module) -> float:
+    # A classifier needs an output; without class names timm gets none.
+    classifier = Classifier(named.arch, encoder, classes=1, dropout=0.0)
     export = TimmExport(
-        arch=told.arch,
+        arch=named.arch,
         classes=(),
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
@@ -216,27 +215,26 @@ def _write_timm(folder: Path, told: NasaFile, encoder: torch.nn.Module) -> float
 
 
 def _card(
-    folder: Path, path: Path, told: NasaFile, model: MicroNetModel, difference: float
+    folder: Path, path: Path, named: NasaFile, model: MicroNetModel, difference: float
 ) -> Card:
-    spec = find_arch(told.arch)
+    spec = find_arch(named.arch)
     note = (
         f"Published by NASA as {path.name}; accuracies from {model.source}, on 2,700 images of "
         f"{CLASSES} classes. The size of the training crops was not published: "
         f"{IMAGE_SIZE} pixels is an assumption."
     )
-    if told.arch == _MIXED_UP:
+    if named.arch == _MIXED_UP:
         mixed = "NASA's package gives one file for both initialisations of this arch"
         warn(f"{path.name}: {mixed}")
         note += f" {mixed}; the accuracy may be of the other."
     return Card(
-        schema_version=SCHEMA_VERSION,
-        arch=told.arch,
+        arch=named.arch,
         timm_name=spec.timm_name,
         timm_features=spec.timm_features,
         timm_difference=difference if math.isfinite(difference) else None,
         encoder_options={},
-        init=told.init,
-        init_tag=imagenet_tag(told.arch) if told.init == "imagenet" else "",
+        init=named.init,
+        init_tag=imagenet_tag(named.arch) if named.init == "imagenet" else "",
         classes=(),
         channels=1,
         mean=IMAGENET_MEAN,
@@ -252,7 +250,7 @@ def _card(
             "imported_file": path.name,
             "imported_sha256": file_sha256(path),
         },
-        versions={"micrograph-pretrain": version("micrograph-pretrain"), "nasa": told.version},
+        versions={"micrograph-pretrain": version("micrograph-pretrain"), "nasa": named.version},
         sha256=file_sha256(folder / ENCODER_NAME),
     )
 

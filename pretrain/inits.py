@@ -1,4 +1,4 @@
-"""Where first weights come from: what a user's `--init` means. Imports no torch."""
+"""Where the initial weights come from: the meaning of `--init`. Imports no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ class Init:
 
     @property
     def path(self) -> Path | None:
-        """The export; one of a registry is copied first. Raises `UserError` as `find_encoder`."""
+        """The export, pulled first from a registry. Raises `UserError` as `find_encoder`."""
         return None if self.location is None else find_encoder(self.location)
 
     @property
@@ -33,9 +33,9 @@ class Init:
 
 
 def resolve_init(init: str) -> Init:
-    """What `init` means: `random`, `imagenet`, the path of an export, or a name in a registry.
+    """Read `random`, `imagenet`, the path of an export, or a name in a registry.
 
-    Raises `UserError` when one of the two words is misspelt, or an architecture stands there.
+    Raises `UserError` when one of the two words is misspelt, and for an architecture.
     """
     if init == "random":
         return Init("random", init)

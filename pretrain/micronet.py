@@ -1,4 +1,4 @@
-"""The models of paper A that NASA published, with their accuracies, from micronet_accuracy.csv.
+"""The models of paper A that NASA published, with their accuracies (micronet_accuracy.csv).
 
 Imports no torch.
 """

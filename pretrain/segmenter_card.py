@@ -1,6 +1,6 @@
 """The card of a segmenter: what its user must know to use it rightly. Imports no torch.
 
-Segmenters are made downstream; their card is here since a registry lists and checks them too.
+The programs that fine-tune segmenters write it; a registry lists and checks them, too.
 """
 
 import json
@@ -17,7 +17,8 @@ from shards.schema import SourceInfo, parse_versioned, read_versioned
 
 SCHEMA_VERSION = 1
 SEGMENTER_NAME = "best.safetensors"
-# Calibration, and the features that out-of-distribution images are detected by.
+DATA_NAME = "data.json"  # beside it in a run's folder: the images of each split
+# Calibration, and what out-of-distribution images are told by.
 CALIBRATION_NAME = "calibration.json"
 REFERENCE_NAME = "ood_reference.safetensors"
 
@@ -26,9 +27,9 @@ REFERENCE_NAME = "ood_reference.safetensors"
 class SegmenterCard:
     """Facts about `best.safetensors`; `mean` and `std` bind whoever feeds it."""
 
-    schema_version: int
-    decoder: str  # smp's class, or downstream's DeepLabV2
-    decoder_options: Mapping[str, Any] = field(default_factory=dict)  # of it; old cards have none
+    schema_version: int = SCHEMA_VERSION
+    decoder: str  # smp's class, or DeepLabV2
+    decoder_options: Mapping[str, Any] = field(default_factory=dict)
     arch: str  # smp's name of the encoder
     encoder_options: Mapping[str, Any]  # of smp beside the name
     init: str  # as it was given: random, imagenet, a path or a name; or UNPUBLISHED
@@ -52,8 +53,13 @@ class SegmenterCard:
     preparation: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def quality(self) -> float | None:
+        """What segmenters of the same images are ranked by: micro IoU, a share."""
+        return self.metrics.get("micro_iou")
+
+    @property
     def adapted(self) -> bool:
-        """Whether it is of downstream.adapt, and so of domains instead of one labelled set."""
+        """Whether domain adaptation made it, so that it has domains instead of a labelled set."""
         return "method" in self.config
 
     @property
@@ -79,7 +85,7 @@ def write_segmenter_card(folder: Path, card: SegmenterCard) -> None:
 def read_segmenter_card(folder: Path) -> SegmenterCard:
     """Read `folder/card.json`. Raises `UserError`: absent, damaged, or an encoder's."""
     path = folder / CARD_NAME
-    absent = f"no {path.name} in {folder}; is it a finished run of downstream.segment or adapt?"
+    absent = f"no {path.name} in {folder}; is it a finished run of a segmenter?"
     return _card(read_versioned(path, SCHEMA_VERSION, absent=absent), str(path))
 
 

@@ -1,4 +1,4 @@
-"""What a person wants to know of a training run, on one screen; of several, a table to compare.
+"""Summarise a training run on one screen, or several in a table.
 
 python -m pretrain.summary runs/efficientnet-b4.random
 python -m pretrain.summary runs/*            the best first
@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pretrain.card import CARD_NAME
+from pretrain.cards.usage import segment_command
 from pretrain.pace import duration
 from pretrain.run_folder import RunPaths, read_run, read_sources, read_story
 from pretrain.status import Status, read_status
@@ -28,26 +29,26 @@ from shards.cli import UserError, program, warn
 from shards.settings import Positional, load_config
 
 _LISTED = 5  # worst classes, and most confused pairs
-_SILENCE = 900.0  # seconds without a sign of life after which a run has probably been killed
+_MAX_SILENCE = 900.0  # seconds without an update after which a run counts as killed
 _BARS = "▁▂▃▄▅▆▇█"
 _CURVE_WIDTH = 60  # characters
 
 
 @dataclass(frozen=True, kw_only=True)
 class SummaryConfig:
-    """Show the state of training runs and how good they are."""
+    """Print the state and the accuracy of training runs."""
 
-    run: Annotated[tuple[Path, ...], Positional, "run folders"]
-    json: Annotated[bool, "everything, as a JSON list"] = False
+    runs: Annotated[tuple[Path, ...], Positional, "folders of runs"]
+    json: Annotated[bool, "all of it, as a JSON list"] = False
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     config = load_config(SummaryConfig, argv)
-    summaries = _summarise_all(config.run)
+    summaries = _summarise_all(config.runs)
     if config.json:
         print(json.dumps([asdict(summary) for summary in summaries], indent=1))
-    elif len(config.run) == 1:
+    elif len(config.runs) == 1:
         _print_one(summaries[0])
     else:
         _print_table(summaries)
@@ -64,7 +65,7 @@ class ClassScore:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Confusion:
-    """How many of a class's validation images were taken for another."""
+    """How many of a class's validation images were predicted as another."""
 
     true: str
     predicted: str
@@ -165,7 +166,7 @@ def sparkline(values: Sequence[float], width: int = _CURVE_WIDTH) -> str:
 
 
 def _summarise_all(folders: Sequence[Path]) -> list[Summary]:
-    """Of several folders, what is no run is passed over with a warning: `runs/*` is convenient."""
+    """Of several folders (`runs/*`), those without a run are skipped with a warning."""
     summaries = []
     for folder in folders:
         try:
@@ -183,7 +184,7 @@ def _state(status: Status | None, epoch: int, epochs: int) -> tuple[str, str]:
     if status is None:
         return ("finished", "") if epoch >= epochs else ("unknown", "")
     silence = time.time() - status.updated
-    if status.state == "running" and silence > _SILENCE:
+    if status.state == "running" and silence > _MAX_SILENCE:
         return "killed", f"no sign of life for {duration(silence)}"
     return status.state, status.reason
 
@@ -220,13 +221,13 @@ def _median(records: Sequence[dict[str, float]], name: str) -> float | None:
 def _next_step(state: str, converged: bool | None, paths: RunPaths) -> str:
     folder = paths.folder
     if state == "running":
-        return "" if converged is not False else "wait, or end it: so far it does not converge"
+        return "" if converged is not False else "wait, or stop it: it has not converged so far"
     if state in ("interrupted", "killed", "unknown"):
         return f"accelerate launch pretrain/train.py --config {paths.config} --run-dir {folder}"
     if state == "failed" or not converged:
         return "train again with a lower --lr, or from --init imagenet, in another --run-dir"
     if (folder / "export" / CARD_NAME).exists():
-        return f"python -m downstream.segment --data DIR --init {folder / 'export'}"
+        return segment_command(folder / "export")
     return f"python -m pretrain.export {folder}"
 
 
@@ -242,10 +243,10 @@ def _print_one(summary: Summary) -> None:
         f"{summary.train_images} training and {summary.val_images} validation images",
         "licences": ", ".join(summary.licences),
         "restricted": "; ".join(summary.restrictions),
-        "state": _say_state(summary),
-        "best": _say_best(summary),
-        "top-1": _say_curve(summary),
-        "speed": _say_speed(summary),
+        "state": _format_state(summary),
+        "best": _format_best(summary),
+        "top-1": _format_curve(summary),
+        "speed": _format_speed(summary),
         "worst classes": "\n".join(
             f"{score.right / score.images:4.0%} of {score.images} {score.name}"
             for score in summary.worst_classes
@@ -262,7 +263,7 @@ def _print_one(summary: Summary) -> None:
     _out().print(table)
 
 
-def _say_state(summary: Summary) -> str:
+def _format_state(summary: Summary) -> str:
     text = f"{summary.state}, {summary.epoch} of {summary.epochs} epochs"
     if summary.reason:
         text += f": {summary.reason}"
@@ -271,24 +272,24 @@ def _say_state(summary: Summary) -> str:
     return text
 
 
-def _say_best(summary: Summary) -> str:
+def _format_best(summary: Summary) -> str:
     if summary.top1 is None or summary.top5 is None or summary.balanced_accuracy is None:
         return "no epoch validated yet"
     text = (
         f"epoch {summary.best_epoch}: top-1 {summary.top1:.1%}, top-5 {summary.top5:.1%}, "
         f"mean of classes {summary.balanced_accuracy:.1%}"
     )
-    return text if summary.converged else f"{text}; NOT CONVERGED: it guesses, do not use it"
+    return text if summary.converged else f"{text}; NOT CONVERGED (chance level), do not use it"
 
 
-def _say_curve(summary: Summary) -> str:
+def _format_curve(summary: Summary) -> str:
     if not summary.curve:
         return ""
     low, high = min(summary.curve), max(summary.curve)
     return f"{sparkline(summary.curve)}  from {low:.1%} to {high:.1%}"
 
 
-def _say_speed(summary: Summary) -> str:
+def _format_speed(summary: Summary) -> str:
     if summary.epoch_seconds is None or summary.images_per_second is None:
         return ""
     text = f"{duration(summary.epoch_seconds)} per epoch, {summary.images_per_second:.0f} img/s"
@@ -333,7 +334,7 @@ def _print_table(summaries: Sequence[Summary]) -> None:
         )
     _out().print(table)
     if len({summary.corpus_hash for summary in summaries}) > 1:
-        warn("these runs validate on different images: their accuracies do not compare")
+        warn("these runs validate on different images: do not compare their accuracies")
 
 
 def _percent(share: float | None) -> str:

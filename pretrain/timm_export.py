@@ -1,16 +1,16 @@
-"""The trained classifier as a folder that timm loads by itself: config.json, model.safetensors.
+"""Write the trained classifier as a folder that timm loads: config.json, model.safetensors.
 
     timm.create_model("local-dir:EXPORT/timm", pretrained=True)                   the classifier
     timm.create_model("local-dir:EXPORT/timm", pretrained=True, num_classes=0)    pooled features
     smp.Unet("tu-local-dir:EXPORT/timm", encoder_weights=True, classes=3)         a segmenter
 
-The linear layer goes along, with the class names as timm's `label_names`, wherever timm's model
-ends as ours does: pooling, then one linear layer. The whole table does. A `tu-` model does not
-where timm has a norm or a convolution, which we do not train, between its last feature map and the
-linear layer (Swin, ConvNeXt, EfficientNet); such a model is written without a classifier.
+The linear layer is included, with the class names as timm's `label_names`, where timm's model ends
+as ours: pooling, then one linear layer. All archs of the table do. A `tu-` model does not where
+timm has a norm or a convolution, which we do not train, between its last feature map and the linear
+layer (Swin, ConvNeXt, EfficientNet); such a model is written without a classifier.
 
-For a segmenter on an arch of the table `encoder.safetensors` is the better file: by `tu-` smp takes
-timm's feature maps, in which DPN lacks its last norm and MobileNetV2 its last convolution.
+For a segmenter on an arch of the table `encoder.safetensors` is the better file: with `tu-` smp
+uses timm's feature maps, in which DPN lacks its last norm and MobileNetV2 its last convolution.
 """
 
 import logging
@@ -30,7 +30,7 @@ from torch import nn
 
 from pretrain.archs import TIMM_PREFIX, find_arch
 from pretrain.model import Classifier
-from pretrain.timm_models import encoder_options, kind_of
+from pretrain.timm_models import encoder_options, feature_type
 from pretrain.weights import StateDict
 from shards.schema import SourceInfo
 
@@ -38,13 +38,13 @@ TIMM_FOLDER = "timm"
 
 _RGB = 3
 _VGG_MLP_RATIO = 1 / 8  # of timm's 4096 hidden features: the 512 that VGG's last map has
-# Between timm's logits and ours, as a share of the largest: rounding stays far below it.
+# Largest relative difference between timm's logits and ours; rounding stays far below it.
 _SAME_LOGITS = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimmExport:
-    """What the folder's config says."""
+    """The facts that go into the folder's config."""
 
     arch: str
     classes: tuple[str, ...]
@@ -55,10 +55,10 @@ class TimmExport:
 
 
 def write_timm_folder(folder: Path, model: Classifier, export: TimmExport) -> float:
-    """Write the folder; return how far what timm then loads from it is from `model`.
+    """Write the folder, load it with timm and return the relative difference from `model`.
 
-    That is the largest difference over the largest value of the deepest feature map, for one image
-    of noise of `image_size`; infinite where timm's map has another size.
+    That is the largest difference of the deepest feature maps over their largest value, for one
+    image of noise of `image_size`; infinite where timm's map has another size.
     """
     model.eval()
     timm_model, untrained = _timm_model(model, export)
@@ -87,7 +87,7 @@ def write_timm_folder(folder: Path, model: Classifier, export: TimmExport) -> fl
 
 
 def _timm_model(model: Classifier, export: TimmExport) -> tuple[Any, list[str]]:
-    """timm's model with our weights, and the names of those of its tensors that we do not train."""
+    """timm's model with our weights, and the names of its tensors that were not trained."""
     name, args = find_arch(export.arch).timm_name, _model_args(export.arch)
     timm_model: Any = timm.create_model(name, num_classes=len(export.classes), **args)
     own = timm_model.state_dict()
@@ -105,15 +105,15 @@ def _timm_model(model: Classifier, export: TimmExport) -> tuple[Any, list[str]]:
 
 
 def _model_args(arch: str) -> dict[str, Any]:
-    """What timm must be told for its model to be the one that was trained."""
+    """Arguments with which timm's model is the one that was trained."""
     if arch.startswith("vgg"):
         return {"mlp_ratio": _VGG_MLP_RATIO}
     args = {key: value for key, value in encoder_options(arch).items() if key != "num_classes"}
-    if arch.startswith(TIMM_PREFIX) and kind_of(arch) == "vit":
+    if arch.startswith(TIMM_PREFIX) and feature_type(arch) == "vit":
         with torch.device("meta"):
             plain = timm.create_model(find_arch(arch).timm_name)
         if type(plain) is VisionTransformer and plain.global_pool != "avg":
-            # We average the patches' tokens after the final norm, as timm does when so told.
+            # We average the patches' tokens after the final norm; timm does so with these.
             args |= {"global_pool": "avg", "fc_norm": False}
     return args
 
@@ -122,24 +122,24 @@ def _encoder_state(arch: str, model: Classifier, own: StateDict) -> StateDict:
     """The encoder's tensors under timm's names. `own` are those of timm's model, in its order."""
     encoder: StateDict = model.encoder.state_dict()
     if arch.startswith(("efficientnet", "mobilenet")):
-        # Other names, the same layers in the same order; timm's classifier comes after them.
+        # The same layers in the same order under other names, then timm's classifier.
         return dict(zip(own, encoder.values(), strict=False))
     if arch.startswith("vgg"):
         return encoder | _vgg_pre_logits(own)
     if not arch.startswith(TIMM_PREFIX):
         return encoder
-    # A wrapper of feature maps writes `stages_0.blocks` for `stages.0.blocks`.
+    # timm's feature wrapper names `stages.0.blocks` `stages_0.blocks`.
     names = {name.replace(".", "_"): name for name in own}
     flat = {re.sub(r"^(model\.)+", "", name).replace(".", "_"): t for name, t in encoder.items()}
     return {names[name]: tensor for name, tensor in flat.items() if name in names}
 
 
 def _vgg_pre_logits(own: StateDict) -> StateDict:
-    """VGG's two hidden layers, which smp leaves out, as layers that only average.
+    """VGG's two hidden layers, which smp lacks, as layers that only average.
 
-    The first averages 7 x 7 positions, all of them at 224 pixels, where timm's classifier so equals
-    ours exactly; the second passes the 512 averages on, among zeros. Both end in a ReLU, which
-    averages of a ReLU's output pass unchanged.
+    The first averages 7 x 7 positions: all of them at 224 pixels, where timm's classifier equals
+    ours exactly. The second passes the 512 averages on, among zeros. The ReLU after each changes
+    nothing: its input is not negative.
     """
     state = {name: torch.zeros_like(own[name]) for name in own if name.startswith("pre_logits.")}
     for name in ("pre_logits.fc1.weight", "pre_logits.fc2.weight"):
@@ -150,7 +150,7 @@ def _vgg_pre_logits(own: StateDict) -> StateDict:
 
 
 def _head_state(model: Classifier, timm_model: Any) -> StateDict:
-    """Our linear layer under timm's names; nothing where timm has no such layer."""
+    """Our linear layer under timm's names; empty where timm has no such layer."""
     layer = timm_model.get_classifier()
     if not isinstance(layer, nn.Linear | nn.Conv2d) or layer.bias is None:
         return {}
@@ -165,7 +165,7 @@ def _head_state(model: Classifier, timm_model: Any) -> StateDict:
 
 @torch.no_grad()
 def _same_logits(timm_model: Any, model: Classifier, export: TimmExport) -> bool:
-    """Whether timm's model, parts without weights included, does what ours does."""
+    """Whether timm's whole model, with its parts without weights, computes what ours does."""
     images = _noise(export)
     return _relative_difference(timm_model.eval()(images), model(images)) < _SAME_LOGITS
 
@@ -182,7 +182,7 @@ def _difference(folder: Path, model: Classifier, export: TimmExport) -> float:
     if export.arch.startswith(TIMM_PREFIX):
         maps: Any = encoder.model
         levels = maps.feature_info.out_indices
-        with _quiet_timm():  # it names what comes after the feature maps, as not needed
+        with _quiet_timm():  # it lists the unused tensors after the feature maps
             loaded = timm.create_model(
                 name, pretrained=True, features_only=True, out_indices=levels
             ).eval()
@@ -222,7 +222,7 @@ def _relative_difference(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def _pretrained_cfg(export: TimmExport) -> dict[str, Any]:
-    """What timm's config says of the weights; without this it would be what it says of its own."""
+    """Replaces what timm's config would say of its own weights."""
     licences = [source.licence or "unknown" for source in export.sources]
     return {
         "tag": "micrographs",
@@ -236,7 +236,7 @@ def _pretrained_cfg(export: TimmExport) -> dict[str, Any]:
 
 
 def _three(values: tuple[float, ...]) -> tuple[float, ...]:
-    """Per channel of the input: a grey corpus' single value holds for all three."""
+    """One value per input channel: a grey corpus' single value is repeated."""
     return values * _RGB if len(values) == 1 else values
 
 
@@ -257,16 +257,16 @@ def _readme(
         "equal channels where the corpus is grey.",
     ]
     if has_classifier:
-        lines.append(f"Without `num_classes=0` it tells the {len(export.classes)} classes apart.")
+        lines.append(f"Without `num_classes=0` it predicts the {len(export.classes)} classes.")
     if spec.timm_features != "equal":
         apart = f"differ by {difference:.2g} of the largest value"
         if math.isinf(difference):
             apart = "have another size, or timm takes no images so small"
         lines += [
             "",
-            f"timm pads otherwise than smp, in which it was trained ({spec.timm_features}): at "
+            f"timm pads differently from smp, in which it was trained ({spec.timm_features}): at "
             f"{export.image_size} pixels the deepest features {apart}. `encoder.safetensors`, in "
-            "smp, gives those that were trained.",
+            "smp, gives the features that were trained.",
         ]
     if untrained:
         lines += [

@@ -1,7 +1,8 @@
-"""Any timm model as an encoder: which of smp's two wrappers fits it, and with which options.
+"""Any timm model as an encoder: the one of smp's two wrappers that fits, and its options.
 
-smp's decoders wrap a model of several resolutions (ConvNeXt, Swin) in `TimmUniversalEncoder`; its
-DPT wraps one of a single resolution (ViT) in `TimmViTEncoder`. What is trained is that wrapper.
+smp wraps a model whose features have several resolutions (ConvNeXt, Swin) in
+`TimmUniversalEncoder`, one with a single resolution (ViT) in `TimmViTEncoder`, which its DPT needs.
+That wrapper is what is trained.
 """
 
 from functools import lru_cache
@@ -16,7 +17,7 @@ from pretrain.archs import TIMM_PREFIX, find_arch
 from shards.cli import UserError, warn
 from shards.settings import nearest
 
-Kind = Literal["pyramid", "vit"]
+FeatureType = Literal["pyramid", "vit"]
 
 
 def build_timm_encoder(arch: str, *, pretrained: bool = False) -> nn.Module:
@@ -25,7 +26,7 @@ def build_timm_encoder(arch: str, *, pretrained: bool = False) -> nn.Module:
     Raises `UserError` when timm has no such model or smp cannot take its features.
     """
     name = find_arch(arch).timm_name
-    if kind_of(arch) == "pyramid":
+    if feature_type(arch) == "pyramid":
         encoder: nn.Module = TimmUniversalEncoder(name, pretrained, **encoder_options(arch))
     else:
         encoder = TimmViTEncoder(name, pretrained, **encoder_options(arch))
@@ -33,7 +34,7 @@ def build_timm_encoder(arch: str, *, pretrained: bool = False) -> nn.Module:
 
 
 @lru_cache
-def kind_of(arch: str) -> Kind:
+def feature_type(arch: str) -> FeatureType:
     """Whether the features have several resolutions or one. Raises `UserError` for neither."""
     name = find_arch(arch).timm_name
     _require_model(name)
@@ -44,46 +45,46 @@ def kind_of(arch: str) -> Kind:
         raise UserError(f"{arch} gives no feature maps: {error}") from error
     if len(set(strides)) == 1:
         return "vit"
-    # What smp's wrapper takes: every stride twice the one before, the first 1, 2 or 4.
+    # smp's wrapper wants each stride to be twice the one before, the first 1, 2 or 4.
     if strides[0] in (1, 2, 4) and strides == [strides[0] << i for i in range(len(strides))]:
         return "pyramid"
     raise UserError(
-        f"the feature maps of {arch} have strides {strides}; smp takes those that double "
+        f"the feature maps of {arch} have strides {strides}; smp takes strides that double "
         "(4, 8, 16, 32) or stay the same (16, 16, 16)"
     )
 
 
 def encoder_options(arch: str) -> dict[str, Any]:
-    """What smp must be told beside the name: `smp.Unet(arch, **encoder_options(arch))`.
+    """Options that smp needs beside the name: `smp.Unet(arch, **encoder_options(arch))`.
 
-    A model made for one image size is asked to take any, where it can.
+    A model made for one image size takes any, where timm supports that.
     """
     if not arch.startswith(TIMM_PREFIX):
         return {}
-    # A ViT's wrapper holds the whole model; its ImageNet classifier would never get a gradient.
-    options: dict[str, Any] = {"num_classes": 0} if kind_of(arch) == "vit" else {}
+    # A ViT's wrapper holds the whole model; its ImageNet classifier would get no gradient.
+    options: dict[str, Any] = {"num_classes": 0} if feature_type(arch) == "vit" else {}
     if _is_made_for_one_size(arch) and _takes_any_size(arch):
         options["dynamic_img_size"] = True
     return options
 
 
 def freeze_unused(model: nn.Module, arch: str, image_size: int | None) -> None:
-    """Take from training what the deepest feature map does not depend on; else DDP would wait.
+    """Freeze parameters that the deepest feature map does not depend on; DDP would wait for them.
 
-    That is rare: the other resolutions of HRNet, the attention pooling of SigLIP's ViT. Raises
-    `UserError` when images of `image_size` [the model's own] do not pass through `model`.
+    They are rare: the other resolutions of HRNet, the attention pooling of SigLIP's ViT. Raises
+    `UserError` when `model` takes no images of `image_size` [the model's own].
     """
     own = timm.get_pretrained_cfg(find_arch(arch).timm_name).input_size[-1]
     size = image_size or own
     was_training = model.training
     try:
         model.eval()(torch.zeros(1, 3, size, size)).sum().backward()
-    except TypeError as error:  # smp asks for what this model does not know
+    except TypeError as error:  # smp passes an argument that this model lacks
         raise UserError(f"smp cannot take the features of {arch}: {error}") from error
     except (AssertionError, RuntimeError, ValueError) as error:
         raise UserError(
             f"{arch} does not take images of {size} pixels: {error}; it was made for {own}, "
-            f"so --image-size {own} is sure to work"
+            f"so --image-size {own} works"
         ) from error
     finally:
         model.train(was_training)
@@ -92,7 +93,7 @@ def freeze_unused(model: nn.Module, arch: str, image_size: int | None) -> None:
         model.get_parameter(name).requires_grad_(False)
     model.zero_grad(set_to_none=True)
     if unused:
-        warn(f"{len(unused)} tensors of {arch} have no part in it, first {unused[0]}: left as is")
+        warn(f"{len(unused)} tensors of {arch} are unused, first {unused[0]}: not trained")
 
 
 def pretrained_tag(arch: str) -> str:

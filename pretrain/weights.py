@@ -1,4 +1,4 @@
-"""Encoder weights from a file: found, checked against their card, loaded strictly or refused."""
+"""Read encoder weights, check them against their card, and load them strictly."""
 
 from pathlib import Path
 
@@ -16,9 +16,9 @@ StateDict = dict[str, torch.Tensor]
 
 
 def read_encoder(path: str | Path) -> tuple[StateDict, Card]:
-    """Read an export, as folder, safetensors file or name, and check it against its card.
+    """Read an export (folder, safetensors file or name) and check it against its card.
 
-    Raises `UserError` when a file is absent, is no safetensors file, or differs from its SHA-256.
+    Raises `UserError` when a file is absent, no safetensors file, or differs from its SHA-256.
     """
     path = find_encoder(path)
     file = path / ENCODER_NAME if path.is_dir() else path
@@ -38,9 +38,9 @@ def read_encoder(path: str | Path) -> tuple[StateDict, Card]:
 
 
 def load_encoder(encoder: nn.Module, arch: str, path: str | Path) -> Card:
-    """Load an export into smp's encoder for `arch`: every tensor or none. Returns its card.
+    """Load all tensors of an export into smp's encoder for `arch`; return its card.
 
-    Raises `UserError` for another architecture, and names missing, extra and misshapen tensors.
+    Raises `UserError` for another architecture and for missing, extra or misshapen tensors.
     """
     state, card = read_encoder(path)
     if card.arch != arch:
@@ -52,7 +52,7 @@ def load_encoder(encoder: nn.Module, arch: str, path: str | Path) -> Card:
 
 
 def load_strictly(module: nn.Module, state: StateDict, origin: str) -> None:
-    """Load `state` when names and shapes agree in full. Raises `UserError` naming what does not."""
+    """Load `state`. Raises `UserError` naming tensors whose names or shapes do not fit."""
     own = module.state_dict()
     faults = []
     if missing := sorted(own.keys() - state.keys()):
@@ -66,5 +66,5 @@ def load_strictly(module: nn.Module, state: StateDict, origin: str) -> None:
             break
     if faults:
         raise UserError(f"{origin} does not fit: {'; '.join(faults)}")
-    module.load_state_dict(dict(state))  # smp's encoders take keys out of what they are given
+    module.load_state_dict(dict(state))  # smp's encoders remove keys from their argument
     console.print(f"loaded {len(state)} of {len(own)} tensors from {origin}", markup=False)

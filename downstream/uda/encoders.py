@@ -25,9 +25,9 @@ def _ask_timm(arch: str) -> str:
     import timm
     import torch
 
-    from pretrain.timm_models import kind_of
+    from pretrain.timm_models import feature_type
 
-    if kind_of(arch) == "vit":
+    if feature_type(arch) == "vit":
         return f"DeepLabV2 needs feature maps of several resolutions, and {arch} has one"
     try:
         with torch.random.fork_rng(devices=()), torch.device("meta"):

@@ -1,86 +1,108 @@
 """What a registry holds, and whether it is still what was published.
 
 python -m pretrain.registry list|show|pull|verify|diff [NAME ...] [--registry URL]
-python -m pretrain.registry site URL
+python -m pretrain.registry site [URL] [--out FILE]
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Annotated, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from pretrain.atomic import write_atomically
-from pretrain.registry.contents import Found, find_entries, read_entry
-from pretrain.registry.listing import facts_of, tables_of
+from pretrain.cards.usage import snippets
+from pretrain.registry.contents import PublishedEntry, find_entries, read_entry
+from pretrain.registry.listing import entry_facts, entry_tables
 from pretrain.registry.names import parse_name
 from pretrain.registry.page import render_page
 from pretrain.registry.pull import REGISTRY_VARIABLE, pinned_name, pull, registry_url
-from pretrain.registry.readme import snippets
 from pretrain.registry.stores import open_registry
-from shards.cli import ArgumentParser, UserError, console, program, progress
+from shards.cli import UserError, console, program, progress
+from shards.settings import Positional, load_command
+
+Name = Annotated[str, Positional, "ARCH.TAG or ARCH.TAG@VERSION"]
+RegistryUrl = Annotated[
+    str | None, f"a folder, s3://bucket/path or hf://ORGANISATION [${REGISTRY_VARIABLE}]"
+]
+AsJson = Annotated[bool, "for programs"]
+EveryVersion = Annotated[bool, "every version, not only the newest"]
+
+
+@dataclass(frozen=True)
+class ListConfig:
+    """List every encoder and segmenter."""
+
+    all: EveryVersion = False
+    json: AsJson = False
+    registry: RegistryUrl = None
+
+
+@dataclass(frozen=True)
+class ShowConfig:
+    """Print all that is known of one."""
+
+    name: Name
+    json: AsJson = False
+    registry: RegistryUrl = None
+
+
+@dataclass(frozen=True)
+class PullConfig:
+    """Copy one to the cache and check it; prints its folder."""
+
+    name: Name
+    cache_dir: Annotated[Path | None, "[the user's cache]"] = None
+    registry: RegistryUrl = None
+
+
+@dataclass(frozen=True)
+class VerifyConfig:
+    """Read every byte of the named ones, or of all."""
+
+    names: Annotated[tuple[str, ...], Positional, "[all, in every version]"] = ()
+    registry: RegistryUrl = None
+
+
+@dataclass(frozen=True)
+class DiffConfig:
+    """Print what differs between two."""
+
+    first: Name
+    second: Name
+    registry: RegistryUrl = None
+
+
+@dataclass(frozen=True)
+class SiteConfig:
+    """Write a page of all, for any web server."""
+
+    url: Annotated[str | None, Positional, f"the registry [${REGISTRY_VARIABLE}]"] = None
+    all: EveryVersion = False
+    out: Annotated[Path, "file to write"] = Path("encoders.html")
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(
-        description="See, fetch, check and compare published encoders and segmenters.",
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    helps = {
-        "list": "every encoder and segmenter, its newest version",
-        "show": "all that is known of one",
-        "pull": "copy one to the cache, checked; prints its folder",
-        "verify": "read every byte of one, or of all",
-        "diff": "what is different between two",
-        "site": "write a page of all, to be put on any web server",
-    }
-    for command, help_ in helps.items():
-        sub = commands.add_parser(command, help=help_, description=help_)
-        if command == "diff":
-            sub.add_argument("names", nargs=2, metavar="NAME", help="ARCH.TAG or ARCH.TAG@VERSION")
-        elif command in ("show", "pull"):
-            sub.add_argument("names", nargs=1, metavar="NAME", help="ARCH.TAG or ARCH.TAG@VERSION")
-        elif command == "verify":
-            sub.add_argument("names", nargs="*", metavar="NAME", help="[all, in every version]")
-        else:
-            sub.add_argument("--all", action="store_true", help="every version")
-        if command in ("list", "show"):
-            sub.add_argument("--json", action="store_true", help="for programs")
-        if command == "site":
-            sub.add_argument("--out", type=Path, default=Path("encoders.html"))
-            sub.add_argument("url", nargs="?", metavar="URL", help="as --registry")
-        sub.add_argument("--registry", metavar="URL", help=f"[${REGISTRY_VARIABLE}]")
-        if command == "pull":
-            sub.add_argument("--cache-dir", type=Path, help="[the user's cache]")
-    arguments = parser.parse_args(argv)
-    given = arguments.url if arguments.command == "site" else None
-    url = registry_url(given or arguments.registry)
-    if arguments.command == "list":
-        list_entries(url, every_version=arguments.all, as_json=arguments.json)
-    elif arguments.command == "show":
-        show(url, arguments.names[0], as_json=arguments.json)
-    elif arguments.command == "pull":
-        print(pull(arguments.names[0], url, arguments.cache_dir))
-    elif arguments.command == "site":
-        site(url, arguments.out, every_version=arguments.all)
-    elif arguments.command == "verify":
-        verify(url, arguments.names)
-    else:
-        diff(url, *arguments.names)
+    description = "See, fetch, check and compare published encoders and segmenters."
+    classes = {name: cls for name, (cls, _) in _COMMANDS.items()}
+    name, config = load_command(classes, argv, description)
+    _COMMANDS[name][1](config)
 
 
-def list_entries(url: str, *, every_version: bool, as_json: bool) -> None:
-    """Print what the registry holds; an entry that cannot be relied on is named on stderr."""
-    found, faults = find_entries(open_registry(url), every_version=every_version)
-    if as_json:
-        print(json.dumps([_plain(entry) for entry in found], indent=1))
-    elif found:
-        for table in tables_of(found):
+def list_entries(config: ListConfig) -> None:
+    """Print what the registry holds; damaged entries are named on stderr."""
+    url = registry_url(config.registry)
+    entries, faults = find_entries(open_registry(url), every_version=config.all)
+    if config.json:
+        print(json.dumps([_to_json(entry) for entry in entries], indent=1))
+    elif entries:
+        for table in entry_tables(entries):
             _wide_console().print(table)
     else:
         console.print(f"{url} holds nothing yet; python -m pretrain.publish puts encoders there")
@@ -88,53 +110,53 @@ def list_entries(url: str, *, every_version: bool, as_json: bool) -> None:
         raise UserError("; ".join(faults))
 
 
-def show(url: str, name: str, *, as_json: bool) -> None:
-    """Print one entry in full."""
-    store = open_registry(url)
-    found = read_entry(store, pinned_name(store, name))
-    if as_json:
-        print(json.dumps(_plain(found), indent=1))
+def show(config: ShowConfig) -> None:
+    store = open_registry(registry_url(config.registry))
+    entry = read_entry(store, pinned_name(store, config.name))
+    if config.json:
+        print(json.dumps(_to_json(entry), indent=1))
         return
     facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     facts.add_column()
     facts.add_column(overflow="fold")
-    for key, value in facts_of(found).items():
+    for key, value in entry_facts(entry).items():
         facts.add_row(escape(key), escape(value))
     out = Console(highlight=False)
     out.print(facts)
-    out.print(f"\n{snippets(found.card, found.name)['here']}", markup=False)
+    out.print(f"\n{snippets(entry.card, str(entry.name))['here']}", markup=False)
 
 
-def verify(url: str, names: Sequence[str]) -> None:
-    """Read every byte of the named entries, or of all. Raises `UserError` naming the bad ones."""
+def verify(config: VerifyConfig) -> None:
+    """Raises `UserError` naming the entries that differ from what was published."""
+    url = registry_url(config.registry)
     store = open_registry(url)
-    if names:
-        wanted = [pinned_name(store, name) for name in names]
+    if config.names:
+        names = [pinned_name(store, name) for name in config.names]
     else:
-        wanted = [
+        names = [
             parse_name(name).at(version)
             for name, versions in store.entries().items()
             for version in versions
         ]
     faults = []
-    for name in progress(wanted, f"verify {url}"):
+    for name in progress(names, f"verify {url}"):
         try:
             with TemporaryDirectory() as scratch:  # not the cache: what the registry holds now
                 pull(str(name), url, Path(scratch))
         except UserError as error:
             faults.append(str(error))
     if faults:
-        raise UserError(f"{len(faults)} of {len(wanted)} are not right: {'; '.join(faults)}")
-    console.print(f"{len(wanted)} entries, every byte as it was published")
+        raise UserError(f"{len(faults)} of {len(names)} are not right: {'; '.join(faults)}")
+    console.print(f"{len(names)} entries, every byte as it was published")
 
 
-def diff(url: str, first: str, second: str) -> None:
-    """Print what two cards have different, setting by setting."""
-    store = open_registry(url)
-    left, right = (read_entry(store, pinned_name(store, name)) for name in (first, second))
-    a, b = (_flat(asdict(entry.card)) for entry in (left, right))
+def diff(config: DiffConfig) -> None:
+    """Print the settings of two cards that differ."""
+    store = open_registry(registry_url(config.registry))
+    entries = [read_entry(store, pinned_name(store, n)) for n in (config.first, config.second)]
+    a, b = (_flat(asdict(entry.card)) for entry in entries)
     table = Table("", box=None)
-    for entry in (left, right):
+    for entry in entries:
         table.add_column(escape(str(entry.name)), overflow="fold")
     for key in sorted(a.keys() | b.keys()):
         if a.get(key) != b.get(key):
@@ -142,17 +164,23 @@ def diff(url: str, first: str, second: str) -> None:
     if table.row_count:
         Console(highlight=False).print(table)
     else:
-        console.print(f"{left.name} and {right.name} have equal cards, so the same weights")
+        both = " and ".join(str(entry.name) for entry in entries)
+        console.print(f"{both} have equal cards, so the same weights")
 
 
-def site(url: str, out: Path, *, every_version: bool) -> None:
-    """Write the page of all entries to `out`; entries that cannot be relied on are left out."""
-    found, faults = find_entries(open_registry(url), every_version=every_version)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, render_page(found, url).encode())
-    print(out)
+def site(config: SiteConfig) -> None:
+    """Write the page; damaged entries are left out and named on stderr."""
+    url = registry_url(config.url)
+    entries, faults = find_entries(open_registry(url), every_version=config.all)
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(config.out, render_page(entries, url).encode())
+    print(config.out)
     if faults:
         raise UserError(f"left out: {'; '.join(faults)}")
+
+
+def _pull(config: PullConfig) -> None:
+    print(pull(config.name, registry_url(config.registry), config.cache_dir))
 
 
 def _flat(content: object, prefix: str = "") -> dict[str, object]:
@@ -172,18 +200,27 @@ def _wide_console() -> Console:
     return out
 
 
-def _plain(entry: Found) -> dict[str, object]:
+def _to_json(entry: PublishedEntry) -> dict[str, object]:
     return {
         "name": entry.name.folder,
-        "kind": entry.seal.kind,
+        "kind": entry.manifest.kind.name,
         "version": entry.name.version,
-        "published": entry.seal.published,
-        "bytes": entry.seal.bytes,
+        "published": entry.manifest.published,
+        "bytes": entry.manifest.bytes,
         "digest": entry.digest,
         "card": asdict(entry.card),
         "scores": [asdict(score) for score in entry.scores],
     }
 
+
+_COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
+    "list": (ListConfig, list_entries),
+    "show": (ShowConfig, show),
+    "pull": (PullConfig, _pull),
+    "verify": (VerifyConfig, verify),
+    "diff": (DiffConfig, diff),
+    "site": (SiteConfig, site),
+}
 
 if __name__ == "__main__":
     main()

@@ -1,6 +1,6 @@
 """A registry on the Hugging Face hub: `hf://ORGANISATION`, a repository for each `arch.tag`.
 
-Version N is the git tag `vN` of a commit, which the hub lets only one publisher set. timm's two
+Version N is the git tag `vN` of a commit; the hub lets only one publisher create a tag. timm's two
 files lie at the root, where `hf-hub:` looks for them; the rest as in any registry. Repositories are
 private unless public ones are asked for. Imports no torch.
 """
@@ -17,20 +17,24 @@ from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
 
 from pretrain.hub_reach import hub_or_cache
-from pretrain.registry.names import EntryName, is_name
-from pretrain.registry.origin import HUB_TAG
-from pretrain.registry.sealed import SEAL_NAME, Seal, parse_seal, seal_text
+from pretrain.registry.names import HUB_TAG, EntryName, is_name
+from pretrain.registry.sealed import (
+    ENTRY_JSON,
+    EntryManifest,
+    manifest_text,
+    parse_entry_manifest,
+)
 from shards.cli import UserError
 
 T = TypeVar("T")
 
 _AT_ROOT = {"timm/config.json": "config.json", "timm/model.safetensors": "model.safetensors"}
 _TAG = re.compile(r"v([1-9][0-9]{0,5})")
-_TRIES = 100  # other publishers of the very same name that may come first
+_TRIES = 100  # other publishers of the same name that may come first
 
 
 class HubRegistry:
-    """The repositories of an organisation, or a user, that were published by us."""
+    """The repositories of an organisation or a user that this project published."""
 
     def __init__(self, url: str, *, public: bool = False) -> None:
         self.url = url.rstrip("/")
@@ -45,9 +49,9 @@ class HubRegistry:
             models = self._api.list_models(author=self._owner, filter=HUB_TAG)
             return sorted(model.id.partition("/")[2] for model in models)
 
-        with hub_or_cache() as obstacle:  # else the client tries for half a minute
-            if obstacle:
-                raise UserError(f"cannot list {self.url}: {obstacle}")
+        with hub_or_cache() as reason:  # the client alone would retry for half a minute
+            if reason:
+                raise UserError(f"cannot list {self.url}: {reason}")
             listed = self._try("list", find)
         names = [name for name in listed if is_name(name) and "@" not in name]
         found = {name: tuple(self._commits(name)) for name in names}
@@ -100,14 +104,14 @@ class HubRegistry:
 
         self._try("write", check)
 
-    def add(self, folder: Path, seal: Seal, name: EntryName) -> int:
+    def add(self, folder: Path, manifest: EntryManifest, name: EntryName) -> int:
         repository = self._repository(name.folder)
         private = not self._public
         self._try(
             "write", lambda: self._api.create_repo(repository, private=private, exist_ok=True)
         )
         self.check_visibility(name)
-        oid = self._try("write", lambda: self._commit(repository, folder, seal, name))
+        oid = self._try("write", lambda: self._commit(repository, folder, manifest, name))
         return self._tag(name, oid)
 
     def attached(self, name: EntryName) -> list[str]:
@@ -116,21 +120,23 @@ class HubRegistry:
     def attach(self, name: EntryName, file: str, content: bytes) -> None:
         raise UserError(f"{self.url}: versions on the hub are commits, nothing is added to them")
 
-    def _commit(self, repository: str, folder: Path, seal: Seal, name: EntryName) -> str:
+    def _commit(
+        self, repository: str, folder: Path, manifest: EntryManifest, name: EntryName
+    ) -> str:
         """Commit the files on top of what is there; returns the commit's hash.
 
-        The hub's client leaves out files that the last commit had already. So ours must follow
-        that very commit: one of another publisher in between would mix two entries. What the last
-        commit holds already needs no other: its publisher was killed, or is about to name it.
+        The hub's client leaves out files that the last commit has already. So ours must follow
+        exactly that commit: one of another publisher in between would mix two entries. If the last
+        commit holds this content, it is used: its publisher was killed, or is about to tag it.
         """
         for _ in range(_TRIES):
             before = self._api.model_info(repository).sha
-            if before and self._content_at(repository, before, name) == seal.content:
+            if before and self._content_at(repository, before, name) == manifest.content_sha256:
                 return before
             try:
                 made = self._api.create_commit(
                     repository,
-                    _additions(folder, seal),
+                    _additions(folder, manifest),
                     commit_message=f"Publish {name.folder}",
                     parent_commit=before,
                 )
@@ -142,16 +148,18 @@ class HubRegistry:
         raise UserError(f"others commit to {repository} all the time; publish again")
 
     def _content_at(self, repository: str, commit: str, name: EntryName) -> str:
-        """What a commit holds, as a seal tells it; empty where there is no seal of ours."""
+        """The `content_sha256` of a commit; empty where it holds no entry of ours."""
         with tempfile.TemporaryDirectory(prefix=".hub-") as scratch:
             try:
-                path = hf_hub_download(repository, SEAL_NAME, revision=commit, local_dir=scratch)
-                return parse_seal(Path(path).read_bytes(), name, f"{repository}@{commit}").content
+                path = hf_hub_download(repository, ENTRY_JSON, revision=commit, local_dir=scratch)
+                return parse_entry_manifest(
+                    Path(path).read_bytes(), name, f"{repository}@{commit}"
+                ).content_sha256
             except (EntryNotFoundError, UserError):
                 return ""
 
     def _tag(self, name: EntryName, oid: str) -> int:
-        """Name the commit by the next version, unless it has one: the lowest is always free."""
+        """Tag the commit as the next version, unless it has a version; the lowest one counts."""
         for _ in range(_TRIES):
             versions = self._commits(name.folder)
             if found := [version for version, commit in versions.items() if commit == oid]:
@@ -190,14 +198,14 @@ class HubRegistry:
             raise _explained(self.url, verb, error) from error
 
 
-def _additions(folder: Path, seal: Seal) -> list[CommitOperationAdd]:
+def _additions(folder: Path, manifest: EntryManifest) -> list[CommitOperationAdd]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     names = [path.relative_to(folder).as_posix() for path in files]
     added = [
         CommitOperationAdd(_AT_ROOT.get(name, name), str(path))
         for name, path in zip(names, files, strict=True)
     ]
-    return [*added, CommitOperationAdd(SEAL_NAME, seal_text(seal))]
+    return [*added, CommitOperationAdd(ENTRY_JSON, manifest_text(manifest))]
 
 
 def _explained(url: str, verb: str, error: Exception) -> UserError:

@@ -1,37 +1,31 @@
-"""What a registry may hold, encoders and segmenters, by the file of weights that each has.
+"""The kinds of entries that a registry holds: a row each. Imports no torch."""
 
-Imports no torch.
-"""
-
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from pretrain.card import ENCODER_NAME, Card, parse_card
 from pretrain.segmenter_card import SEGMENTER_NAME, SegmenterCard, parse_segmenter_card
 
-Kind = Literal["encoder", "segmenter"]
 AnyCard = Card | SegmenterCard
 
-_WEIGHTS: dict[Kind, str] = {"encoder": ENCODER_NAME, "segmenter": SEGMENTER_NAME}
+
+@dataclass(frozen=True, slots=True)
+class EntryKind:
+    """What is particular to one kind."""
+
+    name: str
+    weights: str  # the file that tells the kind
+    parse_card: Callable[[bytes, str], AnyCard]  # of a text read from where; raises `UserError`
 
 
-def weights_name(kind: Kind) -> str:
-    """The file that an entry of this kind is there for."""
-    return _WEIGHTS[kind]
+ENTRY_KINDS = (
+    EntryKind("encoder", ENCODER_NAME, parse_card),
+    EntryKind("segmenter", SEGMENTER_NAME, parse_segmenter_card),
+)
 
 
-def find_kind(files: Iterable[str]) -> Kind | None:
-    """Of what these are the files; None where that cannot be told."""
+def find_kind(files: Iterable[str]) -> EntryKind | None:
+    """The kind of an entry with these files; None when the files do not tell."""
     present = set(files)
-    found = [kind for kind, weights in _WEIGHTS.items() if weights in present]
+    found = [kind for kind in ENTRY_KINDS if kind.weights in present]
     return found[0] if len(found) == 1 else None
-
-
-def parse_any_card(text: bytes, where: str, kind: Kind) -> AnyCard:
-    """Read the card of an entry. Raises `UserError` when it is damaged, or of another kind."""
-    return parse_card(text, where) if kind == "encoder" else parse_segmenter_card(text, where)
-
-
-def card_decoder(card: AnyCard) -> str:
-    """Of a segmenter; an encoder has none."""
-    return card.decoder if isinstance(card, SegmenterCard) else ""

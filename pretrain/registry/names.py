@@ -1,8 +1,8 @@
-"""Names in a registry: `efficientnet-b4.micronet`, the newest, or `efficientnet-b4.micronet@2`.
+"""Names in a registry: `efficientnet-b4.micronet` (the newest), `efficientnet-b4.micronet@2`.
 
-A segmenter's arch is led by its decoder: `unet-efficientnet-b4.steels`. The last dot parts the arch
-from the tag, since a timm arch may hold dots and a tag holds none. What passes here is safe in a
-path, a URL and the name of a repository on the Hugging Face hub.
+A segmenter's name begins with its decoder: `unet-efficientnet-b4.steels`. The last dot separates
+arch and tag: a timm arch may hold dots, a tag may not. A valid name is safe in a path, in a URL and
+as the name of a repository on the Hugging Face hub.
 """
 
 import re
@@ -13,13 +13,15 @@ from pretrain.archs import find_arch
 from shards.cli import UserError
 from shards.settings import nearest
 
+HUB_TAG = "micrograph-pretrain"  # marks our entries among an organisation's models
+
 _TAG = r"[a-z0-9][a-z0-9_-]*"
 _NAME = re.compile(
     r"(?P<arch>[A-Za-z0-9][A-Za-z0-9_.-]*)"
     rf"\.(?P<tag>{_TAG})"
     r"(?:@(?P<version>[1-9][0-9]{0,5}))?"
 )
-_LONGEST = 96  # characters; the hub takes no more
+_MAX_LENGTH = 96  # characters; the hub's limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class EntryName:
 def parse_name(text: str) -> EntryName:
     """Read `arch.tag` or `arch.tag@version`. Raises `UserError` for anything else."""
     match = _NAME.fullmatch(text)
-    if match is None or ".." in text or "--" in text or text.endswith("-") or len(text) > _LONGEST:
+    if match is None or ".." in text or not _is_hub_safe(text) or len(text) > _MAX_LENGTH:
         raise UserError(
             f"{text!r} is no name in a registry; one is ARCH.TAG or ARCH.TAG@VERSION, as in "
             "efficientnet-b4.micronet@1; a tag is of a-z, 0-9, _ and single -"
@@ -56,7 +58,7 @@ def parse_name(text: str) -> EntryName:
 
 
 def is_name(text: str) -> bool:
-    """Whether `parse_name` takes it."""
+    """Whether `parse_name` accepts it."""
     try:
         parse_name(text)
     except UserError:
@@ -65,29 +67,33 @@ def is_name(text: str) -> bool:
 
 
 def named_arch(arch: str, decoder: str = "") -> str:
-    """What stands before the tag: an encoder's arch, or a segmenter's decoder and arch."""
+    """The part before the tag: an encoder's arch, or a segmenter's decoder and arch."""
     return f"{decoder.lower()}-{arch}" if decoder else arch
 
 
 def check_tag(tag: str) -> None:
-    """Raise `UserError` for what may not follow the arch in a name."""
-    if not re.fullmatch(_TAG, tag) or "--" in tag or tag.endswith("-"):
+    """Raise `UserError` for an invalid tag."""
+    if not re.fullmatch(_TAG, tag) or not _is_hub_safe(tag):
         hint = ": a dot ends the arch" if "." in tag else ""
         raise UserError(f"a tag is of a-z, 0-9, _ and single -, not {tag!r}{hint}")
 
 
 def new_name(arch: str, tag: str, decoder: str = "") -> EntryName:
-    """The name to publish under. Raises `UserError` for an unknown arch or an unfit tag."""
+    """The name to publish under. Raises `UserError` for an unknown arch or an invalid tag."""
     find_arch(arch)
     check_tag(tag)
     return parse_name(f"{named_arch(arch, decoder)}.{tag}")
 
 
 def unknown_name(name: EntryName, known: Iterable[str], registry: str) -> UserError:
-    """What to say where there is no such entry."""
+    """The error for a name that is not in the registry."""
     like = nearest(name.folder, known)
     hint = f"nearest is {like!r}" if like else "none is near"
     return UserError(
         f"no {str(name)!r} in {registry}; {hint}; "
         f"all: python -m pretrain.registry list --registry {registry}"
     )
+
+
+def _is_hub_safe(text: str) -> bool:
+    return "--" not in text and not text.endswith("-")

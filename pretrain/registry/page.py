@@ -1,63 +1,30 @@
-"""All entries of a registry on one self-contained, searchable HTML page.
-
-Whatever comes from a card goes through `text`: others wrote it. Imports no torch.
-"""
+"""All entries of a registry on one self-contained, searchable HTML page. Imports no torch."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from string import Template
+
+import jinja2
+from markupsafe import Markup
 
 from pretrain.archs import find_arch
 from pretrain.card import Card
+from pretrain.cards.usage import pull_command, snippets
 from pretrain.registry.contents import (
-    Found,
+    PublishedEntry,
     encoders,
-    remarks,
+    format_init,
+    format_recipe,
     scored_data,
     segmenters,
-    training_side,
+    warnings_of,
 )
-from pretrain.registry.origin import licences_of, list_of, recipe_of, short_init
-from pretrain.registry.readme import snippets
-from pretrain.registry.scores import ScoredData, spell_data, spell_score
+from pretrain.registry.listing import format_share
+from pretrain.registry.origin import format_licences, format_restrictions
+from pretrain.registry.readme import numbers
+from pretrain.registry.scores import ScoredData, format_data, format_score
 from pretrain.segmenter_card import SegmenterCard
-from shards.page import badge, text
-
-_HERE = Path(__file__).parent
-_PAGE = Template("""\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
-<title>$title</title>
-<style>
-$style</style>
-</head>
-<body>
-<h1>$title</h1>
-<p>Registry $registry. $explained</p>
-<div class="tools">
-<input type="search" placeholder="name, class, source, licence …" aria-label="Search">
-<select aria-label="Order">
-<option value="top1">best first</option>
-$orders<option value="mb">smallest first</option>
-<option value="name">by name</option>
-</select>
-<output></output>
-</div>
-<main>
-$lists
-</main>
-<script>
-$script</script>
-</body>
-</html>
-""")
-
+from shards.tables import printable
 
 _TOP1 = """Top-1 is on each encoder's own validation images: compare it only between encoders of
 one corpus."""
@@ -65,171 +32,143 @@ _SCORED = """mIoU is that of a linear classifier on the frozen encoder, fitted t
 images: compare it between encoders scored on the same ones."""
 _MICRO_IOU = """Micro IoU is on each segmenter's own validation images: compare it only between
 those of the same ones."""
-_SEGMENTER_HEADS = ("segmenter", "micro IoU", "classes", "file", "began from")
-_NO_SHARES = ("epoch", "loss")
-_TITLES = ("Encoders pre-trained on micrographs", "Encoders and segmenters of micrographs")
-_LIST = Template("""\
-<section>
-<div class="row head" aria-hidden="true">$heads</div>
-$items
-</section>""")
+_NOT_SHARES = ("epoch", "loss")
 
 
-def render_page(found: Sequence[Found], registry: str) -> str:
+@dataclass(frozen=True, kw_only=True)
+class _Item:
+    """An entry's line, and what opens below it."""
+
+    entry: PublishedEntry
+    search: str  # lower case
+    columns: Sequence[tuple[str, str, str]]  # label, content, CSS class
+    scores: Sequence[float] = ()  # by data; -1 without one
+    code: Mapping[str, Sequence[str]]  # lines by heading
+    facts: Mapping[str, str]
+    class_accuracy: Sequence[tuple[str, float | None]] = ()
+
+
+@dataclass(frozen=True)
+class _List:
+    heads: Sequence[str]
+    quality: str
+    items: Sequence[_Item]
+
+
+def render_page(entries: Sequence[PublishedEntry], registry: str) -> str:
     """The page; encoders before segmenters, those that did not converge last."""
-    data = scored_data(found)
-    of_encoders = [_item(entry, card, data) for entry, card in encoders(found)]
-    of_segmenters = [_segmenter_item(entry, card) for entry, card in segmenters(found)]
-    lists, explained = [], []
+    data = scored_data(entries)
+    of_encoders = [_encoder(entry, card, data) for entry, card in encoders(entries)]
+    of_segmenters = [_segmenter(entry, card) for entry, card in segmenters(entries)]
+    lists, explanations = [], []
     if of_encoders or not of_segmenters:
-        lists.append(_list(_heads(data), of_encoders))
-        explained += [_TOP1, *([_SCORED] if data else [])]
+        # The first data that entries were scored on has a column, the rest is inside.
+        scored = [f"mIoU, {format_data(at)}" for at in data[:1]]
+        heads = ["encoder", "top-1", *scored, "parameters", "file", "began from"]
+        lists.append(_List(heads, "top-1", of_encoders))
+        explanations += [_TOP1, *([_SCORED] if data else [])]
     if of_segmenters:
-        lists.append(_list(_SEGMENTER_HEADS, of_segmenters))
-        explained.append(_MICRO_IOU)
-    return _PAGE.substitute(
-        style=(_HERE / "page.css").read_text(encoding="utf-8"),
-        script=(_HERE / "page.js").read_text(encoding="utf-8"),
-        title=_TITLES[bool(of_segmenters)],
-        registry=text(registry),
-        explained=" ".join(explained),
-        lists="\n".join(lists),
-        orders="".join(
-            f'<option value="score{number}">best on {text(spell_data(each))} first</option>\n'
-            for number, each in enumerate(data)
-        ),
+        heads = ["segmenter", "micro IoU", "classes", "file", "began from"]
+        lists.append(_List(heads, "micro IoU", of_segmenters))
+        explanations.append(_MICRO_IOU)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        finalize=lambda value: value if isinstance(value, Markup) else printable(value),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"share": format_share, "init": format_init, "warnings": warnings_of}
+    return environment.get_template("page.html.jinja").render(
+        title="Encoders and segmenters of micrographs"
+        if of_segmenters
+        else "Encoders pre-trained on micrographs",
+        registry=registry,
+        explanations=explanations,
+        scored=[format_data(at) for at in data],
+        lists=lists,
     )
 
 
-def _list(heads: Sequence[str], items: Sequence[str]) -> str:
-    spans = "".join(f"<span>{name}</span>" for name in heads)
-    return _LIST.substitute(heads=spans, items="\n".join(items))
-
-
-def _heads(data: Sequence[ScoredData]) -> list[str]:
-    """Of the columns: the first data that entries were scored on has one, the rest is inside."""
-    scored = [f"mIoU, {text(spell_data(at))}" for at in data[:1]]
-    return ["encoder", "top-1", *scored, "parameters", "file", "began from"]
-
-
-def _item(entry: Found, card: Card, data: Sequence[ScoredData]) -> str:
-    top1 = card.metrics.get("top1")
+def _encoder(entry: PublishedEntry, card: Card, data: Sequence[ScoredData]) -> _Item:
     by_data = {score.data: score.miou for score in entry.scores}
-    shown = "".join(
-        _cell(f"mIoU, {spell_data(at)}", _percent(by_data.get(at)), "right score")
-        for at in data[:1]
-    )
-    scores = " ".join(f'data-score{n}="{by_data.get(at, -1):.5f}"' for n, at in enumerate(data))
-    columns = f"{shown}{_cell('parameters', _params(card), 'right soft')}"
-    return _details(entry, _share(top1, "top-1"), scores, columns, _classes(card))
-
-
-def _segmenter_item(entry: Found, card: SegmenterCard) -> str:
-    share = _share(card.metrics.get("micro_iou"), "micro IoU")
-    count = _cell("classes", str(len(card.classes)), "right soft")
-    return _details(entry, share, "", count, "")
-
-
-def _details(entry: Found, share: str, data: str, columns: str, below: str) -> str:
-    """One entry: its line, and what opens below it."""
-    card, megabytes = entry.card, entry.seal.weights.bytes / 1e6
-    marks = [badge(mark) for mark in remarks(card)]
-    words = [str(entry.name), card.arch, *card.classes, licences_of(card.sources)]
-    words += [card.init, *(source.name for source in card.sources)]
-    words += [card.timm_name] if isinstance(card, Card) else [card.decoder, entry.seal.kind]
-    quality = card.metrics.get("top1" if isinstance(card, Card) else "micro_iou")
-    sortable = -1.0 if quality is None or not card.converged else quality
-    return f"""\
-<details id="{text(entry.name)}" data-search="{text(" ".join(words).lower())}" \
-data-top1="{sortable:.5f}" {data} data-mb="{megabytes:.3f}">
-<summary class="row"><span class="name">{text(entry.name)} {" ".join(marks)}</span>
-{share}{columns}{_cell("file", f"{megabytes:.0f} MB", "right soft")}\
-{_cell("began from", short_init(card.init), "soft")}
-</summary>
-<div class="body"><div>
-{_code(entry)}
-</div><div>
-<h2>What it is</h2>{_facts(_about(entry))}
-{below}
-</div></div>
-</details>"""
-
-
-def _cell(label: str, content: str, style: str) -> str:
-    """A figure of an entry's line. Its label is heard always, and seen where there are no heads."""
-    told = f"<small>{text(label)} </small>{text(content)}" if content else ""
-    return f'<span class="{style}">{told}</span>'
-
-
-def _code(entry: Found) -> str:
-    code = snippets(entry.card, entry.name)
-    pull = f"python -m pretrain.registry pull {entry.name}"
-    headings = {"smp": "and load it in smp", "timm": "or in timm"}
-    parts = {
-        "Use it": code["here"],
-        **({"or in Python": code["python"]} if "python" in code else {}),
-        "Or get the folder": pull,
-        **{heading: code[key] for key, heading in headings.items() if key in code},
-    }
-    return "\n".join(f"<h2>{name}</h2><pre>{_lines(part)}</pre>" for name, part in parts.items())
-
-
-def _lines(content: str) -> str:
-    """As `text`, line by line: it would show a line's end as a sign."""
-    return "\n".join(text(line) for line in content.splitlines())
-
-
-def _about(entry: Found) -> dict[str, str]:
-    card = entry.card
-    metrics = {k: v for k, v in card.metrics.items() if v is not None and k not in _NO_SHARES}
-    corpus = ", ".join(source.name or "unnamed" for source in card.sources)
-    return {
-        **{key: f"{value:.1%}" for key, value in sorted(metrics.items())},
-        **{f"mIoU, {spell_data(s.data)}": spell_score(s) for s in entry.scores},
-        **(
-            {"corpus": corpus, "classes": str(len(card.classes) or "not published")}
-            if isinstance(card, Card)
-            else {
-                "network": f"{card.decoder} on {card.arch}",
-                "classes": ", ".join(card.class_names),
-                "images": corpus,
-            }
+    params = find_arch(card.arch).params
+    ranked = zip(card.classes, card.class_accuracy, strict=True) if card.class_accuracy else ()
+    return _Item(
+        entry=entry,
+        search=_search(entry, card.timm_name),
+        columns=[
+            *(
+                (f"mIoU, {format_data(at)}", format_share(by_data.get(at)), "right score")
+                for at in data[:1]
+            ),
+            ("parameters", "" if params is None else f"{params:.1f} M", "right soft"),
+        ],
+        scores=[by_data.get(at, -1.0) for at in data],
+        code=_code(entry),
+        facts=_facts(
+            entry,
+            {"corpus": _sources(card), "classes": str(len(card.classes) or "not published")},
+            card.image_size,
         ),
-        "licence": licences_of(card.sources),
-        "restriction": "; ".join(s.restriction for s in card.sources if s.restriction),
-        "recipe": ", ".join(f"{key} {value}" for key, value in recipe_of(card).items()),
+        class_accuracy=sorted(ranked, key=lambda pair: pair[1] or 0.0),
+    )
+
+
+def _segmenter(entry: PublishedEntry, card: SegmenterCard) -> _Item:
+    facts = {
+        "network": f"{card.decoder} on {card.arch}",
+        "classes": ", ".join(card.class_names),
+        "images": _sources(card),
+    }
+    return _Item(
+        entry=entry,
+        search=_search(entry, f"{card.decoder} segmenter"),
+        columns=[("classes", str(len(card.classes)), "right soft")],
+        code=_code(entry),
+        facts=_facts(entry, facts, card.crop_size),
+    )
+
+
+def _search(entry: PublishedEntry, words: str) -> str:
+    card = entry.card
+    licences, sources = format_licences(card.sources), (source.name for source in card.sources)
+    name = str(entry.name)
+    found = [name, card.arch, *card.classes, licences, card.init, *sources, words]
+    return " ".join(found).lower()
+
+
+def _facts(entry: PublishedEntry, of_kind: Mapping[str, str], input_size: int) -> dict[str, str]:
+    card = entry.card
+    metrics = {k: v for k, v in card.metrics.items() if v is not None and k not in _NOT_SHARES}
+    facts = {
+        **{key: format_share(value) for key, value in sorted(metrics.items())},
+        **{f"mIoU, {format_data(s.data)}": format_score(s) for s in entry.scores},
+        **of_kind,
+        "licence": format_licences(card.sources),
+        "restriction": format_restrictions(card.sources),
+        "recipe": format_recipe(card),
         "note": str(card.config.get("note", "")),
-        "input": f"{training_side(card)} px; mean {list_of(card.mean)}; std {list_of(card.std)}",
-        "published": entry.seal.published[:10],
+        "input": f"{input_size} px; mean {numbers(card.mean)}; std {numbers(card.std)}",
+        "published": entry.manifest.published[:10],
         "digest": entry.digest[:16],
     }
+    return {key: value for key, value in facts.items() if value}
 
 
-def _facts(facts: Mapping[str, str]) -> str:
-    rows = (f"<dt>{text(key)}</dt><dd>{text(value)}</dd>" for key, value in facts.items() if value)
-    return f"<dl>{''.join(rows)}</dl>"
+def _sources(card: Card | SegmenterCard) -> str:
+    return ", ".join(source.name or "unnamed" for source in card.sources)
 
 
-def _classes(card: Card) -> str:
-    if not card.class_accuracy:
-        return ""
-    pairs = sorted(
-        zip(card.classes, card.class_accuracy, strict=True), key=lambda pair: pair[1] or 0.0
-    )
-    rows = "".join(f"<li><span>{text(name)}</span>{_share(share)}</li>" for name, share in pairs)
-    return f"<h2>Recognised of each class</h2><ul>{rows}</ul>"
-
-
-def _share(value: float | None, label: str = "") -> str:
-    told = f"<small>{text(label)} </small>" if label and value is not None else ""
-    bar = "" if value is None else f'<b style="width:{100 * value:.1f}%"></b>'
-    return f'<span class="share">{told}<i>{bar}</i><span>{text(_percent(value))}</span></span>'
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.1%}"
-
-
-def _params(card: Card) -> str:
-    params = find_arch(card.arch).params
-    return "" if params is None else f"{params:.1f} M"
+def _code(entry: PublishedEntry) -> dict[str, list[str]]:
+    code = snippets(entry.card, str(entry.name))
+    headings = {
+        "here": "Use it",
+        "python": "or in Python",
+        "pull": "Or get the folder",
+        "smp": "and load it in smp",
+        "timm": "or in timm",
+    }
+    code["pull"] = pull_command(str(entry.name))
+    return {head: code[key].splitlines() for key, head in headings.items() if key in code}

@@ -1,6 +1,6 @@
-"""An entry by its name: found, copied once into the cache, every byte checked, used offline.
+"""Find an entry by name, copy it to the cache once, check every byte; works offline afterwards.
 
-A version never changes, so what is cached in a stated version is used without asking the registry.
+A version never changes: if `NAME@VERSION` is cached, the registry is not asked.
 Imports no torch.
 """
 
@@ -16,9 +16,16 @@ from pathlib import Path
 from pretrain.archs import ARCHS
 from pretrain.cache import default_cache
 from pretrain.card import CARD_NAME
-from pretrain.registry.kinds import Kind, find_kind
+from pretrain.cards.usage import predict_command, segment_command
+from pretrain.registry.kinds import find_kind
 from pretrain.registry.names import EntryName, is_name, parse_name, unknown_name
-from pretrain.registry.sealed import SEAL_NAME, check_file, digest, parse_seal, verify_entry
+from pretrain.registry.sealed import (
+    ENTRY_JSON,
+    check_file,
+    digest,
+    parse_entry_manifest,
+    verify_entry,
+)
 from pretrain.registry.stores import Registry, open_registry
 from shards.cli import UserError, console, warn
 from shards.settings import nearest
@@ -28,12 +35,12 @@ _FILES_AT_ONCE = 4
 
 
 def default_registry() -> str | None:
-    """The registry that is meant where none is named."""
+    """The registry of the environment, used where none is named."""
     return os.environ.get(REGISTRY_VARIABLE) or None
 
 
 def registry_url(given: str | None) -> str:
-    """The registry that was named, else the default one. Raises `UserError` when there is none."""
+    """The registry that was named, else the default one. Raises `UserError` without any."""
     url = given or default_registry()
     if url is None:
         raise UserError(
@@ -46,8 +53,8 @@ def registry_url(given: str | None) -> str:
 def pull(name: str, registry: str | None = None, cache_dir: Path | None = None) -> Path:
     """The folder of the entry `arch.tag` (its newest version) or `arch.tag@version`.
 
-    Every file in it has just been checked against the SHA-256 it was published with. Raises
-    `UserError` when it is unknown (naming the nearest), changed, or cannot be had.
+    Checks every file against the SHA-256 it was published with. Raises `UserError` when the name is
+    unknown (naming the nearest), a file differs, or the registry cannot be reached.
     """
     wanted = parse_name(name)
     store = open_registry(registry_url(registry))
@@ -55,12 +62,12 @@ def pull(name: str, registry: str | None = None, cache_dir: Path | None = None) 
     pinned = wanted if wanted.version is not None else _newest(store, wanted, cache)
     place = store.folder(pinned)
     if place is not None:
-        if not (place / SEAL_NAME).is_file():
+        if not (place / ENTRY_JSON).is_file():
             raise _absent(store, wanted)
         verify_entry(place, pinned)
         return place
     target = cache / pinned.folder / str(pinned.version)
-    if (target / SEAL_NAME).is_file() and _is_whole(target, pinned):
+    if (target / ENTRY_JSON).is_file() and _is_whole(target, pinned):
         if wanted.version is None:
             _check_unchanged(store, pinned, target)
         return target
@@ -71,7 +78,7 @@ def pull(name: str, registry: str | None = None, cache_dir: Path | None = None) 
 
 
 def find_encoder(location: str | Path, registry: str | None = None) -> Path:
-    """Where the encoder is that a user means: a file or folder that is there, else a name.
+    """The encoder at a path that exists, else of a name in the registry.
 
     Raises `UserError` when it is neither, or as `pull` does.
     """
@@ -93,7 +100,7 @@ def find_encoder(location: str | Path, registry: str | None = None) -> Path:
 
 
 def find_segmenter(location: str | Path, registry: str | None = None) -> Path:
-    """Where the segmenter is that a user means: the folder of a finished run, else a name.
+    """The segmenter in the folder of a finished run, else of a name in the registry.
 
     Raises `UserError` when it is neither, or as `pull` does.
     """
@@ -108,12 +115,12 @@ def find_segmenter(location: str | Path, registry: str | None = None) -> Path:
 
 
 def is_published(folder: Path) -> bool:
-    """Whether this is a version in a registry, or a copy of one: nothing may be written to it."""
-    return (folder / SEAL_NAME).is_file()
+    """Whether this is a version in a registry or a copy of one, which must not be written to."""
+    return (folder / ENTRY_JSON).is_file()
 
 
 def pin(name: str, registry: str | None = None, cache_dir: Path | None = None) -> str:
-    """`name` with the version that it means now."""
+    """`name` with its version, which is the newest where none is given."""
     wanted = parse_name(name)
     if wanted.version is not None:
         return name
@@ -122,7 +129,7 @@ def pin(name: str, registry: str | None = None, cache_dir: Path | None = None) -
 
 
 def pinned_name(store: Registry, name: str) -> EntryName:
-    """`name` with its version, which the registry has. Raises `UserError` naming the nearest."""
+    """As `pin`, of a version that the registry has; raises `UserError` naming the nearest."""
     wanted = parse_name(name)
     versions = store.versions(wanted)
     if not versions or (wanted.version is not None and wanted.version not in versions):
@@ -130,26 +137,22 @@ def pinned_name(store: Registry, name: str) -> EntryName:
     return wanted if wanted.version is not None else wanted.at(max(versions))
 
 
-def _of_kind(kind: Kind, path: Path, asked: str | Path) -> Path:
-    """`path`, unless it holds what is of another kind."""
+def _of_kind(kind: str, path: Path, asked: str | Path) -> Path:
+    """`path`, unless it holds an entry of another kind."""
     if not (path / CARD_NAME).is_file():
         return path
     found = find_kind(file.name for file in path.iterdir())
-    if found == "segmenter" and kind == "encoder":
-        raise UserError(
-            f"{asked} is a segmenter, not an encoder: python -m downstream.predict {asked} IMAGES "
-            "--out DIR segments with it"
-        )
-    if found == "encoder" and kind == "segmenter":
-        raise UserError(
-            f"{asked} is an encoder, not a segmenter; python -m downstream.segment --init {asked} "
-            "--data LABELLED makes one of it"
-        )
-    return path
+    if found is None or found.name == kind:
+        return path
+    if kind == "encoder":
+        hint = f"to segment images with it: {predict_command(asked)}"
+        raise UserError(f"{asked} is a segmenter, not an encoder; {hint}")
+    hint = f"to make one from it: {segment_command(asked)}"
+    raise UserError(f"{asked} is an encoder, not a segmenter; {hint}")
 
 
 def _cache_of(store: Registry, cache_dir: Path | None) -> Path:
-    """Registries may hold different encoders under one name: each has its own part of the cache."""
+    """Each registry has its own part of the cache: two may hold different entries of one name."""
     part = sha256(store.url.encode()).hexdigest()[:16]
     return (cache_dir or default_cache()) / "encoders" / part
 
@@ -170,7 +173,7 @@ def _newest(store: Registry, name: EntryName, cache: Path) -> EntryName:
 
 
 def _cached_versions(folder: Path) -> list[int]:
-    return [int(path.parent.name) for path in folder.glob(f"[0-9]*/{SEAL_NAME}")]
+    return [int(path.parent.name) for path in folder.glob(f"[0-9]*/{ENTRY_JSON}")]
 
 
 def _absent(store: Registry, name: EntryName) -> UserError:
@@ -191,41 +194,41 @@ def _is_whole(folder: Path, name: EntryName) -> bool:
 
 
 def _check_unchanged(store: Registry, name: EntryName, cached: Path) -> None:
-    """A version that is another one now was tampered with, here or there."""
+    """Raise `UserError` where registry and cache differ: one of them was tampered with."""
     try:
-        (now,) = store.read(name, [SEAL_NAME])
-    except UserError:  # offline: the cached one is as it was published
+        (now,) = store.read(name, [ENTRY_JSON])
+    except UserError:  # offline: the cached copy has been checked
         return
-    before = (cached / SEAL_NAME).read_bytes()
+    before = (cached / ENTRY_JSON).read_bytes()
     if now != before:
         raise UserError(
-            f"{name} in {store.url} is not what it was when {cached} was copied from it (digest "
-            f"{digest(now)[:12]}…, was {digest(before)[:12]}…), but versions never change; ask who "
-            "keeps the registry, or delete that folder to trust it anew"
+            f"{name} in {store.url} has changed since it was copied to {cached} (digest "
+            f"{digest(now)[:12]}…, was {digest(before)[:12]}…), but versions never change; ask the "
+            "registry's owner, or delete that folder to trust the new one"
         )
 
 
 def _copy(store: Registry, name: EntryName, target: Path) -> None:
-    (content,) = store.read(name, [SEAL_NAME])
-    seal = parse_seal(content, name, f"{store.url}: {SEAL_NAME} of {name}")
-    console.print(f"fetching {name} from {store.url}: {seal.bytes / 1e6:.0f} MB", markup=False)
+    (content,) = store.read(name, [ENTRY_JSON])
+    manifest = parse_entry_manifest(content, name, f"{store.url}: {ENTRY_JSON} of {name}")
+    console.print(f"fetching {name} from {store.url}: {manifest.bytes / 1e6:.0f} MB", markup=False)
     with _scratch(target) as folder, ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
 
         def copy(file: str) -> None:
             path = folder / file
             path.parent.mkdir(exist_ok=True)
             store.fetch(name, file, path)
-            check_file(path, seal.files[file])
+            check_file(path, manifest.files[file])
 
-        list(pool.map(copy, seal.files))
-        (folder / SEAL_NAME).write_bytes(content)
+        list(pool.map(copy, manifest.files))
+        (folder / ENTRY_JSON).write_bytes(content)
         verify_entry(folder, name)
         _move(folder, target, name)
 
 
 @contextmanager
 def _scratch(target: Path) -> Iterator[Path]:
-    """A folder beside `target`: several processes may copy at once, and one name wins."""
+    """A folder beside `target`: several processes may copy at once, the first rename wins."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".part-", dir=target.parent) as scratch:

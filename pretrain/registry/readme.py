@@ -3,111 +3,85 @@
 Everything in it comes from the entry's `card.json`. Imports no torch.
 """
 
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
 from pretrain.card import Card
+from pretrain.cards.usage import pull_command, snippets
+from pretrain.registry.contents import recipe_of
 from pretrain.registry.kinds import AnyCard
-from pretrain.registry.names import EntryName
-from pretrain.registry.origin import (
-    cell_of,
-    front_matter,
-    line_of,
-    list_of,
-    origin,
-    plain_init,
-    restrictions,
-)
-from pretrain.registry.segmenter_readme import segmenter_model_card, segmenter_snippets
-from pretrain.segmenter_card import SegmenterCard
+from pretrain.registry.names import HUB_TAG, EntryName
+from pretrain.registry.origin import format_licences, hub_licence, source_name
 
 
 def model_card(card: AnyCard, name: EntryName) -> str:
     """The text of `README.md`."""
-    if isinstance(card, SegmenterCard):
-        return segmenter_model_card(card, name)
-    warnings = [] if card.converged else ["> **This training did not converge: do not use it.**"]
-    parts = [
-        front_matter(card, "timm", "image-feature-extraction", ["timm", card.arch]),
-        f"# {name.folder}",
-        f"`{card.arch}`, pre-trained on micrographs, as an encoder for segmentation. "
-        + plain_init(card.init),
-        *warnings,
-        *restrictions(card),
-        "## Load it",
-        _snippets(card, name),
-        "## How good",
-        _metrics(card),
-        "## Where it comes from",
-        origin(card, _summary(card), "encoder"),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    ranked: list[tuple[str, float | None]] = []
+    if isinstance(card, Card) and card.class_accuracy:
+        pairs = zip(card.classes, card.class_accuracy, strict=True)
+        ranked = sorted(pairs, key=lambda pair: (pair[1] is None, pair[1] or 0.0))
+    return _environment().get_template("readme.md.jinja").render(
+        card=card,
+        name=name,
+        front_matter=_front_matter(card),
+        code={key: Markup(text) for key, text in snippets(card, str(name)).items()},
+        pull=pull_command(str(name)),
+        class_accuracy=ranked,
+        recipe=recipe_of(card),
+    )  # fmt: skip
 
 
-def snippets(card: AnyCard, name: EntryName) -> dict[str, str]:
-    """The lines that load the entry, by who loads it."""
-    if isinstance(card, SegmenterCard):
-        return segmenter_snippets(card, name)
-    options = "".join(f", {key}={value!r}" for key, value in card.encoder_options.items())
-    decoder = "DPT" if "num_classes" in card.encoder_options else "Unet"
-    return {
-        "here": (
-            "from downstream.models import create_model\n\n"
-            f'model = create_model("{decoder}", "{name}", classes=3)'
-        ),
-        "smp": (
-            "import segmentation_models_pytorch as smp\n"
-            "from safetensors.torch import load_file\n\n"
-            f'model = smp.{decoder}("{card.arch}", encoder_weights=None, classes=3{options})\n'
-            'model.encoder.load_state_dict(load_file(f"{folder}/encoder.safetensors"))'
-        ),
-        "timm": (
-            "import timm\n\n"
-            'model = timm.create_model(f"local-dir:{folder}/timm", pretrained=True, num_classes=0)'
-        ),
-        "torch": (
-            "from safetensors.torch import load_file\n\n"
-            'tensors = load_file(f"{folder}/encoder.safetensors")  # name -> tensor'
-        ),
+def _front_matter(card: AnyCard) -> dict[str, Any]:
+    """The metadata that the hub reads."""
+    if isinstance(card, Card):
+        library, task, tags = "timm", "image-feature-extraction", ["timm", card.arch]
+    else:
+        library, task = "segmentation-models-pytorch", "image-segmentation"
+        tags = ["segmentation", card.decoder, card.arch]
+    licence = hub_licence(card.sources)
+    facts = {
+        "library_name": library,
+        "pipeline_tag": task,
+        "tags": [HUB_TAG, "microscopy", *tags],
+        "license": licence or "other",
     }
+    return facts if licence else facts | {"license_name": format_licences(card.sources)}
 
 
-def _snippets(card: Card, name: EntryName) -> str:
-    code = snippets(card, name)
-    channels = "one value a channel, grey repeated to three" if card.channels == 1 else "RGB"
-    return "\n\n".join(
-        [
-            f"```python\n{code['here']}\n```",
-            f"or, with `folder` from `python -m pretrain.registry pull {name}`, in smp",
-            f"```python\n{code['smp']}\n```",
-            "or in timm",
-            f"```python\n{code['timm']}\n```",
-            f"Images: {channels}; values in [0, 1], then minus mean `{list_of(card.mean)}`, "
-            f"divided by std `{list_of(card.std)}`; trained at {card.image_size} pixels.",
-        ]
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        finalize=_markdown,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
+    environment.filters["metric"] = _metric
+    environment.filters["numbers"] = numbers
+    environment.filters["source_name"] = source_name
+    # JSON is YAML too, and quotes what a source's author wrote.
+    environment.filters["json"] = lambda value: Markup(json.dumps(value, ensure_ascii=False))
+    return environment
 
 
-def _metrics(card: Card) -> str:
-    rows = [f"| {key} | {_value(key, value)} |" for key, value in sorted(card.metrics.items())]
-    text = "\n".join(["| on the validation split | |", "| --- | ---: |", *rows])
-    if not card.class_accuracy:
-        return text
-    ranked = sorted(zip(card.classes, card.class_accuracy, strict=True), key=_by_accuracy)
-    rows = [f"| {cell_of(name)} | {_share(value)} |" for name, value in ranked]
-    return "\n".join([text, "", "| class, worst first | recognised |", "| --- | ---: |", *rows])
+def numbers(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
 
 
-def _by_accuracy(row: tuple[str, float | None]) -> tuple[bool, float]:
-    return row[1] is None, row[1] or 0.0
+def _metric(value: float | None, name: str = "") -> str:
+    if value is None:
+        return ""
+    return f"{value:g}" if name in ("loss", "epoch") else f"{value:.1%}"
 
 
-def _summary(card: Card) -> str:
-    classes = f"{len(card.classes)} classes" if card.classes else "classes not published"
-    corpus = f", corpus `{card.corpus_hash[:16]}`" if card.corpus_hash else ""
-    return f"{classes}{corpus}; began from {line_of(card.init)} weights."
-
-
-def _value(key: str, value: float) -> str:
-    return f"{value:g}" if key in ("loss", "epoch") else _share(value)
-
-
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.1%}"
+def _markdown(value: object) -> str:
+    """Every value as one line without HTML or a table's `|`: anybody names classes and sources."""
+    if isinstance(value, Markup):
+        return value
+    return " ".join(str(value).split()).replace("<", "&lt;").replace("|", "\\|")

@@ -1,10 +1,9 @@
-"""An entry of a registry: a folder, closed by `entry.json`, which tells every file's SHA-256.
+"""An entry of a registry: a folder whose `entry.json` lists the SHA-256 of every other file.
 
-of an encoder:   encoder.safetensors, card.json, README.md, timm/, entry.json
-of a segmenter:  best.safetensors, card.json, README.md, entry.json,
-                 calibration.json, ood_reference.safetensors
+encoder:     encoder.safetensors, card.json, README.md, timm/, entry.json
+segmenter:   best.safetensors, card.json, README.md, calibration.json, ood_reference.safetensors, entry.json
 
-Where `entry.json` is, the entry is whole: it is written last. Imports no torch.
+`entry.json` is written last: an entry that has it is complete. Imports no torch.
 """
 
 import json
@@ -16,29 +15,22 @@ from hashlib import sha256
 from pathlib import Path
 
 from pretrain.card import CARD_NAME
-from pretrain.registry.kinds import (
-    AnyCard,
-    Kind,
-    card_decoder,
-    find_kind,
-    parse_any_card,
-    weights_name,
-)
+from pretrain.registry.kinds import AnyCard, EntryKind, find_kind
 from pretrain.registry.names import EntryName, named_arch
 from shards.cli import UserError
-from shards.schema import file_sha256
+from shards.schema import file_sha256, parse_versioned
 
-SEAL_NAME = "entry.json"
+ENTRY_JSON = "entry.json"
 README_NAME = "README.md"
 SCHEMA_VERSION = 1
 
 _REQUIRED = (CARD_NAME, README_NAME)
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
-_LARGEST_TEXT = 4 << 20  # bytes of card.json; it is read into memory before its SHA-256 is known
+_MAX_CARD_BYTES = 4 << 20  # it is read into memory before its SHA-256 is known
 
 
 @dataclass(frozen=True, slots=True)
-class SealedFile:
+class EntryFile:
     """What a file of an entry must be."""
 
     bytes: int
@@ -46,13 +38,13 @@ class SealedFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Seal:
+class EntryManifest:
     """The content of `entry.json`."""
 
     schema_version: int
     name: str  # arch.tag
-    published: str  # UTC, ISO 8601: when a publisher began with it
-    files: Mapping[str, SealedFile]
+    published: str  # UTC, ISO 8601: when publishing began
+    files: Mapping[str, EntryFile]
 
     @property
     def bytes(self) -> int:
@@ -60,117 +52,108 @@ class Seal:
         return sum(file.bytes for file in self.files.values())
 
     @property
-    def content(self) -> str:
-        """Equal for equal files under one name, whenever they were published: a SHA-256."""
-        return digest(seal_text(replace(self, published="")))
+    def content_sha256(self) -> str:
+        """Equal for equal files under one name, whenever they were published."""
+        return digest(manifest_text(replace(self, published="")))
 
     @property
-    def kind(self) -> Kind:
-        """Of what it is an entry; that it is one of anything, `parse_seal` has checked."""
+    def kind(self) -> EntryKind:
         kind = find_kind(self.files)
-        assert kind is not None
+        assert kind is not None  # parse_entry_manifest has checked
         return kind
 
     @property
-    def weights(self) -> SealedFile:
-        """The file that the entry is there for."""
-        return self.files[weights_name(self.kind)]
+    def weights(self) -> EntryFile:
+        return self.files[self.kind.weights]
 
 
-def seal_folder(folder: Path, name: EntryName) -> Seal:
-    """What seals the files in `folder` now; raises `UserError` where they are no entry."""
+def create_manifest(folder: Path, name: EntryName) -> EntryManifest:
+    """The manifest of the files in `folder`. Raises `UserError` where they are no entry."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     files = {
-        path.relative_to(folder).as_posix(): SealedFile(path.stat().st_size, file_sha256(path))
+        path.relative_to(folder).as_posix(): EntryFile(path.stat().st_size, file_sha256(path))
         for path in paths
-        if path.name != SEAL_NAME
+        if path.name != ENTRY_JSON
     }
-    seal = Seal(SCHEMA_VERSION, name.folder, datetime.now(UTC).isoformat(timespec="seconds"), files)
-    return parse_seal(seal_text(seal), name, str(folder))
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    manifest = EntryManifest(SCHEMA_VERSION, name.folder, now, files)
+    return parse_entry_manifest(manifest_text(manifest), name, str(folder))
 
 
-def seal_text(seal: Seal) -> bytes:
+def manifest_text(manifest: EntryManifest) -> bytes:
     """The content of `entry.json`."""
-    return (json.dumps(asdict(seal), indent=1, sort_keys=True) + "\n").encode()
+    return (json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n").encode()
 
 
-def parse_seal(content: bytes, name: EntryName, where: str) -> Seal:
-    """Read an `entry.json` found at `where`. Raises `UserError` for one that is not of `name`."""
+def parse_entry_manifest(content: bytes, name: EntryName, where: str) -> EntryManifest:
+    """Read an `entry.json` found at `where`. Raises `UserError` unless it is one of `name`."""
+    read = parse_versioned(content, where, SCHEMA_VERSION)
     try:
-        read = json.loads(content)
-        if read["schema_version"] != SCHEMA_VERSION:
-            raise UserError(
-                f"{where} has schema_version {read['schema_version']!r}, this version reads "
-                f"{SCHEMA_VERSION}; use a newer version of micrograph-pretrain"
-            )
-        files = {path: SealedFile(**file) for path, file in read["files"].items()}
-        seal = Seal(**(read | {"files": files}))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        files = {path: EntryFile(**file) for path, file in read["files"].items()}
+        manifest = EntryManifest(**(read | {"files": files}))
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{where} is damaged: {error!r}") from error
-    if seal.name != name.folder:
-        raise UserError(f"{where} is of {seal.name!r}, not of {name.folder}; it is not to be used")
+    if manifest.name != name.folder:
+        raise UserError(
+            f"{where} is of {manifest.name!r}, not of {name.folder}; it must not be used"
+        )
     for path, file in files.items():
-        if not _FILE.fullmatch(path) or path == SEAL_NAME or type(file.bytes) is not int:
-            raise UserError(f"{where} names a file {path!r}; it is not to be used")
+        if not _FILE.fullmatch(path) or path == ENTRY_JSON or type(file.bytes) is not int:
+            raise UserError(f"{where} names a file {path!r}; it must not be used")
     if absent := [path for path in _REQUIRED if path not in files]:
         raise UserError(f"{where} lacks {absent[0]}; it is no entry")
     if find_kind(files) is None:
         raise UserError(f"{where} names no weights that this version knows; use a newer one")
-    if files[CARD_NAME].bytes > _LARGEST_TEXT:
+    if files[CARD_NAME].bytes > _MAX_CARD_BYTES:
         raise UserError(f"{where} names a {CARD_NAME} of {files[CARD_NAME].bytes} bytes")
-    return seal
+    return manifest
 
 
-def digest(seal: bytes) -> str:
-    """What stands for an entry with all its files: the SHA-256 of its `entry.json`."""
-    return sha256(seal).hexdigest()
+def digest(manifest: bytes) -> str:
+    """The SHA-256 of an `entry.json`, which identifies the entry with all its files."""
+    return sha256(manifest).hexdigest()
 
 
-def parse_sealed_card(content: bytes, seal: Seal, name: EntryName, where: str) -> AnyCard:
-    """The card of an entry. Raises `UserError` when it is not the sealed one, or not of `name`."""
-    if sha256(content).hexdigest() != seal.files[CARD_NAME].sha256:
-        raise _not_sealed(where)
-    card = parse_any_card(content, where, seal.kind)
-    _check_card(card, seal, name, where)
+def parse_entry_card(
+    content: bytes, manifest: EntryManifest, name: EntryName, where: str
+) -> AnyCard:
+    """Read the card of an entry. Raises `UserError` if it differs from manifest or name."""
+    if sha256(content).hexdigest() != manifest.files[CARD_NAME].sha256:
+        raise _changed(where)
+    card = manifest.kind.parse_card(content, where)
+    arch = named_arch(card.arch, card.decoder)
+    if arch != name.arch:
+        raise UserError(f"{where} is of a {arch}, not of a {name.arch}; it must not be used")
+    if card.sha256 != manifest.weights.sha256:
+        raise UserError(f"{where} describes another {manifest.kind.weights}; it must not be used")
     return card
 
 
-def verify_entry(folder: Path, name: EntryName) -> Seal:
-    """Check every byte of an entry. Raises `UserError` naming the first file that is not right."""
-    path = folder / SEAL_NAME
+def verify_entry(folder: Path, name: EntryName) -> None:
+    """Check every byte of an entry. Raises `UserError` naming the first file that differs."""
+    path = folder / ENTRY_JSON
     try:
-        seal = parse_seal(path.read_bytes(), name, str(path))
+        manifest = parse_entry_manifest(path.read_bytes(), name, str(path))
     except OSError as error:
         raise UserError(f"no entry in {folder}: {error.strerror}") from error
-    for file, wanted in seal.files.items():
+    for file, wanted in manifest.files.items():
         check_file(folder / file, wanted)
     card = folder / CARD_NAME
-    parse_sealed_card(card.read_bytes(), seal, name, str(card))
-    return seal
+    parse_entry_card(card.read_bytes(), manifest, name, str(card))
 
 
-def check_file(path: Path, wanted: SealedFile) -> None:
-    """Raise `UserError` when a file is not the sealed one."""
+def check_file(path: Path, wanted: EntryFile) -> None:
+    """Raise `UserError` when a file differs from the manifest."""
     try:
-        right = path.stat().st_size == wanted.bytes and file_sha256(path) == wanted.sha256
+        equal = path.stat().st_size == wanted.bytes and file_sha256(path) == wanted.sha256
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    if not right:
-        raise _not_sealed(str(path))
+    if not equal:
+        raise _changed(str(path))
 
 
-def _check_card(card: AnyCard, seal: Seal, name: EntryName, where: str) -> None:
-    found = named_arch(card.arch, card_decoder(card))
-    if found != name.arch:
-        raise UserError(f"{where} is of a {found}, not of a {name.arch}; it is not to be used")
-    if card.sha256 != seal.weights.sha256:
-        raise UserError(
-            f"{where} describes another {weights_name(seal.kind)}; it is not to be used"
-        )
-
-
-def _not_sealed(where: str) -> UserError:
+def _changed(where: str) -> UserError:
     return UserError(
-        f"{where} is not the file that was published (its SHA-256 differs from {SEAL_NAME}'s); "
-        "it is damaged or was changed, and is not to be used"
+        f"{where} is not the file that was published (its SHA-256 differs from {ENTRY_JSON}'s); "
+        "it is damaged or was changed, and must not be used"
     )

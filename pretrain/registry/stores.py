@@ -1,11 +1,11 @@
-"""A registry in a folder or an object store: `ROOT/arch.tag/version/` is one version of an encoder.
+"""A registry in a folder or an object store: `ROOT/arch.tag/version/` is one version of an entry.
 
-There is no index that publishers share. A version is claimed by creating `ROOT/arch.tag/N/claim`,
-which only one of any number of publishers can do: a local folder gets its name with the claim in
-it, S3 gets a PUT with `If-None-Match: *`. The claimant writes its files, and `entry.json` last;
-without that, nobody lists the version. A claim says for what content it is, and since when: whoever
-publishes the same, at once or after a kill, writes the same bytes to the same place. What else a
-killed publisher left stays claimed, and the next takes the next number. Imports no torch.
+Publishers share no index. A publisher claims a version by creating `ROOT/arch.tag/N/claim`, which
+succeeds for one of any number: a local folder is renamed into place with the claim in it, S3 gets a
+PUT with `If-None-Match: *`. It then writes the files, and `entry.json` last; a version without that
+is not listed. The claim names the content and the time: whoever publishes the same content, at once
+or after a kill, writes the same bytes to the same place. Other content that a killed publisher left
+stays claimed, and the next publisher takes the next number. Imports no torch.
 """
 
 import json
@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from pretrain.atomic import name_durably
 from pretrain.registry.names import EntryName, is_name, parse_name
-from pretrain.registry.sealed import SEAL_NAME, Seal, seal_text
+from pretrain.registry.sealed import ENTRY_JSON, EntryManifest, manifest_text
 from shards.cli import UserError
 from shards.download import download
 from shards.stores import filesystem, is_url, unreachable
@@ -27,11 +27,11 @@ from shards.stores import filesystem, is_url, unreachable
 HUB_PREFIX = "hf://"
 CLAIM_NAME = "claim"
 _BUCKETS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "http", "https"}  # protocols without folders
-SCORES_FOLDER = "scores"  # of a version: what was measured after it was sealed
+SCORES_FOLDER = "scores"  # of a version: what was measured after it was published
 
 
 class Registry(Protocol):
-    """Published encoders by name and version. All raise `UserError` when it cannot be reached."""
+    """Entries by name and version. Every method raises `UserError` when it cannot be reached."""
 
     url: str
 
@@ -48,13 +48,13 @@ class Registry(Protocol):
         """Copy a file of one version to `target`."""
 
     def folder(self, name: EntryName) -> Path | None:
-        """Where a version lies already, if it is on this machine's disks."""
+        """The folder of a version where the registry is on a local disk."""
 
     def check_visibility(self, name: EntryName) -> None:
-        """Raise `UserError` where others see, or do not see, it otherwise than is asked for."""
+        """Raise `UserError` where an entry would become more, or less, visible than was asked."""
 
-    def add(self, folder: Path, seal: Seal, name: EntryName) -> int:
-        """Publish the sealed files of `folder` as a new version; the seal goes last."""
+    def add(self, folder: Path, manifest: EntryManifest, name: EntryName) -> int:
+        """Publish the files of `folder` as a new version; the manifest goes last."""
 
     def attached(self, name: EntryName) -> list[str]:
         """The files of one version's `SCORES_FOLDER`."""
@@ -65,24 +65,24 @@ class Registry(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The content of `claim`: who brings this content, now or later, fills the version."""
+    """The content of `claim`: whoever publishes this content, now or later, fills the version."""
 
-    content: str  # of its seal
-    published: str  # of its seal
+    content: str  # the manifest's `content_sha256`
+    published: str  # the manifest's
 
 
-# Of a version that was claimed by a token, as all were once.
-_UNKNOWN = Claim("", "")
+# An unreadable claim is somebody else's.
+_UNREADABLE = Claim("", "")
 
 
 def open_registry(url: str, *, public: bool = False) -> Registry:
     """The registry at a folder, a URL that fsspec knows, or `hf://ORGANISATION`.
 
-    What is added on the hub is `public` or private; elsewhere the owner of the place decides.
+    New entries on the hub are `public` or private; elsewhere the owner of the storage decides.
     """
     if url.startswith(HUB_PREFIX):
         try:
-            from pretrain.registry.hub import HubRegistry  # the one that needs the hub's client
+            from pretrain.registry.hub import HubRegistry  # needs the hub's client
         except ImportError as error:
             raise UserError(f"cannot open {url}: {error}; pip install '.[hub]'") from error
         return HubRegistry(url, public=public)
@@ -93,7 +93,7 @@ class FileRegistry:
     """A folder on a disk, or behind fsspec."""
 
     def __init__(self, url: str) -> None:
-        # So that fsspec sees no URL in a path, and another working folder changes nothing.
+        # Absolute: fsspec takes no such path for a URL, and a change of folder does no harm.
         self.url = url.rstrip("/") if is_url(url) else str(Path(url).absolute())
         self._fs, root = filesystem(self.url)
         self._root = root.rstrip("/")
@@ -126,14 +126,17 @@ class FileRegistry:
         return self._local and self._local / name.folder / str(name.version)
 
     def check_visibility(self, name: EntryName) -> None:
-        pass  # the owner of the place decides
+        pass  # the owner of the storage decides
 
-    def add(self, folder: Path, seal: Seal, name: EntryName) -> int:
-        version, claim = self._claim(name, Claim(seal.content, seal.published))
+    def add(self, folder: Path, manifest: EntryManifest, name: EntryName) -> int:
+        version, claim = self._claim(name, Claim(manifest.content_sha256, manifest.published))
         place = self._place(name.at(version))
-        for file in seal.files:
+        for file in manifest.files:
             self._put(folder / file, f"{place}/{file}")
-        self._put(seal_text(replace(seal, published=claim.published)), f"{place}/{SEAL_NAME}")
+        self._put(
+            manifest_text(replace(manifest, published=claim.published)),
+            f"{place}/{ENTRY_JSON}",
+        )
         return version
 
     def attached(self, name: EntryName) -> list[str]:
@@ -145,7 +148,7 @@ class FileRegistry:
         self._put(content, f"{self._place(name)}/{SCORES_FOLDER}/{file}")
 
     def _claim(self, name: EntryName, ours: Claim) -> tuple[int, Claim]:
-        """The version where this content goes, and the claim on it: ours, or one as good."""
+        """The version where this content goes, and its claim: ours, or one for equal content."""
         taken = self._taken(name)
         for version in taken:
             claim = self._read_claim(self._place(name.at(version)))
@@ -159,7 +162,7 @@ class FileRegistry:
                 return version, claim
 
     def _create(self, place: str, ours: Claim) -> Claim:
-        """The claim that `place` has after an attempt at putting ours there."""
+        """Try to claim `place`; the claim that it has then."""
         text = json.dumps(asdict(ours)).encode()
         try:
             if self._local:
@@ -167,8 +170,8 @@ class FileRegistry:
             else:
                 self._fs.pipe_file(f"{place}/{CLAIM_NAME}", text, mode="create")
             return ours
-        except Exception as error:  # every store has its own way to say no
-            # Perhaps ours all the same, when an answer was lost and the request repeated.
+        except Exception as error:  # every store raises its own
+            # It may be ours: a request is repeated when its answer was lost.
             claim = self._read_claim(place)
             if claim is None:
                 raise unreachable(self.url, error, "write") from error
@@ -186,10 +189,10 @@ class FileRegistry:
         try:
             return None if text is None else Claim(**json.loads(text))
         except (ValueError, TypeError):
-            return _UNKNOWN
+            return _UNREADABLE
 
     def _put(self, content: Path | bytes, target: str) -> None:
-        """Write a file that is under its name only when whole, as another may be read there."""
+        """Write a file that appears under its name only when complete; a reader may look there."""
 
         def put() -> int:
             folder = target.rpartition("/")[0]
@@ -214,7 +217,7 @@ class FileRegistry:
             raise UserError(f"{target} has {arrived} bytes, not {size}; publish again")
 
     def _taken(self, name: EntryName) -> list[int]:
-        """The versions that are claimed, whole or not."""
+        """The versions that are claimed, complete or not."""
         below = f"{self._root}/{name.folder}/"
         paths = [path.removeprefix(below) for path in self._find(below.rstrip("/"))]
         return [int(path.split("/")[0]) for path in paths if path.split("/")[0].isdecimal()]
@@ -223,7 +226,7 @@ class FileRegistry:
         found: dict[str, list[int]] = {}
         for path in self._find(folder):
             parts = path.removeprefix(f"{self._root}/").split("/")
-            if len(parts) != 3 or parts[2] != SEAL_NAME or not is_name(f"{parts[0]}@{parts[1]}"):
+            if len(parts) != 3 or parts[2] != ENTRY_JSON or not is_name(f"{parts[0]}@{parts[1]}"):
                 continue
             name = parse_name(f"{parts[0]}@{parts[1]}")
             if name.version is not None and str(name) == f"{parts[0]}@{parts[1]}":
@@ -233,9 +236,9 @@ class FileRegistry:
         return {name: tuple(sorted(versions)) for name, versions in sorted(found.items())}
 
     def _check_bucket(self) -> None:
-        """Raise where there is none, or nobody answers: such stores then list nothing, too."""
+        """Raise where the bucket or its server is missing: such stores list nothing then."""
         top = self._root if is_url(self._root) else self._root.split("/")[0]
-        with suppress(PermissionError):  # only what is below may be listed
+        with suppress(PermissionError):  # one may be allowed to list what is below only
             self._fs.ls(top, detail=False)
 
     def _find(self, folder: str) -> list[str]:
@@ -252,18 +255,18 @@ class FileRegistry:
     def _try(self, verb: str, action: Callable[[], Any]) -> Any:
         try:
             return action()
-        except Exception as error:  # every file system has its own
+        except Exception as error:  # every file system raises its own
             raise unreachable(self.url, error, verb) from error
 
 
 def _create_folder(place: Path, claim: bytes) -> None:
-    """Make a folder that has its claim from the first moment, or fail where there is one."""
+    """Make a folder that holds its claim from the first moment; fail if it exists."""
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".claim-", dir=place.parent) as scratch:
         folder = Path(scratch) / "version"
         folder.mkdir()
         (folder / CLAIM_NAME).write_bytes(claim)
-        folder.rename(place)  # fails where a folder is that is not empty
+        folder.rename(place)  # fails where there is a folder that is not empty
 
 
 def _protocols(fs: Any) -> tuple[str, ...]:

@@ -121,7 +121,7 @@ def test_what_is_no_finished_run_is_one_line(
     with pytest.raises(SystemExit) as end:
         main([str(tmp_path)])
     assert end.value.code == EXIT_USER_ERROR
-    assert "is it a finished run of downstream.segment or adapt?" in capsys.readouterr().err
+    assert "is it a finished run of a segmenter?" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -14,10 +14,9 @@ from torch import nn
 
 from downstream.models import create_model
 from pretrain.card import CARD_NAME, ENCODER_NAME, read_card
+from pretrain.cards.usage import snippets
 from pretrain.publish import publish
-from pretrain.registry.names import parse_name
 from pretrain.registry.pull import pull
-from pretrain.registry.readme import snippets
 from pretrain.train import main as train
 from shards.cli import UserError
 from shards.schema import file_sha256
@@ -70,7 +69,7 @@ def test_a_name_gives_a_segmenter_with_the_trained_encoder(decoder: str) -> None
 @pytest.mark.parametrize("way", ["here", "smp", "timm", "torch"])
 def test_the_lines_of_the_model_card_load_it(way: str, registry: Path) -> None:
     folder = registry / NAME / "1"
-    code = snippets(read_card(folder), parse_name(NAME))[way]
+    code = snippets(read_card(folder), NAME)[way]
     assert code in (folder / "README.md").read_text() or way == "torch"
     names: dict[str, Any] = {"folder": folder}
     exec(code, names)

@@ -17,10 +17,9 @@ from downstream.config import SegmentConfig
 from downstream.models import create_model
 from downstream.seg.segmenter import load_segmenter
 from downstream.segment import segment
+from pretrain.cards.usage import snippets
 from pretrain.publish import publish
-from pretrain.registry.names import parse_name
 from pretrain.registry.pull import pull
-from pretrain.registry.readme import snippets
 from pretrain.segmenter_card import read_segmenter_card, write_segmenter_card
 from shards.cli import EXIT_USER_ERROR, UserError
 from shards.schema import file_sha256
@@ -108,7 +107,7 @@ def test_python_loads_it_by_its_name(run: Path, registry: Path) -> None:
     wanted = load_segmenter(run, torch.device("cpu")).model.state_dict()
     folder = pull(NAME)
     pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
-    code = snippets(read_segmenter_card(folder), parse_name(NAME))
+    code = snippets(read_segmenter_card(folder), NAME)
     for way in ("python", "smp"):
         assert code[way] in (folder / "README.md").read_text()
         names: dict[str, Any] = {"pixels": pixels, "folder": folder}
@@ -161,7 +160,7 @@ def test_an_adapted_network_is_not_calibrated(run: Path, tmp_path: Path) -> None
 
 
 def test_a_segmenters_name_is_no_encoder(squares: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is a segmenter, not an encoder: .*downstream\.predict"):
+    with pytest.raises(UserError, match=r"is a segmenter, not an encoder; .*downstream\.predict"):
         create_model("Unet", NAME, classes=3)
     with pytest.raises(UserError, match="is a segmenter, not an encoder"):
         segment(SegmentConfig(data=squares, crop_size=64, init=NAME, run_dir=tmp_path / "run"))

@@ -39,7 +39,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> str:
         export = tmp_path_factory.mktemp(tag)
         save_file(encoder.state_dict(), export / "encoder.safetensors")
         card = Card(
-            **{"schema_version": 4, "arch": "resnet18", "timm_name": "resnet18"},
+            **{"arch": "resnet18", "timm_name": "resnet18"},
             **{"timm_features": "equal", "timm_difference": 0.0, "encoder_options": {}},
             **{"init": "random", "init_tag": "", "classes": ("a", "b"), "channels": 1},
             **{"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "image_size": 32, "converged": True},

@@ -13,7 +13,7 @@ from downstream.models import create_model
 from pretrain.card import read_card
 from pretrain.export import export_encoder
 from pretrain.model import build_classifier, build_encoder, imagenet_tag
-from pretrain.timm_models import encoder_options, kind_of
+from pretrain.timm_models import encoder_options, feature_type
 from pretrain.train import main as train
 from shards.cli import UserError
 
@@ -116,7 +116,7 @@ def test_a_parameter_that_can_get_none_is_left_out_of_training(
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     assert [name for name, p in trained if p.grad is None] == []
     assert 0 < len(trained) < len(list(model.parameters()))
-    assert "have no part in it" in capsys.readouterr().err
+    assert "are unused" in capsys.readouterr().err
 
 
 def test_timms_own_initialisation_is_kept() -> None:
@@ -131,7 +131,7 @@ def test_timms_own_initialisation_is_kept() -> None:
     [
         ("tu-convnext_tny", 64, "no model 'convnext_tny'; nearest is 'tu-convnext_tiny'"),
         ("tu-convnext_atto.in99k", 64, "no weights 'in99k'; it has: d2_in1k"),
-        ("tu-levit_128", 224, r"have strides \[16, 32, 64\]; smp takes those that double"),
+        ("tu-levit_128", 224, r"have strides \[16, 32, 64\]; smp takes strides that double"),
         ("tu-cait_xxs24_224", 224, "smp cannot take the features of tu-cait_xxs24_224"),
         ("tu-maxvit_rmlp_pico_rw_256", 64, "it was made for 256, so --image-size 256"),
     ],
@@ -145,7 +145,7 @@ def test_smp_is_told_what_lets_a_model_take_any_size() -> None:
     assert encoder_options("resnet18") == encoder_options(CONVNEXT) == {}
     assert encoder_options(SWIN) == {"dynamic_img_size": True}
     assert encoder_options("tu-hiera_tiny_224") == {}  # made for one size, and bound to it
-    assert [kind_of(arch) for arch in (CONVNEXT, SWIN, VIT)] == ["pyramid", "pyramid", "vit"]
+    assert [feature_type(arch) for arch in (CONVNEXT, SWIN, VIT)] == ["pyramid", "pyramid", "vit"]
 
 
 def test_the_imagenet_weights_have_timms_tag() -> None:

@@ -1,4 +1,4 @@
-"""A training that begins from an encoder of a registry, and one that goes on."""
+"""Trainings that start from an encoder of a registry, and are published."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,43 +11,44 @@ from pretrain.status import read_status, write_status
 from pretrain.train import main as train
 
 
-def test_a_run_states_the_version_it_began_from_and_goes_on_with_it(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def small(shards: Path) -> list[str]:
+    """Flags of a training that takes seconds."""
+    return (
+        f"--arch mobilenet_v2 --shards {shards} --image-size 32 --batch-size 48 --lr 0.01 "
+        "--threads 1 --epochs"
+    ).split()
+
+
+def test_a_run_states_the_version_it_began_from_and_resumes_with_it(
+    small: list[str], root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = str(tmp_path / "registry")
     monkeypatch.setenv("MICROGRAPH_REGISTRY", root)
     monkeypatch.chdir(tmp_path)
-    small = (
-        f"--arch mobilenet_v2 --shards {shards} --image-size 32 --batch-size 48 --lr 0.01 "
-        "--threads 1"
-    ).split()
-    train([*small, "--epochs", "1"])
-    first = Path("runs/mobilenet_v2.random")
+    first, second = Path("runs/mobilenet_v2.random"), Path("runs/mobilenet_v2.tiny")
+    from_first = ["--init", "mobilenet_v2.tiny"]
+    train([*small, "1"])
     publish(first, "tiny", root, not_converged=True)
-    train([*small, "--epochs", "1", "--init", "mobilenet_v2.tiny"])
-    second = Path("runs/mobilenet_v2.tiny")
+    train([*small, "1", *from_first])
     assert read_run(second)[0].init == "mobilenet_v2.tiny@1"
     assert RunPaths(second).init_card.is_file()
     assert read_sources(read_run(second)[1], RunPaths(second)) == read_run(first)[1].sources
     publish(second, "tiny", root, not_converged=True)
-    train([*small, "--epochs", "2", "--init", "mobilenet_v2.tiny"])
+    train([*small, "2", *from_first])
     assert read_run(second)[0].init == "mobilenet_v2.tiny@1"
-    train([*small, "--epochs", "1", "--init", "mobilenet_v2.tiny", "--run-dir", "runs/new"])
+    train([*small, "1", *from_first, "--run-dir", "runs/new"])
     assert read_run(Path("runs/new"))[0].init == "mobilenet_v2.tiny@2"
 
 
-def test_a_run_that_is_not_finished_is_published_with_a_warning(
-    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_an_unfinished_run_is_published_with_a_warning(
+    small: list[str], root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    train(
-        f"--arch mobilenet_v2 --shards {shards} --image-size 32 --batch-size 48 --lr 0.01 "
-        f"--threads 1 --epochs 1 --run-dir {run}".split()
-    )
+    train([*small, "1", "--run-dir", str(run)])
     status = read_status(run)
     assert status is not None
     write_status(run, replace(status, state="interrupted", epochs=9))
     capsys.readouterr()
-    publish(run, "early", str(tmp_path / "registry"), not_converged=True)
+    publish(run, "early", root, not_converged=True)
     said = " ".join(capsys.readouterr().err.split())
     assert "is not finished (interrupted, epoch 1 of 9); its best epoch so far is published" in said

@@ -3,71 +3,48 @@
 import re
 import shutil
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from exports import encoder_card
 
-from pretrain.card import Card
-from pretrain.registry.contents import Found
+from pretrain.registry.contents import PublishedEntry
 from pretrain.registry.names import parse_name
 from pretrain.registry.page import render_page
 from pretrain.registry.scores import PROBE, TransferScore
-from pretrain.registry.sealed import Seal, SealedFile
-from shards.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo
+from pretrain.registry.sealed import EntryFile, EntryManifest
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 HOSTILE = "<script>alert(1)</script>"
 SCORE = TransferScore(
-    **{
-        "schema_version": 1,
-        "probe": PROBE,
-        "label": "steel-with-a-long-label",
-        "images": 3,
-        "folds": 3,
-    },
-    **{"encoder_sha256": "0" * 64, "data_sha256": "d" * 64, "scored": "2026-01-02"},
-    **{"miou": 0.5, "random_miou": 0.25, "iou": {"a": 0.5, "b": None}},
+    probe=PROBE,
+    label="steel-with-a-long-label",
+    encoder_sha256="0" * 64,
+    data_sha256="d" * 64,
+    images=3,
+    folds=3,
+    miou=0.5,
+    random_miou=0.25,
+    iou={"a": 0.5, "b": None},
+    scored="2026-01-02",
 )
 
 
-def entry(name: str, top1: float, **changes: object) -> Found:
+def entry(name: str, top1: float, *scores: TransferScore, **changes: object) -> PublishedEntry:
     parsed = parse_name(name)
-    source = SourceInfo(name="steels", samples=9, licence="MIT", restriction=None, citation=None)
-    facts: dict[str, object] = {
-        "schema_version": 4,
-        "arch": parsed.arch,
-        "timm_name": parsed.arch,
-        "timm_features": "equal",
-        "timm_difference": 0.0,
-        "encoder_options": {},
-        "init": "random",
-        "init_tag": "",
-        "classes": (HOSTILE, "bainite_that_has_" + "a_long_name_" * 6),
-        "channels": 1,
-        "mean": IMAGENET_MEAN,
-        "std": IMAGENET_STD,
-        "image_size": 224,
-        "converged": True,
-        "metrics": {"top1": top1},
-        "class_accuracy": (0.25, None),
-        "corpus_hash": "c" * 64,
-        "sources": (source,),
-        "config": {"lr": 0.1},
-        "versions": {},
-        "sha256": "0" * 64,
-    }
-    seal = Seal(1, parsed.folder, "2026-01-02T03:04:05+00:00", {
-        "encoder.safetensors": SealedFile(45_000_000, "0" * 64)
-    })  # fmt: skip
-    return Found(parsed, seal, "d" * 64, Card(**(facts | changes)))  # type: ignore[arg-type]
+    classes = (HOSTILE, "bainite_that_has_" + "a_long_name_" * 6)
+    facts = {"classes": classes, "class_accuracy": (0.25, None), "metrics": {"top1": top1}}
+    files = {"encoder.safetensors": EntryFile(45_000_000, "0" * 64)}
+    manifest = EntryManifest(1, parsed.folder, "2026-01-02T03:04:05+00:00", files)
+    card = encoder_card(parsed.arch, **(facts | changes))
+    return PublishedEntry(parsed, manifest, "d" * 64, card, scores)
 
 
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
     found = [
         entry("vgg11.micronet@1", 0.0137, converged=False),
-        replace(entry("resnet50.micronet@2", 0.62), scores=(SCORE,)),
+        entry("resnet50.micronet@2", 0.62, SCORE),
         entry("efficientnet-b4.image-micronet@1", 0.945, init="imagenet"),
     ]
     path = tmp_path / "encoders.html"
@@ -96,26 +73,25 @@ def test_the_best_stands_first_and_a_failure_last(page: Path) -> None:
     assert "did not converge" in page.read_text(encoding="utf-8").split('id="vgg11')[1]
 
 
-def test_the_page_is_put_in_order_by_what_users_want(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
+def first_by_score(text: str, page: Path) -> str:
+    """The first entry when the page's best-on-these-images order is chosen."""
     (choice,) = re.findall(r'<option value="(score0)">best on steel-with-a-long-label dddd', text)
-    sorted_ = page.with_name("sorted.html")
     pick = f'order.value = "{choice}"; order.dispatchEvent(new Event("change"));</script>'
-    sorted_.write_text(text.replace("</script>", pick))
-    elements = browse(sorted_.as_uri())
-    assert re.findall(r'<details id="([^"]+)"', elements)[0] == "resnet50.micronet@2"
+    page.write_text(text.replace("</script>", pick), encoding="utf-8")
+    return str(re.findall(r'<details id="([^"]+)"', browse(page.as_uri()))[0])
 
 
-def test_what_has_no_score_does_not_disturb_their_order(page: Path) -> None:
-    """As a segmenter, between two encoders in the order before."""
-    first, middle, last = page.read_text(encoding="utf-8").split("<details ")[1:]
+def test_the_page_can_be_sorted_by_score(page: Path) -> None:
+    assert first_by_score(page.read_text(encoding="utf-8"), page) == "resnet50.micronet@2"
+
+
+def test_an_entry_without_a_score_does_not_disturb_the_order(page: Path) -> None:
+    """Such as a segmenter, between two encoders in the order before."""
+    head, first, middle, last = page.read_text(encoding="utf-8").split("<details ")
     middle = re.sub('data-score0="[^"]*"', "", middle)
     last = re.sub('data-score0="[^"]*"', 'data-score0="0.7"', last)
-    pick = 'order.value = "score0"; order.dispatchEvent(new Event("change"));</script>'
-    head = page.read_text(encoding="utf-8").split("<details ")[0]
-    text = "<details ".join([head, first, middle, last]).replace("</script>", pick)
-    page.write_text(text, encoding="utf-8")
-    assert re.findall(r'<details id="([^"]+)"', browse(page.as_uri()))[0] == "vgg11.micronet@1"
+    text = "<details ".join([head, first, middle, last])
+    assert first_by_score(text, page) == "vgg11.micronet@1"
 
 
 def test_a_search_leaves_what_it_found(page: Path) -> None:

@@ -1,0 +1,1 @@
+"""What is known of a trained encoder or segmenter: its card, its name, how it is used."""
