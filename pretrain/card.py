@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pretrain.archs import find_arch
 from shards.cli import UserError
 from shards.schema import SourceInfo, parse_versioned, read_versioned
 
@@ -58,36 +57,15 @@ def read_card(folder: Path) -> Card:
     return read_card_file(folder / CARD_NAME)
 
 
-def _from_version_1(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Version 1 knew one source, of unknown licence."""
-    unknown = SourceInfo(name="", samples=0, licence=None, restriction=None, citation=None)
-    return {**content, "sources": [asdict(unknown)]}
-
-
-def _from_version_2(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Version 2 knew the table's archs only, and measured nothing."""
-    tag = find_arch(content["arch"]).weight_tag if content["init"] == "imagenet" else ""
-    return {**content, "init_tag": tag, "encoder_options": {}, "timm_difference": None}
-
-
-def _from_version_3(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Version 3 told the accuracy of all classes together only."""
-    return {**content, "class_accuracy": None}
-
-
-_MIGRATIONS = {1: _from_version_1, 2: _from_version_2, 3: _from_version_3}
-
-
 def read_card_file(path: Path) -> Card:
     """As `read_card`, of a card under any name."""
     absent = f"no {path.name} in {path.parent}; the encoder cannot be used without it"
-    content = read_versioned(path, SCHEMA_VERSION, migrations=_MIGRATIONS, absent=absent)
-    return _card(content, str(path))
+    return _card(read_versioned(path, SCHEMA_VERSION, absent=absent), str(path))
 
 
 def parse_card(text: bytes, where: str) -> Card:
     """As `read_card`, of a card's text that was read from `where`."""
-    return _card(parse_versioned(text, where, SCHEMA_VERSION, _MIGRATIONS), where)
+    return _card(parse_versioned(text, where, SCHEMA_VERSION), where)
 
 
 def _card(content: Mapping[str, Any], where: str) -> Card:

@@ -5,26 +5,24 @@ discarded). Every decision is recorded with the sample and undone by another opt
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from shards.databar import DataBar, crop_data_bar, find_data_bar
+from shards.format.config import WriteConfig
 from shards.images import (
     MIN_SIDE,
     WINDOW_PERCENTILES,
+    Notes,
     Pixels,
     RejectedImage,
     decode_raw,
     to_eight_bits,
     window,
 )
-from shards.overlays import MANY_MARKS, Overlay, find_overlay
-
-DataBars = Literal["crop", "keep"]
-Overlays = Literal["keep", "discard"]
-Masks = Literal["reject", "keep"]
+from shards.overlays import MANY_MARKS, Annotations, find_annotations
 
 # An indexed mask has few values, and its neighbouring pixels are equal nearly everywhere. Noise
 # sets micrographs apart, even those of few grey levels; with three values none is worth keeping.
@@ -32,16 +30,6 @@ MAX_MASK_VALUES, MIN_MASK_FLAT, CERTAIN_MASK_VALUES = 32, 0.9, 3
 BAR_PERCENTILE = 90.0  # the white of a bar's text takes up less of an image than the rest
 _MASK_SAMPLE_ROWS = 16  # looked at first: most micrographs show more values there
 _STRIP = 1 << 20  # pixels whose colours are counted at once: the copies are large
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CleanOptions:
-    """The policies; together with the file they decide the pixels."""
-
-    data_bars: DataBars = "crop"
-    overlays: Overlays = "keep"
-    masks: Masks = "reject"
-    grey: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +40,27 @@ class Cleaned:
     """
 
     pixels: Pixels
-    notes: tuple[str, ...]
+    notes: Notes
     height: int
     bar: DataBar | None
-    overlay: Overlay | None
+    annotations: Annotations | None
 
 
-def clean_image(data: bytes, options: CleanOptions) -> Cleaned:
+def clean_image(data: bytes, config: WriteConfig) -> Cleaned:
     """Decode and clean one image file. Raises `RejectedImage`, nothing else."""
     raw = decode_raw(data)
-    if options.masks == "reject":
+    if config.masks == "reject":
         _check_is_no_mask(raw.values)
-    bar = _data_bar(raw.values) if options.data_bars == "crop" else None
+    bar = _data_bar(raw.values) if config.data_bars == "crop" else None
     # Cropped first: a bar's black and white spoil the window of a deep image, its colour the grey.
     values = raw.values if bar is None else _crop(raw.values, bar)
-    micrograph = to_eight_bits(values, grey=options.grey)
-    overlay = find_overlay(micrograph.pixels)
-    if overlay is not None and options.overlays == "discard" and overlay.marks >= MANY_MARKS:
-        raise RejectedImage("overlay", f"{overlay.marks} burnt-in marks, at most {MANY_MARKS - 1}")
-    return Cleaned(
-        micrograph.pixels, raw.notes + micrograph.notes, raw.values.shape[0], bar, overlay
-    )
+    micrograph = to_eight_bits(values, grey=config.grey)
+    annotations = find_annotations(micrograph.pixels)
+    marks = 0 if annotations is None else annotations.marks
+    if config.annotations == "discard" and marks >= MANY_MARKS:
+        raise RejectedImage("annotated", f"{marks} burnt-in marks, at most {MANY_MARKS - 1}")
+    notes = {**raw.notes, **micrograph.notes}
+    return Cleaned(micrograph.pixels, notes, raw.values.shape[0], bar, annotations)
 
 
 def _data_bar(values: npt.NDArray[Any]) -> DataBar | None:

@@ -29,7 +29,7 @@ from shards.schema import SPLITS, Manifest
 from shards.selection import Group, Selection
 from shards.stats import readable
 from shards.tables import Pair, Sample
-from shards.thumbnails import Origin, Picture, StoredImages, Wanted
+from shards.thumbnails import Picture, SourcePath, StoredImages, Wanted
 
 _SMALL, _MIDDLE, _LARGE = 112, 224, 300  # pixels, the longest side of a thumbnail
 
@@ -39,19 +39,19 @@ class Pictures:
     """Where the pictures come from; `originals` are those of the wanted files that are at hand."""
 
     stored: StoredImages
-    originals: Mapping[Origin, Picture]
+    originals: Mapping[SourcePath, Picture]
     with_originals: bool  # whether the sources were given
 
 
-def wanted_originals(selection: Selection) -> dict[Origin, Wanted]:
+def wanted_originals(selection: Selection) -> dict[SourcePath, Wanted]:
     """The source files that `exhibits` would show."""
     wanted = {
-        (reject.origin, reject.source): Wanted(_SMALL, stretch=reason == "mask")
+        (reject.source, reject.path): Wanted(_SMALL, stretch=reason == "mask")
         for reason, rejects in selection.rejects.items()
         if reason not in UNSEEN
         for reject in rejects
     }
-    return wanted | {(s.origin, s.source): Wanted(_MIDDLE) for s in selection.bars}
+    return wanted | {(s.source, s.path): Wanted(_MIDDLE) for s in selection.bars}
 
 
 def exhibits(selection: Selection, manifest: Manifest, pictures: Pictures) -> list[Section]:
@@ -100,7 +100,7 @@ def _rejects(selection: Selection, manifest: Manifest, pictures: Pictures) -> Se
 
 
 def _files(rejects: Iterable[Rejected]) -> str:
-    items = (f"<li>{_name(r.origin, r.source)} — {text(r.detail)}</li>" for r in rejects)
+    items = (f"<li>{_name(r.source, r.path)} — {text(r.detail)}</li>" for r in rejects)
     return f"<ul>{''.join(items)}</ul>"
 
 
@@ -108,9 +108,9 @@ def _rejected(rejects: Iterable[Rejected], pictures: Pictures) -> str:
     return gallery(
         (
             figure(
-                pictures.originals.get((reject.origin, reject.source)),
-                hint=_path(reject.origin, reject.source),
-                caption=f"{_name(reject.origin, reject.source)}<br>{text(reject.detail)}",
+                pictures.originals.get((reject.source, reject.path)),
+                hint=_path(reject.source, reject.path),
+                caption=f"{_name(reject.source, reject.path)}<br>{text(reject.detail)}",
             )
             for reject in rejects
         ),
@@ -136,31 +136,31 @@ def _bars(selection: Selection, manifest: Manifest, pictures: Pictures) -> Secti
 
 def _one_bar(sample: Sample, pictures: Pictures) -> str:
     edge, row, of = sample.bar or ("bottom", 0, 1)
-    before = pictures.originals.get((sample.origin, sample.source))
+    before = pictures.originals.get((sample.source, sample.path))
     left = ""
     if before is None and pictures.with_originals:
-        left = figure(None, hint=_path(sample.origin, sample.source))
+        left = figure(None, hint=_path(sample.source, sample.path))
     elif before is not None:
         cut = before.height * row / of
         top, bottom = (cut, before.height) if edge == "bottom" else (0, cut)
         drawing = rectangle(0, top, before.width, bottom, "cut") + line(0, cut, before.width, cut)
-        left = figure(before, hint=_path(sample.origin, sample.source), drawing=drawing)
+        left = figure(before, hint=_path(sample.source, sample.path), drawing=drawing)
     right = figure(pictures.stored.picture(sample.key, _MIDDLE), hint=_hint(sample))
-    caption = f"{_name(sample.origin, sample.source)}<br>{text(edge)} bar, cut at row {row} of {of}"
+    caption = f"{_name(sample.source, sample.path)}<br>{text(edge)} bar, cut at row {row} of {of}"
     return _pair(left + right, caption)
 
 
 def _overlays(selection: Selection, manifest: Manifest, pictures: Pictures) -> Section:
-    count = manifest.decisions.get("overlay_found", 0)
-    if not selection.overlays:
+    count = manifest.decisions.get("annotations_found", 0)
+    if not selection.annotated:
         return Section("overlays", "Overlays", paragraph("No drawn marks were found."), count)
     body = [
         paragraph(
             f"{amount(count, 'image')} with marks that software drew there: scale bars, labels, "
-            f"panel letters. {len(selection.overlays)} of them, with the marks in red. To leave "
-            f"out those with many: {option('--overlays discard')}."
+            f"panel letters. {len(selection.annotated)} of them, with the marks in red. To leave "
+            f"out those with many: {option('--annotations discard')}."
         ),
-        gallery(_one_overlay(sample, pictures) for sample in selection.overlays),
+        gallery(_one_overlay(sample, pictures) for sample in selection.annotated),
     ]
     return Section("overlays", "Overlays", "\n".join(body), count)
 
@@ -171,7 +171,7 @@ def _one_overlay(sample: Sample, pictures: Pictures) -> str:
         rectangle(left - margin, top - margin, right + margin, bottom + margin)
         for top, left, bottom, right in _boxes(sample, pictures.stored)
     )
-    caption = f"{text(sample.class_name)}, {amount(sample.marks, 'mark')}"
+    caption = f"{text(sample.class_name)}, {amount(sample.annotations, 'mark')}"
     picture = pictures.stored.picture(sample.key, _LARGE)
     return figure(picture, hint=_hint(sample), caption=caption, drawing=drawing)
 
@@ -221,7 +221,7 @@ def _one_group(group: Group, pictures: Pictures) -> str:
 
 
 def _one_pair(pair: Pair, first: Sample, second: Sample, pictures: Pictures) -> str:
-    factor, shift = cmath.rect(pair.scale, pair.turn), complex(pair.x, pair.y)
+    factor, shift = cmath.rect(pair.scale, pair.rotation), complex(pair.x, pair.y)
     there = [factor * corner + shift for corner in _corners(second)]
     here = [(corner - shift) / factor for corner in _corners(first)] if factor else []
     figures = [
@@ -235,7 +235,7 @@ def _one_pair(pair: Pair, first: Sample, second: Sample, pictures: Pictures) -> 
     names = text(first.class_name)
     if second.class_name != first.class_name:
         names = f"<b>{names} and {text(second.class_name)}</b>"
-    caption = f"{names}, {pair.share:.0%} shared, scale {pair.scale:.2f}"
+    caption = f"{names}, {pair.overlap_fraction:.0%} shared, scale {pair.scale:.2f}"
     return _pair("".join(figures), caption)
 
 
@@ -267,7 +267,7 @@ def _sheet(samples: Sequence[Sample], pictures: Pictures, *, with_class: bool = 
 def _about_originals(pictures: Pictures, shown: Sequence[Sample | Rejected]) -> str:
     """What to say where files of the sources are missing on the page."""
     if pictures.with_originals:
-        missing = sum((one.origin, one.source) not in pictures.originals for one in shown)
+        missing = sum((one.source, one.path) not in pictures.originals for one in shown)
         gone = f"{amount(missing, 'file')} could not be shown: gone, unreadable or too large."
         return paragraph(gone, "soft") if missing else ""
     return paragraph(
@@ -278,13 +278,13 @@ def _about_originals(pictures: Pictures, shown: Sequence[Sample | Rejected]) -> 
 
 
 def _hint(sample: Sample) -> str:
-    where = _path(sample.origin, sample.source)
+    where = _path(sample.source, sample.path)
     return f"{where} ({sample.width} x {sample.height} stored, {sample.split})"
 
 
-def _name(origin: str, source: str) -> str:
-    return code(_path(origin, source))
+def _name(source: str, path: str) -> str:
+    return code(_path(source, path))
 
 
-def _path(origin: str, source: str) -> str:
-    return f"{origin}: {source}" if origin else source
+def _path(source: str, path: str) -> str:
+    return f"{source}: {path}" if source else path

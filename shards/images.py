@@ -14,15 +14,18 @@ Policy, per kind of input (recorded in each sample's notes when it changed somet
 import io
 import warnings
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from enum import IntFlag, auto
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
-Profile = Literal["fast", "exact"]
+from shards.format.config import Profile
+
 SUFFIXES: dict[Profile, str] = {"fast": "jpg", "exact": "png"}  # of stored images
 
 # Pillow's names. Not all that it has: an EPS named .png would start Ghostscript.
@@ -39,12 +42,28 @@ GREY_TOLERANCE = 4
 MAX_COLOURED_SHARE = 1e-3
 
 JPEG_QUALITY = 95
-JPEG_MAX_SIDE = 65_500  # libjpeg's
 _JPEG_END = b"\xff\xd9"
 
 Image.MAX_IMAGE_PIXELS = None  # `MAX_PIXELS` is checked before any pixel is decoded
 
 Pixels = npt.NDArray[np.uint8]
+
+
+class Decision(IntFlag):
+    """What was done to an image, or found in it; counted in the manifest under these names."""
+
+    FIRST_PAGE_TAKEN = auto()
+    EXIF_ROTATED = auto()
+    MODE_CONVERTED = auto()
+    DEPTH_WINDOWED = auto()
+    COLOUR_CHANNELS_EQUAL = auto()
+    COLOUR_MADE_GREY = auto()
+    DATA_BAR_CROPPED = auto()
+    ANNOTATIONS_FOUND = auto()
+    TRULY_COLOURED = auto()
+
+
+Notes = Mapping[Decision, str]  # in the order in which they were taken, with the details
 
 
 class RejectedImage(Exception):
@@ -61,7 +80,7 @@ class Micrograph:
     """A decoded image: `(H, W)` grey or `(H, W, 3)` RGB, uint8, and what was done to get it."""
 
     pixels: Pixels
-    notes: tuple[str, ...]
+    notes: Notes
 
     @property
     def channels(self) -> int:
@@ -73,14 +92,14 @@ class RawImage:
     """As decoded, upright: `(H, W)` of the file's depth, or `(H, W, 3)` uint8 RGB."""
 
     values: npt.NDArray[Any]
-    notes: tuple[str, ...]
+    notes: Notes
 
 
 def decode_image(data: bytes, *, grey: bool = False, max_pixels: int = MAX_PIXELS) -> Micrograph:
     """Decode a whole image file by the policy above. Raises `RejectedImage`, nothing else."""
     raw = decode_raw(data, max_pixels=max_pixels)
     micrograph = to_eight_bits(raw.values, grey=grey)
-    return Micrograph(micrograph.pixels, raw.notes + micrograph.notes)
+    return Micrograph(micrograph.pixels, {**raw.notes, **micrograph.notes})
 
 
 def decode_raw(data: bytes, *, max_pixels: int = MAX_PIXELS) -> RawImage:
@@ -102,19 +121,18 @@ def to_eight_bits(values: npt.NDArray[Any], *, grey: bool = False) -> Micrograph
 
     Raises `RejectedImage` when nothing but one value is left, or values are not finite.
     """
-    notes = []
+    notes: dict[Decision, str] = {}
     if values.dtype != np.uint8:
-        values, note = window(values)
-        notes.append(note)
+        values, notes[Decision.DEPTH_WINDOWED] = window(values)
     if values.ndim == 3 and is_grey(values):
         values = np.ascontiguousarray(values[..., 1])
-        notes.append("equal channels to grey")
+        notes[Decision.COLOUR_CHANNELS_EQUAL] = "equal channels to grey"
     elif values.ndim == 3 and grey:
         values = np.asarray(Image.fromarray(values).convert("L"))
-        notes.append("colour to grey")
+        notes[Decision.COLOUR_MADE_GREY] = "colour to grey"
     if values.min() == values.max():
         raise RejectedImage("blank", f"every pixel is {values.flat[0]}")
-    return Micrograph(values, tuple(notes))
+    return Micrograph(values, notes)
 
 
 def is_grey(pixels: Pixels) -> bool:
@@ -163,20 +181,20 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
 
 
 def _decode(image: Image.Image, data: bytes) -> RawImage:
-    notes = []
+    notes: dict[Decision, str] = {}
     pages = getattr(image, "n_frames", 1)
     if pages > 1:
-        notes.append(f"page 1 of {pages}")
+        notes[Decision.FIRST_PAGE_TAKEN] = f"page 1 of {pages}"
     if _is_deep_colour(image):
         raise RejectedImage("deep_colour", "16 bits per colour; save it as 16-bit grey or 8 bits")
     if image.getexif().get(ExifTags.Base.Orientation) in range(2, 9):  # 1: as it lies
         image = ImageOps.exif_transpose(image)
-        notes.append("EXIF rotation applied")
+        notes[Decision.EXIF_ROTATED] = "EXIF rotation applied"
     if not _is_deep_grey(image) and (image.mode not in ("L", "RGB") or image.has_transparency_data):
         key = " with a transparent colour" if "transparency" in image.info else ""
-        notes.append(f"from mode {image.mode}{key}")
+        notes[Decision.MODE_CONVERTED] = f"from mode {image.mode}{key}"
         image = _over_black(image)
-    return RawImage(_pixels(image, data), tuple(notes))
+    return RawImage(_pixels(image, data), notes)
 
 
 def _pixels(image: Image.Image, data: bytes) -> npt.NDArray[Any]:

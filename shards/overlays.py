@@ -60,7 +60,7 @@ OUTWARDS = ((0, -1), (0, 1), (-1, 0), (1, 0))  # rows, columns
 
 
 @dataclass(frozen=True, slots=True)
-class Overlay:
+class Annotations:
     """What was drawn over an image."""
 
     marks: int  # connected strokes, letters and outlines
@@ -68,7 +68,7 @@ class Overlay:
     boxes: tuple[tuple[int, int, int, int], ...]  # top, left, bottom, right; the largest first
 
 
-def find_overlay(pixels: Pixels) -> Overlay | None:
+def find_annotations(pixels: Pixels) -> Annotations | None:
     """Find the marks in `(H, W)` or `(H, W, 3)` uint8; None where there are none.
 
     What is drawn over a large image is large: of these every second or third pixel is looked at.
@@ -94,7 +94,7 @@ def find_overlay(pixels: Pixels) -> Overlay | None:
     spans = [(t * step, le * step, b * step, r * step) for t, le, b, r in spans]
     spans.sort(key=lambda box: (-(box[2] - box[0]) * (box[3] - box[1]), box))
     share = sum(area for _, area in found) / (height * width)
-    return Overlay(len(boxes), share, tuple(spans[:MAX_BOXES]))
+    return Annotations(len(boxes), share, tuple(spans[:MAX_BOXES]))
 
 
 def _strips(pixels: Pixels) -> Iterator[list[Rim]]:

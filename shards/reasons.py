@@ -26,9 +26,9 @@ REASONS = {
         "So few values that it looks like a label mask.",
         "If it is a micrograph: --masks keep.",
     ),
-    "overlay": (
-        "Many measurement marks are burnt in, as --overlays discard asked.",
-        "If they do no harm: --overlays keep.",
+    "annotated": (
+        "Many measurement marks are burnt in, as --annotations discard asked.",
+        "If they do no harm: --annotations keep.",
     ),
     "duplicate": (
         "The same pixels as an image that was kept, in the same class.",

@@ -245,7 +245,7 @@ def _options(stats: SetStats, manifest: Manifest) -> Section:
         ("their deviation", f"{numbers(stats.pixel_std)}; used: {numbers(stats.std)}"),
         ("corpus hash", code(stats.corpus_hash)),
     ]
-    for name, cut in sorted(manifest.split.get("cut", {}).items()):
+    for name, cut in sorted(manifest.split_report.get("cut", {}).items()):
         sides = ", ".join(f"{count} {readable(side)}" for side, count in cut.items())
         facts.append((f"mosaic of {text(name)} cut", text(sides)))
     done = [(text(readable(name)), number(count)) for name, count in stats.decisions.items()]

@@ -42,7 +42,7 @@ class Selection:
     sheets: Mapping[str, Sequence[Sample]]  # of each class
     rejects: Mapping[str, Sequence[Rejected]]  # of each reason, the most frequent first
     bars: Sequence[Sample]
-    overlays: Sequence[Sample]
+    annotated: Sequence[Sample]
     largest: Sequence[Group]
     mixed: Sequence[Group]  # of several classes
     mixed_count: int
@@ -60,8 +60,8 @@ def choose(tables: Tables, classes: Sequence[str]) -> Selection:
         bars=spread_over(
             [sample for sample in inside if sample.bar], BEFORE_AND_AFTER, _source_and_class
         ),
-        overlays=spread_over(
-            [sample for sample in inside if sample.marks], BEFORE_AND_AFTER, _source_and_class
+        annotated=spread_over(
+            [sample for sample in inside if sample.annotations], BEFORE_AND_AFTER, _source_and_class
         ),
         largest=[group for group in groups if len(group.classes) == 1][:GROUPS],
         mixed=mixed[:GROUPS],
@@ -141,7 +141,7 @@ def _pairs(pairs: Sequence[Pair], samples: Iterable[Sample]) -> list[tuple[Pair,
 
 
 def _source_and_class(sample: Sample) -> Hashable:
-    return sample.origin, sample.class_name
+    return sample.source, sample.class_name
 
 
 def _classes_of_pair(pair: tuple[Pair, Sample, Sample]) -> Hashable:

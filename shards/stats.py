@@ -118,9 +118,9 @@ def set_stats(folder: Path, manifest: Manifest) -> SetStats:
         sources=manifest.sources,
         decisions=manifest.decisions,
         rejected=manifest.rejected,
-        split_rule=str(manifest.split.get("rule")),
-        training_only=tuple(manifest.split.get("training_only", ())),
-        left_out=int(manifest.split.get("left_out", 0)),
+        split_rule=str(manifest.split_report.get("rule")),
+        training_only=tuple(manifest.split_report.get("training_only", ())),
+        left_out=int(manifest.split_report.get("left_out", 0)),
         corpus_hash=manifest.corpus_hash,
     )
 

@@ -25,7 +25,7 @@ MAX_DEPTH = 256 * 1024**2  # bytes into a compressed tar, which is read from its
 
 _JPEG_QUALITY = 72  # of 112-px pictures: 3 kB each
 
-Origin = tuple[str, str]  # name of the source, and of the file in it
+SourcePath = tuple[str, str]  # name of the source, path in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,8 @@ class StoredImages:
 
 
 def draw_originals(
-    listing: Listing | None, wanted: Mapping[Origin, Wanted]
-) -> dict[Origin, Picture]:
+    listing: Listing | None, wanted: Mapping[SourcePath, Wanted]
+) -> dict[SourcePath, Picture]:
     """Pictures of source files; those that are gone, unreadable or too large are left out."""
     if listing is None:
         return {}
@@ -87,7 +87,7 @@ def draw_originals(
         if (source.spec.name, file.name) in wanted
     ]
     files.sort(key=lambda pair: (pair[0].location, pair[0].entry.offset, pair[1]))
-    for file, origin in files:
+    for file, name in files:
         if file.location in gone or not _is_affordable(file):
             continue
         try:
@@ -96,8 +96,8 @@ def draw_originals(
             if is_url(file.location):
                 gone.add(file.location)
             continue
-        if picture := draw(data, wanted[origin]):
-            found[origin] = picture
+        if picture := draw(data, wanted[name]):
+            found[name] = picture
     return found
 
 

@@ -1,6 +1,6 @@
-"""Is a shard set whole? Every checksum, count, label, index row and image is looked at.
+"""Check a shard set: every checksum, count, label, index row and image.
 
-python -m shards.verify DIR        exit code 0: whole; 1: each fault is named
+python -m shards.verify DIR        exit code 0: complete and correct; 1: each fault is printed
 python -m shards.verify s3://bucket/set --decode 0.01
 """
 
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if faults:
         sys.exit(1)
     total = sum(split.samples for split in manifest.splits.values())
-    console.print(f"{options.set}: whole, {total} images, {len(manifest.classes)} classes")
+    console.print(f"{options.set}: complete, {total} images, {len(manifest.classes)} classes")
 
 
 def find_faults(
@@ -71,17 +71,17 @@ def find_faults(
     workers: int = 1,
     bring: Bring = nullcontext,
 ) -> Iterator[str]:
-    """Yield one line per fault of the shard set in `folder`; none when it is whole.
+    """Yield one line per fault of the shard set in `folder`.
 
-    `decode` is the share of the images to decode, evenly spread; `bring` has a tar at hand while it
-    is looked at (a set in an object store is never on this disk as a whole).
+    `decode` is the fraction of the images to decode, evenly spread; `bring(name)` makes a tar
+    available while it is checked (a set in an object store is never all on this disk).
     """
     if manifest.corpus_hash != corpus_hash(manifest.classes, manifest.splits):
-        yield "manifest.json: corpus_hash does not follow from the classes and shards it lists"
+        yield "manifest.json: corpus_hash is not the hash of the classes and shards it lists"
     yield from _table_faults(folder, manifest)
-    sides = _read_sides(folder, manifest)
-    if sides is not None and (folder / OVERLAPS_NAME).exists():
-        yield from _split_faults(folder, sides)
+    splits = _read_splits(folder)
+    if splits is not None and (folder / OVERLAPS_NAME).exists():
+        yield from _split_faults(folder, splits)
     for name, split in manifest.splits.items():
         index = None
         try:
@@ -91,7 +91,7 @@ def find_faults(
         except (UserError, OSError) as error:
             yield f"{index_file(name)}: {error}"
         yield from _count_faults(name, split, index)
-        look = partial(_shard_faults, folder, manifest, name, sides, index, decode, bring)
+        look = partial(_shard_faults, folder, manifest, name, splits, index, decode, bring)
         with ThreadPoolExecutor(workers) as pool:  # hashing and decoding free the lock
             looked = pool.map(look, range(len(split.shards)), split.shards)
             for faults in progress(looked, f"verify {name}", total=len(split.shards)):
@@ -108,31 +108,29 @@ def _table_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
     known = {shard.name for split in manifest.splits.values() for shard in split.shards}
     for path in sorted(folder.glob("*.tar")):
         if path.name not in known:
-            yield f"{path.name}: is not in the manifest, yet who reads *.tar reads it too"
+            yield f"{path.name}: is not in the manifest, but readers of *.tar would read it"
 
 
-def _split_faults(folder: Path, sides: Mapping[str, str]) -> Iterator[str]:
-    """Name what binds images on both sides: near-duplicates and specimens, as the tables say."""
+def _split_faults(folder: Path, splits: Mapping[str, str]) -> Iterator[str]:
+    """Near-duplicates and specimens, as the tables list them, with images in both splits."""
     for row in read_rows(folder / OVERLAPS_NAME):
         ends = row["first"], row["second"]
-        if {sides.get(key, "") for key in ends} == set(SPLITS):
+        if {splits.get(key, "") for key in ends} == set(SPLITS):
             yield f"{OVERLAPS_NAME}: {ends[0]} and {ends[1]} overlap across the split"
     specimens: dict[tuple[str, str], set[str]] = {}
     for row in read_rows(folder / SAMPLES_NAME):
         if row["specimen"] and row["split"] in SPLITS:
-            specimens.setdefault((row["origin"], row["specimen"]), set()).add(row["split"])
+            specimens.setdefault((row["source"], row["specimen"]), set()).add(row["split"])
     for (_, specimen), found in specimens.items():
         if len(found) > 1:
-            yield f"{SAMPLES_NAME}: specimen {specimen} lies on both sides of the split"
+            yield f"{SAMPLES_NAME}: specimen {specimen} is in both splits"
 
 
-def _read_sides(folder: Path, manifest: Manifest) -> dict[str, str] | None:
-    """Key -> split as samples.csv has it; None where the set has none, or a damaged one."""
-    if SAMPLES_NAME not in manifest.files:  # of version 1
-        return None
+def _read_splits(folder: Path) -> dict[str, str] | None:
+    """Key -> split as in samples.csv; None where it cannot be read."""
     try:
         return {row["key"]: row["split"] for row in read_rows(folder / SAMPLES_NAME)}
-    except UserError:  # `_table_faults` says why
+    except UserError:  # `_table_faults` reports it
         return None
 
 
@@ -154,7 +152,7 @@ def _shard_faults(
     folder: Path,
     manifest: Manifest,
     split: str,
-    sides: Mapping[str, str] | None,
+    splits: Mapping[str, str] | None,
     index: Index | None,
     decode: float,
     bring: Bring,
@@ -165,22 +163,22 @@ def _shard_faults(
     try:
         with bring(shard.name):
             faults = list(_tar_faults(folder, shard, rows, manifest, decode))
-            if sides is not None:
-                faults += _side_faults(folder / shard.name, split, sides)
+            if splits is not None:
+                faults += _membership_faults(folder / shard.name, split, splits)
             return faults
     except OSError as error:
         return [f"{shard.name}: cannot be read: {error}"]
 
 
-def _side_faults(path: Path, split: str, sides: Mapping[str, str]) -> Iterator[str]:
-    """Name the samples of a tar that samples.csv puts elsewhere, or does not know."""
+def _membership_faults(path: Path, split: str, splits: Mapping[str, str]) -> Iterator[str]:
+    """The samples of a tar that samples.csv lists in another split, or not at all."""
     try:
         keys = {member.key for member in list_members(path)}
-    except (OSError, tarfile.TarError, ValueError, TypeError):  # `_tar_faults` says why
+    except (OSError, tarfile.TarError, ValueError, TypeError):  # `_tar_faults` reports it
         return
     for key in sorted(keys):
-        if sides.get(key) != split:
-            yield f"{path.name}: sample {key}: {SAMPLES_NAME} has it in {sides.get(key)}"
+        if splits.get(key) != split:
+            yield f"{path.name}: sample {key}: {SAMPLES_NAME} has it in {splits.get(key)}"
 
 
 def _tar_faults(

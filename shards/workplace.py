@@ -1,4 +1,4 @@
-"""The folder where a set is made until it is whole: whose it is, held by one run, named last."""
+"""The work folder: locked by one run, renamed to its final name at the end."""
 
 import fcntl
 import os
@@ -14,11 +14,11 @@ from shards.upload import check_is_free, upload
 
 SPOOL = "spool"
 _SPOOL_DONE = "spool.done"  # about to be deleted
-_MARK = ".shards-write"  # in a spool: what lies in that work folder may be deleted
+_MARK = ".shards-write"  # in a spool: everything in that work folder may be deleted
 
 
 def choose_work_folder(out: str, work: Path | None, sources: Iterable[str]) -> Path:
-    """Where everything is made, once `out` is seen to be free. Raises `UserError`."""
+    """The folder to work in, after checking that `out` is free. Raises `UserError`."""
     if is_url(out):
         check_is_free(out)
         work = work or Path(out.rstrip("/").rpartition("/")[2] + ".partial")
@@ -37,14 +37,14 @@ def choose_work_folder(out: str, work: Path | None, sources: Iterable[str]) -> P
 
 
 @contextmanager
-def hold(folder: Path) -> Iterator[None]:
-    """Hold the folder until this process ends, however it ends: two runs would mix their files.
+def lock_work_folder(folder: Path) -> Iterator[None]:
+    """Lock the folder until this process ends, however it ends: two runs would mix their files.
 
-    A folder of the user's own is refused: what lies in a work folder is deleted.
+    A folder with other files in it is refused: everything in a work folder is deleted.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not _is_ours(folder):
-        raise UserError(f"{folder} holds other things than a run; choose a new or empty folder")
+        raise UserError(f"{folder} holds files that no run made; choose a new or empty folder")
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -60,7 +60,7 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def empty_but_spool(folder: Path) -> None:
-    """Remove what a killed run has left, perhaps of other options, but for its spool."""
+    """Remove everything but the spool: a killed run may have had other settings."""
     for leftover in folder.glob("*"):
         if leftover.is_dir() and leftover.name != SPOOL:
             shutil.rmtree(leftover)
@@ -69,7 +69,7 @@ def empty_but_spool(folder: Path) -> None:
 
 
 def publish(folder: Path, out: str) -> None:
-    """Give the finished set its name, by renaming, copying to another disk, or uploading it."""
+    """Move the finished set to `out`: rename it, copy it to another disk, or upload it."""
     if is_url(out):
         upload(folder, out)
         _drop_spool(folder)
@@ -79,7 +79,7 @@ def publish(folder: Path, out: str) -> None:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether a run has made it, or it holds but empty folders: then all of it may be deleted."""
+    """Whether all of it may be deleted: a run made it, or it holds nothing but empty folders."""
     if not any(path for path in folder.rglob("*") if not path.is_dir()):
         return True
     finished = folder.suffix == ".partial" and (folder / MANIFEST_NAME).exists()
@@ -98,11 +98,11 @@ def _rename_or_copy(folder: Path, out: Path) -> None:
     shutil.rmtree(copied, ignore_errors=True)
     shutil.copytree(folder, copied, ignore=shutil.ignore_patterns(SPOOL))
     copied.rename(out)
-    shutil.rmtree(folder)  # with the spool: a copy that broke off goes on from it
+    shutil.rmtree(folder)  # last, with the spool: an interrupted copy continues from it
 
 
 def _drop_spool(folder: Path) -> None:
-    # Renamed first: half a spool under its own name would be taken for a whole one.
+    # Renamed first: a half-deleted spool must not look like a complete one.
     doomed = folder / _SPOOL_DONE
     (folder / SPOOL).rename(doomed)
     shutil.rmtree(doomed)

@@ -102,22 +102,6 @@ def test_restriction_of_the_corpus_stands_on_the_card_and_on_all_trained_from_it
         assert "Restricted (lab): export controlled" in readme
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
-def test_an_older_card_is_read(export: Path, tmp_path: Path, version: int) -> None:
-    content = json.loads((export / "card.json").read_text()) | {"init": "imagenet"}
-    added = {1: ["sources"], 2: ["init_tag", "encoder_options", "timm_difference"]}
-    new = ["class_accuracy"] + [key for since in added if version <= since for key in added[since]]
-    older = {key: value for key, value in content.items() if key not in new}
-    (tmp_path / "card.json").write_text(json.dumps(older | {"schema_version": version}))
-    card = read_card(tmp_path)
-    if version < 3:
-        assert (card.init_tag, card.encoder_options) == ("imagenet", {})
-        assert card.timm_difference is None
-    assert card.class_accuracy is None
-    (source,) = card.sources
-    assert (source.licence is None) or version == 2
-
-
 def test_a_newer_card_is_refused(export: Path, tmp_path: Path) -> None:
     content = json.loads((export / "card.json").read_text())
     (tmp_path / "card.json").write_text(json.dumps(content | {"schema_version": 99}))

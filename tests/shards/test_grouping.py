@@ -28,12 +28,12 @@ def _write(source: Path, out: Path, **settings: Any) -> Manifest:
 
 
 def _samples(folder: Path) -> dict[str, dict[str, str]]:
-    return {row["source"]: row for row in read_rows(folder / "samples.csv")}
+    return {row["path"]: row for row in read_rows(folder / "samples.csv")}
 
 
 def _rejects(folder: Path) -> dict[str, tuple[str, str]]:
     lines = (folder / "rejects.jsonl").read_text().splitlines()
-    return {said["source"]: (said["reason"], said["detail"]) for said in map(json.loads, lines)}
+    return {said["path"]: (said["reason"], said["detail"]) for said in map(json.loads, lines)}
 
 
 def _overlaps(folder: Path) -> list[dict[str, str]]:
@@ -112,7 +112,7 @@ def test_search_can_be_left_out(tmp_path: Path, fields: dict[str, np.ndarray]) -
 def test_pattern_binds_what_it_captures(make_corpus: MakeCorpus, tmp_path: Path) -> None:
     root = make_corpus(tmp_path / "corpus", {"a": 12, "b": 12})
     pattern = r"/img(\d)\d*\.png"  # img1, img10, img11: one specimen, whatever the class
-    _write(root, tmp_path / "out", group_pattern=pattern, max_val_share=0.5)
+    _write(root, tmp_path / "out", specimen_pattern=pattern, max_val_share=0.5)
     sides: dict[str, set[str]] = {}
     for row in _samples(tmp_path / "out").values():
         sides.setdefault(row["specimen"], set()).add(row["split"])
@@ -186,12 +186,12 @@ def test_shale_mosaic_is_one_piece_and_nothing_apart_is_bound(real: Path) -> Non
 
 def test_cut_mosaic_leaks_nothing(real: Path) -> None:
     manifest = read_manifest(real)
-    assert manifest.split["cut"]["shale_sem"]["val"] >= 10
+    assert manifest.split_report["cut"]["shale_sem"]["val"] >= 10
     samples = {row["key"]: row for row in _samples(real).values()}
     for overlap in _overlaps(real):
         sides = {samples[overlap[end]]["split"] for end in ("first", "second")}
         assert sides != {"train", "val"}
-    split = {row["source"]: row["split"] for row in samples.values() if "shale" in row["source"]}
+    split = {row["path"]: row["split"] for row in samples.values() if "shale" in row["path"]}
     for one, other in itertools.combinations(split, 2):  # by the names, not by what was found
         if _beside((one, other)):
             assert {split[one], split[other]} != {"train", "val"}
@@ -209,8 +209,9 @@ def test_rule_that_leaves_a_class_untrained_says_so(
 ) -> None:
     root = make_corpus(tmp_path / "corpus", {"a": 4, "b": 8})
     # All of a are one specimen, which lies in one fold or the other.
-    settings = {"group_pattern": "^(a)/", "split": "folds", "folds": 2}
-    reports = [_write(root, tmp_path / str(fold), fold=fold, **settings).split for fold in range(2)]
+    settings = {"specimen_pattern": "^(a)/", "split": "folds", "folds": 2}
+    manifests = [_write(root, tmp_path / str(fold), fold=fold, **settings) for fold in range(2)]
+    reports = [manifest.split_report for manifest in manifests]
     assert sorted(r["validation_only"] + r["training_only"] for r in reports) == [["a"], ["a"]]
     assert {len(r["validation_only"]) for r in reports} == {0, 1}
-    assert "1 classes validate but have nothing to train: a" in capsys.readouterr().err
+    assert "1 classes have validation but no training images: a" in capsys.readouterr().err

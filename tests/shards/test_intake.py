@@ -8,7 +8,6 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,14 @@ import pytest
 from PIL import Image
 
 from shards.catalog import Catalog, images_path
-from shards.clean import CleanOptions
 from shards.cli import UserError
 from shards.corpus import plain_source
-from shards.intake import CHUNK_FILES, take_in
-from shards.sample import SampleOptions
+from shards.format.config import WriteConfig
+from shards.intake import CHUNK_FILES, encode_sources
 from shards.schema import Manifest
 from shards.sources import list_sources
 from shards.verify import find_faults
-from shards.write import WriteConfig, write_shards
+from shards.write import write_shards
 
 MakeCorpus = Callable[..., Path]
 
@@ -54,11 +52,12 @@ def _sources(folder: Path) -> list[str]:
 
 def _rejects(folder: Path) -> dict[str, str]:
     lines = (folder / "rejects.jsonl").read_text().splitlines()
-    return {said["source"]: said["reason"] for said in map(json.loads, lines)}
+    return {said["path"]: said["reason"] for said in map(json.loads, lines)}
 
 
-def _take_in(root: Path, spool: Path, options: SampleOptions) -> Catalog:
-    return take_in(list_sources([plain_source(str(root))]), spool, options, workers=1)
+def _encode(root: Path, spool: Path, **settings: Any) -> Catalog:
+    config = WriteConfig(source=str(root), out="unused", workers=1, **settings)
+    return encode_sources(list_sources([plain_source(str(root))]), spool, config)
 
 
 def _save_noise(path: Path, height: int, width: int) -> None:
@@ -211,30 +210,28 @@ def _runs(pid: str) -> bool:
 
 def test_half_written_chunk_is_made_anew(make_corpus: MakeCorpus, tmp_path: Path) -> None:
     source = make_corpus(tmp_path / "corpus", {"a": 3})
-    options = SampleOptions(profile="fast", max_side=None)
-    first = _take_in(source, tmp_path / "spool", options)
+    first = _encode(source, tmp_path / "spool")
     images = images_path(tmp_path / "spool", first.chunks[0])
     whole = images.read_bytes()
     images.write_bytes(whole[:100])
     images.with_suffix(".json").unlink()  # its presence says that the chunk is done
-    again = _take_in(source, tmp_path / "spool", options)
+    again = _encode(source, tmp_path / "spool")
     assert again.records.tobytes() == first.records.tobytes()
     assert images.read_bytes() == whole
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"profile": "exact"}, {"max_side": 50}, {"clean": CleanOptions(grey=True)}],
+    [{"profile": "exact"}, {"max_side": 50}, {"grey": True}],
     ids=["profile", "max_side", "grey"],
 )
 def test_chunk_of_other_options_is_not_reused(
     make_corpus: MakeCorpus, tmp_path: Path, change: dict[str, Any]
 ) -> None:
     source = make_corpus(tmp_path / "corpus", {"a": 3}, colour=True)
-    options = SampleOptions(profile="fast", max_side=None)
-    first = _take_in(source, tmp_path / "spool", options)
-    second = _take_in(source, tmp_path / "spool", replace(options, **change))
-    assert first.records["stored"][0] != second.records["stored"][0]
+    first = _encode(source, tmp_path / "spool")
+    second = _encode(source, tmp_path / "spool", **change)
+    assert first.records["image_sha256"][0] != second.records["image_sha256"][0]
 
 
 def test_file_that_changed_since_a_failed_run_is_read_again(

@@ -63,7 +63,7 @@ def test_set_on_s3_is_whole_and_equal(
     assert _files(tmp_path / "copy") == _files(fast_set)
     assert not (tmp_path / "work").exists()
     verify([f"{bucket}/deep/set"])
-    assert "whole, 29 images" in capsys.readouterr().err
+    assert "complete, 29 images" in capsys.readouterr().err
 
 
 def test_finished_set_on_s3_is_left_alone(bucket: str, corpus: Path, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_upload_that_breaks_off_leaves_no_manifest_and_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(fs, "put_file", fail_late)
         with pytest.raises(
-            UserError, match=r"cannot upload .*connection lost.*keeps what was made"
+            UserError, match=r"cannot upload .*connection lost.*keeps the finished files"
         ):
             _write(str(corpus), f"{bucket}/set", work=tmp_path / "work")
     assert not fs.exists("micrographs/set/manifest.json")

@@ -90,7 +90,7 @@ def edit_samples(folder: Path, column: str, values: Sequence[str]) -> list[dict[
 
 
 def write_pair(folder: Path, first: str, second: str, **numbers: float) -> None:
-    row = {"turn": 0.0, "share": 0.5, "matches": 9, "score": 0.9, **numbers}
+    row = {"rotation": 0.0, "overlap_fraction": 0.5, "matches": 9, "score": 0.9, **numbers}
     with (folder / "overlaps.csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, OVERLAP_COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -223,7 +223,7 @@ def test_the_outlines_of_a_pair_are_drawn_in_each_other(copied: Path) -> None:
 
 def test_a_turned_pair_is_drawn_turned(copied: Path) -> None:
     rows = edit_samples(copied, "group", [])
-    write_pair(copied, rows[0]["key"], rows[1]["key"], x=0, y=0, scale=1, turn=np.pi / 2)
+    write_pair(copied, rows[0]["key"], rows[1]["key"], x=0, y=0, scale=1, rotation=np.pi / 2)
     points = page_of(copied).values("polygon", "points")[0]
     corners = [tuple(map(float, point.split(","))) for point in points.split()]
     # By a quarter, x becomes y: (64, 0) -> (0, 64), and (0, 48) -> (-48, 0).
@@ -237,7 +237,7 @@ def test_a_pair_whose_image_is_left_out_is_not_shown(copied: Path) -> None:
 
 
 def test_marks_are_framed_where_the_provenance_has_them(copied: Path) -> None:
-    key = edit_samples(copied, "overlay_marks", ["3"])[0]["key"]
+    key = edit_samples(copied, "annotations", ["3"])[0]["key"]
     # Stored at 48 x 64 pixels, found in 96 x 128: the boxes' pixels are half as large.
     said = json.dumps({"overlay": {"of": [96, 128], "boxes": [[20, 40, 32, 88]]}}).encode()
     for idx in copied.glob("*.idx"):
@@ -333,7 +333,7 @@ def test_damaged_tables_and_tars_leave_gaps(copied: Path) -> None:
     (copied / "rejects.jsonl").write_text("{not json\n")
     page = page_of(copied)
     assert "not at hand" in page.text
-    assert not any(rows[0]["source"] in name for name in page.values("span", "title"))
+    assert not any(rows[0]["path"] in name for name in page.values("span", "title"))
 
 
 def _sample(number: int, class_name: str, split: str = "train") -> Sample:

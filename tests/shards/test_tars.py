@@ -15,11 +15,13 @@ import pytest
 from shards.catalog import Catalog, images_path
 from shards.cli import UserError
 from shards.corpus import plain_source
-from shards.intake import take_in
-from shards.sample import SampleOptions
+from shards.format.config import WriteConfig
+from shards.intake import encode_sources
 from shards.schema import Index, ShardInfo
 from shards.sources import list_sources
 from shards.tars import TarMember, dali_index, list_members, write_split
+
+CONFIG = WriteConfig(source="x", out="y", shard_samples=3, workers=1)
 
 Written = tuple[tuple[ShardInfo, ...], Index]
 
@@ -32,8 +34,7 @@ def catalog(make_corpus: Callable[..., Path], tmp_path_factory: pytest.TempPathF
     """Seven encoded images: four of a, three of b."""
     root = tmp_path_factory.mktemp("tars")
     listing = list_sources([plain_source(str(make_corpus(root / "corpus", {"a": 4, "b": 3})))])
-    options = SampleOptions(profile="fast", max_side=None)
-    return take_in(listing, root / "spool", options, workers=1)
+    return encode_sources(listing, root / "spool", CONFIG)
 
 
 def _write(folder: Path, catalog: Catalog, order: Any = ORDER, workers: int = 1) -> Written:
@@ -43,9 +44,7 @@ def _write(folder: Path, catalog: Catalog, order: Any = ORDER, workers: int = 1)
         catalog,
         np.asarray(order, np.int64),
         {0: "first_of_group"},
-        suffix="jpg",
-        shard_samples=3,
-        workers=workers,
+        replace(CONFIG, workers=workers),
     )
 
 
@@ -95,7 +94,7 @@ def test_index_row_leads_to_the_image_bytes(
         descriptor = os.open(tmp_path / shards[row["shard"]].name, os.O_RDONLY)
         data = os.pread(descriptor, int(row["size"]), int(row["offset"]))
         os.close(descriptor)
-        assert hashlib.sha256(data).digest() == record["stored"].ljust(32, b"\0")
+        assert hashlib.sha256(data).digest() == record["image_sha256"].ljust(32, b"\0")
         assert (row["label"], row["height"], row["width"]) == (record["label"], 48, 64)
 
 

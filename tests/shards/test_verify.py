@@ -36,7 +36,7 @@ def test_whole_set_is_silent_on_stdout(
     main([str(request.getfixturevalue(name))])  # no SystemExit: code 0
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "whole, 29 images, 3 classes" in captured.err
+    assert "complete, 29 images, 3 classes" in captured.err
 
 
 def test_faulty_set_exits_with_1_and_prints_the_faults(

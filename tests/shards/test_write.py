@@ -78,7 +78,7 @@ def test_manifest_counts_what_was_written(fast_set: Path) -> None:
 
 def test_manifest_states_version_and_imagenet_normalisation(fast_set: Path) -> None:
     manifest = read_manifest(fast_set)
-    assert manifest.schema_version == 2
+    assert manifest.schema_version == 1
     assert manifest.tool.startswith("micrograph-pretrain ")
     assert manifest.mean == (0.485, 0.456, 0.406)
     assert manifest.std == (0.229, 0.224, 0.225)
@@ -90,10 +90,10 @@ def test_manifest_records_the_options_that_decide_the_content(fast_set: Path) ->
         "max_side": 512,
         "grey": False,
         "data_bars": "crop",
-        "overlays": "keep",
+        "annotations": "keep",
         "masks": "reject",
         "near_duplicates": True,
-        "group_pattern": None,
+        "specimen_pattern": None,
         "licence": None,
         "restriction": None,
         "split": "per_class",
