@@ -89,6 +89,11 @@ def read_samples(folder: Path) -> Iterator[Sample]:
             )
 
 
+def path_in_source(file: Sample | Rejected) -> str:
+    """How a file is shown: its path, after the name of its source if that has one."""
+    return f"{file.source}: {file.path}" if file.source else file.path
+
+
 def printable(name: object) -> str:
     """A name as one line of UTF-8 text: a file's name may hold any bytes but `/` and zero.
 

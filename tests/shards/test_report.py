@@ -33,7 +33,7 @@ SECTIONS = [
     "Classes",
     "Rejects",
     "Data bars",
-    "Overlays",
+    "Annotations",
     "Near-duplicates and groups",
     "Image sizes",
     "Options",
