@@ -8,19 +8,19 @@ import json
 import os
 import sys
 import tarfile
-from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from shards.cli import ArgumentParser, UserError, console, cores, program, progress
+from shards.cli import UserError, console, cores, program, progress
 from shards.images import RejectedImage, decode_image
 from shards.schema import (
     OVERLAPS_NAME,
@@ -38,30 +38,41 @@ from shards.schema import (
     read_manifest,
     read_rows,
 )
+from shards.settings import Positional, load_config
 from shards.stores import filesystem, is_url
 from shards.tars import TarMember, dali_index, list_members
 
 Bring = Callable[[str], AbstractContextManager[Any]]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerifyConfig:
+    """Check a shard set and print every fault."""
+
+    set: Annotated[str, Positional, "folder that shards.write made, or its URL"]
+    decode: Annotated[float, "fraction of the images to decode; every byte is hashed anyway"] = 1.0
+    workers: Annotated[int | None, "threads [one per core]"] = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decode <= 1:
+            raise ValueError(f"decode must lie between 0 and 1, not {self.decode}")
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers must be at least 1, not {self.workers}")
+
+
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description="Check a shard set and name every fault.")
-    parser.add_argument("set", help="folder that shards.write made, or its URL")
-    help_ = "share of the images to decode; every byte is hashed in any case [1]"
-    parser.add_argument("--decode", type=_share_of_one, default=1.0, metavar="X", help=help_)
-    help_ = "threads [one per core]"
-    parser.add_argument("--workers", type=int, default=cores(), metavar="N", help=help_)
-    options = parser.parse_args(argv)
-    with _local_tables(options.set) as (folder, bring):
+    config = load_config(VerifyConfig, argv)
+    with _local_tables(config.set) as (folder, bring):
         manifest = read_manifest(folder)
-        faults = list(find_faults(folder, manifest, options.decode, options.workers, bring))
+        workers = config.workers or cores()
+        faults = list(find_faults(folder, manifest, config.decode, workers, bring))
     for fault in faults:
         print(fault)
     if faults:
         sys.exit(1)
     total = sum(split.samples for split in manifest.splits.values())
-    console.print(f"{options.set}: complete, {total} images, {len(manifest.classes)} classes")
+    console.print(f"{config.set}: complete, {total} images, {len(manifest.classes)} classes")
 
 
 def find_faults(
@@ -92,7 +103,7 @@ def find_faults(
             yield f"{index_file(name)}: {error}"
         yield from _count_faults(name, split, index)
         look = partial(_shard_faults, folder, manifest, name, splits, index, decode, bring)
-        with ThreadPoolExecutor(workers) as pool:  # hashing and decoding free the lock
+        with ThreadPoolExecutor(workers) as pool:  # hashing and decoding release the GIL
             looked = pool.map(look, range(len(split.shards)), split.shards)
             for faults in progress(looked, f"verify {name}", total=len(split.shards)):
                 yield from faults
@@ -142,7 +153,7 @@ def _count_faults(name: str, split: SplitInfo, index: Index | None) -> Iterator[
     if len(index) != split.samples:
         yield f"{index_file(name)}: {len(index)} rows for {split.samples} samples"
     classes = len(split.class_counts)
-    # A damaged label may be any 32-bit number: all that are none share the last count.
+    # A damaged label may be any 32-bit number: all invalid ones share the last count.
     counts = np.bincount(np.minimum(index["label"], classes), minlength=classes + 1)
     if tuple(counts.tolist()) != (*split.class_counts, 0):
         yield f"{index_file(name)}: class counts differ from the manifest"
@@ -196,8 +207,8 @@ def _tar_faults(
     except (OSError, tarfile.TarError, ValueError, TypeError) as error:
         yield f"{shard.name}: cannot be read: {error}"
         return
-    described = dali_index(members).encode("utf-8", "surrogateescape")
-    if (folder / idx_file(shard.name)).read_bytes() != described:
+    expected = dali_index(members).encode("utf-8", "surrogateescape")
+    if (folder / idx_file(shard.name)).read_bytes() != expected:
         yield f"{idx_file(shard.name)}: does not describe {shard.name}"
     found = len({member.key for member in members})
     if found != shard.samples:
@@ -239,21 +250,21 @@ def _one_sample(
 
     images = [suffix for suffix in parts if suffix not in ("cls", "json")]
     if len(images) != 1 or "cls" not in parts or "json" not in parts:
-        yield f"has the parts {', '.join(sorted(parts))}, wants one image, cls and json"
+        yield f"has the parts {', '.join(sorted(parts))}; expected one image, cls and json"
         return
     image = parts[images[0]]
     data = read(image)
     try:
         label = int(read(parts["cls"]))
-        said = json.loads(read(parts["json"]))
+        provenance = json.loads(read(parts["json"]))
     except ValueError as error:
         yield f"label or provenance unreadable: {error}"
         return
-    if not 0 <= label < len(manifest.classes) or manifest.classes[label] != said.get("class"):
-        yield f"label {label} does not fit class {said.get('class')!r}"
-    if sha256(data).hexdigest() != said.get("image_sha256"):
+    if not 0 <= label < len(manifest.classes) or manifest.classes[label] != provenance.get("class"):
+        yield f"label {label} does not fit class {provenance.get('class')!r}"
+    if sha256(data).hexdigest() != provenance.get("image_sha256"):
         yield "image bytes differ from their SHA-256"
-    height, width = said.get("height"), said.get("width")
+    height, width = provenance.get("height"), provenance.get("width")
     try:
         if decode:
             height, width = decode_image(data).pixels.shape[:2]
@@ -267,19 +278,9 @@ def _one_sample(
         yield "the index row does not describe it"
 
 
-def _share_of_one(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise ArgumentTypeError(f"must lie between 0 and 1, not {text!r}")
-    return share
-
-
 @contextmanager
 def _local_tables(where: str) -> Iterator[tuple[Path, Bring]]:
-    """The set's folder; of a set at a URL, a temporary one with all but the tars in it."""
+    """The set's folder; for a URL, a temporary folder with everything but the tars."""
     if not is_url(where):
         yield Path(where), nullcontext
         return

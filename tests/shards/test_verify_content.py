@@ -63,7 +63,7 @@ def test_sample_without_its_label_is_named(folder: Path, resign: Resign) -> None
     (folder / "new").replace(folder / TAR)
     (folder / "train-00001.idx").write_text(dali_index(list_members(folder / TAR)))
     resign(folder)
-    fault = f"{TAR}: sample {key}: has the parts jpg, json, wants one image, cls and json"
+    fault = f"{TAR}: sample {key}: has the parts jpg, json; expected one image, cls and json"
     assert faults_of(folder)[0] == fault
 
 
@@ -246,13 +246,21 @@ def test_decoding_can_be_sampled(folder: Path, resign: Resign) -> None:
     assert not any("does not decode" in fault for fault in find_faults(folder, manifest, decode=0))
 
 
-@pytest.mark.parametrize("share", ["2", "-0.1", "half"])
-def test_share_to_decode_is_checked(
-    folder: Path, share: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("--decode=2", "decode must lie between 0 and 1, not 2.0"),
+        ("--decode=-0.1", "decode must lie between 0 and 1, not -0.1"),
+        ("--decode=half", "must be a number, not 'half'"),
+        ("--workers=0", "workers must be at least 1, not 0"),
+    ],
+)
+def test_setting_out_of_range_is_refused(
+    folder: Path, given: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        main([str(folder), "--decode", share])
-    assert f"must lie between 0 and 1, not {share!r}" in capsys.readouterr().err
+        main([str(folder), given])
+    assert message in capsys.readouterr().err
 
 
 def test_threads_name_the_same_faults(folder: Path) -> None:
