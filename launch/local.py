@@ -8,7 +8,6 @@ running ones to save and waits for them; a second Ctrl-C kills them. Exit code: 
 failed.
 """
 
-import fcntl
 import os
 import shlex
 import shutil
@@ -17,8 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -31,6 +29,7 @@ from launch.selection import add_flags, chosen_tasks, set_aside
 from launch.start import local_start
 from launch.state import TaskState, grid_states, spell_counts
 from launch.tasks import Grid, Task, freeze
+from micrograph.locks import lock_folder
 from shards.cli import ArgumentParser, UserError, console, cores, program, progress_bar
 
 EXIT_FAILED = 1
@@ -51,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.jobs < 1 or (arguments.threads is not None and arguments.threads < 1):
         raise UserError("--jobs and --threads must be at least 1")
     grid = load_grid(arguments.grid)
-    with _alone(grid):
+    with lock_folder(grid.own, ".local.lock"):
         chosen = chosen_tasks(grid_states(grid), arguments)
         if arguments.afresh:
             for state in chosen:
@@ -221,18 +220,6 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-@contextmanager
-def _alone(grid: Grid) -> Iterator[None]:
-    """Hold the grid against a second launch.local."""
-    grid.own.mkdir(parents=True, exist_ok=True)
-    with (grid.own / ".local.lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another launch.local runs {grid.name} in {grid.root}") from None
-        yield
 
 
 def _report(grid: Grid, states: Sequence[TaskState], path: Path) -> None:

@@ -3,10 +3,10 @@
 Imports no torch.
 """
 
-import fcntl
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
 
+from micrograph.locks import lock_folder
 from pretrain.atomic import write_atomically, writing_to
 from pretrain.config import TrainConfig
 from pretrain.inits import resolve_init
@@ -59,21 +59,10 @@ def check_same_run(paths: RunPaths, config: TrainConfig, manifest: Manifest) -> 
         )
 
 
-def lock(file: Path) -> IO[str]:
-    """Hold a run's folder by its lock file until that is closed or this process ends, however."""
-    folder = file.parent
-    with writing_to(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        stream = file.open("w")
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        stream.close()
-        raise UserError(
-            f"another process is training in {folder}; wait for it, or end it "
-            "(a killed launcher can leave its trainer alive)"
-        ) from None
-    return stream
+def lock(file: Path) -> ExitStack:
+    """Lock a run's folder until the answer is closed or this process ends. Raises `UserError`."""
+    hint = "wait for it, or end it (a killed launcher can leave its trainer alive)"
+    return lock_folder(file.parent, file.name, hint=hint)
 
 
 def write_description(paths: RunPaths, config: TrainConfig, manifest: Manifest) -> None:

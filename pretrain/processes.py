@@ -15,7 +15,7 @@ from torch import nn
 
 from pretrain.config import TrainConfig
 from pretrain.status import EXIT_INTERRUPTED
-from shards.cli import EXIT_USER_ERROR, UserError
+from shards.cli import EXIT_USER_ERROR, UserError, cores
 
 
 def start_accelerator(config: TrainConfig) -> Accelerator:
@@ -42,7 +42,7 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
 
 def thread_count(wanted: int | None, accelerator: Accelerator) -> int:
     """Threads for this process: as wanted, or its share of the cores that it may use."""
-    return wanted or max(1, len(os.sched_getaffinity(0)) // processes_here(accelerator))
+    return wanted or max(1, cores() // processes_here(accelerator))
 
 
 def processes_here(accelerator: Accelerator) -> int:

@@ -4,10 +4,10 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from types import TracebackType
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -76,7 +76,7 @@ class Run:
         self._tracker: Tracker = NullTracker()
         self._progress = self._saved = Progress()
         self._saved_at = self._epoch_began = time.monotonic()
-        self._lock: IO[str] | None = None
+        self._lock: ExitStack | None = None
         with self.together():  # all have compared before one writes
             check_same_run(self.paths, config, manifest)
         with self.together():

@@ -7,7 +7,6 @@ set here. One process copies, under a lock; the others of its node, or of other 
 Imports no torch: a login node stages for compute nodes without a network.
 """
 
-import fcntl
 import json
 import shutil
 import threading
@@ -19,29 +18,36 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.progress import TransferSpeedColumn as SpeedColumn
 
-from pretrain.cache import default_cache, fetch, part_of
-from shards.cli import ArgumentParser, UserError, console, program, warn
+from micrograph.locks import lock_folder
+from pretrain.cache import default_cache
+from shards.cli import UserError, console, program, warn
+from shards.download import download, part_of
 from shards.schema import MANIFEST_NAME, Manifest, file_sha256, idx_file, index_file, read_manifest
+from shards.settings import Positional, load_config
 from shards.stores import filesystem, is_url
 
 MARKS_NAME = "staged.json"  # name -> size and time of each file when its SHA-256 was right
 _FILES_AT_ONCE = 8  # hides the latency of object stores
 
 
+@dataclass(frozen=True, kw_only=True)
+class StagingConfig:
+    """Copy a shard set from a URL to the local cache."""
+
+    url: Annotated[str, Positional, "of the set: s3://…, https://…, or another that fsspec opens"]
+    cache_dir: Annotated[Path | None, "[~/.cache/micrograph-pretrain]"] = None
+    check: Annotated[bool, "hash every file that is there, not only those that changed"] = False
+
+
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description="Copy a shard set from a URL to the local cache.")
-    parser.add_argument("url", help="of the set: s3://…, https://…, what fsspec knows")
-    parser.add_argument("--cache-dir", type=Path, help=f"[{default_cache()}]")
-    help_ = "hash every byte of what is there already (else only files whose size or time changed)"
-    parser.add_argument("--check", action="store_true", help=help_)
-    arguments = parser.parse_args(argv)
-    print(stage(arguments.url, arguments.cache_dir, check=arguments.check))
+    config = load_config(StagingConfig, argv)
+    print(stage(config.url, config.cache_dir, check=config.check))
 
 
 def stage(location: str, cache_dir: Path | None = None, *, check: bool = False) -> Path:
@@ -58,7 +64,11 @@ def stage(location: str, cache_dir: Path | None = None, *, check: bool = False) 
         return Path(filesystem(url)[1])
     content, manifest = _fetch_manifest(url)
     folder = (cache_dir or default_cache()) / "shards" / sha256(content).hexdigest()[:16]
-    with _locked(folder):
+    try:
+        lock = lock_folder(folder, wait=True)
+    except UserError as error:
+        raise UserError(f"{error}; name a --cache-dir on a local disk") from error
+    with lock:
         files = _files(manifest)
         marks = {} if check else _read_marks(folder)
         missing = [file for file in files if not _is_whole(folder, file, marks)]
@@ -92,37 +102,13 @@ def _fetch_manifest(url: str) -> tuple[bytes, Manifest]:
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / MANIFEST_NAME
         try:
-            fetch(f"{url}/{MANIFEST_NAME}", path, lambda have, total: None)
+            download(f"{url}/{MANIFEST_NAME}", path)
         except UserError as error:
             raise UserError(
                 f"no shards at {url}: {error}; python -m shards.write --out {url} puts some there"
             ) from error
         content = path.read_bytes()
         return content, read_manifest(path.parent)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the set's folder; the lock goes with the process, however it ends."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        stream = (folder / ".lock").open("w")
-    except OSError as error:
-        raise UserError(
-            f"cannot use the cache {folder}: {error.strerror}; choose another --cache-dir"
-        ) from error
-    with stream:
-        try:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                console.print(f"waiting for the process that fills {folder} …", markup=False)
-                fcntl.flock(stream, fcntl.LOCK_EX)
-        except OSError as error:  # some cluster file systems know no locks
-            raise UserError(
-                f"cannot lock {folder}: {error.strerror}; choose a --cache-dir on a local disk"
-            ) from error
-        yield
 
 
 def _is_whole(folder: Path, file: _File, marks: Mapping[str, Any]) -> bool:
@@ -194,28 +180,21 @@ def _fetch_all(url: str, folder: Path, files: Sequence[_File]) -> None:
 def _fetch_whole(
     url: str, folder: Path, file: _File, advance: Callable[[str, int], None], stop: threading.Event
 ) -> None:
-    target = folder / file.name
-    part = part_of(target)
+    def check(part: Path) -> str | None:
+        found = file_sha256(part)
+        if found == file.sha256:
+            return None
+        return (
+            f"{url}/{file.name} has SHA-256 {found[:12]}…, the manifest says "
+            f"{file.sha256[:12]}…: the set is damaged; see python -m shards.verify {url}"
+        )
 
     def report(have: int, total: int | None) -> None:
         if stop.is_set():
             raise UserError("stopped")  # seen by nobody: another error stands already
         advance(file.name, have)
 
-    # What a killed copy left may be damaged, or of a set that has been replaced: twice at most.
-    for left in (1, 0):
-        fetch(f"{url}/{file.name}", part, report)
-        found = file_sha256(part)
-        if found == file.sha256:
-            part.replace(target)
-            return
-        part.unlink()
-        if left:
-            warn(f"{file.name} came with another SHA-256 than the manifest's; fetching it again")
-    raise UserError(
-        f"{url}/{file.name} has SHA-256 {found[:12]}…, the manifest says {file.sha256[:12]}…: the "
-        f"set is damaged; see python -m shards.verify {url}"
-    )
+    download(f"{url}/{file.name}", folder / file.name, check, report)
 
 
 @contextmanager

@@ -4,6 +4,8 @@ import argparse
 import functools
 import os
 import sys
+import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -17,22 +19,51 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 T = TypeVar("T")
 Main = Callable[[Sequence[str] | None], None]
 
 EXIT_USER_ERROR = 2  # argparse's own code for a bad command line
 
+DEBUG_VARIABLE = (
+    "MICROGRAPH_DEBUG"  # `--debug` sets it, for the processes that a program starts too
+)
+
+
+class _LogConsole(Console):
+    """A console whose lines may carry a prefix, as `12:03:41 [rank 1] `."""
+
+    prefixed = False
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        if self.prefixed and objects and isinstance(objects[0], str):
+            # As `Text`: the brackets are no markup. Not folded: one event, one line.
+            objects = (Text(log_prefix()), *objects)
+            options.setdefault("soft_wrap", True)
+        super().print(*objects, **options)
+
+
 # Programs print results on stdout; bars, warnings and errors go here, so that pipes stay clean.
-console = Console(stderr=True, highlight=False)
+console = _LogConsole(stderr=True, highlight=False)
 
 
 class UserError(Exception):
     """Something the user can put right: says what was found and what to do, in one line."""
 
 
+_called: list[str] = []  # the name that the `micrograph` command gave to this program
+
+
+def call_program(name: str) -> None:
+    """Show `name` in usage lines from here on."""
+    _called[:] = [name]
+
+
 def program_name() -> str:
-    """How this program was started, as `python -m shards.write`."""
+    """How this program was started: `python -m shards.write`, `micrograph write`."""
+    if _called:
+        return _called[0]
     spec = sys.modules["__main__"].__spec__  # Python 3.14's argparse does the same
     if spec is None:
         return Path(sys.argv[0]).name
@@ -51,27 +82,59 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def program(main: Main) -> Callable[..., None]:
-    """Turn a `UserError` or `OSError` that leaves `main` into one line on stderr, exit code 2."""
+    """Turn a `UserError` or `OSError` that leaves `main` into one line on stderr, exit code 2.
+
+    With `--debug`, or the environment variable MICROGRAPH_DEBUG=1, the traceback comes before it.
+    """
 
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> None:
+        arguments = sys.argv if argv is None else (argv := list(argv))
+        while "--debug" in arguments:
+            arguments.remove("--debug")
+            os.environ[DEBUG_VARIABLE] = "1"
         try:
             main(argv)
             sys.stdout.flush()
         except UserError as error:
+            _print_traceback()
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             sys.exit(EXIT_USER_ERROR)
         except BrokenPipeError:  # `| head` has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
             sys.exit(141)  # 128 + SIGPIPE
         except OSError as error:  # a full disk, a missing right: nothing that a traceback explains
+            _print_traceback()
             where = f" {error.filename}" if error.filename else ""
             print(f"error: cannot use{where}: {error.strerror or error}", file=sys.stderr)
             sys.exit(EXIT_USER_ERROR)
         except KeyboardInterrupt:
             sys.exit(130)  # 128 + SIGINT, as shells report it
+        finally:
+            console.prefixed = False
 
     return run
+
+
+def _print_traceback() -> None:
+    if os.environ.get(DEBUG_VARIABLE, "0") != "0":
+        traceback.print_exc()
+
+
+def log_with_time_and_rank() -> None:
+    """Put time and rank before what `console` and `warn` print, until the program ends.
+
+    For trainings, whose log is a file of several processes. On the terminal of a single process
+    lines stay as they are.
+    """
+    console.prefixed = not console.is_terminal or int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def log_prefix() -> str:
+    """`12:03:41`, with several processes `12:03:41 [rank 1]`."""
+    now = time.strftime("%H:%M:%S")
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return f"{now} [rank {os.environ.get('RANK', '0')}]" if several else now
 
 
 def cores() -> int:

@@ -1,9 +1,9 @@
-"""One file over HTTP, going on where an earlier attempt stopped.
+"""Download one file: resumed where an earlier attempt stopped, checked, named when it is complete.
 
-pooch and requests begin a broken download anew. Here the bytes go to `NAME.part`, with
-`NAME.part.json` saying of which version of the file they are. The next attempt asks for the rest
-(`Range`), on condition that the file is still that version (`If-Range`); a server that cannot do
-this, or whose file has changed, sends the whole and the `.part` is written anew.
+The bytes go to `NAME.part`. pooch and fsspec begin a broken download anew. Over HTTP,
+`NAME.part.json` says of which version of the file the part is; the next attempt asks for the rest
+(`Range`) on condition that the file is still that version (`If-Range`), and a server that cannot do
+this, or whose file has changed, sends the whole. Other URLs are read in ranges through fsspec.
 """
 
 import contextlib
@@ -14,18 +14,22 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 import requests
 
 from shards.cli import UserError, warn
+from shards.stores import filesystem, unreachable
 
 CHUNK = 1 << 16  # bytes; at most so many are lost when the connection breaks
+_REMOTE_CHUNK = 8 << 20  # bytes of one request to an object store
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two bytes
 WAITS = (1.0, 3.0, 10.0)  # seconds between attempts that bring nothing; then it gives up
 LONGEST_WAIT = 120.0  # seconds; a server that asks for more is an error to report
 _BUSY = {429, 500, 502, 503, 504}  # may pass by waiting
 
 Report = Callable[[int, int | None], None]  # (bytes on disk, bytes in all where known)
+Check = Callable[[Path], str | None]  # what is wrong with a complete file, for the user to read
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +42,83 @@ class Version:
 
 
 class _Broken(Exception):
-    """This attempt failed, another may not: says why, and for how long the server asks to wait."""
+    """This attempt failed, another may not: why, and the seconds that the server asks to wait."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
         self.wait = wait
 
 
-def download(url: str, part: Path, report: Report) -> None:
-    """Bring `part` to the full length of the file at `url`; it may hold a beginning already.
+def download(
+    url: str, target: Path, check: Check | None = None, report: Report | None = None
+) -> None:
+    """Write the file at `url` to `target`, which is there only when it is complete and checked.
 
-    It gives up after one attempt more than there are `WAITS` that brought no byte. Raises
-    `UserError` for an address that does not exist, a server that stays away or a disk that is full;
-    what has come so far stays in `part`.
+    A file that fails its check is deleted, and fetched once more where an earlier attempt had left
+    a part of it. Raises `UserError` for what `check` found, an address that does not exist, a
+    server that does not answer or a full disk; what has come so far is kept for the next call.
+    """
+    part = part_of(target)
+    fetch = _fetch_http if url.startswith(("http://", "https://")) else _fetch_remote
+    while True:
+        resumed = _size(part) > 0
+        fetch(url, part, report or _no_report)
+        fault = check(part) if check else None
+        if fault is None:
+            part.replace(target)
+            return
+        part.unlink()
+        if not resumed:
+            raise UserError(fault)
+        warn(f"{target.name}: the part of an earlier attempt was damaged; fetching it again")
+
+
+def part_of(target: Path) -> Path:
+    """Where a file is written until it is complete."""
+    return target.with_name(target.name + ".part")
+
+
+def _no_report(have: int, total: int | None) -> None:
+    pass
+
+
+def _fetch_remote(url: str, part: Path, report: Report) -> None:
+    """Bring `part` to the full length of a file that fsspec opens."""
+    fs, path = filesystem(url)
+    have = _size(part)
+    try:
+        total = int(fs.size(path))
+        if have > total:  # of another file
+            part.unlink()
+            have = 0
+    except Exception as error:  # every file system has its own
+        raise unreachable(url, error) from error
+    with part.open("ab") as stream:
+        report(have, total)
+        while have < total:
+            try:
+                block = fs.cat_file(path, start=have, end=min(have + _REMOTE_CHUNK, total))
+            except Exception as error:
+                raise unreachable(url, error) from error
+            if not block:
+                raise UserError(f"{url} ended after {have} of {total} bytes; run again to go on")
+            _append(stream, block, part)
+            have += len(block)
+            report(have, total)
+
+
+def _append(stream: IO[bytes], block: bytes, part: Path) -> None:
+    try:
+        stream.write(block)
+        stream.flush()
+    except OSError as error:  # ENOSPC says no file name
+        raise UserError(f"cannot write {part}: {error.strerror}") from error
+
+
+def _fetch_http(url: str, part: Path, report: Report) -> None:
+    """Bring `part` to the full length of the file at `url`.
+
+    Gives up after one attempt more than there are `WAITS` that brought no byte.
     """
     failures = 0
     with requests.Session() as session:
@@ -101,10 +169,7 @@ def _write(
         report(have, total)
         with _network_errors():
             for chunk in response.iter_content(CHUNK):
-                try:
-                    file.write(chunk)
-                except OSError as error:  # ENOSPC and its like say no file name
-                    raise UserError(f"cannot write {part}: {error.strerror}") from error
+                _append(file, chunk, part)
                 have += len(chunk)
                 report(have, total)
     if total is not None and have < total:

@@ -32,6 +32,7 @@ class Positional:
     """
 
 
+_CONFIG = "config"  # a program with a field of this name reads the file itself
 _RECIPES = "configs"  # the folder of the project's own
 # A wheel holds them inside this package, a checkout beside it.
 _HOMES = (Path(__file__).parent, Path(__file__).parents[1])
@@ -66,11 +67,11 @@ def given_settings(
     flags, unknown = parser.parse_known_intermixed_args(argv)
     # An absent positional is None, or [] where it takes several.
     given = {name: value for name, value in vars(flags).items() if value not in (None, [])}
+    names = [field.name for field in dataclasses.fields(_as_dataclass(cls))]
     if unknown:
         token = next((token for token in unknown if token.startswith("-")), unknown[0])
-        names = [field.name for field in dataclasses.fields(_as_dataclass(cls))]
         raise UserError(_unknown_flag(token, names))
-    config_file = given.pop("config", None)
+    config_file = None if _CONFIG in names else given.pop(_CONFIG, None)
     return given if config_file is None else read_recipe(Path(config_file)) | given
 
 
@@ -207,7 +208,10 @@ def _parser(cls: type[Any], prog: str) -> argparse.ArgumentParser:
         allow_abbrev=False,  # an abbreviation would change meaning when a setting is added
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML recipe; flags win over it")
+    if _CONFIG not in hints:
+        parser.add_argument("--config", metavar="FILE", help="YAML recipe; flags win over it")
+    help_ = "show the traceback behind a one-line error"  # `program` takes it, this is for --help
+    parser.add_argument("--debug", action="store_true", default=None, help=help_)
     for field in fields:
         _add_setting(parser, field, hints[field.name])
     return parser
@@ -250,7 +254,9 @@ def _add_setting(parser: argparse.ArgumentParser, field: Any, hint: Any) -> None
             _flag(field.name), action=argparse.BooleanOptionalAction, default=None, help=text
         )
     elif typing.get_origin(base) is tuple:
-        parser.add_argument(_flag(field.name), nargs="+", metavar="VALUE", default=None, help=text)
+        (item, *_) = typing.get_args(base)
+        metavar = _metavar(item) if typing.get_origin(item) is Literal else "VALUE"
+        parser.add_argument(_flag(field.name), nargs="+", metavar=metavar, default=None, help=text)
     else:
         parser.add_argument(_flag(field.name), metavar=_metavar(base), default=None, help=text)
 

@@ -115,6 +115,20 @@ def filesystem(url: str) -> tuple[Any, str]:
     return fs, path
 
 
+def unreachable(url: str, error: Exception, verb: str = "read") -> UserError:
+    """The error of a store, with the remedy where it wants credentials."""
+    said = _say(error)
+    message = f"cannot {verb} {url}: {' '.join(said.split())}"
+    if isinstance(error, PermissionError) or "redentials" in said:
+        message += f"; give credentials that may {verb} it"
+        if url.startswith("s3://"):
+            message += (
+                " (AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; "
+                "AWS_ENDPOINT_URL where the store is not Amazon's)"
+            )
+    return UserError(message)
+
+
 def _read_or_error(store: Store, entry: Entry) -> bytes | UserError:
     try:
         return store.read(entry)
@@ -338,4 +352,4 @@ def natural_key(path: str) -> tuple[list[tuple[int, str]], str]:
 
 
 def _say(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(getattr(error, "strerror", None) or error or type(error).__name__)

@@ -7,7 +7,6 @@ DIR/segmentation/{train,val,test}/NAME.png and {train,val,test}_annot/NAME.png (
 """
 
 import multiprocessing
-import os
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from shards.canvas import Drawing, Mask
-from shards.cli import UserError, program, progress
+from shards.cli import UserError, cores, program, progress
 from shards.microscope import micrograph
 from shards.settings import load_config
 from shards.textures import SEGMENTED, TEXTURES
@@ -144,7 +143,7 @@ def drawn(jobs: Sequence[Job]) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     # Not forked: the progress bar runs a thread, and a fork could copy a lock that it holds.
     context = multiprocessing.get_context("spawn")
-    workers = min(len(os.sched_getaffinity(0)), len(jobs))
+    workers = min(cores(), len(jobs))
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         yield from pool.map(write, jobs, chunksize=8)
 

@@ -1,12 +1,11 @@
-"""The work folder: locked by one run, renamed to its final name at the end."""
+"""The work folder of a shard set: locked by one run, renamed to its final name at the end."""
 
-import fcntl
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from micrograph.locks import lock_folder
 from shards.cli import UserError
 from shards.schema import MANIFEST_NAME
 from shards.stores import is_url
@@ -38,25 +37,17 @@ def choose_work_folder(out: str, work: Path | None, sources: Iterable[str]) -> P
 
 @contextmanager
 def lock_work_folder(folder: Path) -> Iterator[None]:
-    """Lock the folder until this process ends, however it ends: two runs would mix their files.
+    """Lock the folder inside the block: two runs would mix their files.
 
     A folder with other files in it is refused: everything in a work folder is deleted.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    if not _is_ours(folder):
-        raise UserError(f"{folder} holds files that no run made; choose a new or empty folder")
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    # The folder itself: a lock file in it would be deleted, or published with the set.
+    with lock_folder(folder, None, hint="wait for it, or choose another --out"):
+        if not _is_ours(folder):
+            raise UserError(f"{folder} holds files that no run made; choose a new or empty folder")
         (folder / SPOOL).mkdir(exist_ok=True)
         (folder / SPOOL / _MARK).touch()
         yield
-    except BlockingIOError:
-        raise UserError(
-            f"another run is writing in {folder}; wait for it, or choose another --out"
-        ) from None
-    finally:
-        os.close(descriptor)
 
 
 def empty_but_spool(folder: Path) -> None:

@@ -18,7 +18,7 @@ APPTAINER = (ROOT / "containers" / "apptainer.def").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # What a wheel is built of, and what it is installed with.
 NEEDED = {"pyproject.toml", "README.md", "LICENSE", "constraints.txt", "configs"}
-NEEDED |= {"shards", "pretrain", "downstream", "launch"}
+NEEDED |= {"micrograph", "shards", "pretrain", "downstream", "launch"}
 
 
 def instructions() -> list[list[str]]:

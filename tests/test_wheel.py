@@ -89,7 +89,7 @@ def test_recipes_tables_and_pages_are_in_it(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         inside = set(archive.namelist())
     tracked = subprocess.run(
-        ["git", "ls-files", "configs", "shards", "pretrain", "downstream", "launch"],
+        ["git", "ls-files", "configs", "micrograph", "shards", "pretrain", "downstream", "launch"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
     assert tracked
@@ -113,7 +113,7 @@ def test_a_login_node_without_torch_plans_submits_watches_and_collects(
     assert len(output("-m", "launch.grid", grid).splitlines()) == 76
     (script, *_) = output("-m", "launch.slurm", grid, "--dry-run").splitlines()
     assert "#SBATCH --array=" in (tmp_path / script).read_text()
-    assert "76 tasks: 76 pending" in output("-m", "launch.status", grid)
+    assert "76 tasks: 76 pending" in output("-m", "micrograph", "launch-status", grid)
     assert "results.csv" in output("-m", "launch.collect", grid)
     assert len((tmp_path / "runs/micronet-76/results.csv").read_text().splitlines()) == 77
     (tmp_path / "registry").mkdir()
@@ -160,7 +160,7 @@ print("all", "torch" in sys.modules)
 @pytest.mark.slow
 def test_every_program_starts_where_all_is_installed(compute_node: Path, tmp_path: Path) -> None:
     programs = []
-    for package in ("shards", "pretrain", "downstream", "launch"):
+    for package in ("micrograph", "shards", "pretrain", "downstream", "launch"):
         for path in sorted((ROOT / package).rglob("*.py")):
             if re.search(r'^if __name__ == "__main__":', path.read_text("utf-8"), re.MULTILINE):
                 module = path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pretrain.atomic import name_durably
-from pretrain.cache import fetch, unreachable
 from pretrain.registry.names import EntryName, is_name, parse_name
 from pretrain.registry.sealed import SEAL_NAME, Seal, seal_text
 from shards.cli import UserError
-from shards.stores import filesystem, is_url
+from shards.download import download
+from shards.stores import filesystem, is_url, unreachable
 
 HUB_PREFIX = "hf://"
 CLAIM_NAME = "claim"
@@ -120,7 +120,7 @@ class FileRegistry:
         return found
 
     def fetch(self, name: EntryName, file: str, target: Path) -> None:
-        fetch(f"{self.url}/{name.folder}/{name.version}/{file}", target, lambda have, total: None)
+        download(f"{self.url}/{name.folder}/{name.version}/{file}", target)
 
     def folder(self, name: EntryName) -> Path | None:
         return self._local and self._local / name.folder / str(name.version)

@@ -111,7 +111,7 @@ def test_two_processes_cannot_write_one_run(
     with lock(tmp_path / "run" / ".lock"), pytest.raises(SystemExit) as end:
         main(flags(squares, tmp_path / "run"))
     assert end.value.code == EXIT_USER_ERROR
-    assert "another process is training in" in capsys.readouterr().err
+    assert "another process is at work in" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 

@@ -209,7 +209,7 @@ def test_two_processes_at_once_copy_once(origin: Origin, heavy_set: Path, tmp_pa
     outputs = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert outputs[0][0] == outputs[1][0]
-    assert "waiting for the process" in outputs[0][1] + outputs[1][1]
+    assert "waiting for another process" in outputs[0][1] + outputs[1][1]
     assert origin.tars_asked() == Counter(tar_names(heavy_set))
 
 
@@ -251,7 +251,7 @@ def test_a_wrong_address_is_named(origin: Origin, tmp_path: Path) -> None:
 
 def test_a_cache_that_cannot_be_written_is_named(origin: Origin, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot use the cache .* choose another --cache-dir"):
+    with pytest.raises(UserError, match=r"cannot write to .*; name a --cache-dir"):
         stage(origin.url, tmp_path / "file")
 
 

@@ -158,7 +158,7 @@ def test_a_second_trainer_in_the_same_folder_is_refused_and_the_first_stops_when
             wait_for(lambda: bool(read_metrics(run)), process)
             with pytest.raises(SystemExit):
                 train(endless)
-            assert "another process is training in" in capsys.readouterr().err
+            assert "another process is at work in" in capsys.readouterr().err
             process.send_signal(signal.SIGTERM)
             output, _ = process.communicate()
             assert process.returncode == EXIT_INTERRUPTED, output

@@ -1,12 +1,22 @@
 """What a person at the terminal sees: one line for their error, a traceback for ours."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
 
 import pytest
 
-from shards.cli import ArgumentParser, UserError, program, progress, warn
+from shards.cli import (
+    DEBUG_VARIABLE,
+    ArgumentParser,
+    UserError,
+    console,
+    log_with_time_and_rank,
+    program,
+    progress,
+    warn,
+)
 
 
 def _program_that_raises(error: BaseException) -> int | str | None:
@@ -93,3 +103,49 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
         f'"{sys.executable}" -c "{code}" | head -c 1', shell=True, capture_output=True, check=False
     )
     assert (result.stdout, result.stderr) == (b"x", b"")
+
+
+@pytest.mark.parametrize("error", [UserError("no folder x"), FileNotFoundError(2, "gone", "x")])
+@pytest.mark.parametrize("flag", [True, False])
+def test_debug_shows_the_traceback_before_the_line(
+    error: Exception,
+    flag: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(DEBUG_VARIABLE, "0" if flag else "1")
+    seen = []
+
+    @program
+    def main(argv: Sequence[str] | None = None) -> None:
+        seen.append(argv)
+        raise error
+
+    with pytest.raises(SystemExit) as stopped:
+        main(["--out", "x", *(["--debug"] if flag else [])])
+    assert (stopped.value.code, seen) == (2, [["--out", "x"]])
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("Traceback") and lines[-1].startswith("error: ")
+
+
+@pytest.mark.parametrize(("world", "prefix"), [("1", ""), ("2", r" \[rank 1\]")])
+def test_log_lines_of_a_training_carry_time_and_rank(
+    world: str, prefix: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", world)
+    monkeypatch.setenv("RANK", "1")
+
+    @program
+    def main(argv: Sequence[str] | None = None) -> None:
+        log_with_time_and_rank()
+        warn("the loss is " + "not finite " * 20)
+        console.print("epoch [b]1[/b]")
+        print("result")
+
+    main([])
+    warn("after the training")
+    shown = capsys.readouterr()
+    first, second, last = shown.err.splitlines()
+    assert re.fullmatch(rf"\d\d:\d\d:\d\d{prefix} warning: the loss is (not finite )+", first)
+    assert re.fullmatch(rf"\d\d:\d\d:\d\d{prefix} epoch 1", second)
+    assert (last, shown.out) == ("warning: after the training", "result\n")

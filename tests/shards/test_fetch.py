@@ -137,6 +137,17 @@ def test_a_part_from_another_address_is_not_continued(
     assert origin.requests == [None, None]
 
 
+def test_a_damaged_part_is_fetched_again(
+    origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_off(origin, tmp_path, monkeypatch)
+    part = tmp_path / "steel/file.tar.part"
+    part.write_bytes(bytes(part.stat().st_size))
+    folder = fetch(dataset(origin.url, checksum=md5(CONTENT)), tmp_path)
+    assert (folder / "file.tar").read_bytes() == CONTENT
+    assert [bool(wanted) for wanted in origin.requests] == [False, True, False]
+
+
 def test_a_file_without_length_arrives(origin: Origin, tmp_path: Path) -> None:
     origin.says_length, origin.etag = False, None  # as GitHub packs archives
     folder = fetch(dataset(origin.url, checksum=md5(CONTENT)), tmp_path)

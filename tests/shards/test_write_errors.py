@@ -1,7 +1,5 @@
 """Writing that ends in an error: what it says, and what it leaves behind."""
 
-import fcntl
-import os
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,6 +8,7 @@ from typing import Any
 import pytest
 from written_sets import files_of, write_set
 
+from micrograph.locks import lock_folder
 from shards.cli import UserError
 from shards.write import WriteConfig
 
@@ -50,12 +49,9 @@ def test_out_that_is_a_file_is_left_alone(corpus: Path, tmp_path: Path) -> None:
 
 
 def test_second_run_to_the_same_out_is_refused(corpus: Path, tmp_path: Path) -> None:
-    (tmp_path / "out.partial").mkdir()
-    descriptor = os.open(tmp_path / "out.partial", os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    with pytest.raises(UserError, match=r"another run is writing in .*out\.partial"):
+    refused = pytest.raises(UserError, match=r"another process is at work in .*out\.partial")
+    with lock_folder(tmp_path / "out.partial", None), refused:
         write_set(corpus, tmp_path / "out")
-    os.close(descriptor)
     write_set(corpus, tmp_path / "out")
 
 
