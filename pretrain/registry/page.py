@@ -3,6 +3,7 @@
 Whatever comes from a card goes through `text`: others wrote it. Imports no torch.
 """
 
+import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
@@ -21,7 +22,7 @@ from pretrain.registry.origin import licences_of, list_of, recipe_of, short_init
 from pretrain.registry.readme import snippets
 from pretrain.registry.scores import ScoredData, spell_data, spell_score
 from pretrain.segmenter_card import SegmenterCard
-from shards.page import badge, text
+from shards.tables import printable
 
 _HERE = Path(__file__).parent
 _PAGE = Template("""\
@@ -233,3 +234,12 @@ def _percent(value: float | None) -> str:
 def _params(card: Card) -> str:
     params = find_arch(card.arch).params
     return "" if params is None else f"{params:.1f} M"
+
+
+def text(value: object) -> str:
+    """Anything as text of the page, also within quotes."""
+    return html.escape(printable(value))
+
+
+def badge(content: str, kind: str = "") -> str:
+    return f'<span class="badge {kind}">{text(content)}</span>'
