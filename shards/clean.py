@@ -55,7 +55,9 @@ def clean_image(data: bytes, config: WriteConfig) -> Cleaned:
     # Cropped first: a bar's black and white spoil the window of a deep image, its colour the grey.
     values = raw.values if bar is None else _crop(raw.values, bar)
     micrograph = to_eight_bits(values, grey=config.grey)
-    annotations = find_annotations(micrograph.pixels)
+    # Searched for on request only: it takes as long as decoding an image.
+    search = config.annotations != "keep"
+    annotations = find_annotations(micrograph.pixels) if search else None
     marks = 0 if annotations is None else annotations.marks
     if config.annotations == "discard" and marks >= MANY_MARKS:
         raise RejectedImage("annotated", f"{marks} burnt-in marks, at most {MANY_MARKS - 1}")

@@ -13,7 +13,7 @@ from shards.settings import as_plain
 
 Profile = Literal["fast", "exact"]
 DataBarPolicy = Literal["crop", "keep"]
-AnnotationPolicy = Literal["keep", "discard"]
+AnnotationPolicy = Literal["keep", "find", "discard"]
 MaskPolicy = Literal["reject", "keep"]
 SplitRule = Literal["per_class", "share", "folds", "source", "file"]
 
@@ -61,7 +61,9 @@ class WriteConfig:
         "crop"
     )
     annotations: Annotated[
-        AnnotationPolicy, "images with many burnt-in measurement marks", Decides.SAMPLES
+        AnnotationPolicy,
+        "burnt-in marks, keep: not searched for; find: counted; discard: images with many left out",
+        Decides.SAMPLES,
     ] = "keep"
     masks: Annotated[MaskPolicy, "images that look like label masks", Decides.SAMPLES] = "reject"
 

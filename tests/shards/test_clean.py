@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from written_sets import write_set
 
 from shards.clean import clean_image
 from shards.databar import DataBar
@@ -19,7 +20,6 @@ from shards.images import Pixels, RejectedImage
 from shards.overlays import MANY_MARKS
 from shards.schema import read_manifest
 from shards.synthetic import draw
-from shards.write import write_shards
 
 CONFIG = WriteConfig(source="x", out="y")
 SIDE, ROWS = 256, 224  # of the image; of the micrograph above its bar
@@ -130,7 +130,8 @@ def _annotated(measurements: int) -> Image.Image:
 
 def test_images_with_many_marks_are_left_out_by_policy() -> None:
     many, one = _png(_annotated(8)), _png(_annotated(1))
-    found = clean_image(many, CONFIG).annotations
+    assert clean_image(many, CONFIG).annotations is None  # not searched for
+    found = clean_image(many, replace(CONFIG, annotations="find")).annotations
     assert found is not None and found.marks >= MANY_MARKS
     with pytest.raises(RejectedImage) as caught:
         clean_image(many, replace(CONFIG, annotations="discard"))
@@ -146,10 +147,8 @@ def test_decisions_are_counted_and_stand_in_the_provenance(
     (root / "a" / "deep.tif").write_bytes(_png(_micrograph(2).astype(np.uint16) * 16, "TIFF"))
     (root / "a" / "marks.png").write_bytes(_png(_annotated(2)))
     out = tmp_path / "out"
-    config = WriteConfig(
-        source=str(root), out=str(out), profile="exact", val_per_class=0, report=False, workers=1
-    )
-    write_shards(config)
+    settings = {"profile": "exact", "annotations": "find", "val_per_class": 0}
+    write_set(root, out, **settings)
     manifest = read_manifest(out)
     assert manifest.decisions == {
         "colour_channels_equal": 1,

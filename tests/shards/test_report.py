@@ -258,6 +258,10 @@ def test_marks_are_framed_where_the_provenance_has_them(copied: Path) -> None:
     assert "alpha, 3 marks" in page.text
 
 
+def test_annotations_that_were_not_searched_for_are_said_to_be(copied: Path) -> None:
+    assert "Not searched for: --annotations find ." in page_of(copied).text
+
+
 def test_groups_of_several_classes_come_with_a_warning(copied: Path) -> None:
     rows = edit_samples(copied, "group", [])
     places = [i for i, row in enumerate(rows) if row["class"] in ("alpha", "beta")]
