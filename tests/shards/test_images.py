@@ -1,6 +1,6 @@
-"""The format policy, line by line: what each kind of file becomes."""
+"""The format policy, line by line: what each kind of file becomes, and how it is stored."""
 
-import struct
+import io
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import pytest
 from pictures import HEIGHT, WIDTH, encoded, ends, halves, noise, reason_of
 from PIL import Image
 
-from shards.images import decode_image
+from shards.images import RejectedImage, decode_image, encode_image, shrink
 
 # 8-bit images pass untouched
 
@@ -219,20 +219,95 @@ def test_a_thousandth_of_the_pixels_may_be_coloured(rows: int, channels: int) ->
     assert decode_image(encoded(values)).channels == channels
 
 
-def test_16_bit_colour_is_refused() -> None:
-    # By hand, since Pillow writes none: a 33 x 33 RGB image of 16 bits as raw PPM-like TIFF.
-    values = np.random.default_rng(0).integers(0, 4096, (33, 33, 3)).astype("<u2")
-    tags = [(256, 4, 1, 33), (257, 4, 1, 33), (258, 3, 3, 122), (259, 3, 1, 1), (262, 3, 1, 2)]
-    tags += [(273, 4, 1, 128), (277, 3, 1, 3), (278, 4, 1, 33), (279, 4, 1, values.nbytes)]
-    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
-    head = b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(tags)) + entries + b"\0" * 4
-    data = head + struct.pack("<HHH", 16, 16, 16)
-    data = data.ljust(128, b"\0") + values.tobytes()
-    assert reason_of(data) == "deep_colour"
-
-
 def test_grey_option_takes_the_colour_out() -> None:
     values = halves([200, 100, 50], [0, 0, 0])
     micrograph = decode_image(encoded(values), grey=True)
     assert ends(micrograph.pixels) == (124, 0)  # 0.299 * 200 + 0.587 * 100 + 0.114 * 50 = 124.2
     assert tuple(micrograph.notes.values()) == ("colour to grey",)
+
+
+# What is refused; tests/shards/test_hostile.py has hundreds of other files
+
+
+def test_jpeg_may_lack_its_end_marker_but_no_rows() -> None:
+    data = encoded(noise(), "JPEG", quality=95)
+    assert data.endswith(b"\xff\xd9")
+    whole = decode_image(data).pixels
+    assert np.array_equal(decode_image(data[:-2]).pixels, whole)
+    assert reason_of(data[: len(data) // 2]) == "corrupt"
+    assert reason_of(data[: len(data) // 2] + b"\xff\xd9") == "corrupt"
+
+
+def test_png_with_a_flipped_byte_is_corrupt() -> None:
+    data = bytearray(encoded(noise()))
+    data[len(data) // 2] ^= 1
+    assert reason_of(bytes(data)) == "corrupt"
+
+
+def test_text_is_called_text() -> None:
+    for text in ("sample,grain size\nA,12\n", "Gefüge"):
+        with pytest.raises(RejectedImage, match="text"):
+            decode_image(text.encode())
+
+
+def test_one_other_pixel_makes_an_image() -> None:
+    values = np.zeros((HEIGHT, WIDTH), np.uint8)
+    values[3, 3] = 1
+    assert np.array_equal(decode_image(encoded(values)).pixels, values)
+
+
+def test_most_pixels_are_a_limit() -> None:
+    assert reason_of(encoded(noise()), max_pixels=HEIGHT * WIDTH - 1) == "too_large"
+    assert decode_image(encoded(noise()), max_pixels=HEIGHT * WIDTH).channels == 1
+
+
+# Scaled and stored
+
+
+@pytest.mark.parametrize(
+    ("shape", "max_side", "expected"),
+    [
+        ((48, 64), 32, (24, 32)),
+        ((64, 48), 32, (32, 24)),
+        ((60, 90, 3), 45, (30, 45, 3)),
+        ((2, 400), 40, (1, 40)),
+    ],
+)
+def test_longest_side_is_capped(
+    shape: tuple[int, ...], max_side: int, expected: tuple[int, ...]
+) -> None:
+    assert shrink(np.zeros(shape, np.uint8), max_side).shape == expected
+
+
+@pytest.mark.parametrize("max_side", [None, 64, 65])
+def test_image_within_the_cap_is_left_alone(max_side: int | None) -> None:
+    assert np.array_equal(shrink(noise(), max_side), noise())
+
+
+def test_scaling_is_antialiased() -> None:
+    stripes = np.indices((64, 64)).sum(0).astype(np.uint8) % 2 * 200  # as fine as can be
+    small = shrink(stripes, 32)
+    assert np.abs(small[4:-4, 4:-4].astype(int) - 100).max() <= 8
+
+
+@pytest.mark.parametrize("channels", [None, 3])
+def test_exact_profile_is_lossless(channels: int | None) -> None:
+    data = encode_image(noise(channels=channels), "exact")
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), noise(channels=channels))
+
+
+def test_fast_profile_is_a_jpeg() -> None:
+    data = encode_image(noise(channels=3), "fast")
+    assert Image.open(io.BytesIO(data)).format == "JPEG"
+
+
+def test_fast_profile_keeps_colour_at_full_resolution() -> None:
+    # The border lies at an odd column: subsampled colour would bleed over it.
+    values = np.roll(halves([200, 10, 10], [10, 10, 200]), 1, axis=1)
+    decoded = np.asarray(Image.open(io.BytesIO(encode_image(values, "fast"))))
+    assert np.abs(decoded.astype(int) - values).max() < 20
+
+
+def test_grey_jpeg_has_one_channel() -> None:
+    data = encode_image(noise(), "fast")
+    assert Image.open(io.BytesIO(data)).mode == "L"

@@ -10,17 +10,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import damage
 import numpy as np
 import pytest
 from html_page import Page
 from PIL import Image
+from written_sets import write_set
 
 import shards
 from shards import thumbnails
 from shards.corpus import plain_source
 from shards.reasons import REASONS
 from shards.report import main, write_report
-from shards.schema import OVERLAP_COLUMNS, Manifest, SourceInfo, read_manifest
+from shards.schema import OVERLAP_COLUMNS, Manifest, SourceInfo, read_manifest, read_rows
 from shards.selection import MOST_PICTURES, choose, spread, spread_over
 from shards.sources import list_sources
 from shards.tables import Sample, Tables
@@ -63,9 +65,8 @@ def odd_corpus(make_corpus: Callable[..., Path], tmp_path: Path) -> Path:
     return corpus
 
 
-def write(corpus: Path, out: Path, **settings: object) -> Path:
-    config = WriteConfig(source=str(corpus), out=str(out), workers=1)
-    write_shards(replace(config, **settings))  # type: ignore[arg-type]
+def write(corpus: Path, out: Path, *, report: bool = True, **settings: object) -> Path:
+    write_set(corpus, out, report=report, **settings)
     return out
 
 
@@ -77,16 +78,13 @@ def page_of(folder: Path, manifest: Manifest | None = None, source: Path | None 
 
 def edit_samples(folder: Path, column: str, values: Sequence[str]) -> list[dict[str, str]]:
     """Set `column` of the first rows of samples.csv; the rows as they are then."""
-    path = folder / "samples.csv"
-    with path.open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    for row, value in zip(rows, values, strict=False):
-        row[column] = value
-    with path.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return rows
+
+    def edit(rows: list[dict[str, str]]) -> None:
+        for row, value in zip(rows, values, strict=False):
+            row[column] = value
+
+    damage.edit_samples(folder, edit)
+    return list(read_rows(folder / "samples.csv"))
 
 
 def write_pair(folder: Path, first: str, second: str, **numbers: float) -> None:
