@@ -1,13 +1,13 @@
-"""The bit-depth and format policy: any image file becomes an 8-bit grey or RGB array, or a reject.
+"""Decode any image file to an 8-bit grey or RGB array, or reject it.
 
-Policy, per kind of input (recorded in each sample's notes when it changed something):
+The policy by kind of input (recorded in each sample's notes where it changed something):
 
     16-bit, 32-bit, float   windowed to 8 bits between the 0.1 and 99.9 percentiles, recorded
     palette, 1-bit, CMYK    converted to RGB (grey where the result is grey)
     alpha                   dropped when opaque, else blended over black
     EXIF rotation           applied
     multi-page              the first page
-    16-bit colour           rejected: Pillow would drop the low byte without a word
+    16-bit colour           rejected: Pillow would silently drop the low byte
     RGB with equal channels grey
 """
 
@@ -28,16 +28,16 @@ from shards.format.config import Profile
 
 SUFFIXES: dict[Profile, str] = {"fast": "jpg", "exact": "png"}  # of stored images
 
-# Pillow's names. Not all that it has: an EPS named .png would start Ghostscript.
+# Pillow's names, not all of them: an EPS file named .png would start Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 MIN_SIDE = 32  # pixels; the deepest stride of the encoders
 MAX_PIXELS = (
     400_000_000  # a 20,000 x 20,000 scan; above it a small file may be a decompression bomb
 )
 WINDOW_PERCENTILES = (0.1, 99.9)  # ignores hot pixels without clipping precipitates
-# Channels of a scanned grey image differ by JPEG rounding; measured colour differs by far more. Of
-# a grey image a few pixels may be coloured all the same: annotations, and the chroma that JPEG
-# spreads from a coloured data bar into the row beside it.
+# The channels of a scanned grey image differ by JPEG rounding; real colour differs by far more. A
+# few pixels of a grey image may still be coloured: annotations, and the chroma that JPEG spreads
+# from a coloured data bar into the next row.
 GREY_TOLERANCE = 4
 MAX_COLOURED_SHARE = 1e-3
 
@@ -67,7 +67,7 @@ Notes = Mapping[Decision, str]  # in the order in which they were taken, with th
 
 
 class RejectedImage(Exception):
-    """An image that must not enter a shard; `reason` is one word for counting."""
+    """An image that must not enter a shard; `reason` is one word, for counting."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -200,8 +200,8 @@ def _decode(image: Image.Image, data: bytes) -> RawImage:
 def _pixels(image: Image.Image, data: bytes) -> npt.NDArray[Any]:
     """Decode an opened image: plain JPEG by simplejpeg, to the same pixels in half the time.
 
-    A missing end marker is forgiven, but not missing rows, which Pillow would make up; of other
-    oddities, such as bytes between markers, Pillow decides.
+    A missing end marker is accepted, missing rows are not (Pillow would fill them). Pillow decides
+    about other oddities, such as bytes between markers.
     """
     if image.format == "JPEG" and image.mode in ("L", "RGB") and _is_untouched(image):
         try:
@@ -217,12 +217,12 @@ def _pixels(image: Image.Image, data: bytes) -> npt.NDArray[Any]:
 
 
 def _is_untouched(image: Image.Image) -> bool:
-    """Whether it is as `Image.open` gave it: not yet rotated or converted."""
+    """Whether it has not been rotated or converted since `Image.open`."""
     return bool(getattr(image, "tile", ()))
 
 
 def _is_deep_colour(image: Image.Image) -> bool:
-    """Whether Pillow would drop bits: it has modes of more than 8 for grey alone."""
+    """Whether Pillow would drop bits: only its grey modes have more than 8."""
     return not _is_deep_grey(image) and _bits(image) > 8
 
 
@@ -231,8 +231,8 @@ def _is_deep_grey(image: Image.Image) -> bool:
 
 
 def _bits(image: Image.Image) -> int:
-    """Bits per channel in the file, as far as a format can have more than 8."""
-    source: Any = image  # what follows depends on the format's plugin
+    """Bits per channel in the file, for formats that can have more than 8."""
+    source: Any = image  # its attributes depend on the format's plugin
     if image.format == "TIFF":
         return int(max(source.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))))
     if image.format == "JPEG2000":
@@ -265,12 +265,12 @@ def _apart(one: Pixels, other: Pixels) -> Pixels:
 def window(
     values: npt.NDArray[np.generic], percentiles: tuple[float, float] = WINDOW_PERCENTILES
 ) -> tuple[Pixels, str]:
-    """Map high-depth values to 8 bits between two percentiles, and say which values they were.
+    """Map high-depth values to 8 bits between two percentiles; returns a note of these as well.
 
     Raises `RejectedImage` where all are equal, or one is not finite.
     """
-    if not np.isfinite(values).all():  # before they are cast, of which a signalling NaN warns
-        raise RejectedImage("corrupt", "holds values that are not finite")
+    if not np.isfinite(values).all():  # before the cast: a signalling NaN would warn
+        raise RejectedImage("corrupt", "has values that are not finite")
     finite = np.asarray(values, np.float64)
     low, high = np.percentile(finite, percentiles)
     if high <= low:

@@ -1,4 +1,4 @@
-"""The tables beside the tars, read back row by row: samples, pairs of near-duplicates, rejects."""
+"""Read the tables beside the tars row by row: samples, pairs of near-duplicates, rejects."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Small pictures for a page, as data URIs: of stored images, and of the files they came from."""
+"""Thumbnails for the report, as data URIs: of stored images, and of the files they came from."""
 
 import base64
 import io
@@ -18,10 +18,10 @@ from shards.schema import Manifest, idx_file
 from shards.sources import Listing, SourceFile
 from shards.stores import cached_store, is_archive, is_url
 
-# What a page may cost. Files beyond are not shown: the page says so where they are missing.
+# Limits of what a page may cost. Larger files are not shown; the page says how many.
 MAX_PIXELS = 25_000_000  # 5000 x 5000; at 16 bits half a second and 600 MB
 MAX_FILE_BYTES = 128_000_000
-MAX_DEPTH = 256 * 1024**2  # bytes into a compressed tar, which is read from its beginning: seconds
+MAX_DEPTH = 256 * 1024**2  # bytes into a compressed tar, which is read from its start: seconds
 
 _JPEG_QUALITY = 72  # of 112-px pictures: 3 kB each
 
@@ -79,7 +79,7 @@ def draw_originals(
     if listing is None:
         return {}
     found = {}
-    gone: set[str] = set()  # URLs: a server that does not answer costs a minute each time
+    gone: set[str] = set()  # URLs: a server that does not answer takes a minute each time
     files = [
         (file, (source.spec.name, file.name))
         for source in listing.sources
@@ -102,7 +102,7 @@ def draw_originals(
 
 
 def draw(data: bytes, wanted: Wanted) -> Picture | None:
-    """A thumbnail of an image file, even of one that no shard may hold; None if none comes out."""
+    """A thumbnail of an image file, even of a rejected one; None where it does not decode."""
     pixels = _decode(data)
     if pixels is None:
         return None
@@ -123,13 +123,13 @@ def _decode(data: bytes) -> Pixels | None:
     except RejectedImage as reject:
         if reject.reason == "too_large":
             return None
-    try:  # what was rejected for its size, depth or content can be looked at all the same
+    try:  # what was rejected for its size, depth or content can still be shown
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             grey = image.mode.startswith(("1", "L", "I", "F"))
             return np.asarray(image.convert("L" if grey else "RGB"))
-    except Exception:  # decoders raise anything; there is nothing to see then
+    except Exception:  # decoders raise anything; there is nothing to show then
         return None
 
 
@@ -159,4 +159,4 @@ def _read_at(path: Path, offset: int, size: int) -> bytes:
         with path.open("rb") as stream:
             return os.pread(stream.fileno(), size, offset)
     except OSError:
-        return b""  # does not decode: shown as missing
+        return b""  # does not decode, so is shown as missing

@@ -141,7 +141,7 @@ def test_each_reason_is_explained_with_its_files(odd_corpus: Path, tmp_path: Pat
     page = page_of(write(odd_corpus, tmp_path / "set", report=False), source=odd_corpus)
     for expected in (
         "blank 1 Every pixel has the same value.",
-        "conflicting labels 2 The same pixels stand in more than one class",
+        "conflicting labels 2 The same pixels are in more than one class",
         "duplicate 1 The same pixels as an image that was kept",
         "empty 1 The file has no bytes.",
         "mask 1 So few values",
