@@ -62,10 +62,7 @@ def _validating(
 )
 def test_validation_count_by_size_of_the_class(samples: int, expected: int) -> None:
     assert validation_count(samples, per_class=50, max_share=0.2) == expected
-
-
-def test_no_validation_when_none_is_wanted() -> None:
-    assert validation_count(1000, per_class=0, max_share=0.2) == 0
+    assert validation_count(samples, per_class=0, max_share=0.2) == 0
 
 
 def test_share_of_each_class_but_one_at_least() -> None:
@@ -86,15 +83,9 @@ def test_order_is_that_of_the_sha256_of_seed_and_key() -> None:
     assert shuffled(["a", "b", "c"], seed=0).tolist() == [0, 2, 1]
 
 
-def test_order_depends_on_the_seed() -> None:
+def test_order_depends_on_the_seed_and_holds_every_position_once() -> None:
     assert shuffled(KEYS, seed=0).tolist() != shuffled(KEYS, seed=1).tolist()
-
-
-def test_order_holds_every_position_once() -> None:
     assert sorted(shuffled(KEYS, seed=0).tolist()) == list(range(30))
-
-
-def test_order_of_nothing_is_empty() -> None:
     assert shuffled([], seed=0).tolist() == []
 
 
@@ -105,14 +96,10 @@ def test_grown_corpus_keeps_the_order_of_what_it_had() -> None:
     assert [key for key in after if key in KEYS] == before
 
 
-def test_split_does_not_depend_on_the_order_of_the_keys() -> None:
+def test_split_depends_on_the_seed_but_not_on_the_order_of_the_keys() -> None:
     labels = [number % 3 for number in range(30)]
-    turned = _validating(KEYS[::-1], labels[::-1])
-    assert turned == _validating(KEYS, labels)
-
-
-def test_split_depends_on_the_seed() -> None:
-    assert _validating(KEYS, [0] * 30, seed=0) != _validating(KEYS, [0] * 30, seed=1)
+    assert _validating(KEYS[::-1], labels[::-1]) == _validating(KEYS, labels)
+    assert _validating(KEYS, labels, seed=0) != _validating(KEYS, labels, seed=1)
 
 
 def test_new_images_of_a_class_leave_the_split_of_the_others_alone() -> None:
@@ -205,7 +192,7 @@ def test_every_image_validates_in_one_fold() -> None:
     assert np.bincount(folds).tolist() == [4] * 5
 
 
-def test_images_bound_to_a_held_out_source_are_left_out() -> None:
+def test_images_connected_to_a_held_out_source_are_left_out() -> None:
     population = _population([0] * 5, [0, 0, 1, 1, 2])
     held = np.array([True, False, False, False, False])
     assert hold_out(population, held).tolist() == [VAL, LEFT_OUT, TRAIN, TRAIN, TRAIN]
@@ -215,14 +202,14 @@ def _edges(*pairs: tuple[int, int]) -> np.ndarray:
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
-def test_saved_split_is_kept_and_new_images_follow_what_binds_them() -> None:
+def test_saved_split_is_kept_and_new_images_follow_their_edges() -> None:
     keys = ["a", "new1", "b", "new2", "new3", "new4"]
     assignment = apply_saved(keys, {"a": VAL, "b": TRAIN}, _edges((0, 1), (2, 3), (1, 5)))
     assert assignment.tolist() == [VAL, VAL, TRAIN, TRAIN, TRAIN, VAL]
 
 
 @pytest.mark.parametrize("edges", [[(0, 1)], [(0, 2), (2, 1)]], ids=["directly", "through a new"])
-def test_saved_training_image_that_is_bound_to_validation_is_left_out(
+def test_saved_training_image_connected_to_validation_is_left_out(
     edges: list[tuple[int, int]],
 ) -> None:
     assignment = apply_saved(["a", "b", "new"], {"a": VAL, "b": TRAIN}, _edges(*edges))
@@ -237,6 +224,6 @@ def test_mosaic_that_was_cut_is_cut_alike_again() -> None:
     assert assignment.tolist() == [TRAIN, TRAIN, LEFT_OUT, VAL, VAL]
 
 
-def test_no_bonds_leave_the_saved_split_as_it_was() -> None:
+def test_no_edges_leave_the_saved_split_as_it_was() -> None:
     assignment = apply_saved(["a", "b"], {"a": VAL}, _edges())
     assert assignment.tolist() == [VAL, TRAIN]
