@@ -1,4 +1,4 @@
-"""The parts of the report that show micrographs: what was kept, cropped, found and rejected."""
+"""The sections of the report with pictures: what was kept, cropped, found and rejected."""
 
 import cmath
 import json
@@ -118,7 +118,7 @@ def _cropped(sample: Sample, pictures: Pictures) -> FigurePair:
 
 
 def _annotated(sample: Sample, pictures: Pictures) -> Figure:
-    margin = max(sample.height, sample.width) / 150  # the frame beside the mark, not upon it
+    margin = max(sample.height, sample.width) / 150  # the frame around the mark, not on it
     return Figure(
         picture=pictures.stored.picture(sample.key, _LARGE),
         hint=_hint(sample),

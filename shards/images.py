@@ -187,7 +187,7 @@ def _decode(image: Image.Image, data: bytes) -> RawImage:
         notes[Decision.FIRST_PAGE_TAKEN] = f"page 1 of {pages}"
     if _is_deep_colour(image):
         raise RejectedImage("deep_colour", "16 bits per colour; save it as 16-bit grey or 8 bits")
-    if image.getexif().get(ExifTags.Base.Orientation) in range(2, 9):  # 1: as it lies
+    if image.getexif().get(ExifTags.Base.Orientation) in range(2, 9):  # 1: no rotation
         image = ImageOps.exif_transpose(image)
         notes[Decision.EXIF_ROTATED] = "EXIF rotation applied"
     if not _is_deep_grey(image) and (image.mode not in ("L", "RGB") or image.has_transparency_data):

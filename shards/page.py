@@ -23,8 +23,8 @@ class Figure:
     hint: str
     kind: str = ""  # CSS class
     shapes: Sequence[Shape] = ()
-    name: str = ""  # of a file: the caption's first line
-    strong: str = ""
+    name: str = ""  # of a file: the first line of the caption
+    strong: str = ""  # the start of the second
     caption: str = ""
 
 
@@ -40,7 +40,7 @@ class FigurePair:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A row of a bar chart: the lengths of its parts, stacked, and what is written beside."""
+    """A row of a stacked bar chart, with a label before and a note after it."""
 
     label: str
     parts: Sequence[tuple[str, int]]  # CSS class, value
@@ -56,7 +56,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of the page; `count` stands behind its name in the table of contents."""
+    """A section's title; `count` follows it, also in the table of contents."""
 
     title: str
     count: int | None = None

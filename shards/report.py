@@ -1,4 +1,4 @@
-"""Make a page that shows a corpus at a glance: what is in it, what was done to it, what is odd.
+"""Make a page that shows a corpus at a glance: its contents, what was changed, what to check.
 
 python -m shards.report DIR                    makes DIR/report.html again
 python -m shards.report DIR --source PATH      with the files that were cropped or rejected
@@ -56,10 +56,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def write_report(folder: Path, manifest: Manifest, listing: Listing | None) -> None:
-    """Write `folder/report.html`; with `listing`, also what the files looked like before.
+    """Write `folder/report.html`; with `listing`, it also shows the files as they were before.
 
-    The same set and sources give the same bytes. A source that is gone shows as missing. Raises
-    `UserError` for an index that is damaged, `OSError` where the page cannot be written.
+    The same set and sources give the same bytes. A missing source file is shown as missing. Raises
+    `UserError` for a damaged index, `OSError` where the page cannot be written.
     """
     stats = set_stats(folder, manifest)
     selection = choose(read_tables(folder), manifest.classes)
@@ -113,7 +113,7 @@ def _tiles(stats: SetStats) -> Iterator[tuple[str, str]]:
 
 
 def _source_columns(stats: SetStats) -> list[str]:
-    """Those with anything in them."""
+    """The columns that are not empty."""
     columns = ["source", "images", "licence"]
     for column in ("restriction", "citation"):
         if any(getattr(source, column) for source in stats.sources):
@@ -138,7 +138,7 @@ def _class_bar(label: int, row: ClassStats) -> Bar:
 
 
 def _warnings(stats: SetStats, selection: Selection) -> Iterator[str]:
-    """The warnings that hold; the template puts them into words."""
+    """The warnings that apply; the template has their texts."""
     if any(source.restriction for source in stats.sources):
         yield "restricted"
     if not stats.splits["val"]:

@@ -48,7 +48,7 @@ SAMPLE_COLUMNS = (
     "class",
     "source",  # its name, empty for the only source of --source
     "path",  # within the source
-    "group",  # key of its group's first image, empty where it stands alone
+    "group",  # key of its group's first image, empty where it is in none
     "specimen",  # as its source names it
     "height",  # pixels, as stored
     "width",
@@ -69,7 +69,7 @@ OVERLAP_COLUMNS = (
     "score",  # mean correlation
 )
 
-# The only place where these digits stand; from here they travel: manifest -> card -> consumer.
+# The only home of these digits; everything else takes them from the manifest or a card.
 # Paper A normalises every image by ImageNet's statistics ("Training Classification Models").
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -110,18 +110,18 @@ class SplitInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceInfo:
-    """One source of the corpus, and on what terms its images came."""
+    """One source of the corpus, and its terms of use."""
 
     name: str
     samples: int
     licence: str | None
-    restriction: str | None  # such as an export control; never published in the open
+    restriction: str | None  # such as an export control; never published openly
     citation: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """All that a consumer of a shard set needs to know besides the samples themselves."""
+    """Everything that a reader of a shard set needs besides the samples."""
 
     schema_version: int
     tool: str
@@ -139,7 +139,9 @@ class Manifest:
     corpus_hash: str
     name: str  # of the corpus
     sources: tuple[SourceInfo, ...]
-    decisions: Mapping[str, int]  # what was done or found -> images; samples.csv says which
+    decisions: Mapping[
+        str, int
+    ]  # what was done or found -> number of images; samples.csv lists them
     split_report: Mapping[str, Any]  # the rule, and what groups did to it
     files: Mapping[str, str]  # name -> SHA-256 of the tables beside the tars
 
@@ -166,12 +168,12 @@ def corpus_hash(classes: tuple[str, ...], splits: Mapping[str, SplitInfo]) -> st
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `manifest.json`; done last, so that its presence means that the set is complete."""
+    """Write `manifest.json`; the last file: a set that has it is complete."""
     (folder / MANIFEST_NAME).write_text(manifest_text(manifest), encoding="utf-8")
 
 
 def manifest_text(manifest: Manifest) -> str:
-    """What stands in `manifest.json`."""
+    """The text of `manifest.json`."""
     return json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n"
 
 
@@ -276,7 +278,7 @@ def read_rows(path: Path) -> Iterator[dict[str, str]]:
 
 
 def npy(array: npt.NDArray[Any]) -> bytes:
-    """The bytes of a `.npy` file. On a full disk, `np.save` itself would not say what is wrong."""
+    """The bytes of a `.npy` file. On a full disk, `np.save` would not report the cause."""
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=False)
     return stream.getvalue()

@@ -164,7 +164,7 @@ def test_files_that_are_gone_are_said_to_be(odd_corpus: Path, tmp_path: Path) ->
     page = Page((folder / "report.html").read_text())
     # blank, mask, tiny, same and the two of conflicting labels
     assert "6 files could not be shown" in page.text
-    assert page.text.count("not at hand") == 6
+    assert page.text.count("not available") == 6
 
 
 def test_files_too_large_to_show_in_time_are_not_read(
@@ -334,7 +334,7 @@ def test_damaged_tables_and_tars_leave_gaps(copied: Path) -> None:
         tar.write_bytes(tar.read_bytes()[:600])
     (copied / "rejects.jsonl").write_text("{not json\n")
     page = page_of(copied)
-    assert "not at hand" in page.text
+    assert "not available" in page.text
     assert not any(rows[0]["path"] in name for name in page.values("span", "title"))
 
 
