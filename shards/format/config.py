@@ -4,12 +4,11 @@ They stand at the bottom, beside the manifest that records them, so that every r
 """
 
 from dataclasses import dataclass
-from enum import Enum, auto
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
+from micrograph.field_marks import Mark, plain_without
 from shards.cli import cores
-from shards.settings import as_plain
 
 Profile = Literal["fast", "exact"]
 DataBarPolicy = Literal["crop", "keep"]
@@ -21,11 +20,8 @@ FAST_MAX_SIDE = 512  # pixels; 224-px crops of a micrograph lose little, decodin
 JPEG_MAX_SIDE = 65_500  # libjpeg's
 
 
-class Decides(Enum):
-    """What a setting decides, where it is not the split or the order of the samples."""
-
-    SAMPLES = auto()  # the stored images: what was encoded with another value is not reused
-    NOTHING = auto()  # no byte of the set: where it comes from and goes to, how it is made
+class DecidesSamples:
+    """Marks a field that decides the stored images: what was encoded with another is not reused."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,40 +31,38 @@ class WriteConfig:
     source: Annotated[
         str | None,
         "folder or archive with one folder per class, table, or URL of one",
-        Decides.NOTHING,
+        Mark.LOCATION,
     ] = None
     corpus: Annotated[
-        Path | None, "recipe of several sources, see configs/corpora/", Decides.NOTHING
+        Path | None, "recipe of several sources, see configs/corpora/", Mark.LOCATION
     ] = None
-    out: Annotated[str, "folder to create for the shards, or URL", Decides.NOTHING]
-    work: Annotated[Path | None, "folder for work in progress [OUT.partial]", Decides.NOTHING] = (
-        None
-    )
+    out: Annotated[str, "folder to create for the shards, or URL", Mark.LOCATION]
+    work: Annotated[Path | None, "folder for work in progress [OUT.partial]", Mark.LOCATION] = None
 
     profile: Annotated[
-        Profile, "fast: JPEG, longest side capped; exact: lossless PNG", Decides.SAMPLES
+        Profile, "fast: JPEG, longest side capped; exact: lossless PNG", DecidesSamples
     ] = "fast"
     max_side: Annotated[
         int | None,
         f"cap of the longest side in pixels [fast: {FAST_MAX_SIDE}, exact: none]",
-        Decides.SAMPLES,
+        DecidesSamples,
     ] = None
-    grey: Annotated[bool, "make every image grey, even a truly coloured one", Decides.SAMPLES] = (
+    grey: Annotated[bool, "make every image grey, even a truly coloured one", DecidesSamples] = (
         False
     )
 
-    data_bars: Annotated[DataBarPolicy, "data bars at the edge of an image", Decides.SAMPLES] = (
+    data_bars: Annotated[DataBarPolicy, "data bars at the edge of an image", DecidesSamples] = (
         "crop"
     )
     annotations: Annotated[
         AnnotationPolicy,
         "burnt-in marks, keep: not searched for; find: counted; discard: images with many left out",
-        Decides.SAMPLES,
+        DecidesSamples,
     ] = "keep"
-    masks: Annotated[MaskPolicy, "images that look like label masks", Decides.SAMPLES] = "reject"
+    masks: Annotated[MaskPolicy, "images that look like label masks", DecidesSamples] = "reject"
 
     near_duplicates: Annotated[
-        bool, "find overlapping images and keep them together", Decides.SAMPLES
+        bool, "find overlapping images and keep them together", DecidesSamples
     ] = True
     specimen_pattern: Annotated[
         str | None, "regular expression; paths with equal captures show one specimen"
@@ -90,7 +84,7 @@ class WriteConfig:
     fold: Annotated[int, "folds: the one that validates, from 0"] = 0
     val_source: Annotated[str | None, "source: the source that validates"] = None
     split_file: Annotated[
-        Path | None, "file: samples.csv of an earlier set, or its folder", Decides.NOTHING
+        Path | None, "file: samples.csv of an earlier set, or its folder", Mark.LOCATION
     ] = None
     split_overlaps: Annotated[
         bool, "cut a mosaic in space where its class could not validate otherwise"
@@ -98,9 +92,9 @@ class WriteConfig:
     seed: Annotated[int, "decides the split and the order"] = 0
 
     shard_samples: Annotated[int, "samples per tar"] = 2048
-    report: Annotated[bool, "write report.html as well", Decides.NOTHING] = True
+    report: Annotated[bool, "write report.html as well", Mark.FREE_ON_RESUME] = True
     workers: Annotated[
-        int | None, "processes; 1: this one alone [one per core]", Decides.NOTHING
+        int | None, "processes; 1: this one alone [one per core]", Mark.FREE_ON_RESUME
     ] = None
 
     def __post_init__(self) -> None:
@@ -134,22 +128,11 @@ class WriteConfig:
         return self.workers or cores()
 
     def sample_settings(self) -> dict[str, Any]:
-        """What decides the bytes of a stored image."""
-        decides = _decides()
-        return {k: v for k, v in self._resolved().items() if decides[k] is Decides.SAMPLES}
+        """The settings that decide the bytes of a stored image."""
+        hints = get_type_hints(WriteConfig, include_extras=True)
+        settings = self.content_settings()
+        return {k: v for k, v in settings.items() if DecidesSamples in get_args(hints[k])}
 
     def content_settings(self) -> dict[str, Any]:
-        """What decides the bytes of the set, wherever and however it is made."""
-        decides = _decides()
-        return {k: v for k, v in self._resolved().items() if decides[k] is not Decides.NOTHING}
-
-    def _resolved(self) -> dict[str, Any]:
-        return as_plain(self) | {"max_side": self.side_cap}
-
-
-def _decides() -> dict[str, Decides | None]:
-    hints = get_type_hints(WriteConfig, include_extras=True)
-    return {
-        name: next((note for note in get_args(hint)[1:] if isinstance(note, Decides)), None)
-        for name, hint in hints.items()
-    }
+        """The settings that decide the bytes of the set, wherever and however it is made."""
+        return plain_without(self, Mark.FREE_ON_RESUME) | {"max_side": self.side_cap}
