@@ -1,4 +1,4 @@
-"""The split of a corpus: settings and groups become sides, and what groups prevented is told."""
+"""Split a corpus by its settings and groups, and report what the groups prevented."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,56 +10,41 @@ import numpy.typing as npt
 
 from shards.catalog import Catalog
 from shards.cli import UserError
+from shards.format.config import SplitRule, WriteConfig
 from shards.grouping import Grouping
 from shards.mosaic import cut_mosaic, lay_out
 from shards.schema import SAMPLES_NAME, read_rows
 from shards.settings import nearest
 from shards.split import (
     LEFT_OUT,
+    SPLIT_NAMES,
     TRAIN,
     VAL,
+    Assignment,
     Population,
-    Sides,
-    SplitRule,
     apply_saved,
     draw_folds,
     draw_validation,
     hold_out,
+    return_to_train,
     share_targets,
     training_only,
     validation_targets,
-    withdraw,
 )
 
 _Ints = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SplitOptions:
-    """How to split; which of the values count depends on `rule`."""
-
-    rule: SplitRule
-    per_class: int
-    max_share: float
-    share: float
-    folds: int
-    fold: int
-    val_source: str | None
-    file: Path | None
-    cut_overlaps: bool
-    seed: int
-
-
 @dataclass(frozen=True, slots=True)
-class Assignment:
-    """Per image of the catalog: its side (LEFT_OUT where it was not kept) and its fold, or -1.
+class Split:
+    """Per image of the catalog: its assignment (LEFT_OUT where it was not kept), its fold or -1.
 
-    `short` lists (label, images in validation, wanted) of the classes that got less than asked for,
-    `trains_only` those with too few or none, `validates_only` those of which nothing trains, `cut`
+    `short` lists (label, validation images, wanted) of the classes that got fewer than asked for,
+    `trains_only` those with too few or none, `validates_only` those without training images, `cut`
     the mosaics that were cut: (label, validating, left out).
     """
 
-    sides: Sides
+    assignment: Assignment
     folds: _Ints
     short: tuple[tuple[int, int, int], ...] = ()
     trains_only: tuple[int, ...] = ()
@@ -67,11 +52,15 @@ class Assignment:
     cut: tuple[tuple[int, int, int], ...] = ()
     left_out: tuple[int, ...] = ()
 
-    def report(self, options: SplitOptions, classes: Sequence[str]) -> dict[str, Any]:
+    def written(self) -> npt.NDArray[np.bool_]:
+        """Whether each image goes into a tar."""
+        return np.asarray(self.assignment != LEFT_OUT)
+
+    def report(self, rule: SplitRule, classes: Sequence[str]) -> dict[str, Any]:
         """For the manifest."""
         cut = {classes[label]: {"val": val, "left_out": out} for label, val, out in self.cut}
         return {
-            "rule": options.rule,
+            "rule": rule,
             "training_only": [classes[label] for label in self.trains_only],
             "validation_only": [classes[label] for label in self.validates_only],
             "cut": cut,
@@ -79,13 +68,13 @@ class Assignment:
         }
 
 
-def assign(
+def split_images(
     catalog: Catalog,
     grouping: Grouping,
     sources: Sequence[str],
     classes: int,
-    options: SplitOptions,
-) -> Assignment:
+    config: WriteConfig,
+) -> Split:
     """Split the kept images of `catalog`. Raises `UserError` for a rule that does not fit it."""
     kept = np.flatnonzero(grouping.kept)
     keys = catalog.keys()
@@ -96,51 +85,55 @@ def assign(
         classes=classes,
     )
     folds = np.full(len(keys), -1, np.int64)
-    if options.rule == "folds":
-        folds[kept] = draw_folds(population, options.folds, options.seed)
-        sides = np.where(folds[kept] == options.fold, np.int8(VAL), np.int8(TRAIN))
-    elif options.rule == "source":
-        held = catalog.records["source"][kept] == _source_number(options.val_source, sources)
-        sides = hold_out(population, held)
-    elif options.rule == "file":
-        saved = _read_saved(options.file)
-        if not any(saved.get(key) == "val" for key in keys):
+    if config.split == "folds":
+        folds[kept] = draw_folds(population, config.folds, config.seed)
+        assignment = np.where(folds[kept] == config.fold, np.int8(VAL), np.int8(TRAIN))
+    elif config.split == "source":
+        held = catalog.records["source"][kept] == _source_number(config.val_source, sources)
+        assignment = hold_out(population, held)
+    elif config.split == "file":
+        saved = _read_saved(config.split_file)
+        if not any(saved.get(key) == VAL for key in keys):
             raise UserError(
-                f"{options.file} names no validation image of this corpus; did its sources, "
+                f"{config.split_file} names no validation image of this corpus; did its sources, "
                 "folders or classes have other names?"
             )
-        sides = apply_saved(keys, saved, grouping.bonds)[kept]  # a copy may be the one it knows
+        # Of all images: the earlier set may have kept what is a rejected copy here.
+        assignment = apply_saved(keys, saved, grouping.edges)[kept]
     else:
-        return _draw(catalog, grouping, population, kept, options)
+        return _draw(catalog, grouping, population, kept, config)
     train, val = (
-        np.bincount(population.labels[sides == side], minlength=classes) for side in (TRAIN, VAL)
+        np.bincount(population.labels[assignment == split], minlength=classes)
+        for split in (TRAIN, VAL)
     )
     if not train.any() or not val.any():
-        raise UserError(f"split {options.rule} leaves no images for training, or for validation")
-    return _spread(
-        sides,
+        raise UserError(f"split {config.split} leaves no images for training, or for validation")
+    return _for_all_images(
+        assignment,
         kept,
-        len(keys),
         folds,
         trains_only=tuple(np.flatnonzero((val == 0) & (train > 0)).tolist()),
         validates_only=tuple(np.flatnonzero((train == 0) & (val > 0)).tolist()),
     )
 
 
-def check_options(options: SplitOptions, sources: Sequence[str]) -> None:
-    """Raise `UserError` for options that cannot be met, before hours are spent on the images."""
-    if options.rule == "source":
-        _source_number(options.val_source, sources)
-    if options.rule == "file":
-        _read_saved(options.file)
+def check_split(config: WriteConfig, sources: Sequence[str]) -> None:
+    """Raise `UserError` for a rule that cannot be met, before hours are spent on the images."""
+    if config.split == "source":
+        _source_number(config.val_source, sources)
+    if config.split == "file":
+        _read_saved(config.split_file)
 
 
-def _read_saved(path: Path | None) -> dict[str, str]:
+def _read_saved(path: Path | None) -> dict[str, int]:
     """Key -> split of an earlier set's samples.csv (or of the folder that holds it)."""
     if path is None:
         raise UserError("split file needs --split-file: the samples.csv of an earlier set")
     path = path / SAMPLES_NAME if path.is_dir() else path
-    return {row["key"]: row["split"] for row in read_rows(path)}
+    try:
+        return {row["key"]: SPLIT_NAMES.index(row["split"]) for row in read_rows(path)}
+    except ValueError:
+        raise UserError(f"{path}: split must be one of {', '.join(SPLIT_NAMES)}") from None
 
 
 def _draw(
@@ -148,70 +141,68 @@ def _draw(
     grouping: Grouping,
     population: Population,
     kept: _Ints,
-    options: SplitOptions,
-) -> Assignment:
+    config: WriteConfig,
+) -> Split:
     sizes = population.class_sizes()
-    if options.rule == "share":
-        targets = share_targets(sizes, options.share)
+    if config.split == "share":
+        wanted = targets = share_targets(sizes, config.val_share)
     else:
-        targets = validation_targets(sizes, options.per_class, options.max_share)
-    sides = draw_validation(population, targets, options.seed)
+        wanted = np.full(len(sizes), config.val_per_class)  # before small classes give less
+        targets = validation_targets(sizes, config.val_per_class, config.max_val_share)
+    assignment = draw_validation(population, targets, config.seed)
     cut = []
-    if options.cut_overlaps:
-        for label in training_only(population, sides, targets):
-            cut.append(_cut_mosaics(catalog, grouping, kept, sides, label, int(targets[label])))
-    trains_only = training_only(population, sides, targets)
-    sides = withdraw(population, sides, trains_only)
+    if config.split_overlaps:
+        for label in training_only(population, assignment, targets):
+            target = int(targets[label])
+            cut.append(_cut_mosaics(catalog, grouping, kept, assignment, label, target))
+    trains_only = training_only(population, assignment, targets)
+    assignment = return_to_train(population, assignment, trains_only)
     cut = [entry for entry in cut if entry[0] not in trains_only and entry[1]]
-    drawn = np.bincount(population.labels[sides == VAL], minlength=population.classes)
-    wanted = _wanted(sizes, options)
-    short = [(n, int(d), int(w)) for n, (d, w) in enumerate(zip(drawn, wanted, strict=True))]
-    return _spread(
-        sides,
+    drawn = np.bincount(population.labels[assignment == VAL], minlength=population.classes)
+    counts = [(n, int(d), int(w)) for n, (d, w) in enumerate(zip(drawn, wanted, strict=True))]
+    return _for_all_images(
+        assignment,
         kept,
-        len(catalog.records),
         np.full(len(catalog.records), -1, np.int64),
-        short=tuple(entry for entry in short if entry[1] < entry[2]),
+        short=tuple(entry for entry in counts if entry[1] < entry[2]),
         trains_only=trains_only,
         cut=tuple(cut),
     )
 
 
-def _wanted(sizes: _Ints, options: SplitOptions) -> _Ints:
-    """What a person asked for, before small classes gave less."""
-    if options.rule == "share":
-        return share_targets(sizes, options.share)
-    return np.full(len(sizes), options.per_class, np.int64)
-
-
 def _cut_mosaics(
-    catalog: Catalog, grouping: Grouping, kept: _Ints, sides: Sides, label: int, target: int
+    catalog: Catalog,
+    grouping: Grouping,
+    kept: _Ints,
+    assignment: Assignment,
+    label: int,
+    target: int,
 ) -> tuple[int, int, int]:
     """Cut the class's groups in space, the largest first, until `target` validate.
 
-    Changes `sides`; returns label, images put into validation, images left out. A group that a
-    source has named, or that holds other classes, is no mosaic.
+    Changes `assignment`; returns label, images put into validation, images left out. A group with a
+    specimen that its source names, or with other classes, is no mosaic.
     """
     labels, groups = catalog.records["label"][kept], grouping.groups[kept]
     barred = groups[(labels != label) | grouping.specimens[kept]]
-    free = (labels == label) & ~np.isin(groups, barred) & (sides == TRAIN)
+    free = (labels == label) & ~np.isin(groups, barred) & (assignment == TRAIN)
     names, sizes = np.unique(groups[free], return_counts=True)
-    missing = target - int(((labels == label) & (sides == VAL)).sum())
+    missing = target - int(((labels == label) & (assignment == VAL)).sum())
     validating = left_out = 0
     for group in names[np.argsort(-sizes, kind="stable")]:
         if validating >= missing:
             break
         inside = np.flatnonzero(groups == group)
         drawn = _cut_one(catalog, grouping, kept[inside], missing - validating)
-        sides[inside] = drawn
+        assignment[inside] = drawn
         validating += int((drawn == VAL).sum())
         left_out += int((drawn == LEFT_OUT).sum())
     return label, validating, left_out
 
 
-def _cut_one(catalog: Catalog, grouping: Grouping, members: _Ints, missing: int) -> Sides:
+def _cut_one(catalog: Catalog, grouping: Grouping, members: _Ints, missing: int) -> Assignment:
     pairs = grouping.overlaps[np.isin(grouping.overlaps["first"], members)]
-    if len(members) < 3 or not _binds_all(members, pairs):
+    if len(members) < 3 or not _connects_all(members, pairs):
         return np.full(len(members), TRAIN, np.int8)
     found = np.stack([np.searchsorted(members, pairs[end]) for end in ("first", "second")], axis=1)
     rows = catalog.records[members]
@@ -219,8 +210,8 @@ def _cut_one(catalog: Catalog, grouping: Grouping, members: _Ints, missing: int)
     return cut_mosaic(boxes, found, missing)
 
 
-def _binds_all(members: _Ints, pairs: npt.NDArray[np.void]) -> bool:
-    """Whether the overlaps alone hold the group together: exact copies may have done it too."""
+def _connects_all(members: _Ints, pairs: npt.NDArray[np.void]) -> bool:
+    """Whether the overlaps alone connect the group: exact copies may have helped."""
     seen, fresh = set(), {int(members[0])}
     while fresh:
         seen |= fresh
@@ -239,8 +230,8 @@ def _source_number(name: str | None, sources: Sequence[str]) -> int:
     return sources.index(name)
 
 
-def _spread(sides: Sides, kept: _Ints, images: int, folds: _Ints, **report: Any) -> Assignment:
-    everywhere = np.full(images, LEFT_OUT, np.int8)
-    everywhere[kept] = sides
-    left_out = tuple(kept[sides == LEFT_OUT].tolist())
-    return Assignment(everywhere, folds, left_out=left_out, **report)
+def _for_all_images(assignment: Assignment, kept: _Ints, folds: _Ints, **report: Any) -> Split:
+    everywhere = np.full(len(folds), LEFT_OUT, np.int8)
+    everywhere[kept] = assignment
+    left_out = tuple(kept[assignment == LEFT_OUT].tolist())
+    return Split(everywhere, folds, left_out=left_out, **report)

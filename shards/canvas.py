@@ -1,4 +1,4 @@
-"""What every drawing stands on: coordinates, random fields, cells, scattered points and windows."""
+"""Tools for drawing: coordinates, random fields, cells, scattered points and windows."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,10 +1,10 @@
-"""What a run knows of its images: a record of fixed size each, so that 100,000 take 30 MB.
+"""The spool: encoded images on disk, and one record of fixed size each in memory (300 bytes).
 
-Images, provenance and fingerprints lie in the spool, chunk by chunk:
+Images, provenance and fingerprints are stored chunk by chunk:
 
     NAME.images     each image's encoded bytes, followed by its provenance as JSON
     NAME.records    two arrays, one after the other: RECORD and FINGERPRINT
-    NAME.json       what was rejected; written last, so its presence says that the chunk is done
+    NAME.json       the rejected files; written last: a chunk that has it is complete
 """
 
 import hashlib
@@ -29,12 +29,13 @@ RECORD = np.dtype(
         ("chunk", "<u4"),  # position in the catalog's chunks
         ("offset", "<u8"),  # of the encoded image in NAME.images
         ("size", "<u4"),
-        ("said", "<u4"),  # bytes of provenance behind the image
+        ("provenance_size", "<u4"),  # bytes of provenance behind the image
         ("height", "<u4"),  # pixels, as stored
         ("width", "<u4"),
         ("channels", "u1"),
-        ("stored", "S32"),  # SHA-256 of the encoded image: equal when the stored pixels are
-        ("specimen", "S16"),  # hash of the group that its source gives it, or empty
+        ("image_sha256", "S32"),  # of the encoded image: equal when the stored pixels are
+        ("specimen", "S16"),  # hash of the specimen that its source names, or empty
+        ("decisions", "<u2"),  # flags of shards.images.Decision
         ("sums", "<u8", 3),  # of the stored pixels per channel: exact, in any order
         ("squares", "<u8", 3),
     ]
@@ -44,10 +45,10 @@ Records = npt.NDArray[np.void]  # of dtype RECORD, any shape
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rejected:
-    """A file that stays outside, and why. `origin` is the name of its source."""
+    """A file that was not written, and why. `path` is its path in the source of that name."""
 
-    origin: str
     source: str
+    path: str
     reason: str
     detail: str
 
@@ -65,7 +66,7 @@ class Catalog:
         return [key.decode("ascii") for key in self.records["key"].tolist()]
 
     def provenance(self, row: np.void) -> dict[str, Any]:
-        """What was recorded of one image when it was taken in."""
+        """The provenance of one image. Raises `UserError` when it is damaged."""
         return parse_provenance(self.read(row)[1], self.spool)
 
     def read(self, row: np.void) -> tuple[bytes, bytes]:
@@ -74,12 +75,12 @@ class Catalog:
         with path.open("rb") as stream:
             stream.seek(int(row["offset"]))
             image = stream.read(int(row["size"]))
-            said = stream.read(int(row["said"]))
-        if hashlib.sha256(image).digest() != row["stored"].ljust(32, b"\0"):
+            provenance = stream.read(int(row["provenance_size"]))
+        if hashlib.sha256(image).digest() != row["image_sha256"].ljust(32, b"\0"):
             raise damaged(self.spool)
-        return image, said
+        return image, provenance
 
-    def described(self) -> Iterator[tuple[np.void, dict[str, Any]]]:
+    def with_provenance(self) -> Iterator[tuple[np.void, dict[str, Any]]]:
         """Every record with its provenance, in source order, one chunk in memory at a time."""
         chunk, blob = None, b""
         for row in self.records:
@@ -87,7 +88,10 @@ class Catalog:
                 chunk = row["chunk"]
                 blob = images_path(self.spool, self.chunks[chunk]).read_bytes()
             start = int(row["offset"]) + int(row["size"])
-            yield row, parse_provenance(blob[start : start + int(row["said"])], self.spool)
+            yield (
+                row,
+                parse_provenance(blob[start : start + int(row["provenance_size"])], self.spool),
+            )
 
     def fingerprints(self, rows: npt.NDArray[np.int64]) -> Fingerprints:
         """The fingerprints of some records (ascending positions), in a file of the spool."""
@@ -131,8 +135,8 @@ def load_catalog(spool: Path, chunks: Sequence[str]) -> Catalog:
         records["chunk"] = number
         parts.append(records)
         try:
-            said = json.loads(done_path(spool, name).read_text(encoding="utf-8"))
-            rejected += (Rejected(**file) for file in said["rejected"])
+            content = json.loads(done_path(spool, name).read_text(encoding="utf-8"))
+            rejected += (Rejected(**file) for file in content["rejected"])
         except (ValueError, KeyError, TypeError) as error:
             raise damaged(spool) from error
     records = np.concatenate([np.empty(0, RECORD), *parts])
@@ -157,16 +161,16 @@ def damaged(spool: Path) -> UserError:
     return UserError(f"{spool} has changed or is damaged; delete {spool.parent} and run again")
 
 
-def parse_provenance(said: bytes, spool: Path) -> dict[str, Any]:
+def parse_provenance(provenance: bytes, spool: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(said)
+        content: dict[str, Any] = json.loads(provenance)
     except ValueError as error:
         raise damaged(spool) from error
     return content
 
 
 def dump_provenance(content: Mapping[str, Any]) -> bytes:
-    """ASCII JSON with sorted keys, as it stands in a tar."""
+    """ASCII JSON with sorted keys, as stored in a tar."""
     return json.dumps(content, sort_keys=True).encode("ascii")
 
 

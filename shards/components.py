@@ -1,7 +1,7 @@
-"""The connected components of a graph that is given by its edges.
+"""The connected components of a graph, given by its edges.
 
-Like scipy.sparse.csgraph.connected_components, which takes 0.2 s to import, in each worker, and per
-call twice as long on the hundred nodes of an image's marks.
+As scipy.sparse.csgraph.connected_components, which takes 0.2 s to import in each worker, and twice
+as long per call on the hundred nodes of an image's annotations.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""A corpus recipe: which sources make a corpus, and what each of them says about its images.
+"""A corpus recipe: the sources of a corpus, and what each says about its images.
 
     name: nanosem
     settings: {split: share}         # optional: settings of shards.write; flags win over them
@@ -22,13 +22,13 @@ from shards.settings import nearest, read_recipe
 
 Layout = Literal["folders", "table", "single"]
 
-DEFAULT_COLUMNS = {"path": "path", "label": "label", "group": "group", "scale": "scale"}
+DEFAULT_COLUMNS = {"path": "path", "label": "label", "specimen": "specimen", "scale": "scale"}
 TABLE_SUFFIXES = (".csv", ".parquet")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceSpec:
-    """One source of a corpus: where it lies and what holds for all of its images."""
+    """One source of a corpus: where it is, and what holds for all its images."""
 
     name: str  # "" for the only source of `--source`
     path: tuple[str, ...]
@@ -36,7 +36,7 @@ class SourceSpec:
     label: str | None = None  # layout `single`: the class of all images
     classes: Mapping[str, str | None] = field(default_factory=dict)
     columns: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULT_COLUMNS))
-    group: str | None = None  # regular expression; images with equal captures are never split
+    specimen: str | None = None  # regular expression; images with equal captures stay together
     scale: float | None = None  # nm per pixel
     licence: str | None = None
     restriction: str | None = None
@@ -59,7 +59,7 @@ def read_corpus(path: Path) -> Corpus:
     _check_keys(content, ("name", "settings", "sources"), str(path))
     listed = content.get("sources")
     if not isinstance(listed, list) or not listed:
-        raise UserError(f"{path} lists no sources; see the head of shards/corpus.py for the form")
+        raise UserError(f"{path} lists no sources; see configs/corpora/ for examples")
     sources = tuple(_source(item, f"{path}, source {n}") for n, item in enumerate(listed, 1))
     names = [source.name for source in sources]
     for name in names:
@@ -74,7 +74,7 @@ def read_corpus(path: Path) -> Corpus:
 def plain_source(
     path: str,
     *,
-    group: str | None = None,
+    specimen: str | None = None,
     licence: str | None = None,
     restriction: str | None = None,
 ) -> SourceSpec:
@@ -84,7 +84,7 @@ def plain_source(
         name="",
         path=(path,),
         layout="table" if table else "folders",
-        group=_pattern(group, "--group-pattern"),
+        specimen=_pattern(specimen, "--specimen-pattern"),
         licence=licence,
         restriction=restriction,
     )
@@ -117,7 +117,7 @@ def _source(item: Any, where: str) -> SourceSpec:
         label=item.get("label"),
         classes=_mapping(item, "classes", where),
         columns=DEFAULT_COLUMNS | columns,
-        group=_pattern(item.get("group"), f"{where}: group"),
+        specimen=_pattern(item.get("specimen"), f"{where}: specimen"),
         scale=_scale(item.get("scale"), where),
         **{key: _text(item, key, where) for key in _TEXTS},
     )
@@ -151,9 +151,9 @@ def _pattern(pattern: Any, where: str) -> str | None:
     try:
         captures = re.compile(str(pattern)).groups
     except re.error as error:
-        raise UserError(f"{where} is no regular expression: {error}") from error
+        raise UserError(f"{where} is not a regular expression: {error}") from error
     if captures == 0:
-        raise UserError(f"{where} must capture what names the group, as in '(specimen_[0-9]+)_'")
+        raise UserError(f"{where} must capture the specimen's name, as in '(specimen_[0-9]+)_'")
     return str(pattern)
 
 

@@ -1,9 +1,9 @@
-"""Finds the data bar that a microscope's software adds at the bottom or top of an image.
+"""Find the data bar that a microscope's software adds at the bottom or top of an image.
 
-A bar is a band over the full width of the image at one of its edges, and nearly all its columns
-begin at the same row. It has text or a scale on a background of one grey, or on the micrograph
-made fainter; or it is empty, of one grey all over. Whatever fits only in part is left alone: a
-missed bar costs little, a cut micrograph may cost more.
+A bar spans the width of the image at one of its edges, and nearly all its columns begin at the
+same row. It has text or a scale on a background of one grey, or on the dimmed micrograph; or it is
+empty, of a single grey. What fits only in part is kept: a missed bar costs little, a cropped
+micrograph may cost more.
 """
 
 from collections.abc import Iterator
@@ -23,15 +23,15 @@ RINGING = 10
 ROUNDING = 1  # the same far from text; the noise of micrographs spreads wider
 
 MIN_FLAT = 0.5  # of a bar's pixels have its background; the densest real text seen leaves 0.53
-# A bar's background shows in nearly all columns, beside their letters; between the black boxes of a
-# panel letter and a label it does not.
+# A bar's background appears in nearly all columns, beside their letters; between the black boxes of
+# a panel letter and a label it does not.
 MIN_WIDTH, MIN_COLUMN_FLAT = 0.8, 0.4
-# Of the rim's pixels are no more than rounded: 0.44 in the bar that JPEG and resampling mar most,
-# but 0.2 in micrographs of the bar's grey. These must not be taken for a part of it.
+# Of the rim's pixels have the background but for rounding: 0.44 in the bar that JPEG and resampling
+# changed most, 0.2 in micrographs of the bar's grey, which must not count as a part of it.
 MIN_RIM_EXACT = 0.35
 MIN_BLANK_EXACT = 0.98  # of an empty bar's; the rest is JPEG's ringing at the border
-# Columns whose grey changes just where the bar begins. A micrograph as black as its black bar has
-# few of these, but interfaces in micrographs are less straight: 0.44 at most in real ones.
+# Of the columns change their grey exactly where the bar begins. A micrograph as black as its bar
+# has few, but interfaces in micrographs are less straight still: 0.44 at most in real ones.
 MIN_STRAIGHT = 0.5
 BORDER = 2  # rows over which resampling spreads that change
 
@@ -39,11 +39,11 @@ GLYPH_CONTRAST = 64  # grey levels, a quarter of the range
 MIN_GLYPH_EDGES = 10  # along a row; "5 µm" alone has more, a frame's sides four
 MIN_GLYPH_ROWS = 4  # with so many edges; the smallest legible letters are five rows high
 
-# Empty and translucent bars show less, and must be clearer of what micrographs hold:
+# Empty and translucent bars have less to go by, and must differ more from micrographs:
 CLEAR_HEIGHT = 0.05  # of the image; black frames and scanning margins of 4 % are common
 CLEAR_STRAIGHT = 0.8  # within one row; a clipped region with a gently wavy rim has 0.6
 
-# Of the micrograph's contrast, beneath a translucent bar: less is opaque, more a jump of the beam.
+# Of the micrograph's contrast below a translucent bar: less is opaque, more is a jump of the beam.
 MIN_KEPT, MAX_KEPT = 0.2, 0.85
 MIN_CONTINUITY = 0.5  # correlation across the bar's first row; across an interface it is about 0
 
@@ -52,7 +52,7 @@ RIM_ROWS = 4
 MAX_BORDER_ROWS = 3  # the line that some makers draw between micrograph and bar
 MIN_UNIFORM = 0.9  # of that line's pixels have its grey
 
-MAX_COLUMNS = 640  # looked at: text survives, and the time does not grow with the width
+MAX_COLUMNS = 640  # sampled: enough for text, and the time does not grow with the width
 
 
 T = TypeVar("T", bound=np.generic)
@@ -67,7 +67,7 @@ class DataBar:
 
 
 def find_data_bar(pixels: Pixels) -> DataBar | None:
-    """Find the bar in `(H, W)` or `(H, W, 3)` uint8: one at most, the bottom looked at first."""
+    """Find the bar in `(H, W)` or `(H, W, 3)` uint8: at most one, the bottom is searched first."""
     grey = pixels if pixels.ndim == 2 else pixels[..., 1]
     height, width = grey.shape
     sampled = grey[:, :: -(-width // MAX_COLUMNS)]
@@ -88,7 +88,7 @@ def crop_data_bar(values: npt.NDArray[T], bar: DataBar) -> npt.NDArray[T]:
 
 
 def _opaque_rows(band: Pixels, height: int) -> int:
-    """How many of the first rows of `band` (the image's outermost row first) are a bar, or 0."""
+    """The number of rows at the start of `band` (outermost row first) that are a bar, or 0."""
     background = int(np.bincount(band[: _least_rows(height)].ravel()).argmax())
     flat = _near(band, background, RINGING)
     straight = _share(flat[:-BORDER] & ~flat[BORDER:])
@@ -108,7 +108,7 @@ def _opaque_rows(band: Pixels, height: int) -> int:
 
 
 def _translucent_rows(band: Pixels, height: int) -> int:
-    """As `_opaque_rows`, for a bar through which the micrograph shows."""
+    """As `_opaque_rows`, for a translucent bar."""
     levels = band.astype(np.int16)
     steps = levels[1:] - levels[:-1]
     straight = np.maximum(_share(steps > RINGING), _share(steps < -RINGING))
@@ -119,7 +119,7 @@ def _translucent_rows(band: Pixels, height: int) -> int:
 
 
 def _candidates(fits: npt.NDArray[np.bool_], height: int) -> Iterator[int]:
-    """Heights of a bar in rows, where `fits` says so of its innermost row.
+    """Possible heights of a bar in rows: those whose innermost row fits.
 
     The highest first: a bar may have lines across.
     """
@@ -132,13 +132,13 @@ def _least_rows(height: int) -> int:
 
 
 def _is_veil(bar: npt.NDArray[np.int16], beyond: npt.NDArray[np.int16]) -> bool:
-    """Whether the micrograph goes on in the bar, fainter, under glyphs that it is too faint for."""
+    """Whether the dimmed micrograph continues in the bar, under glyphs of more contrast."""
     low, middle, high = np.percentile(bar[-RIM_ROWS:], (10, 50, 90))
     low_beyond, middle_beyond, high_beyond = np.percentile(beyond[:RIM_ROWS], (10, 50, 90))
     kept = (high - low) / max(high_beyond - low_beyond, 1)
     if not MIN_KEPT <= kept <= MAX_KEPT:
         return False
-    black = middle - kept * middle_beyond  # what the veil makes of it
+    black = middle - kept * middle_beyond  # as the veil maps it
     glyphs = (bar < black - 2 * RINGING) | (bar > black + kept * 255 + 2 * RINGING)
     if not _has_glyphs(glyphs[:, 1:] != glyphs[:, :-1]):
         return False
@@ -149,7 +149,7 @@ def _is_veil(bar: npt.NDArray[np.int16], beyond: npt.NDArray[np.int16]) -> bool:
 
 
 def _has_glyphs(edges: npt.NDArray[np.bool_]) -> bool:
-    """Whether text or a scale stands there; the lines of a frame have no edges along a row."""
+    """Whether there is text or a scale; the lines of a frame have no edges along a row."""
     busy = np.count_nonzero(edges[:-RIM_ROWS], axis=1) >= MIN_GLYPH_EDGES
     return bool(np.count_nonzero(busy) >= MIN_GLYPH_ROWS)
 

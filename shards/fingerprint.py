@@ -1,11 +1,11 @@
-"""A fingerprint of an image: what the search for near-duplicates keeps of its pixels (5 KB).
+"""The fingerprint of an image for the search of near-duplicates (5 KB).
 
-Up to 96 places that a shifted, rescaled or recompressed copy shows as well, each with 64 bits that
-describe its surroundings, and a thumbnail. Places are blobs by the determinant of the Hessian
+Up to 96 keypoints that a shifted, rescaled or recompressed copy has as well, each with a descriptor
+of 64 bits, and a thumbnail. Keypoints are blobs by the determinant of the Hessian
 (Lindeberg 1998, doi:10.1023/A:1008045108935) on a pyramid, spread over the image by adaptive
 non-maximal suppression; their surroundings are 8 x 8 samples free of gain and offset, both as in
 Brown, Szeliski and Winder 2005 (doi:10.1109/CVPR.2005.235). The bits are signs of their cosine
-transform, lowest frequency first, so a prefix of a code is a coarser code.
+transform, lowest frequency first, so a prefix is a coarser descriptor.
 """
 
 from dataclasses import dataclass
@@ -20,20 +20,26 @@ from shards.images import Pixels
 # Every image is scaled to this area, so that a rescaled copy becomes the same image again.
 BASE_SIDE = 128  # as good as 192 on micrographs of known overlap, in two thirds of the time
 LEVEL_RATIO = 2 ** (-1 / 3)  # 12 % off at worst, between two levels: a tenth of the bits change
-PLACES_PER_LEVEL = (28, 22, 18, 16, 12)  # finest first; a crop shows coarse places as fine ones
-PLACES = sum(PLACES_PER_LEVEL)
-PLACE_UNIT = 16  # steps per pixel of the base image
-CODE_BITS = 64
+KEYPOINTS_PER_LEVEL = (
+    28,
+    22,
+    18,
+    16,
+    12,
+)  # finest first; a crop shows coarse ones as fine
+KEYPOINTS = sum(KEYPOINTS_PER_LEVEL)
+KEYPOINT_UNIT = 16  # steps per pixel of the base image
+DESCRIPTOR_BITS = 64
 THUMBNAIL_SIDE = 64
 
 FINGERPRINT = np.dtype(
     [
         ("height", "<u4"),
         ("width", "<u4"),
-        ("count", "<u2"),  # of the places; what follows them is zero
-        ("levels", "u1", PLACES),
-        ("places", "<u2", (PLACES, 2)),  # x, y in 1 / PLACE_UNIT pixels of the base image
-        ("codes", "<u8", PLACES),
+        ("count", "<u2"),  # of the keypoints; what follows them is zero
+        ("levels", "u1", KEYPOINTS),
+        ("keypoints", "<u2", (KEYPOINTS, 2)),  # x, y in 1 / KEYPOINT_UNIT pixels of the base image
+        ("descriptors", "<u8", KEYPOINTS),
         ("thumbnail", "u1", (THUMBNAIL_SIDE, THUMBNAIL_SIDE)),
     ]
 )
@@ -46,19 +52,19 @@ _Levels = npt.NDArray[np.uint8]
 
 _SAMPLES = 8  # along each axis of a patch
 _SAMPLE_STEP = 3  # pixels of the level; a patch spans 22
-_MARGIN = 12  # pixels between a place and the border that its patch needs
+_MARGIN = 12  # pixels between a keypoint and the border that its patch needs
 _RIM, _NO_LEVEL = 2, 255
-_CANDIDATES = 4  # strongest maxima per kept place
+_CANDIDATES = 4  # strongest maxima per kept keypoint
 _STRONGER = 0.9  # Brown et al.: a neighbour suppresses when it is clearly stronger
 _HESSIAN_WEIGHT = 0.81  # of the mixed derivative: SURF's (0.9)^2 punishes edges less than 1 would
-_GREY_STEPS = 16  # levels are kept in 1 / 16 grey values, whole numbers, see `_codes`
+_GREY_STEPS = 16  # levels are kept in 1 / 16 grey values, whole numbers, see `_descriptors`
 _THUMBNAIL_STD = 40.0  # grey values
 
 
-def describe(pixels: Pixels) -> Fingerprints:
-    """The fingerprint of one image, shape (); `tobytes` and `np.frombuffer` store and load many.
+def compute_fingerprint(pixels: Pixels) -> Fingerprints:
+    """The fingerprint of one image, shape ().
 
-    An image with less than 32 pixels across, once scaled to `BASE_SIDE`**2, gets no places.
+    An image narrower than 32 pixels, once scaled to `BASE_SIDE`**2 pixels, gets no keypoints.
     """
     image = Image.fromarray(pixels)
     base = _base_image(image if image.mode == "L" else image.convert("L"))
@@ -69,14 +75,15 @@ def describe(pixels: Pixels) -> Fingerprints:
     if not atlas.boxes:
         return fingerprint
     smooth = _smooth(_levels(base, atlas), atlas)
-    places = _blobs(smooth, atlas)
-    count = len(places.level)
+    keypoints = _blobs(smooth, atlas)
+    count = len(keypoints.level)
     fingerprint["count"] = count
-    fingerprint["levels"][:count] = places.level
-    fingerprint["codes"][:count] = _codes(smooth, atlas, places)
-    for axis, (steps, side) in enumerate(((places.x, base.width), (places.y, base.height))):
-        extent = atlas.sizes[places.level, axis]
-        fingerprint["places"][:count, axis] = np.rint((steps + 0.5) * side / extent * PLACE_UNIT)
+    fingerprint["levels"][:count] = keypoints.level
+    fingerprint["descriptors"][:count] = _descriptors(smooth, atlas, keypoints)
+    for axis, (steps, side) in enumerate(((keypoints.x, base.width), (keypoints.y, base.height))):
+        extent = atlas.sizes[keypoints.level, axis]
+        position = (steps + 0.5) * side / extent
+        fingerprint["keypoints"][:count, axis] = np.rint(position * KEYPOINT_UNIT)
     return fingerprint
 
 
@@ -123,7 +130,7 @@ class _Atlas:
 def _atlas(width: int, height: int) -> _Atlas:
     sizes = [
         (max(1, round(width * LEVEL_RATIO**level)), max(1, round(height * LEVEL_RATIO**level)))
-        for level in range(len(PLACES_PER_LEVEL))
+        for level in range(len(KEYPOINTS_PER_LEVEL))
     ]
     sizes = [size for size in sizes if min(size) >= 2 * _MARGIN + 8]
     tops, lefts = [_RIM] * len(sizes), [_RIM] * len(sizes)
@@ -184,7 +191,7 @@ def _smooth(values: _Floats, atlas: _Atlas) -> _Floats:
 
 
 @dataclass(frozen=True, slots=True)
-class _Places:
+class _Keypoints:
     """(N,) each. Positions are in pixels of the level."""
 
     level: _Levels
@@ -193,7 +200,7 @@ class _Places:
     dark: npt.NDArray[np.bool_]
 
 
-def _blobs(smooth: _Floats, atlas: _Atlas) -> _Places:
+def _blobs(smooth: _Floats, atlas: _Atlas) -> _Keypoints:
     """On each level, up to its number of blobs, strong and far from stronger ones."""
     row = atlas.row
     start = 2 * (1 + row)
@@ -213,7 +220,7 @@ def _blobs(smooth: _Floats, atlas: _Atlas) -> _Places:
     y, x = np.divmod(found + start - atlas.corners[level], row)
     kept = _spread(response[found], x, y, level)
     found, level, x, y = found[kept], level[kept], x[kept], y[kept]
-    return _Places(
+    return _Keypoints(
         level=level,
         x=x + _peak(response, found, 1),
         y=y + _peak(response, found, row),
@@ -235,7 +242,7 @@ def _maxima(response: _Floats, level_of: _Levels, row: int) -> tuple[_Ints, _Lev
 def _spread(strength: _Floats, x: _Ints, y: _Ints, level: _Levels) -> _Ints:
     """The maxima that are farthest from a stronger one (adaptive non-maximal suppression)."""
     kept = []
-    for number, quota in enumerate(PLACES_PER_LEVEL):
+    for number, quota in enumerate(KEYPOINTS_PER_LEVEL):
         mine = np.flatnonzero(level == number)
         mine = mine[np.argsort(-strength[mine], kind="stable")[: quota * _CANDIDATES]]
         # Exact: whole numbers below 2^24, also when squared.
@@ -256,19 +263,19 @@ def _peak(response: _Floats, found: _Ints, step: int) -> _Floats:
     return np.clip(offset, np.float32(-0.5), np.float32(0.5))
 
 
-def _codes(smooth: _Floats, atlas: _Atlas, places: _Places) -> npt.NDArray[np.uint64]:
+def _descriptors(smooth: _Floats, atlas: _Atlas, keypoints: _Keypoints) -> npt.NDArray[np.uint64]:
     """One bit says dark or bright, 63 are the signs of the patch's cosine coefficients."""
     row = atlas.row
     corners = _smooth(smooth, atlas)
     corners = corners[row:] + corners[:-row]
     corners = np.rint(corners[1:] + corners[:-1])  # between pixels, where samples lie
     steps = np.arange(_SAMPLES) * _SAMPLE_STEP - (_SAMPLES * _SAMPLE_STEP - 2) // 2
-    x, y = (np.rint(along).astype(np.int64) for along in (places.x, places.y))
-    centres = atlas.corners[places.level] + y * row + x
+    x, y = (np.rint(along).astype(np.int64) for along in (keypoints.x, keypoints.y))
+    centres = atlas.corners[keypoints.level] + y * row + x
     patches = corners[centres[:, None] + (steps[:, None] * row + steps).ravel()]
     # Whole numbers in float64 add up exactly in any order, so a sign is the same on every machine.
     coefficients = patches.astype(np.float64) @ _COSINES
-    bits = np.concatenate([places.dark[:, None], coefficients > 0], axis=1)
+    bits = np.concatenate([keypoints.dark[:, None], coefficients > 0], axis=1)
     return np.packbits(bits, axis=1).view(">u8")[:, 0].astype(np.uint64)
 
 

@@ -1,45 +1,47 @@
-"""The bit-depth and format policy: any image file becomes an 8-bit grey or RGB array, or a reject.
+"""Decode any image file to an 8-bit grey or RGB array, or reject it.
 
-Policy, per kind of input (recorded in each sample's notes when it changed something):
+The policy by kind of input (recorded in each sample's notes where it changed something):
 
     16-bit, 32-bit, float   windowed to 8 bits between the 0.1 and 99.9 percentiles, recorded
     palette, 1-bit, CMYK    converted to RGB (grey where the result is grey)
     alpha                   dropped when opaque, else blended over black
     EXIF rotation           applied
     multi-page              the first page
-    16-bit colour           rejected: Pillow would drop the low byte without a word
+    16-bit colour           rejected: Pillow would silently drop the low byte
     RGB with equal channels grey
 """
 
 import io
 import warnings
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from enum import IntFlag, auto
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
-Profile = Literal["fast", "exact"]
+from shards.format.config import Profile
+
 SUFFIXES: dict[Profile, str] = {"fast": "jpg", "exact": "png"}  # of stored images
 
-# Pillow's names. Not all that it has: an EPS named .png would start Ghostscript.
+# Pillow's names, not all of them: an EPS file named .png would start Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 MIN_SIDE = 32  # pixels; the deepest stride of the encoders
 MAX_PIXELS = (
     400_000_000  # a 20,000 x 20,000 scan; above it a small file may be a decompression bomb
 )
 WINDOW_PERCENTILES = (0.1, 99.9)  # ignores hot pixels without clipping precipitates
-# Channels of a scanned grey image differ by JPEG rounding; measured colour differs by far more. Of
-# a grey image a few pixels may be coloured all the same: annotations, and the chroma that JPEG
-# spreads from a coloured data bar into the row beside it.
+# The channels of a scanned grey image differ by JPEG rounding; real colour differs by far more. A
+# few pixels of a grey image may still be coloured: annotations, and the chroma that JPEG spreads
+# from a coloured data bar into the next row.
 GREY_TOLERANCE = 4
 MAX_COLOURED_SHARE = 1e-3
 
 JPEG_QUALITY = 95
-JPEG_MAX_SIDE = 65_500  # libjpeg's
 _JPEG_END = b"\xff\xd9"
 
 Image.MAX_IMAGE_PIXELS = None  # `MAX_PIXELS` is checked before any pixel is decoded
@@ -47,8 +49,25 @@ Image.MAX_IMAGE_PIXELS = None  # `MAX_PIXELS` is checked before any pixel is dec
 Pixels = npt.NDArray[np.uint8]
 
 
+class Decision(IntFlag):
+    """What was done to an image, or found in it; counted in the manifest under these names."""
+
+    FIRST_PAGE_TAKEN = auto()
+    EXIF_ROTATED = auto()
+    MODE_CONVERTED = auto()
+    DEPTH_WINDOWED = auto()
+    COLOUR_CHANNELS_EQUAL = auto()
+    COLOUR_MADE_GREY = auto()
+    DATA_BAR_CROPPED = auto()
+    ANNOTATIONS_FOUND = auto()
+    TRULY_COLOURED = auto()
+
+
+Notes = Mapping[Decision, str]  # in the order in which they were taken, with the details
+
+
 class RejectedImage(Exception):
-    """An image that must not enter a shard; `reason` is one word for counting."""
+    """An image that must not enter a shard; `reason` is one word, for counting."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -61,7 +80,7 @@ class Micrograph:
     """A decoded image: `(H, W)` grey or `(H, W, 3)` RGB, uint8, and what was done to get it."""
 
     pixels: Pixels
-    notes: tuple[str, ...]
+    notes: Notes
 
     @property
     def channels(self) -> int:
@@ -73,14 +92,14 @@ class RawImage:
     """As decoded, upright: `(H, W)` of the file's depth, or `(H, W, 3)` uint8 RGB."""
 
     values: npt.NDArray[Any]
-    notes: tuple[str, ...]
+    notes: Notes
 
 
 def decode_image(data: bytes, *, grey: bool = False, max_pixels: int = MAX_PIXELS) -> Micrograph:
     """Decode a whole image file by the policy above. Raises `RejectedImage`, nothing else."""
     raw = decode_raw(data, max_pixels=max_pixels)
     micrograph = to_eight_bits(raw.values, grey=grey)
-    return Micrograph(micrograph.pixels, raw.notes + micrograph.notes)
+    return Micrograph(micrograph.pixels, {**raw.notes, **micrograph.notes})
 
 
 def decode_raw(data: bytes, *, max_pixels: int = MAX_PIXELS) -> RawImage:
@@ -102,19 +121,18 @@ def to_eight_bits(values: npt.NDArray[Any], *, grey: bool = False) -> Micrograph
 
     Raises `RejectedImage` when nothing but one value is left, or values are not finite.
     """
-    notes = []
+    notes: dict[Decision, str] = {}
     if values.dtype != np.uint8:
-        values, note = window(values)
-        notes.append(note)
+        values, notes[Decision.DEPTH_WINDOWED] = window(values)
     if values.ndim == 3 and is_grey(values):
         values = np.ascontiguousarray(values[..., 1])
-        notes.append("equal channels to grey")
+        notes[Decision.COLOUR_CHANNELS_EQUAL] = "equal channels to grey"
     elif values.ndim == 3 and grey:
         values = np.asarray(Image.fromarray(values).convert("L"))
-        notes.append("colour to grey")
+        notes[Decision.COLOUR_MADE_GREY] = "colour to grey"
     if values.min() == values.max():
         raise RejectedImage("blank", f"every pixel is {values.flat[0]}")
-    return Micrograph(values, tuple(notes))
+    return Micrograph(values, notes)
 
 
 def is_grey(pixels: Pixels) -> bool:
@@ -163,27 +181,27 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
 
 
 def _decode(image: Image.Image, data: bytes) -> RawImage:
-    notes = []
+    notes: dict[Decision, str] = {}
     pages = getattr(image, "n_frames", 1)
     if pages > 1:
-        notes.append(f"page 1 of {pages}")
+        notes[Decision.FIRST_PAGE_TAKEN] = f"page 1 of {pages}"
     if _is_deep_colour(image):
         raise RejectedImage("deep_colour", "16 bits per colour; save it as 16-bit grey or 8 bits")
-    if image.getexif().get(ExifTags.Base.Orientation) in range(2, 9):  # 1: as it lies
+    if image.getexif().get(ExifTags.Base.Orientation) in range(2, 9):  # 1: no rotation
         image = ImageOps.exif_transpose(image)
-        notes.append("EXIF rotation applied")
+        notes[Decision.EXIF_ROTATED] = "EXIF rotation applied"
     if not _is_deep_grey(image) and (image.mode not in ("L", "RGB") or image.has_transparency_data):
         key = " with a transparent colour" if "transparency" in image.info else ""
-        notes.append(f"from mode {image.mode}{key}")
+        notes[Decision.MODE_CONVERTED] = f"from mode {image.mode}{key}"
         image = _over_black(image)
-    return RawImage(_pixels(image, data), tuple(notes))
+    return RawImage(_pixels(image, data), notes)
 
 
 def _pixels(image: Image.Image, data: bytes) -> npt.NDArray[Any]:
     """Decode an opened image: plain JPEG by simplejpeg, to the same pixels in half the time.
 
-    A missing end marker is forgiven, but not missing rows, which Pillow would make up; of other
-    oddities, such as bytes between markers, Pillow decides.
+    A missing end marker is accepted, missing rows are not (Pillow would fill them). Pillow decides
+    about other oddities, such as bytes between markers.
     """
     if image.format == "JPEG" and image.mode in ("L", "RGB") and _is_untouched(image):
         try:
@@ -199,12 +217,12 @@ def _pixels(image: Image.Image, data: bytes) -> npt.NDArray[Any]:
 
 
 def _is_untouched(image: Image.Image) -> bool:
-    """Whether it is as `Image.open` gave it: not yet rotated or converted."""
+    """Whether it has not been rotated or converted since `Image.open`."""
     return bool(getattr(image, "tile", ()))
 
 
 def _is_deep_colour(image: Image.Image) -> bool:
-    """Whether Pillow would drop bits: it has modes of more than 8 for grey alone."""
+    """Whether Pillow would drop bits: only its grey modes have more than 8."""
     return not _is_deep_grey(image) and _bits(image) > 8
 
 
@@ -213,8 +231,8 @@ def _is_deep_grey(image: Image.Image) -> bool:
 
 
 def _bits(image: Image.Image) -> int:
-    """Bits per channel in the file, as far as a format can have more than 8."""
-    source: Any = image  # what follows depends on the format's plugin
+    """Bits per channel in the file, for formats that can have more than 8."""
+    source: Any = image  # its attributes depend on the format's plugin
     if image.format == "TIFF":
         return int(max(source.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))))
     if image.format == "JPEG2000":
@@ -247,12 +265,12 @@ def _apart(one: Pixels, other: Pixels) -> Pixels:
 def window(
     values: npt.NDArray[np.generic], percentiles: tuple[float, float] = WINDOW_PERCENTILES
 ) -> tuple[Pixels, str]:
-    """Map high-depth values to 8 bits between two percentiles, and say which values they were.
+    """Map high-depth values to 8 bits between two percentiles; returns a note of these as well.
 
     Raises `RejectedImage` where all are equal, or one is not finite.
     """
-    if not np.isfinite(values).all():  # before they are cast, of which a signalling NaN warns
-        raise RejectedImage("corrupt", "holds values that are not finite")
+    if not np.isfinite(values).all():  # before the cast: a signalling NaN would warn
+        raise RejectedImage("corrupt", "has values that are not finite")
     finite = np.asarray(values, np.float64)
     low, high = np.percentile(finite, percentiles)
     if high <= low:

@@ -1,8 +1,7 @@
-"""Every source file is read, cleaned, checked and encoded once, by several processes, into a spool.
+"""Read, clean, check and encode every source file once, in several processes, into the spool.
 
-The work is cut into chunks of a fixed size; a chunk's files are named after a hash of its inputs.
-So the spool does not depend on the number of workers, and a run that was killed goes on with the
-chunks that it finds.
+The work is divided into chunks of a fixed size, each named after a hash of its inputs. So the spool
+does not depend on the number of workers, and a killed run continues with the chunks it finds.
 """
 
 import hashlib
@@ -33,8 +32,9 @@ from shards.catalog import (
 )
 from shards.cli import UserError, progress
 from shards.fingerprint import Fingerprints
+from shards.format.config import WriteConfig
 from shards.images import RejectedImage
-from shards.sample import SampleOptions, encode_sample
+from shards.sample import encode_sample
 from shards.sources import Listing, SourceFile, is_image_name
 from shards.stores import MAX_FILE_BYTES, cached_store, read_ahead
 
@@ -46,42 +46,42 @@ class _Chunk:
     spool: Path
     name: str
     classes: tuple[str, ...]
-    source: int
-    origin: str
+    source_number: int  # position in the listing
+    source: str
     files: tuple[SourceFile, ...]
-    options: SampleOptions
-    fatal: frozenset[str] = frozenset()  # names of files that have ended a process
-    alone: bool = False  # no other chunk is being worked on: the memory is this one's
+    config: WriteConfig
+    fatal: frozenset[str] = frozenset()  # names of files that have killed a process
+    alone: bool = False  # no other chunk is being encoded: all memory is this one's
 
 
-def take_in(listing: Listing, spool: Path, options: SampleOptions, workers: int) -> Catalog:
+def encode_sources(listing: Listing, spool: Path, config: WriteConfig) -> Catalog:
     """Encode all of `listing` into `spool`. Raises `UserError` when a file or the disk fails."""
     spool.mkdir(parents=True, exist_ok=True)
-    chunks = list(_cut(listing, spool, options))
+    chunks = list(_cut(listing, spool, config))
     todo = [chunk for chunk in chunks if not done_path(chunk.spool, chunk.name).exists()]
-    for _ in progress(_run(todo, workers), "decode and encode", total=len(todo)):
+    for _ in progress(_run(todo, config.processes), "decode and encode", total=len(todo)):
         pass
     catalog = load_catalog(spool, [chunk.name for chunk in chunks])
-    sources = np.array([chunk.source for chunk in chunks], np.uint16)
-    catalog.records["source"] = sources[
-        catalog.records["chunk"]
-    ]  # a recipe may have reordered them
+    # Not stored in the spool: a recipe may have reordered its sources since.
+    sources = np.array([chunk.source_number for chunk in chunks], np.uint16)
+    catalog.records["source"] = sources[catalog.records["chunk"]]
     return catalog
 
 
-def _cut(listing: Listing, spool: Path, options: SampleOptions) -> Iterator[_Chunk]:
+def _cut(listing: Listing, spool: Path, config: WriteConfig) -> Iterator[_Chunk]:
     for number, source in enumerate(listing.sources):
         for start in range(0, len(source.files), CHUNK_FILES):
             files = source.files[start : start + CHUNK_FILES]
-            name = _chunk_name(files, source.spec.name, listing.classes, options)
-            yield _Chunk(spool, name, listing.classes, number, source.spec.name, files, options)
+            name = _chunk_name(files, source.spec.name, listing.classes, config)
+            yield _Chunk(spool, name, listing.classes, number, source.spec.name, files, config)
 
 
 def _chunk_name(
-    files: Sequence[SourceFile], origin: str, classes: Sequence[str], options: SampleOptions
+    files: Sequence[SourceFile], source: str, classes: Sequence[str], config: WriteConfig
 ) -> str:
-    # With the versions of what decodes and encodes: a spool from before an upgrade is not reused.
-    content = [_versions(), asdict(options), origin, classes, [asdict(file) for file in files]]
+    # With the versions of the decoders and encoders: an older spool is not reused.
+    settings = config.sample_settings()
+    content = [_versions(), settings, source, classes, [asdict(file) for file in files]]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -116,15 +116,15 @@ def _run(chunks: Sequence[_Chunk], workers: int) -> Iterator[None]:
 
 
 def _encode_alone(chunk: _Chunk) -> None:
-    """Encode after a worker has died: who dies alone was killed by the file that it was reading.
+    """Encode alone after a worker was killed; a file that kills it again is rejected.
 
-    That file is rejected: a decoder crashed on it, or it needs more memory than there is.
+    A decoder crashed on that file, or it needs more memory than there is.
     """
     if done_path(chunk.spool, chunk.name).exists():
         return
     chunk = replace(chunk, alone=True)
     while True:
-        _reading_path(chunk).unlink(missing_ok=True)  # a killed run's would blame another file
+        _reading_path(chunk).unlink(missing_ok=True)  # a killed run's would accuse another file
         try:
             with _pool(1) as pool:
                 pool.submit(_encode_chunk, chunk).result()
@@ -134,8 +134,8 @@ def _encode_alone(chunk: _Chunk) -> None:
             name = reading.read_text(encoding="utf-8") if reading.exists() else ""
             if not name or name in chunk.fatal:
                 raise UserError(
-                    "a worker was killed, most likely for lack of memory; "
-                    "the same command goes on from here, with fewer --workers if need be"
+                    "a worker was killed, most likely for lack of memory; run the same command "
+                    "again, with fewer --workers if need be: it continues from here"
                 ) from error
             chunk = replace(chunk, fatal=chunk.fatal | {name})
 
@@ -151,7 +151,7 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _die_with_parent() -> None:
-    """End this worker when its parent is killed; else it writes on into the next run's spool."""
+    """End this worker when its parent is killed; it would write into the next run's spool."""
     threading.Thread(target=_wait_and_exit, daemon=True).start()
 
 
@@ -186,8 +186,8 @@ def _encode_chunk(chunk: _Chunk) -> None:
                 except RejectedImage as reject:
                     rejected.append(
                         Rejected(
-                            origin=chunk.origin,
-                            source=file.name,
+                            source=chunk.source,
+                            path=file.name,
                             reason=reject.reason,
                             detail=reject.detail,
                         )
@@ -228,20 +228,20 @@ def _refusal(chunk: _Chunk, file: SourceFile) -> RejectedImage | None:
     if (file.entry.size or 0) > MAX_FILE_BYTES:
         return RejectedImage("too_large", f"{file.entry.size} bytes, at most {MAX_FILE_BYTES}")
     if ascii(file.name) in chunk.fatal:
-        return RejectedImage("fatal", "ended the process that read it: damaged, or too large")
+        return RejectedImage("fatal", "killed the process that read it: damaged, or too large")
     return None
 
 
 def _encode_or_reject(
-    chunk: _Chunk, file: SourceFile, source: bytes | RejectedImage, offset: int
+    chunk: _Chunk, file: SourceFile, data: bytes | RejectedImage, offset: int
 ) -> tuple[Records, Fingerprints, bytes]:
-    if isinstance(source, RejectedImage):
-        raise source
-    if len(source) > MAX_FILE_BYTES:
+    if isinstance(data, RejectedImage):
+        raise data
+    if len(data) > MAX_FILE_BYTES:
         raise RejectedImage("too_large", f"more than {MAX_FILE_BYTES} bytes")
     try:
-        return encode_sample(file, source, offset, chunk.origin, chunk.classes, chunk.options)
+        return encode_sample(file, data, chunk.source, chunk.classes, offset, chunk.config)
     except MemoryError as error:
         if not chunk.alone:
-            raise  # beside other workers it may be their memory: tried again alone
+            raise  # other workers may hold the memory: tried again alone
         raise RejectedImage("fatal", "needs more memory than there is") from error

@@ -1,8 +1,7 @@
-"""What was decided about every image, in tables that people and tools can read."""
+"""The tables beside the tars: what was decided about every image, for people and tools."""
 
 import csv
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,31 +9,28 @@ from typing import Any
 
 import numpy as np
 
-from shards.assign import Assignment
+from shards.assign import Split
 from shards.catalog import Catalog, Rejected
 from shards.grouping import Grouping
+from shards.images import Decision
 from shards.schema import (
-    LEFT_OUT_SPLIT,
     OVERLAP_COLUMNS,
     OVERLAPS_NAME,
     REJECTS_NAME,
     SAMPLE_COLUMNS,
     SAMPLES_NAME,
-    SPLITS,
     file_sha256,
 )
-from shards.split import LEFT_OUT, TRAIN, VAL
-
-_SPLIT_OF = {TRAIN: SPLITS[0], VAL: SPLITS[1], LEFT_OUT: LEFT_OUT_SPLIT}
+from shards.split import SPLIT_NAMES
 
 
-def group_names(catalog: Catalog, grouping: Grouping, assignment: Assignment) -> dict[int, str]:
+def group_names(catalog: Catalog, grouping: Grouping, split: Split) -> dict[int, str]:
     """Position -> key of the first image of its group, for images in groups of two or more.
 
-    A mosaic that was cut is a group on each side.
+    A mosaic that was cut is one group in each split.
     """
     kept = np.flatnonzero(grouping.kept)
-    pieces = grouping.groups[kept] * 3 + assignment.sides[kept]
+    pieces = grouping.groups[kept] * 3 + split.assignment[kept]
     _, first, inverse, counts = np.unique(
         pieces, return_index=True, return_inverse=True, return_counts=True
     )
@@ -46,86 +42,62 @@ def group_names(catalog: Catalog, grouping: Grouping, assignment: Assignment) ->
     }
 
 
-def write_ledger(
+def write_tables(
     folder: Path,
     catalog: Catalog,
     grouping: Grouping,
-    assignment: Assignment,
+    split: Split,
     rejected: Sequence[Rejected],
     groups: Mapping[int, str],
-) -> tuple[dict[str, str], dict[str, int]]:
-    """Write samples.csv, overlaps.csv and rejects.jsonl.
-
-    Returns the SHA-256 of each, and how many images each decision of the cleaning concerns.
-    """
-    decisions: Counter[str] = Counter()
-    rows = _sample_rows(catalog, grouping, assignment, groups, decisions)
+) -> dict[str, str]:
+    """Write samples.csv, overlaps.csv and rejects.jsonl; returns the SHA-256 of each."""
+    rows = _sample_rows(catalog, grouping, split, groups)
     _write_csv(folder / SAMPLES_NAME, SAMPLE_COLUMNS, rows)
     _write_csv(folder / OVERLAPS_NAME, OVERLAP_COLUMNS, _overlap_rows(catalog, grouping))
     lines = (json.dumps(asdict(file), sort_keys=True) + "\n" for file in rejected)
     with (folder / REJECTS_NAME).open("w", encoding="utf-8") as stream:
         stream.writelines(lines)
-    decisions["near_duplicate_pairs"] = len(grouping.overlaps)
-    decisions["groups"] = len(set(groups.values()))
-    decisions["grouped_images"] = len(groups)
-    decisions["groups_of_several_classes"] = _mixed(catalog, groups)
     names = (SAMPLES_NAME, OVERLAPS_NAME, REJECTS_NAME)
-    hashes = {name: file_sha256(folder / name) for name in names}
-    return hashes, {key: count for key, count in sorted(decisions.items()) if count}
+    return {name: file_sha256(folder / name) for name in names}
+
+
+def count_decisions(
+    catalog: Catalog, grouping: Grouping, split: Split, groups: Mapping[int, str]
+) -> dict[str, int]:
+    """How many of the written images each decision concerns, and what the groups are."""
+    taken = catalog.records["decisions"][split.written()]
+    counts = {str(flag.name).lower(): int(np.count_nonzero(taken & flag)) for flag in Decision}
+    counts["near_duplicate_pairs"] = len(grouping.overlaps)
+    counts["groups"] = len(set(groups.values()))
+    counts["grouped_images"] = len(groups)
+    counts["groups_of_several_classes"] = _mixed(catalog, groups)
+    return {name: count for name, count in sorted(counts.items()) if count}
 
 
 def _sample_rows(
-    catalog: Catalog,
-    grouping: Grouping,
-    assignment: Assignment,
-    groups: Mapping[int, str],
-    decisions: Counter[str],
+    catalog: Catalog, grouping: Grouping, split: Split, groups: Mapping[int, str]
 ) -> Iterator[Sequence[Any]]:
-    for position, (row, said) in enumerate(catalog.described()):
+    for position, (row, provenance) in enumerate(catalog.with_provenance()):
         if not grouping.kept[position]:
             continue
-        side = int(assignment.sides[position])
-        fold = int(assignment.folds[position])
-        bar, overlay = said.get("data_bar"), said.get("overlay")
-        if side != LEFT_OUT:
-            decisions.update(_decisions(said, int(row["channels"])))
+        fold = int(split.folds[position])
+        bar, annotations = provenance.get("data_bar"), provenance.get("overlay")
         yield (
             row["key"].decode("ascii"),
-            _SPLIT_OF[side],
+            SPLIT_NAMES[split.assignment[position]],
             fold if fold >= 0 else "",
-            said["class"],
-            said.get("origin", ""),
-            said["source"],
+            provenance["class"],
+            provenance.get("origin", ""),
+            provenance["source"],
             groups.get(position, ""),
-            said.get("specimen", ""),
+            provenance.get("specimen", ""),
             row["height"],
             row["width"],
             row["channels"],
             f"{bar['edge']} {bar['row']}/{bar['of']}" if bar else "",
-            overlay["marks"] if overlay else "",
-            "; ".join(said["notes"]),
+            annotations["marks"] if annotations else "",
+            "; ".join(provenance["notes"]),
         )
-
-
-def _decisions(said: Mapping[str, Any], channels: int) -> Iterator[str]:
-    if "data_bar" in said:
-        yield "data_bar_cropped"
-    if "overlay" in said:
-        yield "overlay_found"
-    if channels == 3:
-        yield "truly_coloured"
-    for note in said["notes"]:  # `windowed 12..4000 of uint16`: the first words are the decision
-        yield _NOTE_DECISIONS.get(note.split()[0], note.split()[0])
-
-
-_NOTE_DECISIONS = {
-    "windowed": "depth_windowed",
-    "equal": "colour_channels_equal",
-    "colour": "colour_made_grey",
-    "page": "first_page_taken",
-    "EXIF": "exif_rotated",
-    "from": "mode_converted",
-}
 
 
 def _overlap_rows(catalog: Catalog, grouping: Grouping) -> Iterator[Sequence[Any]]:
@@ -134,14 +106,14 @@ def _overlap_rows(catalog: Catalog, grouping: Grouping) -> Iterator[Sequence[Any
         yield (
             keys[overlap["first"]].decode("ascii"),
             keys[overlap["second"]].decode("ascii"),
-            *(f"{overlap[column]:.4g}" for column in ("x", "y", "scale", "turn", "share")),
+            *(f"{overlap[column]:.4g}" for column in OVERLAP_COLUMNS[2:7]),
             overlap["matches"],
             f"{overlap['score']:.3f}",
         )
 
 
 def _mixed(catalog: Catalog, groups: Mapping[int, str]) -> int:
-    """Groups whose images stand in more than one class: near-duplicates with unlike labels."""
+    """How many groups hold images of more than one class: near-duplicates with different labels."""
     labels: dict[str, set[int]] = {}
     for position, name in groups.items():
         labels.setdefault(name, set()).add(int(catalog.records["label"][position]))

@@ -1,4 +1,4 @@
-"""What a microscope does to any drawing: contrast, blur, shading, charging and noise."""
+"""Image a drawing as a microscope does: contrast, blur, shading, charging and noise."""
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +10,8 @@ from shards.canvas import Field, chance, grid, log_uniform
 def micrograph(image: Field, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     """Image a drawing (float32 in [0, 1]) as 8 bits.
 
-    Every parameter is drawn without regard to the content, so that neither brightness nor noise
-    tells the class.
+    All parameters are drawn independently of the content, so neither brightness nor noise gives the
+    class away.
     """
     seen = _focused(_exposed(image, rng), rng)
     seen = seen * _shading(image.shape[0], rng) + _charging(image.shape[0], rng)

@@ -1,7 +1,7 @@
-"""A mosaic is cut in space, so that a class made of one large field can validate as well.
+"""Cut a mosaic in space, so that a class that is one large field can validate as well.
 
 The overlaps of a group place its images on a common plane. A straight cut across the longer side
-puts the far end into validation; whatever touches it, or comes closer than a margin, is left out.
+puts the far end into validation; images that touch it, or come closer than a margin, are left out.
 """
 
 from collections import defaultdict, deque
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from shards.split import LEFT_OUT, TRAIN, VAL, Sides
+from shards.split import LEFT_OUT, TRAIN, VAL, Assignment
 
 MARGIN = 0.1  # of an image's side: textures correlate a little beyond their own pixels
 
@@ -20,32 +20,32 @@ _Reals = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Boxes:
-    """Where the images of a mosaic lie on its plane: (N, 2) corners, x and y, any unit."""
+    """The positions of a mosaic's images on its plane: (N, 2) corners, x and y, any unit."""
 
     low: _Reals
     high: _Reals
 
 
-def cut_mosaic(boxes: Boxes, overlaps: _Ints, target: int) -> Sides:
+def cut_mosaic(boxes: Boxes, overlaps: _Ints, target: int) -> Assignment:
     """Cut a mosaic so that about `target` images validate; `overlaps` are the found pairs (M, 2).
 
-    Returns the side of each image. No image in training overlaps one in validation, neither on the
-    plane nor by a found pair. All train when no cut leaves more to train than to validate.
+    Returns the assignment of each image. No training image overlaps a validation image, neither on
+    the plane nor as a found pair. All train when no cut leaves more to train than to validate.
     """
     count = target
     while count > 0:
-        sides = _cut(boxes, overlaps, count)
-        if (sides == TRAIN).sum() > (sides == VAL).sum():
-            return sides
+        assignment = _cut(boxes, overlaps, count)
+        if (assignment == TRAIN).sum() > (assignment == VAL).sum():
+            return assignment
         count = count * 3 // 4  # few tries: each looks at all images
     return np.full(len(boxes.low), TRAIN, np.int8)
 
 
 def lay_out(members: _Ints, sizes: _Ints, overlaps: npt.NDArray[np.void]) -> Boxes:
-    """Place `members` of one group on the plane of the first, by the fewest overlaps on the way.
+    """Place `members` of one group on the plane of the first, along the fewest overlaps.
 
     `sizes` are their (height, width), (N, 2); `overlaps` (of dtype shards.overlap.OVERLAP, with
-    positions as in `members`) bind all of them. Turns are small and ignored.
+    positions as in `members`) connect all of them. Rotations are small and ignored.
     """
     place = {int(member): number for number, member in enumerate(members)}
     edges: dict[int, list[tuple[int, float, float, float]]] = defaultdict(list)
@@ -69,18 +69,18 @@ def lay_out(members: _Ints, sizes: _Ints, overlaps: npt.NDArray[np.void]) -> Box
     return Boxes(origin, origin + scale_of[:, None] * sizes[:, ::-1])
 
 
-def _cut(boxes: Boxes, overlaps: _Ints, count: int) -> Sides:
+def _cut(boxes: Boxes, overlaps: _Ints, count: int) -> Assignment:
     extent = boxes.high.max(0) - boxes.low.min(0)
     axis = int(extent.argmax())
     order = np.argsort(-(boxes.low + boxes.high)[:, axis], kind="stable")
-    sides = np.full(len(order), TRAIN, np.int8)
+    assignment = np.full(len(order), TRAIN, np.int8)
     held = order[:count]
-    sides[held] = VAL
+    assignment[held] = VAL
     margin = MARGIN * np.median(boxes.high[:, axis] - boxes.low[:, axis])
     below = (boxes.low[:, None] < boxes.high[held] + margin).all(2)
     above = (boxes.high[:, None] > boxes.low[held] - margin).all(2)
     touching = np.any(below & above, axis=1)
-    in_val = sides == VAL
+    in_val = assignment == VAL
     for one, other in ((0, 1), (1, 0)):
         touching[overlaps[in_val[overlaps[:, one]], other]] = True
-    return np.where(touching & ~in_val, np.int8(LEFT_OUT), sides)
+    return np.where(touching & ~in_val, np.int8(LEFT_OUT), assignment)

@@ -1,9 +1,9 @@
-"""Do two images show the same place? Decided from their fingerprints, for many pairs at once.
+"""Decide from their fingerprints whether two images overlap, for many pairs at once.
 
-Three tests, each for another way to be wrong. Enough places must match and agree on one shift,
-scale and small turn. Of the matches inside the shared area most must agree: in a periodic structure
-they point everywhere. And the thumbnails must correlate block by block over the shared area, each
-block counting alike: equal data bars, scale bars and panel letters fill only a few.
+Three tests, each against another kind of error. Enough keypoints must match and agree on one shift,
+scale and small rotation. Most of the matches inside the shared area must agree: in a periodic
+structure they do not. And the thumbnails must correlate block by block over the shared area, every
+block with the same weight: equal data bars, scale bars and panel letters fill only a few.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -15,23 +15,23 @@ import numpy.typing as npt
 
 from shards.cli import cores
 from shards.fingerprint import (
+    KEYPOINT_UNIT,
+    KEYPOINTS,
     LEVEL_RATIO,
-    PLACE_UNIT,
-    PLACES,
     THUMBNAIL_SIDE,
     Fingerprints,
     base_scale,
 )
 
-MIN_MATCHES = 4  # a shift, scale and turn follow from two
+MIN_MATCHES = 4  # a shift, scale and rotation follow from two
 MIN_AGREEMENT = 0.5  # of the matches inside the shared area
 MIN_SCORE = 0.5  # mean correlation of the blocks; distinct images with equal data bars reach 0.45
-MIN_EVIDENCE = 3.8  # matches times score: the fewer places match, the better the image must
-MIN_SHARE = 0.2  # of the finer image: a dozen blocks to correlate
+MIN_EVIDENCE = 3.8  # matches times score: the fewer keypoints match, the better the image must
+MIN_OVERLAP_FRACTION = 0.2  # of the finer image: a dozen blocks to correlate
 MAX_SCALE = 3.0  # between the base images
-MAX_TURN = np.deg2rad(12)  # codes do not survive more
+MAX_ROTATION = np.deg2rad(12)  # descriptors do not survive more
 
-# The second image lies in the first at: first = scale * turn(second) + (x, y), in its own pixels.
+# The second image in the first, in pixels of each: first = scale * rotation(second) + (x, y).
 OVERLAP = np.dtype(
     [
         ("first", "<i8"),
@@ -39,8 +39,8 @@ OVERLAP = np.dtype(
         ("x", "<f4"),
         ("y", "<f4"),
         ("scale", "<f4"),  # pixels of the first per pixel of the second
-        ("turn", "<f4"),  # radians
-        ("share", "<f4"),  # of the first image's area or of the second's, the larger
+        ("rotation", "<f4"),  # radians
+        ("overlap_fraction", "<f4"),  # of the first image's area or of the second's, the larger
         ("matches", "<i2"),
         ("score", "<f4"),
     ]
@@ -53,8 +53,8 @@ _Reals = npt.NDArray[np.float64]
 _Singles = npt.NDArray[np.float32]
 _Complex = npt.NDArray[np.complexfloating[Any, Any]]
 
-_CHUNK = 128  # pairs at a time: 10 MB of code distances, about what a cache holds
-_MAX_DISTANCE = 16  # differing bits of 64; codes of unlike places differ in 32 +- 4
+_CHUNK = 128  # pairs at a time: 10 MB of descriptor distances, about what a cache holds
+_MAX_DISTANCE = 16  # differing bits of 64; descriptors of unlike keypoints differ in 32 +- 4
 _TOLERANCE = 3.0  # pixels of the base image, 2.3 % of its side
 _LEVEL_TOLERANCE = 0.13  # of a distance: half a step of LEVEL_RATIO
 _ONE_LEVEL = 1.01 / LEVEL_RATIO
@@ -67,7 +67,7 @@ class _Matches:
 
     here: _Complex
     there: _Complex
-    scale: npt.NDArray[np.float32]  # here over there, as the levels of the two places say
+    scale: npt.NDArray[np.float32]  # here over there, as the levels of the two keypoints say
     valid: _Bools
 
     def of(self, rows: _Bools) -> "_Matches":
@@ -75,7 +75,7 @@ class _Matches:
 
 
 def find_overlaps(fingerprints: Fingerprints, first: _Ints, second: _Ints) -> npt.NDArray[np.void]:
-    """Those of the pairs that show the same place, as OVERLAP records in the order given."""
+    """The pairs that overlap, as OVERLAP records in the order given."""
 
     fingerprints = np.asarray(fingerprints)  # a memmap's own indexing costs a tenth of the time
 
@@ -95,21 +95,21 @@ def _check(fingerprints: Fingerprints, first: _Ints, second: _Ints) -> npt.NDArr
     factor, offset, agreed = _refine(matches, agreed)
     shared = matches.valid & _inside((matches.here - offset) / factor, fingerprints, second)
     shared &= _inside(factor * matches.there + offset, fingerprints, first)
-    scale, turn = np.abs(factor[:, 0]), np.angle(factor[:, 0])
+    scale, rotation = np.abs(factor[:, 0]), np.angle(factor[:, 0])
     rows = agreed.sum(1) >= np.maximum(MIN_MATCHES, MIN_AGREEMENT * shared.sum(1))
-    rows &= (scale <= MAX_SCALE) & (scale * MAX_SCALE >= 1) & (np.abs(turn) <= MAX_TURN)
+    rows &= (scale <= MAX_SCALE) & (scale * MAX_SCALE >= 1) & (np.abs(rotation) <= MAX_ROTATION)
     first, second, factor, offset = first[rows], second[rows], factor[rows, 0], offset[rows, 0]
-    overlaps = _describe(fingerprints, first, second, factor, offset)
+    overlaps = _to_image_pixels(fingerprints, first, second, factor, offset)
     overlaps["matches"] = agreed[rows].sum(1)
-    score, share = _correlate(fingerprints, first, second, factor, offset)
-    overlaps["score"], overlaps["share"] = score, share
-    sure = (score >= MIN_SCORE) & (share >= MIN_SHARE)
+    score, fraction = _correlate(fingerprints, first, second, factor, offset)
+    overlaps["score"], overlaps["overlap_fraction"] = score, fraction
+    sure = (score >= MIN_SCORE) & (fraction >= MIN_OVERLAP_FRACTION)
     return overlaps[sure & (overlaps["matches"] * score >= MIN_EVIDENCE)]
 
 
 def _match(fingerprints: Fingerprints, first: _Ints, second: _Ints) -> _Matches:
-    """Places of the two images whose codes are each other's nearest, and near."""
-    a, b = fingerprints["codes"][first], fingerprints["codes"][second]
+    """Keypoints of the two images whose descriptors are each other's nearest, and near."""
+    a, b = fingerprints["descriptors"][first], fingerprints["descriptors"][second]
     distance = np.bitwise_count(a[:, :, None] ^ b[:, None, :])
     # Few; and flat, which takes a tenth of the time of np.nonzero in three dimensions.
     near = np.flatnonzero(distance <= _MAX_DISTANCE)
@@ -118,7 +118,7 @@ def _match(fingerprints: Fingerprints, first: _Ints, second: _Ints) -> _Matches:
     real &= there < fingerprints["count"][second][pair]
     pair, here, there = pair[real], here[real], there[real]
     apart = distance[pair, here, there]
-    mutual = _nearest(pair * PLACES + here, apart) & _nearest(pair * PLACES + there, apart)
+    mutual = _nearest(pair * KEYPOINTS + here, apart) & _nearest(pair * KEYPOINTS + there, apart)
     pair, here, there = pair[mutual], here[mutual], there[mutual]
     counts = np.bincount(pair, minlength=len(first))
     column = np.arange(len(pair)) - (np.cumsum(counts) - counts)[pair]
@@ -145,7 +145,7 @@ def _nearest(group: _Ints, distance: npt.NDArray[np.uint8]) -> _Bools:
 def _vote(matches: _Matches) -> _Bools:
     """The matches that agree with that match with which the most agree.
 
-    One match fixes the shift, and through the levels of its two places roughly the scale.
+    One match fixes the shift, and through the levels of its two keypoints roughly the scale.
     """
     here, there, scale, valid = matches.here, matches.there, matches.scale, matches.valid
     here_apart = here[:, None, :] - here[:, :, None]
@@ -169,23 +169,23 @@ def _refine(matches: _Matches, agreed: _Bools) -> tuple[_Complex, _Complex, _Boo
 
 
 def _fit(here: _Complex, there: _Complex, weight: _Bools) -> tuple[_Complex, _Complex]:
-    """Least squares over the marked places; the argument of the factor is the turn."""
+    """Least squares over the marked keypoints; the argument of the factor is the rotation."""
     count = np.maximum(weight.sum(1, keepdims=True), 1)
     here_mean = (here * weight).sum(1, keepdims=True) / count
     there_mean = (there * weight).sum(1, keepdims=True) / count
     apart = (there - there_mean) * weight
     spread = np.maximum((np.abs(apart) ** 2).sum(1, keepdims=True), 1e-6)
     factor = ((here - here_mean) * apart.conj()).sum(1, keepdims=True) / spread
-    factor = np.where(np.abs(factor) < 1e-3, 1e-3, factor)  # all on one place: refused later
+    factor = np.where(np.abs(factor) < 1e-3, 1e-3, factor)  # all at one point: rejected later
     return factor, here_mean - factor * there_mean
 
 
 def _correlate(
     fingerprints: Fingerprints, first: _Ints, second: _Ints, factor: _Complex, offset: _Complex
 ) -> tuple[_Singles, _Reals]:
-    """Mean correlation of the blocks of the shared area, and that area's share of the finer image.
+    """Mean correlation of the blocks of the shared area, and its fraction of the finer image.
 
-    The image that shows the place larger is the frame; the other one is drawn into it.
+    The image with the larger scale is the frame; the other one is drawn into it.
     """
     larger = np.abs(factor) >= 1
     frame, other = np.where(larger, first, second), np.where(larger, second, first)
@@ -249,7 +249,7 @@ def _blocks(images: npt.NDArray[T]) -> npt.NDArray[T]:
     return cut.reshape(-1, rows**2, _BLOCK**2)
 
 
-def _describe(
+def _to_image_pixels(
     fingerprints: Fingerprints, first: _Ints, second: _Ints, factor: _Complex, offset: _Complex
 ) -> npt.NDArray[np.void]:
     """From base images to the pixels of the images themselves."""
@@ -259,18 +259,18 @@ def _describe(
     overlaps["first"], overlaps["second"] = first, second
     overlaps["x"], overlaps["y"] = offset.real / scale, offset.imag / scale
     overlaps["scale"] = np.abs(factor) * other_scale / scale
-    overlaps["turn"] = np.angle(factor)
+    overlaps["rotation"] = np.angle(factor)
     return overlaps
 
 
-def _levels(fingerprints: Fingerprints, which: _Ints, place: _Ints) -> npt.NDArray[np.int8]:
-    return np.asarray(fingerprints["levels"][which[:, None], place], np.int8)
+def _levels(fingerprints: Fingerprints, which: _Ints, keypoint: _Ints) -> npt.NDArray[np.int8]:
+    return np.asarray(fingerprints["levels"][which[:, None], keypoint], np.int8)
 
 
-def _positions(fingerprints: Fingerprints, which: _Ints, place: _Ints) -> _Complex:
+def _positions(fingerprints: Fingerprints, which: _Ints, keypoint: _Ints) -> _Complex:
     """x + i y in pixels of the base image."""
-    places = fingerprints["places"][which[:, None], place].astype(np.float32) / PLACE_UNIT
-    return np.asarray(places[..., 0] + 1j * places[..., 1], np.complex64)
+    xy = fingerprints["keypoints"][which[:, None], keypoint].astype(np.float32) / KEYPOINT_UNIT
+    return np.asarray(xy[..., 0] + 1j * xy[..., 1], np.complex64)
 
 
 def _base_size(fingerprints: Fingerprints, which: _Ints) -> tuple[_Reals, _Reals]:
@@ -283,6 +283,7 @@ def _base_size(fingerprints: Fingerprints, which: _Ints) -> tuple[_Reals, _Reals
 
 def _inside(points: _Complex, fingerprints: Fingerprints, which: _Ints) -> _Bools:
     width, height = _base_size(fingerprints, which)
-    x, y, margin = points.real, points.imag, _TOLERANCE  # beyond, only one image may have a place
+    x, y = points.real, points.imag
+    margin = _TOLERANCE  # nearer to the border, only one image may have a keypoint
     inside = (x > margin) & (x < width - margin) & (y > margin) & (y < height - margin)
     return np.asarray(inside)

@@ -1,9 +1,9 @@
-"""Finds what software drew over a micrograph: scale bars, dimension lines, labels, panel letters.
+"""Find annotations burnt into a micrograph: scale bars, dimension lines, labels, panel letters.
 
-A drawing is of one extreme: white, black or a saturated colour; and it ends within two pixels on
-most sides. Clipped particles and pores have that value too, but their rims fade or are ragged. A
-mark also needs a drawn shape: a straight line, letters in a row; or, where nothing else is clipped,
-any stroke. Whatever fits only in part is left. The data bar, which is text too, is cropped before.
+An annotation is white, black or a saturated colour, and most of its edges are at most two pixels
+wide. Clipped particles and pores have such values too, but their edges fade or are ragged. A mark
+also needs a drawn shape: a straight line, letters in a row; or, where nothing else is clipped, any
+stroke. What fits only in part does not count. The data bar, which is text too, is cropped before.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,8 +15,8 @@ import numpy.typing as npt
 from shards.components import components, numbered
 from shards.images import Pixels
 
-# Four measured distances with their numbers have more. Of 58 figures with a scale bar, its label, a
-# panel letter, 57 have fewer (12 or so); the other has a line of text besides.
+# Four measured distances with their numbers have more. Of 58 figures with a scale bar, its label
+# and a panel letter, 57 have fewer (about 12); the other has a line of text as well.
 MANY_MARKS = 25
 MAX_BOXES = 16
 
@@ -41,15 +41,15 @@ MIN_SHAPED = 0.5  # of the marks near one another are lines, or have a letter be
 CLEAN = 0.9  # of all edges of an extreme, where neither of these is asked for
 NEAR, MAX_NEAR = 0.75, 1 / 20  # of a mark's longer side; of the image's shorter side
 
-# Where much is clipped, and in images of two greys, micrographs have all that drawings have.
+# Where much is clipped, and in images of two greys, micrographs look like annotations.
 MAX_CLIPPED, MAX_TWO_TONED = 0.12, 0.6  # of the image has one extreme; has any
-# Noise at the end of the range takes long, and shows nothing.
+# Noise at the end of the range takes long, and has no annotations.
 MAX_RUNS, MIN_RUNS = 0.005, 4000  # per pixel; allowed in any image
 MAX_CANDIDATES = 500
 
-COARSE_SIDE, MAX_STEP = 400, 3  # pixels of the shorter side that stay, at least
+COARSE_SIDE, MAX_STEP = 400, 3  # pixels of the shorter side that are kept, at least
 
-STRIP = 100_000  # pixels looked at at once: the work stays in the cache
+STRIP = 100_000  # pixels processed at once: they fit into the cache
 
 Flags = npt.NDArray[np.bool_]
 Counts = npt.NDArray[np.int64]
@@ -60,18 +60,18 @@ OUTWARDS = ((0, -1), (0, 1), (-1, 0), (1, 0))  # rows, columns
 
 
 @dataclass(frozen=True, slots=True)
-class Overlay:
-    """What was drawn over an image."""
+class Annotations:
+    """The annotations of an image."""
 
     marks: int  # connected strokes, letters and outlines
     share: float  # of the image's pixels
     boxes: tuple[tuple[int, int, int, int], ...]  # top, left, bottom, right; the largest first
 
 
-def find_overlay(pixels: Pixels) -> Overlay | None:
+def find_annotations(pixels: Pixels) -> Annotations | None:
     """Find the marks in `(H, W)` or `(H, W, 3)` uint8; None where there are none.
 
-    What is drawn over a large image is large: of these every second or third pixel is looked at.
+    Annotations of large images are large: there only every second or third pixel is used.
     """
     step = max(1, min(min(pixels.shape[:2]) // COARSE_SIDE, MAX_STEP))
     pixels = np.ascontiguousarray(pixels[::step, ::step])
@@ -94,11 +94,11 @@ def find_overlay(pixels: Pixels) -> Overlay | None:
     spans = [(t * step, le * step, b * step, r * step) for t, le, b, r in spans]
     spans.sort(key=lambda box: (-(box[2] - box[0]) * (box[3] - box[1]), box))
     share = sum(area for _, area in found) / (height * width)
-    return Overlay(len(boxes), share, tuple(spans[:MAX_BOXES]))
+    return Annotations(len(boxes), share, tuple(spans[:MAX_BOXES]))
 
 
 def _strips(pixels: Pixels) -> Iterator[list[Rim]]:
-    """Per strip of rows, per extreme: the rims of its regions."""
+    """The rims of the regions, per strip of rows and extreme."""
     height, width = pixels.shape[:2]
     rows = max(STRIP // width, 1)
     for top in range(0, height, rows):
@@ -111,7 +111,7 @@ def _strips(pixels: Pixels) -> Iterator[list[Rim]]:
 
 
 def _planes(pixels: Pixels) -> Iterator[Pixels]:
-    """What is drawn in white, in black or in a colour is bright in one of these."""
+    """Marks in white, black or a colour are bright in one of these."""
     if pixels.ndim == 2:
         yield pixels
         yield ~pixels
@@ -125,11 +125,11 @@ def _planes(pixels: Pixels) -> Iterator[Pixels]:
 
 
 def _rim(plane: Pixels, window: tuple[slice, slice], shape: tuple[int, int], top: int) -> Rim:
-    """Where the left, right, upper and lower sides are, in the image with a margin of a pixel."""
+    """Positions of the left, right, upper and lower edges, in the image with a 1-px margin."""
     extreme = plane >= 255 - TONE
     if not extreme.any():
         return NO_RIM
-    margined = np.zeros(shape, np.bool_)  # it parts the rows, which are searched as one line
+    margined = np.zeros(shape, np.bool_)  # it separates the rows, which are searched as one line
     margined[window] = extreme
     flat, row = margined.ravel(), shape[1]
     outwards = (-1, 1, -row, row)
@@ -159,7 +159,7 @@ def _area(strips: Sequence[Rim]) -> int:
 
 
 def _regions(rims: Sequence[Rim], pixels: Pixels, extreme: int) -> _Regions | None:
-    """All regions, or None where there are none with two sharp sides, or too many."""
+    """All regions; None where none has two sharp sides, or where there are too many."""
     height, width = pixels.shape[:2]
     if not 0 < sum(len(rim[0]) for rim in rims) <= max(MIN_RUNS, MAX_RUNS * height * width):
         return None
@@ -218,7 +218,7 @@ def _connected(left: Counts, right: Counts, row: int) -> Counts:
 
 
 def _drawn(regions: _Regions, height: int, width: int) -> tuple[Counts, float]:
-    """The boxes of the regions that were drawn, and the area of all."""
+    """The boxes of the regions that are marks, and their total area."""
     side = min(height, width)
     size = (regions.boxes[:, 2:] - regions.boxes[:, :2]).astype(np.float64)
     long, thickness = size.max(axis=1), 2 * regions.areas / regions.edges
@@ -239,7 +239,7 @@ def _drawn(regions: _Regions, height: int, width: int) -> tuple[Counts, float]:
     bars = lines & (areas >= MIN_FILL * size[fits].prod(axis=1))
     slender = (long[fits] >= MIN_OUTLINE * side) & (thickness[fits] * VERY_SLENDER <= long[fits])
     certain = (follows & precedes) | bars | (slender & (share[fits] >= VERY_SHARP))
-    against = np.where(share < MIN_SHARP, regions.seen, 0)  # rims, not of drawings
+    against = np.where(share < MIN_SHARP, regions.seen, 0)  # edges of what is no mark
     seen = regions.seen[fits]
     shaped = lines | follows | precedes
     if sharp.sum() >= CLEAN * (seen.sum() + against.sum()):

@@ -1,95 +1,88 @@
-"""One self-contained HTML page, and the pieces it is made of: tables, bars, pictures, folds.
+"""Render the report's template: one self-contained HTML page; every value is escaped."""
 
-Pieces are strings of finished HTML; whatever comes from a file or a person goes through `text`.
-"""
-
-import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from string import Template
+from typing import Any
 
+import jinja2
+from markupsafe import Markup
+
+from shards.stats import numbers, readable
 from shards.tables import printable
 from shards.thumbnails import Picture
 
-_STYLE = Path(__file__).with_name("report.css")
-_PAGE = Template("""\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>$title</title>
-<style>
-$style</style>
-</head>
-<body>
-<nav aria-label="Contents"><ul>
-$contents
-</ul></nav>
-<main>
-<h1>$title</h1>
-$sections
-</main>
-</body>
-</html>
-""")
+Shape = tuple[str, Mapping[str, str]]  # name and attributes of an SVG element
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A part of the page; `count` stands behind its name in the table of contents."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figure:
+    """A picture with shapes over it, in pixels of what it shows; a box where there is none."""
 
-    anchor: str
-    title: str
-    body: str
-    count: int | None = None
+    picture: Picture | None
+    hint: str
+    kind: str = ""  # CSS class
+    shapes: Sequence[Shape] = ()
+    name: str = ""  # of a file: the first line of the caption
+    strong: str = ""  # the start of the second
+    caption: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FigurePair:
+    """Two figures side by side, with one caption."""
+
+    figures: Sequence[Figure]
+    name: str = ""
+    strong: str = ""
+    caption: str
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A row of a bar chart: the lengths of its parts, stacked, and what is written beside."""
+    """A row of a stacked bar chart, with a label before and a note after it."""
 
-    label: str  # HTML
+    label: str
     parts: Sequence[tuple[str, int]]  # CSS class, value
-    note: str  # HTML
+    note: str
     hint: str = ""
+    link: str = ""
+    badge: str = ""
+
+    @property
+    def total(self) -> int:
+        return sum(value for _, value in self.parts)
 
 
-def render(title: str, sections: Sequence[Section]) -> str:
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A section's title; `count` follows it, also in the table of contents."""
+
+    title: str
+    count: int | None = None
+
+
+def render(context: Mapping[str, Any]) -> str:
     """The whole page."""
-    return _PAGE.substitute(
-        title=text(title),
-        style=_STYLE.read_text(encoding="utf-8"),
-        contents="\n".join(
-            f'<li><a href="#{s.anchor}">{text(s.title)}{_count(s.count)}</a></li>' for s in sections
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        finalize=lambda value: (
+            printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
         ),
-        sections="\n".join(
-            f'<section id="{s.anchor}">\n<h2>{text(s.title)}{_count(s.count)}</h2>\n{s.body}\n'
-            "</section>"
-            for s in sections
-        ),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-
-
-def text(value: object) -> str:
-    """Anything as text of the page, also within quotes."""
-    return html.escape(printable(value))
-
-
-def code(value: object) -> str:
-    """A name of a file or class, set apart from the words around it."""
-    return f"<code>{text(value)}</code>"
-
-
-def option(flag: str) -> str:
-    """A flag to be typed."""
-    return f'<code class="option">{text(flag)}</code>'
-
-
-def paragraph(content: str, kind: str = "") -> str:
-    return f'<p class="{kind}">{content}</p>' if kind else f"<p>{content}</p>"
+    environment.filters |= {
+        "amount": amount,
+        "number": number,
+        "numbers": numbers,
+        "option_value": _option_value,
+        "readable": readable,
+    }
+    return environment.get_template("report.html.jinja").render(context)
 
 
 def number(count: int) -> str:
@@ -102,102 +95,23 @@ def amount(count: int, thing: str) -> str:
     return f"{number(count)} {thing}{'s'[: count != 1]}"
 
 
-def badge(content: str, kind: str = "") -> str:
-    return f'<span class="badge {kind}">{text(content)}</span>'
-
-
-def tiles(facts: Iterable[tuple[str, str]]) -> str:
-    """Big numbers with a word below: (word, number)."""
-    items = "".join(f"<div><dd>{text(v)}</dd><dt>{text(k)}</dt></div>" for k, v in facts)
-    return f'<dl class="tiles">{items}</dl>'
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """`<` before a column's name: its numbers stand to the right. Cells are HTML."""
-    right = [name.startswith("<") for name in header]
-    head = "".join(
-        _cell("th", text(name.lstrip("<")), r) for name, r in zip(header, right, strict=True)
-    )
-    body = "\n".join(
-        "<tr>" + "".join(_cell("td", cell, r) for cell, r in zip(row, right, strict=True)) + "</tr>"
-        for row in rows
-    )
-    head = f"<thead><tr>{head}</tr></thead>" if any(header) else ""
-    return f'<div class="wide"><table>{head}<tbody>\n{body}\n</tbody></table></div>'
-
-
-def bars(rows: Sequence[Bar]) -> str:
-    """Horizontal bars, stacked, on one scale."""
-    longest = max((sum(value for _, value in row.parts) for row in rows), default=0) or 1
-    items = []
-    for row in rows:
-        parts = "".join(
-            f'<i class="{kind}" style="width:{100 * value / longest:.2f}%"></i>'
-            for kind, value in row.parts
-            if value
-        )
-        hint = f' title="{text(row.hint)}"' if row.hint else ""
-        items.append(
-            f'<li{hint}><span class="label">{row.label}</span><span class="bar">{parts}</span>'
-            f'<span class="note">{row.note}</span></li>'
-        )
-    return '<ul class="bars">\n' + "\n".join(items) + "\n</ul>"
-
-
-def figure(
-    picture: Picture | None,
-    *,
-    hint: str,
-    caption: str = "",
-    kind: str = "",
-    drawing: str = "",
-) -> str:
-    """A picture with SVG shapes over it, in pixels of what it shows; a box where there is none."""
-    below = f"<figcaption>{caption}</figcaption>" if caption else ""
-    if picture is None:
-        inside = f'<span class="missing" title="{text(hint)}">not at hand</span>'
-    else:
-        over = ""
-        if drawing:
-            box = f"0 0 {picture.width} {picture.height}"
-            over = f'<svg viewBox="{box}" preserveAspectRatio="none">{drawing}</svg>'
-        inside = (
-            f'<span class="picture" title="{text(hint)}">'
-            f'<img src="{picture.uri}" alt="{text(hint)}">{over}</span>'
-        )
-    return f'<figure class="{kind}">{inside}{below}</figure>'
-
-
-def gallery(figures: Iterable[str], kind: str = "") -> str:
-    return f'<div class="gallery {kind}">\n' + "\n".join(figures) + "\n</div>"
-
-
-def fold(summary: str, body: str, *, opened: bool = True) -> str:
-    """A part that opens and closes, without any script."""
-    state = " open" if opened else ""
-    return f"<details{state}><summary>{summary}</summary>\n{body}\n</details>"
-
-
-def rectangle(left: float, top: float, right: float, bottom: float, kind: str = "") -> str:
-    """An SVG shape."""
+def rectangle(left: float, top: float, right: float, bottom: float, kind: str = "") -> Shape:
     width, height = right - left, bottom - top
-    return f'<rect class="{kind}" x="{left:g}" y="{top:g}" width="{width:g}" height="{height:g}"/>'
+    sides = {"x": left, "y": top, "width": width, "height": height}
+    return "rect", {"class": kind} | {name: f"{value:g}" for name, value in sides.items()}
 
 
-def polygon(points: Iterable[complex]) -> str:
-    """An SVG shape through x + i y."""
-    corners = " ".join(f"{point.real:.1f},{point.imag:.1f}" for point in points)
-    return f'<polygon points="{corners}"/>'
+def polygon(points: Sequence[complex]) -> Shape:
+    """A polygon through x + i y."""
+    return "polygon", {"points": " ".join(f"{p.real:.1f},{p.imag:.1f}" for p in points)}
 
 
-def line(left: float, top: float, right: float, bottom: float) -> str:
-    """An SVG shape."""
-    return f'<line x1="{left:g}" y1="{top:g}" x2="{right:g}" y2="{bottom:g}"/>'
+def line(left: float, top: float, right: float, bottom: float) -> Shape:
+    ends = {"x1": left, "y1": top, "x2": right, "y2": bottom}
+    return "line", {name: f"{value:g}" for name, value in ends.items()}
 
 
-def _count(count: int | None) -> str:
-    return "" if count is None else f' <span class="count">{number(count)}</span>'
-
-
-def _cell(tag: str, content: str, right: bool) -> str:
-    return f'<{tag} class="right">{content}</{tag}>' if right else f"<{tag}>{content}</{tag}>"
+def _option_value(value: object) -> str:
+    if value is None:
+        return "none"
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""The table of public datasets: `configs/corpora/datasets.yaml`, read and checked."""
+"""Read and check the table of public datasets, `configs/corpora/datasets.yaml`."""
 
 import re
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ class RemoteFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dataset:
-    """A public dataset: who made it, what it may be used for, and where its files lie."""
+    """A public dataset: its authors, its terms of use, and the addresses of its files."""
 
     name: str
     title: str
@@ -37,11 +37,11 @@ class Dataset:
     licence: str | None = None
     restriction: str | None = None
     size: str | None = None  # for people, where the files' exact bytes are not known
-    # "record": names, addresses and checksums are those the DOI's record gives on the day
+    # "record": names, addresses and checksums come from the DOI's record when it is fetched
     files: tuple[RemoteFile, ...] | Literal["record"] = ()
-    # "flat": images and tables of zip files go beside the zip, all into one folder
+    # "flat": images and tables are unpacked from zip files into the folder of the zip
     unpack: Literal["flat"] | None = None
-    confirmed: bool = False  # somebody read DOI, licence and addresses in the published record
+    confirmed: bool = False  # DOI, licence and addresses were checked against the published record
     note: str = ""
 
     def __post_init__(self) -> None:
@@ -56,7 +56,7 @@ class Dataset:
         if not isinstance(self.confirmed, bool):
             raise ValueError(f"confirmed must be true or false, not {self.confirmed!r}")
         if not self.confirmed and not self.note:
-            raise ValueError("what is not confirmed needs a note that says why")
+            raise ValueError("a dataset that is not confirmed needs a note that says why")
         if self.unpack not in (None, "flat"):
             raise ValueError(f"unpack must be flat or null, not {self.unpack!r}")
         if self.page is None:
@@ -66,12 +66,12 @@ class Dataset:
 
     @property
     def page(self) -> str | None:
-        """Where a person reads about it."""
+        """Its page for people."""
         return self.landing or (f"https://doi.org/{self.doi}" if self.doi else None)
 
 
 def find_table(path: Path | None = None) -> Path:
-    """The table that was asked for, else that of the working folder, else the project's own."""
+    """`path` if given, else the table of the working folder, else the project's own."""
     return path or find_recipe(TABLE)
 
 

@@ -3,19 +3,20 @@
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from shards.catalog import RECORD, Records, dump_provenance
-from shards.clean import Cleaned, CleanOptions, clean_image
-from shards.fingerprint import FINGERPRINT, Fingerprints, describe
+from shards.clean import Cleaned, clean_image
+from shards.fingerprint import FINGERPRINT, Fingerprints, compute_fingerprint
+from shards.format.config import WriteConfig
 from shards.images import (
     MIN_SIDE,
+    Decision,
     Pixels,
-    Profile,
     RejectedImage,
     decode_image,
     encode_image,
@@ -26,85 +27,94 @@ from shards.sources import SourceFile
 _FAINT = 64  # grey levels: no image of more comes out of JPEG as one flat grey
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SampleOptions:
-    """What decides the bytes of a sample."""
-
-    profile: Profile
-    max_side: int | None
-    fingerprints: bool = True  # else empty ones: nobody will search for near-duplicates
-    clean: CleanOptions = CleanOptions()  # noqa: RUF009 (frozen)
-
-
 def encode_sample(
     file: SourceFile,
-    source: bytes,
-    offset: int,
-    origin: str,
+    data: bytes,
+    source: str,
     classes: Sequence[str],
-    options: SampleOptions,
+    offset: int,
+    config: WriteConfig,
 ) -> tuple[Records, Fingerprints, bytes]:
     """Record, fingerprint, and the encoded image followed by its provenance.
 
-    `source` is the file's content, `origin` the name of where it comes from; `offset` of the spool
-    is where the bytes go. Raises `RejectedImage`.
+    `data` is the file's content, `source` its source's name, `offset` the place of the bytes in the
+    spool. Raises `RejectedImage`.
     """
-    cleaned = clean_image(source, options.clean)
-    pixels = shrink(cleaned.pixels, options.max_side)
-    image = encode_image(pixels, options.profile)
+    cleaned = clean_image(data, config)
+    pixels = shrink(cleaned.pixels, config.side_cap)
+    image = encode_image(pixels, config.profile)
     _check_stored(image, pixels)
-    said = dump_provenance(
-        _provenance(file, source, origin, classes[file.label], image, cleaned, pixels)
+    provenance = dump_provenance(
+        _provenance(file, data, source, classes[file.label], image, cleaned, pixels)
     )
     record = np.zeros((), RECORD)
-    record["key"] = _key(classes[file.label], origin, file.name)
+    record["key"] = _key(classes[file.label], source, file.name)
     record["label"] = file.label
-    record["offset"], record["size"], record["said"] = offset, len(image), len(said)
+    record["offset"], record["size"] = offset, len(image)
+    record["provenance_size"] = len(provenance)
     record["height"], record["width"] = pixels.shape[:2]
     record["channels"] = 1 if pixels.ndim == 2 else 3
-    record["stored"] = hashlib.sha256(image).digest()
-    if file.group is not None:
-        record["specimen"] = _digest(f"{origin}\0{file.group}")[:16]
+    record["image_sha256"] = hashlib.sha256(image).digest()
+    if file.specimen is not None:
+        record["specimen"] = _digest(f"{source}\0{file.specimen}")[:16]
+    record["decisions"] = _decisions(cleaned)
     record["sums"], record["squares"] = _channel_sums(pixels)
-    fingerprint = describe(pixels) if options.fingerprints else np.zeros((), FINGERPRINT)
-    return record, fingerprint, image + said
+    # Without a search for near-duplicates, nobody reads it.
+    fingerprint = np.zeros((), FINGERPRINT)
+    if config.near_duplicates:
+        fingerprint = compute_fingerprint(pixels)
+    return record, fingerprint, image + provenance
 
 
 def _provenance(
     file: SourceFile,
-    source: bytes,
-    origin: str,
+    data: bytes,
+    source: str,
     class_name: str,
     image: bytes,
     cleaned: Cleaned,
     pixels: Pixels,
 ) -> dict[str, Any]:
-    said: dict[str, Any] = {
+    # Keys as they stand in the tars: there the file is the source, and its source the origin.
+    provenance: dict[str, Any] = {
         "class": class_name,
         "source": file.name,
-        "source_sha256": hashlib.sha256(source).hexdigest(),
+        "source_sha256": hashlib.sha256(data).hexdigest(),
         "image_sha256": hashlib.sha256(image).hexdigest(),
         "height": pixels.shape[0],
         "width": pixels.shape[1],
-        "notes": list(cleaned.notes),
+        "notes": list(cleaned.notes.values()),
     }
-    if origin:
-        said["origin"] = origin
-    if file.group is not None:
-        said["specimen"] = file.group
+    if source:
+        provenance["origin"] = source
+    if file.specimen is not None:
+        provenance["specimen"] = file.specimen
     if cleaned.bar is not None:
-        said["data_bar"] = {**asdict(cleaned.bar), "of": cleaned.height}
-    if cleaned.overlay is not None:
-        said["overlay"] = {
-            "marks": cleaned.overlay.marks,
-            "share": round(cleaned.overlay.share, 5),
+        provenance["data_bar"] = {**asdict(cleaned.bar), "of": cleaned.height}
+    if cleaned.annotations is not None:
+        provenance["overlay"] = {
+            "marks": cleaned.annotations.marks,
+            "share": round(cleaned.annotations.share, 5),
             "of": list(cleaned.pixels.shape[:2]),  # the boxes' pixels, before any scaling
-            "boxes": [list(box) for box in cleaned.overlay.boxes],
+            "boxes": [list(box) for box in cleaned.annotations.boxes],
         }
     if file.scale is not None:
         shrunk = cleaned.pixels.shape[1] / pixels.shape[1]
-        said["nm_per_pixel"] = float(f"{file.scale * shrunk:.6g}")
-    return said
+        provenance["nm_per_pixel"] = float(f"{file.scale * shrunk:.6g}")
+    return provenance
+
+
+def _decisions(cleaned: Cleaned) -> Decision:
+    decisions = Decision(0)
+    for decision in cleaned.notes:
+        decisions |= decision
+    if cleaned.bar is not None:
+        decisions |= Decision.DATA_BAR_CROPPED
+    if cleaned.annotations is not None:
+        decisions |= Decision.ANNOTATIONS_FOUND
+    if cleaned.pixels.ndim == 3:
+        decisions |= Decision.TRULY_COLOURED
+    return decisions
 
 
 def _check_stored(data: bytes, pixels: Pixels) -> None:
@@ -118,10 +128,10 @@ def _check_stored(data: bytes, pixels: Pixels) -> None:
         raise RejectedImage(reject.reason, f"as stored: {reject.detail}") from reject
 
 
-def _key(class_name: str, origin: str, name: str) -> bytes:
+def _key(class_name: str, source: str, path: str) -> bytes:
     """A tar-safe name: the class for people, a hash of source and path to make it unique."""
     readable = re.sub(r"[^0-9a-z]+", "_", class_name.lower()).strip("_")[:40] or "class"
-    identity = f"{origin}\0{name}" if origin else name
+    identity = f"{source}\0{path}" if source else path
     return f"{readable}_{_digest(identity).hex()[:20]}".encode("ascii")
 
 

@@ -1,4 +1,4 @@
-"""What a shard set is: the sample layout, the binary index and the manifest. THE definition.
+"""The definition of a shard set: the sample layout, the binary index and the manifest.
 
 A shard set is a folder:
 
@@ -6,21 +6,22 @@ A shard set is a folder:
     train-00000.tar, …            WebDataset tars: KEY.jpg|png, KEY.cls, KEY.json per sample
     train-00000.idx, …            DALI's index of the same tar (wds2idx v1.2)
     train.npy, val.npy            one row of `INDEX_DTYPE` per sample, in tar order
-    samples.csv                   one row of `SAMPLE_COLUMNS` per sample: the split, to be reused
+    samples.csv                   one row of `SAMPLE_COLUMNS` per sample: the split, for reuse
     overlaps.csv                  the near-duplicates, pair by pair: `OVERLAP_COLUMNS`
-    rejects.jsonl                 every file left outside: origin, source, reason, detail
-    report.html                   all of it to look at (not part of the set's identity)
+    rejects.jsonl                 every file that was not written: source, path, reason, detail
+    report.html                   all of it as a page (not part of the set's identity)
 
 KEY is `[0-9a-z_]`, under 90 characters: DALI splits keys at the first dot and its index at white
 space, and a long name needs tar extensions that it misreads. `.cls` is the class index as ASCII
-digits (DALI's reader takes it as UINT8 bytes); `.json` says where the sample comes from.
+digits (DALI's reader takes it as UINT8 bytes); `.json` is the provenance: the class, `source` (the
+file's path in its source), `origin` (that source's name), and what was done to the image.
 """
 
 import csv
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tokenize import TokenError
@@ -31,34 +32,44 @@ import numpy.typing as npt
 
 from shards.cli import UserError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 SAMPLES_NAME = "samples.csv"
 OVERLAPS_NAME = "overlaps.csv"
 REJECTS_NAME = "rejects.jsonl"
 REPORT_NAME = "report.html"
 SPLITS = ("train", "val")
-LEFT_OUT_SPLIT = "left_out"  # in samples.csv: in no tar, since it overlaps with both sides
+LEFT_OUT_SPLIT = "left_out"  # in samples.csv: in no tar, since it overlaps images of both splits
 
 SAMPLE_COLUMNS = (
     "key",
     "split",  # of SPLITS, or LEFT_OUT_SPLIT
     "fold",  # where the split was drawn as folds
     "class",
-    "origin",  # name of the source, empty for the only source of --source
-    "source",  # path within it
-    "group",  # key of its group's first image, empty where it stands alone
-    "specimen",  # the group that its source gives it
+    "source",  # its name, empty for the only source of --source
+    "path",  # within the source
+    "group",  # key of its group's first image, empty where it is in none
+    "specimen",  # as its source names it
     "height",  # pixels, as stored
     "width",
     "channels",
     "data_bar",  # `bottom 896/960`: cut off at row 896 of 960
-    "overlay_marks",
+    "annotations",  # burnt-in marks found
     "notes",  # what else was done, joined by `; `
 )
-OVERLAP_COLUMNS = ("first", "second", "x", "y", "scale", "turn", "share", "matches", "score")
+OVERLAP_COLUMNS = (
+    "first",  # keys
+    "second",
+    "x",  # first = scale * rotation(second) + (x, y), in pixels as stored
+    "y",
+    "scale",
+    "rotation",  # radians
+    "overlap_fraction",  # of the image of which it is larger
+    "matches",  # keypoints that agree
+    "score",  # mean correlation
+)
 
-# The only place where these digits stand; from here they travel: manifest -> card -> consumer.
+# The only home of these digits; everything else takes them from the manifest or a card.
 # Paper A normalises every image by ImageNet's statistics ("Training Classification Models").
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -74,7 +85,6 @@ INDEX_DTYPE = np.dtype(
     ]
 )
 Index = npt.NDArray[np.void]
-Migration = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,18 +110,18 @@ class SplitInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceInfo:
-    """One source of the corpus, and on what terms its images came."""
+    """One source of the corpus, and its terms of use."""
 
     name: str
     samples: int
     licence: str | None
-    restriction: str | None  # such as an export control; never published in the open
+    restriction: str | None  # such as an export control; never published openly
     citation: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """All that a consumer of a shard set needs to know besides the samples themselves."""
+    """Everything that a reader of a shard set needs besides the samples."""
 
     schema_version: int
     tool: str
@@ -129,8 +139,10 @@ class Manifest:
     corpus_hash: str
     name: str  # of the corpus
     sources: tuple[SourceInfo, ...]
-    decisions: Mapping[str, int]  # what was done or found -> images; samples.csv says which
-    split: Mapping[str, Any]  # the rule, and what groups did to it
+    decisions: Mapping[
+        str, int
+    ]  # what was done or found -> number of images; samples.csv lists them
+    split_report: Mapping[str, Any]  # the rule, and what groups did to it
     files: Mapping[str, str]  # name -> SHA-256 of the tables beside the tars
 
 
@@ -156,12 +168,12 @@ def corpus_hash(classes: tuple[str, ...], splits: Mapping[str, SplitInfo]) -> st
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `manifest.json`; done last, so that its presence means that the set is complete."""
+    """Write `manifest.json`; the last file: a set that has it is complete."""
     (folder / MANIFEST_NAME).write_text(manifest_text(manifest), encoding="utf-8")
 
 
 def manifest_text(manifest: Manifest) -> str:
-    """What stands in `manifest.json`."""
+    """The text of `manifest.json`."""
     return json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n"
 
 
@@ -171,7 +183,6 @@ def read_manifest(folder: Path) -> Manifest:
     content = read_versioned(
         path,
         SCHEMA_VERSION,
-        migrations={1: _from_version_1},
         absent=f"no shards in {folder} ({MANIFEST_NAME} is missing); "
         f"make them with: python -m shards.write --source DIR --out {folder}",
     )
@@ -181,13 +192,10 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(f"{path} is damaged: {error!r}; write the shards again") from error
 
 
-def read_versioned(
-    path: Path, version: int, *, absent: str, migrations: Mapping[int, Migration] | None = None
-) -> dict[str, Any]:
-    """Read a JSON object that states its `schema_version`, and bring an older one up to `version`.
+def read_versioned(path: Path, version: int, *, absent: str) -> dict[str, Any]:
+    """Read a JSON object whose `schema_version` must be `version`.
 
-    `migrations[n]` turns the content of version n into that of n + 1. Raises `UserError`: `absent`
-    when there is no file, else what is wrong with it.
+    Raises `UserError`: `absent` when there is no file, else what is wrong with it.
     """
     try:
         text = path.read_bytes()
@@ -195,22 +203,17 @@ def read_versioned(
         raise UserError(absent) from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error}") from error
-    return parse_versioned(text, str(path), version, migrations)
+    return parse_versioned(text, str(path), version)
 
 
-def parse_versioned(
-    text: bytes, where: str, version: int, migrations: Mapping[int, Migration] | None = None
-) -> dict[str, Any]:
-    """As `read_versioned`, of a text that was read from `where`."""
+def parse_versioned(text: bytes, where: str, version: int) -> dict[str, Any]:
+    """As `read_versioned`, from the text of the file `where`."""
     try:
         content = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"cannot read {where}: {error}") from error
     found = content.get("schema_version") if isinstance(content, dict) else None
-    while type(found) is int and found < version and migrations and found in migrations:
-        found += 1
-        content = {**migrations[found - 1](content), "schema_version": found}
-    if found != version:
+    if type(found) is not int or found != version:
         raise UserError(
             f"{where} has schema_version {found!r}, this version reads {version}; "
             "make it again with this version, or use the version that made it"
@@ -235,14 +238,6 @@ def parse_manifest(content: Mapping[str, Any]) -> Manifest:
     }
     sources = tuple(SourceInfo(**source) for source in content["sources"])
     return Manifest(**{**content, **tuples, "splits": splits, "sources": sources})
-
-
-def _from_version_1(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Version 1 knew one source, of unknown licence, and no groups."""
-    counts = [split["samples"] for split in content["splits"].values()]
-    source = SourceInfo(name="", samples=sum(counts), licence=None, restriction=None, citation=None)
-    new = {"name": "", "sources": [asdict(source)], "decisions": {}, "files": {}}
-    return {**content, **new, "split": {"rule": "per_class"}}
 
 
 def write_index(folder: Path, split: str, index: Index) -> str:
@@ -283,7 +278,7 @@ def read_rows(path: Path) -> Iterator[dict[str, str]]:
 
 
 def npy(array: npt.NDArray[Any]) -> bytes:
-    """The bytes of a `.npy` file. On a full disk, `np.save` itself would not say what is wrong."""
+    """The bytes of a `.npy` file. On a full disk, `np.save` would not report the cause."""
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=False)
     return stream.getvalue()

@@ -1,4 +1,4 @@
-"""Which images of a corpus are worth a look, chosen alike at every run: even spreads, no chance."""
+"""Choose the images that the report shows: evenly spread, the same at every run."""
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -9,7 +9,7 @@ from shards.catalog import Rejected
 from shards.schema import SPLITS
 from shards.tables import Pair, Sample, Tables
 
-PER_CLASS = 8  # of a contact sheet, two of them validating
+PER_CLASS = 8  # of a contact sheet, two of them from validation
 MOST_PICTURES = 640  # of all contact sheets together: 3 MB
 EXAMPLES = 10  # per reason of a reject
 BEFORE_AND_AFTER = 12
@@ -42,7 +42,7 @@ class Selection:
     sheets: Mapping[str, Sequence[Sample]]  # of each class
     rejects: Mapping[str, Sequence[Rejected]]  # of each reason, the most frequent first
     bars: Sequence[Sample]
-    overlays: Sequence[Sample]
+    annotated: Sequence[Sample]
     largest: Sequence[Group]
     mixed: Sequence[Group]  # of several classes
     mixed_count: int
@@ -50,7 +50,7 @@ class Selection:
 
 
 def choose(tables: Tables, classes: Sequence[str]) -> Selection:
-    """Pick what to show of a corpus, whatever its size."""
+    """Choose what to show of a corpus of any size."""
     inside = [sample for sample in tables.samples if sample.split in SPLITS]
     groups = _groups(inside)
     mixed = [group for group in groups if len(group.classes) > 1]
@@ -60,8 +60,8 @@ def choose(tables: Tables, classes: Sequence[str]) -> Selection:
         bars=spread_over(
             [sample for sample in inside if sample.bar], BEFORE_AND_AFTER, _source_and_class
         ),
-        overlays=spread_over(
-            [sample for sample in inside if sample.marks], BEFORE_AND_AFTER, _source_and_class
+        annotated=spread_over(
+            [sample for sample in inside if sample.annotations], BEFORE_AND_AFTER, _source_and_class
         ),
         largest=[group for group in groups if len(group.classes) == 1][:GROUPS],
         mixed=mixed[:GROUPS],
@@ -83,7 +83,7 @@ def spread_over(items: Sequence[T], count: int, kind: Callable[[T], Hashable]) -
         kinds[kind(item)].append(position)
     chosen = spread(list(kinds.values()), count)
     shares = [0] * len(chosen)
-    for turn in range(count):  # every kind gives one before any gives a second
+    for turn in range(count):  # one of every kind before a second of any
         for kind_number, own in enumerate(chosen):
             if len(own) > turn and sum(shares) < count:
                 shares[kind_number] += 1
@@ -101,7 +101,7 @@ def _sheets(samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, list
 
 
 def _sheet(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """From both splits: a quarter validates, more where training images are too few."""
+    """From both splits: a quarter from validation, more where training images are too few."""
     train = [sample for sample in samples if sample.split == SPLITS[0]]
     val = [sample for sample in samples if sample.split != SPLITS[0]]
     of_val = min(len(val), max(count // 4, count - len(train)))
@@ -127,7 +127,7 @@ def _groups(samples: Iterable[Sample]) -> list[Group]:
 
 
 def _pairs(pairs: Sequence[Pair], samples: Iterable[Sample]) -> list[tuple[Pair, Sample, Sample]]:
-    """Those of unlike classes first, since these ask for a decision."""
+    """Those of different classes first, since they need a decision."""
     of_key = {sample.key: sample for sample in samples}
     found = [
         (pair, of_key[pair.first], of_key[pair.second])
@@ -141,7 +141,7 @@ def _pairs(pairs: Sequence[Pair], samples: Iterable[Sample]) -> list[tuple[Pair,
 
 
 def _source_and_class(sample: Sample) -> Hashable:
-    return sample.origin, sample.class_name
+    return sample.source, sample.class_name
 
 
 def _classes_of_pair(pair: tuple[Pair, Sample, Sample]) -> Hashable:

@@ -52,6 +52,13 @@ def load_config(
     Raises `UserError` for an unknown key, a wrong type or choice, a missing value, or a
     `ValueError` of the dataclass's own `__post_init__`.
     """
+    return build_config(cls, {**(recipe or {}), **given_settings(cls, argv, prog=prog)})
+
+
+def given_settings(
+    cls: type[Any], argv: Sequence[str] | None, *, prog: str | None = None
+) -> dict[str, Any]:
+    """What `--config` and the command line give of the settings of `cls`, not yet converted."""
     parser = _parser(cls, prog or program_name())
     # Intermixed: `RUN --json RUN` names two runs.
     flags, unknown = parser.parse_known_intermixed_args(argv)
@@ -62,10 +69,7 @@ def load_config(
         token = next((token for token in unknown if token.startswith("-")), unknown[0])
         raise UserError(_unknown_flag(token, names))
     config_file = None if _CONFIG in names else given.pop(_CONFIG, None)
-    values = dict(recipe or {})
-    if config_file is not None:
-        values |= read_recipe(Path(config_file))
-    return build_config(cls, values | given)
+    return given if config_file is None else read_recipe(Path(config_file)) | given
 
 
 def load_command(

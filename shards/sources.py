@@ -1,4 +1,4 @@
-"""What a corpus consists of: every file of every source, with its class, in a fixed order."""
+"""List the files of a corpus: every file of every source, with its class, in a fixed order."""
 
 import csv
 import glob
@@ -6,7 +6,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -29,13 +29,13 @@ class SourceFile:
     entry: Entry
     name: str  # unique within its source: what provenance and identity are made of
     label: int
-    group: str | None = None  # images of equal group stay on one side of a split
+    specimen: str | None = None  # a split keeps the images of one specimen together
     scale: float | None = None  # nm per pixel
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A labelled source as its owner has it. `files` have labels into the corpus's classes."""
+    """A source and its files; their labels are positions in the corpus's classes."""
 
     spec: SourceSpec
     files: tuple[SourceFile, ...]
@@ -43,7 +43,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """All sources of a corpus and the classes they give together, in natural order."""
+    """All sources of a corpus, and the classes of all together, in natural order."""
 
     classes: tuple[str, ...]
     sources: tuple[Source, ...]
@@ -55,12 +55,12 @@ class _Found:
     entry: Entry
     name: str
     class_name: str
-    group: str | None = None
+    specimen: str | None = None
     scale: float | None = None
 
 
 def list_sources(specs: Sequence[SourceSpec]) -> Listing:
-    """List every file of `specs`. Raises `UserError` for a source that does not have its form.
+    """List every file of `specs`. Raises `UserError` for a source without the expected layout.
 
     Hidden files are skipped. The result does not depend on the machine or on the sources' order on
     disk; files in nested folders belong to the class of the first level.
@@ -75,7 +75,7 @@ def list_sources(specs: Sequence[SourceSpec]) -> Listing:
         _check_names_differ(spec, files)
         order = sorted(files, key=_reading_order)
         source = Source(spec, tuple(_labelled(spec, file, labels) for file in order))
-        _check_groups_match(source)
+        _check_specimens_match(source)
         sources.append(source)
     return Listing(classes, tuple(sources))
 
@@ -92,12 +92,14 @@ def _reading_order(file: _Found) -> Any:
 
 
 def _labelled(spec: SourceSpec, file: _Found, labels: Mapping[str, int]) -> SourceFile:
-    group = file.group
-    if group is None and spec.group is not None and (match := re.search(spec.group, file.name)):
-        group = "|".join(part or "" for part in match.groups()) if any(match.groups()) else None
+    specimen = file.specimen
+    if specimen is None and spec.specimen is not None:
+        match = re.search(spec.specimen, file.name)
+        if match and any(match.groups()):
+            specimen = "|".join(part or "" for part in match.groups())
     scale = spec.scale if file.scale is None else file.scale
     label = labels[file.class_name]
-    return SourceFile(file.location, file.entry, file.name, label, group, scale)
+    return SourceFile(file.location, file.entry, file.name, label, specimen, scale)
 
 
 def _files(spec: SourceSpec) -> Iterator[_Found]:
@@ -122,7 +124,7 @@ def _expand(path: str, dataset: str | None) -> list[str]:
     if glob.has_magic(path) and (matches := glob.glob(path)):  # noqa: PTH207 (any root)
         return sorted(matches, key=natural_key)
     if dataset is not None:
-        raise UserError(f"{path} is not there; get it with: python -m shards.fetch {dataset}")
+        raise UserError(f"{path} does not exist; get it with: python -m shards.fetch {dataset}")
     kinds = "a folder with one folder per class, an archive, or a table"
     raise UserError(f"no such folder or file: {path}; a source is {kinds}")
 
@@ -145,7 +147,7 @@ def _class_folders(location: str, prefix: str, *, alone: bool) -> Iterator[_Foun
         else:
             stray += is_image_name(entry.path)
     if stray:
-        warn(f"{stray} images lie in {location} itself, in no class folder; they are left out")
+        warn(f"{stray} images in {location} are in no class folder; they are left out")
 
 
 def _wrapping_folders(entries: Sequence[Entry]) -> int:
@@ -179,9 +181,7 @@ def _renamed(spec: SourceSpec, files: list[_Found]) -> list[_Found]:
     for file in files:
         name = spec.classes.get(file.class_name, file.class_name)
         if name is not None:
-            renamed.append(
-                _Found(file.location, file.entry, file.name, name, file.group, file.scale)
-            )
+            renamed.append(replace(file, class_name=name))
     return renamed
 
 
@@ -192,17 +192,17 @@ def _check_names_differ(spec: SourceSpec, files: Sequence[_Found]) -> None:
         if times > 1:
             raise UserError(
                 f"source {spec.name or spec.path[0]} has {name} of class {class_name} {times} "
-                "times; make its paths sources of their own, each with a name"
+                "times; make each of its paths a source with a name of its own"
             )
 
 
-def _check_groups_match(source: Source) -> None:
-    """A pattern that fits no path would leave specimens torn, without a word."""
+def _check_specimens_match(source: Source) -> None:
+    """A pattern that matches no path would silently separate the images of a specimen."""
     spec = source.spec
-    if spec.group is not None and not any(file.group for file in source.files):
+    if spec.specimen is not None and not any(file.specimen for file in source.files):
         raise UserError(
-            f"no path of {spec.name or spec.path[0]} matches the group pattern {spec.group!r}; "
-            f"one of its paths is {source.files[0].name}"
+            f"no path of {spec.name or spec.path[0]} matches the specimen pattern "
+            f"{spec.specimen!r}; one of its paths is {source.files[0].name}"
         )
 
 
@@ -216,7 +216,7 @@ def _check_classes_have_images(spec: SourceSpec, files: Sequence[_Found]) -> Non
         where = f"class folder {spec.path[0]}/{name}"
         if spec.name or spec.layout != "folders":
             where = f"class {name} of source {spec.name or spec.path[0]}"
-        raise UserError(f"{where} has no images; add some or take it away")
+        raise UserError(f"{where} has no images; add some or remove it")
 
 
 def _empty_folders(root: str) -> set[str]:
@@ -231,7 +231,7 @@ def _empty_folders(root: str) -> set[str]:
 
 
 def _table_files(location: str, columns: Mapping[str, str]) -> Iterator[_Found]:
-    """Rows of path, label and, where the table has them, group and scale.
+    """Rows of path, label and, where the table has them, specimen and scale.
 
     Paths are relative to the table's folder, absolute, or URLs.
     """
@@ -254,7 +254,7 @@ def _table_files(location: str, columns: Mapping[str, str]) -> Iterator[_Found]:
             entry=entry,
             name=str(path),
             class_name=str(label),
-            group=_optional(row, columns["group"]),
+            specimen=_optional(row, columns["specimen"]),
             scale=_positive(row, columns["scale"], location, number),
         )
 
@@ -298,7 +298,7 @@ def _table_place(base: str, path: str) -> tuple[str, Entry]:
         stat = Path(base, path).stat()
     except OSError as error:
         raise UserError(
-            f"cannot read {Path(base, path)}: {error.strerror}; it stands in a table"
+            f"cannot read {Path(base, path)}: {error.strerror}; a table lists it"
         ) from error
     return base, Entry(path, stat.st_size, str(stat.st_mtime_ns))
 

@@ -1,31 +1,31 @@
-"""Which image validates, and in which order all lie: pure functions of keys, groups and a seed.
+"""Which images validate, and in which order: pure functions of keys, groups and a seed.
 
-No group ever spans the split. A class to which groups leave too few validation images trains only.
+No group ever spans the split. A class whose groups leave too few validation images trains only.
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from shards.components import components
+from shards.schema import LEFT_OUT_SPLIT, SPLITS
 
-SplitRule = Literal["per_class", "share", "folds", "source", "file"]
-
-TRAIN, VAL, LEFT_OUT = 0, 1, 2
-# Of its target: a class with less in validation trains only, since its score would say little.
+SPLIT_NAMES = (*SPLITS, LEFT_OUT_SPLIT)
+TRAIN, VAL, LEFT_OUT = range(3)  # positions in SPLIT_NAMES
+_NEW = -1  # not in an earlier set
+# Of its target: a class with less in validation trains only; its score would mean little.
 MIN_TARGET_SHARE = 0.5
 
 _Ints = npt.NDArray[np.int64]
-Sides = npt.NDArray[np.int8]  # TRAIN, VAL or LEFT_OUT per image
+Assignment = npt.NDArray[np.int8]  # TRAIN, VAL or LEFT_OUT per image
 
 
 @dataclass(frozen=True, slots=True)
 class Population:
-    """All images that are to be split. `groups` are any numbers; equal ones stay together."""
+    """The images to split. `groups` are any numbers; images of one group stay together."""
 
     keys: Sequence[str]
     labels: _Ints
@@ -36,43 +36,43 @@ class Population:
         return np.bincount(self.labels, minlength=self.classes)
 
 
-def draw_validation(population: Population, targets: _Ints, seed: int) -> Sides:
+def draw_validation(population: Population, targets: _Ints, seed: int) -> Assignment:
     """Draw whole groups into validation, at most `targets[label]` images of each class.
 
-    Groups come in the order of their first image in `shuffled`, so what one class holds decides
-    nothing for another (but through groups that hold both), and larger targets keep what they had.
+    Groups are drawn in the order of their first image in `shuffled`. So the images of one class do
+    not affect another (unless a group holds both), and a larger target adds to a smaller one.
     """
-    sides = np.full(len(population.keys), TRAIN, np.int8)
+    assignment = np.full(len(population.keys), TRAIN, np.int8)
     left = targets.copy()
     for members in _groups_in_order(population, seed):
         counts = np.bincount(population.labels[members], minlength=population.classes)
         if (counts <= left).all():
-            sides[members] = VAL
+            assignment[members] = VAL
             left -= counts
-    return sides
+    return assignment
 
 
-def training_only(population: Population, sides: Sides, targets: _Ints) -> tuple[int, ...]:
-    """The classes whose validation images are too few beside their target, 0 included."""
-    drawn = np.bincount(population.labels[sides == VAL], minlength=population.classes)
+def training_only(
+    population: Population, assignment: Assignment, targets: _Ints
+) -> tuple[int, ...]:
+    """The classes with too few validation images for their target, or none."""
+    drawn = np.bincount(population.labels[assignment == VAL], minlength=population.classes)
     short = (targets > 0) & (drawn < np.maximum(1, MIN_TARGET_SHARE * targets))
     return tuple(np.flatnonzero(short).tolist())
 
 
-def withdraw(population: Population, sides: Sides, labels: Sequence[int]) -> Sides:
-    """Put these classes back into training.
-
-    Groups that validate with another class as well stay: of a class so short, a few images then
-    validate all the same.
-    """
+def return_to_train(
+    population: Population, assignment: Assignment, labels: Sequence[int]
+) -> Assignment:
+    """Put the classes `labels` back into training, but for groups that hold others as well."""
     others = ~np.isin(population.labels, labels)
-    mixed = np.isin(population.groups, population.groups[others & (sides == VAL)])
-    back = np.isin(population.labels, labels) & (sides != TRAIN) & ~mixed
-    return np.where(back, np.int8(TRAIN), sides)
+    mixed = np.isin(population.groups, population.groups[others & (assignment == VAL)])
+    back = np.isin(population.labels, labels) & (assignment != TRAIN) & ~mixed
+    return np.where(back, np.int8(TRAIN), assignment)
 
 
 def validation_targets(sizes: _Ints, per_class: int, max_share: float) -> _Ints:
-    """`per_class` images of each class (paper A: 50), at most a share, but one if it has two."""
+    """`per_class` images of each class (paper A: 50), at most a share, at least one of two."""
     return np.array([validation_count(int(size), per_class, max_share) for size in sizes], np.int64)
 
 
@@ -84,12 +84,12 @@ def validation_count(samples: int, per_class: int, max_share: float) -> int:
 
 
 def share_targets(sizes: _Ints, share: float) -> _Ints:
-    """A share of each class (paper B: 3,750 of 18,750), but one if it has two."""
+    """A share of each class (paper B: 3,750 of 18,750), at least one if the class has two."""
     return np.where(sizes < 2, 0, np.maximum(1, np.rint(sizes * share))).astype(np.int64)
 
 
 def draw_folds(population: Population, folds: int, seed: int) -> _Ints:
-    """The fold of each image: whole groups, large ones first, each where its classes are fewest."""
+    """The fold of each image: whole groups, the largest first, where its classes are rarest."""
     of_class = np.maximum(population.class_sizes(), 1)
     filled = np.zeros((folds, population.classes))
     fold = np.empty(len(population.keys), np.int64)
@@ -102,30 +102,31 @@ def draw_folds(population: Population, folds: int, seed: int) -> _Ints:
     return fold
 
 
-def hold_out(population: Population, held: npt.NDArray[np.bool_]) -> Sides:
+def hold_out(population: Population, held: npt.NDArray[np.bool_]) -> Assignment:
     """Validation is `held`; images outside it that share a group with it are left out."""
     touched = np.isin(population.groups, population.groups[held])
-    sides = np.where(touched, np.int8(LEFT_OUT), np.int8(TRAIN))
-    return np.where(held, np.int8(VAL), sides)
+    assignment = np.where(touched, np.int8(LEFT_OUT), np.int8(TRAIN))
+    return np.where(held, np.int8(VAL), assignment)
 
 
-def apply_saved(keys: Sequence[str], saved: Mapping[str, str], bonds: _Ints) -> Sides:
-    """The split of an earlier set for the keys that it knows; `bonds` (M, 2) are bound positions.
+def apply_saved(keys: Sequence[str], saved: Mapping[str, int], edges: _Ints) -> Assignment:
+    """Keep the split of an earlier set: `saved` maps its keys to TRAIN, VAL or LEFT_OUT.
 
-    A new image follows what it is bound to into validation. What trained then and is now bound to a
-    validating image, directly or through new ones, is left out, and what was left out stays so.
+    `edges` (M, 2) are pairs of positions that must not be separated. A new image follows a
+    validating one into validation. A training image that is now connected to a validating one,
+    directly or through new ones, is left out; what was left out stays so.
     """
-    said = np.array([saved.get(key, "") for key in keys])
-    new = said == ""
-    # Only new images hand validation on: the pieces of a mosaic that was cut stay apart.
-    linking = bonds[new[bonds].any(axis=1)]
+    known = np.array([saved.get(key, _NEW) for key in keys])
+    new = known == _NEW
+    # Only through new images does validation spread: the pieces of a cut mosaic stay apart.
+    linking = edges[new[edges].any(axis=1)]
     pieces = components(len(keys), linking[:, 0], linking[:, 1])
-    reached = np.isin(pieces, pieces[said == "val"])
-    reached[bonds[(said[bonds] == "val").any(axis=1)]] = True
-    sides = np.where(reached & new, np.int8(VAL), np.int8(TRAIN))
-    sides[(reached & (said == "train")) | (said == "left_out")] = LEFT_OUT
-    sides[said == "val"] = VAL
-    return sides
+    reached = np.isin(pieces, pieces[known == VAL])
+    reached[edges[(known[edges] == VAL).any(axis=1)]] = True
+    assignment = np.where(reached & new, np.int8(VAL), np.int8(TRAIN))
+    assignment[(reached & (known == TRAIN)) | (known == LEFT_OUT)] = LEFT_OUT
+    assignment[known == VAL] = VAL
+    return assignment
 
 
 def shuffled(keys: Sequence[str], seed: int) -> _Ints:

@@ -1,4 +1,4 @@
-"""What is in a shard set, in numbers: from its index and manifest, without opening a tar.
+"""The contents of a shard set in numbers, from its index and manifest, without opening a tar.
 
 python -m shards.stats DIR            tables
 python -m shards.stats DIR --json     the same as one JSON object
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +18,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from shards.cli import ArgumentParser, program
+from shards.cli import program
 from shards.schema import SPLITS, Manifest, SourceInfo, read_index, read_manifest
+from shards.settings import Positional, load_config
 from shards.tables import printable, read_samples
 
-_PIPE_WIDTH = 160  # columns of a table that no terminal limits
+_PIPE_WIDTH = 160  # columns of a table where there is no terminal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StatsConfig:
+    """Print the contents of a shard set in numbers."""
+
+    folder: Annotated[Path, Positional, "folder that shards.write made"]
+    json: Annotated[bool, "as one JSON object"] = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +73,7 @@ class SetStats:
     classes: tuple[ClassStats, ...]
     height: Range
     width: Range
-    grey: int | None  # None: the set does not say which of its images are coloured
+    grey: int | None  # None: no table says which images are coloured
     coloured: int | None
     mean: tuple[float, ...]  # used for normalisation
     std: tuple[float, ...]
@@ -81,12 +90,9 @@ class SetStats:
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description="Say what is in a shard set, in numbers.")
-    parser.add_argument("folder", type=Path, help="folder that shards.write made")
-    parser.add_argument("--json", action="store_true", help="as one JSON object")
-    arguments = parser.parse_args(argv)
-    stats = set_stats(arguments.folder, read_manifest(arguments.folder))
-    if arguments.json:
+    config = load_config(StatsConfig, argv)
+    stats = set_stats(config.folder, read_manifest(config.folder))
+    if config.json:
         print(json.dumps(asdict(stats), indent=1))
         return
     out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
@@ -118,9 +124,9 @@ def set_stats(folder: Path, manifest: Manifest) -> SetStats:
         sources=manifest.sources,
         decisions=manifest.decisions,
         rejected=manifest.rejected,
-        split_rule=str(manifest.split.get("rule")),
-        training_only=tuple(manifest.split.get("training_only", ())),
-        left_out=int(manifest.split.get("left_out", 0)),
+        split_rule=str(manifest.split_report.get("rule")),
+        training_only=tuple(manifest.split_report.get("training_only", ())),
+        left_out=int(manifest.split_report.get("left_out", 0)),
         corpus_hash=manifest.corpus_hash,
     )
 
@@ -221,7 +227,7 @@ def _facts(stats: SetStats) -> Iterator[tuple[str, str]]:
         size, shards = human_bytes(stats.bytes[split]), stats.shards[split]
         yield split, f"{stats.splits[split]} images, {size} in {shards} tar{'s'[: shards != 1]}"
     if stats.left_out:
-        yield "left out", f"{stats.left_out} images that overlap both sides of the split"
+        yield "left out", f"{stats.left_out} images that overlap training and validation images"
     if stats.coloured is not None:
         yield "colour", f"{stats.grey} grey, {stats.coloured} coloured"
     for side in ("height", "width"):
@@ -242,8 +248,8 @@ def _table(
     caption: str | None = None,
     marked: Sequence[str] = (),
 ) -> Table:
-    """`<` before a column's name: its numbers stand to the right. `marked` first cells get a *."""
-    # Names come as `Text`: in a plain string `[red]` would be taken for a style.
+    """`<` before a column's name aligns it to the right; first cells in `marked` get a *."""
+    # `Text`, since rich would read `[red]` in a plain string as a style.
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     for column in columns:
         right = column.startswith("<")

@@ -1,4 +1,4 @@
-"""Writes a seeded corpus of drawn micrographs, and a segmentation set with exact masks beside it.
+"""Write a seeded corpus of drawn micrographs, and a segmentation set with exact masks.
 
 python -m shards.synthetic --out DIR
 
@@ -50,7 +50,7 @@ class SyntheticConfig:
             raise ValueError(f"images_per_class must be at least 1, not {self.images_per_class}")
         if self.labelled_class not in SEGMENTED:
             known = ", ".join(SEGMENTED)
-            raise ValueError(f"{self.labelled_class!r} has no masks; those that have: {known}")
+            raise ValueError(f"{self.labelled_class!r} has no masks; classes with masks: {known}")
         if self.size < 32:
             raise ValueError(f"size must be at least 32 pixels, not {self.size}")
         if not 0 <= self.seed < 2**32:

@@ -1,4 +1,4 @@
-"""The tables beside the tars, read back row by row: samples, pairs of near-duplicates, rejects."""
+"""Read the tables beside the tars row by row: samples, pairs of near-duplicates, rejects."""
 
 import csv
 import json
@@ -24,37 +24,37 @@ _UNPRINTABLE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What samples.csv says of an image; `bar` is (edge, row, height of the file) if it had one."""
+    """A row of samples.csv; `bar` is (edge, row, height of the file) if the image had one."""
 
     key: str
     split: str
     class_name: str
-    origin: str
     source: str
+    path: str
     group: str
     height: int
     width: int
     channels: int
     bar: tuple[str, int, int] | None
-    marks: int
+    annotations: int  # burnt-in marks
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A row of overlaps.csv: first = scale * turn(second) + (x, y), in pixels as stored."""
+    """A row of overlaps.csv: first = scale * rotation(second) + (x, y), in pixels as stored."""
 
     first: str
     second: str
     x: float
     y: float
     scale: float
-    turn: float  # radians
-    share: float
+    rotation: float  # radians
+    overlap_fraction: float
 
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """All three; a table that is not there is empty, as in a set from before it was written."""
+    """All three; a missing table is empty."""
 
     samples: Sequence[Sample]
     pairs: Sequence[Pair]
@@ -62,7 +62,7 @@ class Tables:
 
 
 def read_tables(folder: Path) -> Tables:
-    """Read the tables of a shard set. Rows that are damaged are left out."""
+    """Read the tables of a shard set. Damaged rows are left out."""
     return Tables(
         samples=list(read_samples(folder)),
         pairs=list(_pairs(folder)),
@@ -78,27 +78,32 @@ def read_samples(folder: Path) -> Iterator[Sample]:
                 key=row["key"],
                 split=row["split"],
                 class_name=row["class"],
-                origin=row["origin"],
                 source=row["source"],
+                path=row["path"],
                 group=row["group"],
                 height=int(row["height"]),
                 width=int(row["width"]),
                 channels=int(row["channels"]),
                 bar=_bar(row["data_bar"]),
-                marks=int(row["overlay_marks"] or 0),
+                annotations=int(row["annotations"] or 0),
             )
 
 
-def printable(name: object) -> str:
-    """A name as UTF-8 text of one line: a file's name may hold any bytes but `/` and zero.
+def path_in_source(file: Sample | Rejected) -> str:
+    """How a file is shown: its path, after the name of its source if that has one."""
+    return f"{file.source}: {file.path}" if file.source else file.path
 
-    Marks that turn the direction of what follows go as well; letters may run as they do.
+
+def printable(name: object) -> str:
+    """A name as one line of UTF-8 text: a file's name may hold any bytes but `/` and zero.
+
+    Marks that change the direction of the text are replaced as well; letters keep theirs.
     """
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", str(name))
 
 
 def _pairs(folder: Path) -> Iterator[Pair]:
-    numbers = ("x", "y", "scale", "turn", "share")
+    numbers = ("x", "y", "scale", "rotation", "overlap_fraction")
     for row in _rows(folder / OVERLAPS_NAME, OVERLAP_COLUMNS):
         with suppress(ValueError):
             yield Pair(row["first"], row["second"], *(float(row[column]) for column in numbers))
@@ -111,7 +116,7 @@ def _rejects(folder: Path) -> Iterator[Rejected]:
     with path.open(encoding="utf-8") as stream:
         for line in stream:
             with suppress(ValueError, TypeError):
-                yield Rejected(**{"origin": "", **json.loads(line)})
+                yield Rejected(**json.loads(line))
 
 
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:

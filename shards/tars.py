@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 from shards.catalog import Catalog, Records, dump_provenance, parse_provenance
 from shards.cli import progress
+from shards.format.config import WriteConfig
+from shards.images import SUFFIXES
 from shards.schema import INDEX_DTYPE, Index, ShardInfo, file_sha256, idx_file
 
 
@@ -34,20 +36,19 @@ def write_split(
     catalog: Catalog,
     order: npt.NDArray[np.int64],
     groups: Mapping[int, str],
-    *,
-    suffix: str,
-    shard_samples: int,
-    workers: int,
+    config: WriteConfig,
 ) -> tuple[tuple[ShardInfo, ...], Index]:
     """Write the catalog's images at `order`, in that order, as `split-00000.tar` and so on.
 
-    `groups` names the group of the positions that have one; `suffix` is that of the images.
+    `groups` maps positions to the name of their group, where they have one.
     """
-    cuts = [order[i : i + shard_samples] for i in range(0, len(order), shard_samples)]
+    size = config.shard_samples
+    cuts = [order[start : start + size] for start in range(0, len(order), size)]
     names = [f"{split}-{number:05d}.tar" for number in range(len(cuts))]
+    suffix = SUFFIXES[config.profile]
     write = partial(_write_tar, folder, catalog=catalog, groups=groups, suffix=suffix)
-    # Threads are enough: the work is reading, hashing and writing, and hashing frees the lock.
-    with ThreadPoolExecutor(workers) as pool:
+    # Threads are enough: reading, hashing and writing release the GIL.
+    with ThreadPoolExecutor(config.processes) as pool:
         written = progress(pool.map(write, names, cuts), f"write {split}", total=len(cuts))
         shards, parts = zip(*written, strict=True) if cuts else ((), ())
     index = np.concatenate(parts) if parts else np.empty(0, INDEX_DTYPE)
@@ -115,11 +116,12 @@ def _write_tar(
 
 def _components(catalog: Catalog, row: np.void, group: str | None, suffix: str) -> dict[str, bytes]:
     """The members of a sample by suffix, in alphabetical order as webdataset has them."""
-    image, said = catalog.read(row)
+    image, provenance = catalog.read(row)
     if group is not None:
-        said = dump_provenance(parse_provenance(said, catalog.spool) | {"group": group})
+        content = parse_provenance(provenance, catalog.spool)
+        provenance = dump_provenance(content | {"group": group})
     label = str(row["label"]).encode("ascii")
-    return dict(sorted({suffix: image, "cls": label, "json": said}.items()))
+    return dict(sorted({suffix: image, "cls": label, "json": provenance}.items()))
 
 
 def _index_rows(members: Sequence[TarMember], records: Records) -> Index:

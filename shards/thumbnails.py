@@ -1,4 +1,4 @@
-"""Small pictures for a page, as data URIs: of stored images, and of the files they came from."""
+"""Thumbnails for the report, as data URIs: of stored images, and of the files they came from."""
 
 import base64
 import io
@@ -18,14 +18,14 @@ from shards.schema import Manifest, idx_file
 from shards.sources import Listing, SourceFile
 from shards.stores import cached_store, is_archive, is_url
 
-# What a page may cost. Files beyond are not shown: the page says so where they are missing.
+# Limits of what a page may cost. Larger files are not shown; the page says how many.
 MAX_PIXELS = 25_000_000  # 5000 x 5000; at 16 bits half a second and 600 MB
 MAX_FILE_BYTES = 128_000_000
-MAX_DEPTH = 256 * 1024**2  # bytes into a compressed tar, which is read from its beginning: seconds
+MAX_DEPTH = 256 * 1024**2  # bytes into a compressed tar, which is read from its start: seconds
 
 _JPEG_QUALITY = 72  # of 112-px pictures: 3 kB each
 
-Origin = tuple[str, str]  # name of the source, and of the file in it
+SourcePath = tuple[str, str]  # name of the source, path in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +73,13 @@ class StoredImages:
 
 
 def draw_originals(
-    listing: Listing | None, wanted: Mapping[Origin, Wanted]
-) -> dict[Origin, Picture]:
+    listing: Listing | None, wanted: Mapping[SourcePath, Wanted]
+) -> dict[SourcePath, Picture]:
     """Pictures of source files; those that are gone, unreadable or too large are left out."""
     if listing is None:
         return {}
     found = {}
-    gone: set[str] = set()  # URLs: a server that does not answer costs a minute each time
+    gone: set[str] = set()  # URLs: a server that does not answer takes a minute each time
     files = [
         (file, (source.spec.name, file.name))
         for source in listing.sources
@@ -87,7 +87,7 @@ def draw_originals(
         if (source.spec.name, file.name) in wanted
     ]
     files.sort(key=lambda pair: (pair[0].location, pair[0].entry.offset, pair[1]))
-    for file, origin in files:
+    for file, name in files:
         if file.location in gone or not _is_affordable(file):
             continue
         try:
@@ -96,13 +96,13 @@ def draw_originals(
             if is_url(file.location):
                 gone.add(file.location)
             continue
-        if picture := draw(data, wanted[origin]):
-            found[origin] = picture
+        if picture := draw(data, wanted[name]):
+            found[name] = picture
     return found
 
 
 def draw(data: bytes, wanted: Wanted) -> Picture | None:
-    """A thumbnail of an image file, even of one that no shard may hold; None if none comes out."""
+    """A thumbnail of an image file, even of a rejected one; None where it does not decode."""
     pixels = _decode(data)
     if pixels is None:
         return None
@@ -123,13 +123,13 @@ def _decode(data: bytes) -> Pixels | None:
     except RejectedImage as reject:
         if reject.reason == "too_large":
             return None
-    try:  # what was rejected for its size, depth or content can be looked at all the same
+    try:  # what was rejected for its size, depth or content can still be shown
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             grey = image.mode.startswith(("1", "L", "I", "F"))
             return np.asarray(image.convert("L" if grey else "RGB"))
-    except Exception:  # decoders raise anything; there is nothing to see then
+    except Exception:  # decoders raise anything; there is nothing to show then
         return None
 
 
@@ -159,4 +159,4 @@ def _read_at(path: Path, offset: int, size: int) -> bytes:
         with path.open("rb") as stream:
             return os.pread(stream.fileno(), size, offset)
     except OSError:
-        return b""  # does not decode: shown as missing
+        return b""  # does not decode, so is shown as missing

@@ -1,4 +1,4 @@
-"""A finished shard set goes to an object store: every file checked, the manifest last."""
+"""Upload a finished shard set to an object store: every file checked, the manifest last."""
 
 import re
 from pathlib import Path
@@ -23,9 +23,9 @@ def check_is_free(url: str) -> None:
 
 
 def upload(folder: Path, url: str) -> None:
-    """Copy a finished set to `url`; the manifest last, since its presence means that it is whole.
+    """Copy a finished set to `url`; the manifest last: a set that has one is complete.
 
-    An upload that broke off is begun anew. Raises `UserError` when a file does not arrive whole.
+    An interrupted upload starts again. Raises `UserError` when a file does not arrive complete.
     """
     fs, root = filesystem(url)
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != ".")
@@ -36,7 +36,7 @@ def upload(folder: Path, url: str) -> None:
 
 
 def _clear(fs: Any, root: str, names: set[str]) -> None:
-    """Remove what an upload of other options has left when it broke off: tars match patterns."""
+    """Remove what an interrupted upload with other settings left: readers take train-*.tar."""
     for path in fs.ls(root, detail=False) if fs.exists(root) else ():
         name = path.rpartition("/")[2]
         if _OURS.fullmatch(name) and name not in names:
@@ -52,7 +52,7 @@ def _put(fs: Any, path: Path, target: str, url: str) -> None:
     except Exception as error:
         raise UserError(
             f"cannot upload {path.name} to {url}: {error}; run the same command again: "
-            f"{path.parent} keeps what was made"
+            f"{path.parent} keeps the finished files"
         ) from error
     if arrived != path.stat().st_size:
         raise UserError(

@@ -1,6 +1,6 @@
-"""Is a shard set whole? Every checksum, count, label, index row and image is looked at.
+"""Check a shard set: every checksum, count, label, index row and image.
 
-python -m shards.verify DIR        exit code 0: whole; 1: each fault is named
+python -m shards.verify DIR        exit code 0: complete and correct; 1: each fault is printed
 python -m shards.verify s3://bucket/set --decode 0.01
 """
 
@@ -8,19 +8,19 @@ import json
 import os
 import sys
 import tarfile
-from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from shards.cli import ArgumentParser, UserError, console, cores, program, progress
+from shards.cli import UserError, console, cores, program, progress
 from shards.images import RejectedImage, decode_image
 from shards.schema import (
     OVERLAPS_NAME,
@@ -38,30 +38,41 @@ from shards.schema import (
     read_manifest,
     read_rows,
 )
+from shards.settings import Positional, load_config
 from shards.stores import filesystem, is_url
 from shards.tars import TarMember, dali_index, list_members
 
 Bring = Callable[[str], AbstractContextManager[Any]]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerifyConfig:
+    """Check a shard set and print every fault."""
+
+    set: Annotated[str, Positional, "folder that shards.write made, or its URL"]
+    decode: Annotated[float, "fraction of the images to decode; every byte is hashed anyway"] = 1.0
+    workers: Annotated[int | None, "threads [one per core]"] = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decode <= 1:
+            raise ValueError(f"decode must lie between 0 and 1, not {self.decode}")
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers must be at least 1, not {self.workers}")
+
+
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description="Check a shard set and name every fault.")
-    parser.add_argument("set", help="folder that shards.write made, or its URL")
-    help_ = "share of the images to decode; every byte is hashed in any case [1]"
-    parser.add_argument("--decode", type=_share_of_one, default=1.0, metavar="X", help=help_)
-    help_ = "threads [one per core]"
-    parser.add_argument("--workers", type=int, default=cores(), metavar="N", help=help_)
-    options = parser.parse_args(argv)
-    with _local_tables(options.set) as (folder, bring):
+    config = load_config(VerifyConfig, argv)
+    with _local_tables(config.set) as (folder, bring):
         manifest = read_manifest(folder)
-        faults = list(find_faults(folder, manifest, options.decode, options.workers, bring))
+        workers = config.workers or cores()
+        faults = list(find_faults(folder, manifest, config.decode, workers, bring))
     for fault in faults:
         print(fault)
     if faults:
         sys.exit(1)
     total = sum(split.samples for split in manifest.splits.values())
-    console.print(f"{options.set}: whole, {total} images, {len(manifest.classes)} classes")
+    console.print(f"{config.set}: complete, {total} images, {len(manifest.classes)} classes")
 
 
 def find_faults(
@@ -71,17 +82,17 @@ def find_faults(
     workers: int = 1,
     bring: Bring = nullcontext,
 ) -> Iterator[str]:
-    """Yield one line per fault of the shard set in `folder`; none when it is whole.
+    """Yield one line per fault of the shard set in `folder`.
 
-    `decode` is the share of the images to decode, evenly spread; `bring` has a tar at hand while it
-    is looked at (a set in an object store is never on this disk as a whole).
+    `decode` is the fraction of the images to decode, evenly spread; `bring(name)` makes a tar
+    available while it is checked (a set in an object store is never all on this disk).
     """
     if manifest.corpus_hash != corpus_hash(manifest.classes, manifest.splits):
-        yield "manifest.json: corpus_hash does not follow from the classes and shards it lists"
+        yield "manifest.json: corpus_hash is not the hash of the classes and shards it lists"
     yield from _table_faults(folder, manifest)
-    sides = _read_sides(folder, manifest)
-    if sides is not None and (folder / OVERLAPS_NAME).exists():
-        yield from _split_faults(folder, sides)
+    splits = _read_splits(folder)
+    if splits is not None and (folder / OVERLAPS_NAME).exists():
+        yield from _split_faults(folder, splits)
     for name, split in manifest.splits.items():
         index = None
         try:
@@ -91,8 +102,8 @@ def find_faults(
         except (UserError, OSError) as error:
             yield f"{index_file(name)}: {error}"
         yield from _count_faults(name, split, index)
-        look = partial(_shard_faults, folder, manifest, name, sides, index, decode, bring)
-        with ThreadPoolExecutor(workers) as pool:  # hashing and decoding free the lock
+        look = partial(_shard_faults, folder, manifest, name, splits, index, decode, bring)
+        with ThreadPoolExecutor(workers) as pool:  # hashing and decoding release the GIL
             looked = pool.map(look, range(len(split.shards)), split.shards)
             for faults in progress(looked, f"verify {name}", total=len(split.shards)):
                 yield from faults
@@ -108,31 +119,29 @@ def _table_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
     known = {shard.name for split in manifest.splits.values() for shard in split.shards}
     for path in sorted(folder.glob("*.tar")):
         if path.name not in known:
-            yield f"{path.name}: is not in the manifest, yet who reads *.tar reads it too"
+            yield f"{path.name}: is not in the manifest, but readers of *.tar would read it"
 
 
-def _split_faults(folder: Path, sides: Mapping[str, str]) -> Iterator[str]:
-    """Name what binds images on both sides: near-duplicates and specimens, as the tables say."""
+def _split_faults(folder: Path, splits: Mapping[str, str]) -> Iterator[str]:
+    """Near-duplicates and specimens, as the tables list them, with images in both splits."""
     for row in read_rows(folder / OVERLAPS_NAME):
         ends = row["first"], row["second"]
-        if {sides.get(key, "") for key in ends} == set(SPLITS):
+        if {splits.get(key, "") for key in ends} == set(SPLITS):
             yield f"{OVERLAPS_NAME}: {ends[0]} and {ends[1]} overlap across the split"
     specimens: dict[tuple[str, str], set[str]] = {}
     for row in read_rows(folder / SAMPLES_NAME):
         if row["specimen"] and row["split"] in SPLITS:
-            specimens.setdefault((row["origin"], row["specimen"]), set()).add(row["split"])
+            specimens.setdefault((row["source"], row["specimen"]), set()).add(row["split"])
     for (_, specimen), found in specimens.items():
         if len(found) > 1:
-            yield f"{SAMPLES_NAME}: specimen {specimen} lies on both sides of the split"
+            yield f"{SAMPLES_NAME}: specimen {specimen} is in both splits"
 
 
-def _read_sides(folder: Path, manifest: Manifest) -> dict[str, str] | None:
-    """Key -> split as samples.csv has it; None where the set has none, or a damaged one."""
-    if SAMPLES_NAME not in manifest.files:  # of version 1
-        return None
+def _read_splits(folder: Path) -> dict[str, str] | None:
+    """Key -> split as in samples.csv; None where it cannot be read."""
     try:
         return {row["key"]: row["split"] for row in read_rows(folder / SAMPLES_NAME)}
-    except UserError:  # `_table_faults` says why
+    except UserError:  # `_table_faults` reports it
         return None
 
 
@@ -144,7 +153,7 @@ def _count_faults(name: str, split: SplitInfo, index: Index | None) -> Iterator[
     if len(index) != split.samples:
         yield f"{index_file(name)}: {len(index)} rows for {split.samples} samples"
     classes = len(split.class_counts)
-    # A damaged label may be any 32-bit number: all that are none share the last count.
+    # A damaged label may be any 32-bit number: all invalid ones share the last count.
     counts = np.bincount(np.minimum(index["label"], classes), minlength=classes + 1)
     if tuple(counts.tolist()) != (*split.class_counts, 0):
         yield f"{index_file(name)}: class counts differ from the manifest"
@@ -154,7 +163,7 @@ def _shard_faults(
     folder: Path,
     manifest: Manifest,
     split: str,
-    sides: Mapping[str, str] | None,
+    splits: Mapping[str, str] | None,
     index: Index | None,
     decode: float,
     bring: Bring,
@@ -165,22 +174,22 @@ def _shard_faults(
     try:
         with bring(shard.name):
             faults = list(_tar_faults(folder, shard, rows, manifest, decode))
-            if sides is not None:
-                faults += _side_faults(folder / shard.name, split, sides)
+            if splits is not None:
+                faults += _membership_faults(folder / shard.name, split, splits)
             return faults
     except OSError as error:
         return [f"{shard.name}: cannot be read: {error}"]
 
 
-def _side_faults(path: Path, split: str, sides: Mapping[str, str]) -> Iterator[str]:
-    """Name the samples of a tar that samples.csv puts elsewhere, or does not know."""
+def _membership_faults(path: Path, split: str, splits: Mapping[str, str]) -> Iterator[str]:
+    """The samples of a tar that samples.csv lists in another split, or not at all."""
     try:
         keys = {member.key for member in list_members(path)}
-    except (OSError, tarfile.TarError, ValueError, TypeError):  # `_tar_faults` says why
+    except (OSError, tarfile.TarError, ValueError, TypeError):  # `_tar_faults` reports it
         return
     for key in sorted(keys):
-        if sides.get(key) != split:
-            yield f"{path.name}: sample {key}: {SAMPLES_NAME} has it in {sides.get(key)}"
+        if splits.get(key) != split:
+            yield f"{path.name}: sample {key}: {SAMPLES_NAME} has it in {splits.get(key)}"
 
 
 def _tar_faults(
@@ -198,8 +207,8 @@ def _tar_faults(
     except (OSError, tarfile.TarError, ValueError, TypeError) as error:
         yield f"{shard.name}: cannot be read: {error}"
         return
-    described = dali_index(members).encode("utf-8", "surrogateescape")
-    if (folder / idx_file(shard.name)).read_bytes() != described:
+    expected = dali_index(members).encode("utf-8", "surrogateescape")
+    if (folder / idx_file(shard.name)).read_bytes() != expected:
         yield f"{idx_file(shard.name)}: does not describe {shard.name}"
     found = len({member.key for member in members})
     if found != shard.samples:
@@ -241,21 +250,21 @@ def _one_sample(
 
     images = [suffix for suffix in parts if suffix not in ("cls", "json")]
     if len(images) != 1 or "cls" not in parts or "json" not in parts:
-        yield f"has the parts {', '.join(sorted(parts))}, wants one image, cls and json"
+        yield f"has the parts {', '.join(sorted(parts))}; expected one image, cls and json"
         return
     image = parts[images[0]]
     data = read(image)
     try:
         label = int(read(parts["cls"]))
-        said = json.loads(read(parts["json"]))
+        provenance = json.loads(read(parts["json"]))
     except ValueError as error:
         yield f"label or provenance unreadable: {error}"
         return
-    if not 0 <= label < len(manifest.classes) or manifest.classes[label] != said.get("class"):
-        yield f"label {label} does not fit class {said.get('class')!r}"
-    if sha256(data).hexdigest() != said.get("image_sha256"):
+    if not 0 <= label < len(manifest.classes) or manifest.classes[label] != provenance.get("class"):
+        yield f"label {label} does not fit class {provenance.get('class')!r}"
+    if sha256(data).hexdigest() != provenance.get("image_sha256"):
         yield "image bytes differ from their SHA-256"
-    height, width = said.get("height"), said.get("width")
+    height, width = provenance.get("height"), provenance.get("width")
     try:
         if decode:
             height, width = decode_image(data).pixels.shape[:2]
@@ -269,19 +278,9 @@ def _one_sample(
         yield "the index row does not describe it"
 
 
-def _share_of_one(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise ArgumentTypeError(f"must lie between 0 and 1, not {text!r}")
-    return share
-
-
 @contextmanager
 def _local_tables(where: str) -> Iterator[tuple[Path, Bring]]:
-    """The set's folder; of a set at a URL, a temporary one with all but the tars in it."""
+    """The set's folder; for a URL, a temporary folder with everything but the tars."""
     if not is_url(where):
         yield Path(where), nullcontext
         return

@@ -13,11 +13,11 @@ from shards.upload import check_is_free, upload
 
 SPOOL = "spool"
 _SPOOL_DONE = "spool.done"  # about to be deleted
-_MARK = ".shards-write"  # in a spool: everything in its work folder may be deleted
+_MARK = ".shards-write"  # in a spool: everything in that work folder may be deleted
 
 
 def choose_work_folder(out: str, work: Path | None, sources: Iterable[str]) -> Path:
-    """The work folder for `out`. Raises `UserError` where one of them cannot be used."""
+    """The folder to work in, after checking that `out` is free. Raises `UserError`."""
     if is_url(out):
         check_is_free(out)
         work = work or Path(out.rstrip("/").rpartition("/")[2] + ".partial")
@@ -36,24 +36,22 @@ def choose_work_folder(out: str, work: Path | None, sources: Iterable[str]) -> P
 
 
 @contextmanager
-def hold(folder: Path) -> Iterator[None]:
+def lock_work_folder(folder: Path) -> Iterator[None]:
     """Lock the folder inside the block: two runs would mix their files.
 
-    Refuses a folder with the user's own files, because everything in a work folder is deleted.
+    A folder with other files in it is refused: everything in a work folder is deleted.
     """
     # The folder itself: a lock file in it would be deleted, or published with the set.
     with lock_folder(folder, None, hint="wait for it, or choose another --out"):
         if not _is_ours(folder):
-            raise UserError(
-                f"{folder} has files that are not a run's; choose a new or empty folder"
-            )
+            raise UserError(f"{folder} holds files that no run made; choose a new or empty folder")
         (folder / SPOOL).mkdir(exist_ok=True)
         (folder / SPOOL / _MARK).touch()
         yield
 
 
 def empty_but_spool(folder: Path) -> None:
-    """Delete what a killed run, perhaps with other options, left; keep its spool."""
+    """Remove everything but the spool: a killed run may have had other settings."""
     for leftover in folder.glob("*"):
         if leftover.is_dir() and leftover.name != SPOOL:
             shutil.rmtree(leftover)
@@ -62,7 +60,7 @@ def empty_but_spool(folder: Path) -> None:
 
 
 def publish(folder: Path, out: str) -> None:
-    """Rename the finished set to `out`, or copy it to another disk, or upload it."""
+    """Move the finished set to `out`: rename it, copy it to another disk, or upload it."""
     if is_url(out):
         upload(folder, out)
         _drop_spool(folder)
@@ -72,7 +70,7 @@ def publish(folder: Path, out: str) -> None:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether a run made the folder, or it has only empty folders: then all may be deleted."""
+    """Whether all of it may be deleted: a run made it, or it holds nothing but empty folders."""
     if not any(path for path in folder.rglob("*") if not path.is_dir()):
         return True
     finished = folder.suffix == ".partial" and (folder / MANIFEST_NAME).exists()
@@ -91,11 +89,11 @@ def _rename_or_copy(folder: Path, out: Path) -> None:
     shutil.rmtree(copied, ignore_errors=True)
     shutil.copytree(folder, copied, ignore=shutil.ignore_patterns(SPOOL))
     copied.rename(out)
-    shutil.rmtree(folder)  # with the spool, from which an interrupted copy resumes
+    shutil.rmtree(folder)  # last, with the spool: an interrupted copy continues from it
 
 
 def _drop_spool(folder: Path) -> None:
-    # Renamed first: a partly deleted spool under its own name would be used as a complete one.
+    # Renamed first: a half-deleted spool must not look like a complete one.
     doomed = folder / _SPOOL_DONE
     (folder / SPOOL).rename(doomed)
     shutil.rmtree(doomed)

@@ -11,7 +11,7 @@ import numpy as np
 
 from shards.cli import UserError
 from shards.duplicates import find_duplicates
-from shards.fingerprint import describe
+from shards.fingerprint import compute_fingerprint
 from shards.images import Pixels
 
 _COUNTER = re.compile(r"[ _.-]?\d{1,4}$")  # what microscopes and people append per image
@@ -62,6 +62,6 @@ def overlapping_images(images: Sequence[Pixels]) -> list[tuple[int, int]]:
     """Pairs of positions whose images show the same place, copies included."""
     if len(images) < 2:
         return []
-    prints = np.stack([describe(pixels) for pixels in images])
+    prints = np.stack([compute_fingerprint(pixels) for pixels in images])
     pairs = find_duplicates(prints)
     return [(int(a), int(b)) for a, b in zip(pairs["first"], pairs["second"], strict=True)]

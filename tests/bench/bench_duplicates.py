@@ -3,9 +3,9 @@
 python tests/bench/bench_duplicates.py [IMAGES ...]
 
 The fingerprints are made up, since drawing 110,861 micrographs takes an hour: each takes its
-places from many drawn micrographs of one class, with a sixteenth of the bits flipped. As many pairs
+keypoints from many drawn micrographs of one class, a sixteenth of the bits flipped. As many pairs
 of them become candidates as of drawn ones (4.0 an image of 9,600, drawn 4.1). No two are alike but
-the planted hundredth, which share half their places.
+the planted hundredth, which share half their keypoints.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.duplicates import find_duplicates
-from shards.fingerprint import FINGERPRINT, PLACES, Fingerprints, describe
+from shards.fingerprint import FINGERPRINT, KEYPOINTS, Fingerprints, compute_fingerprint
 from shards.synthetic import draw
 from shards.textures import TEXTURES
 
@@ -51,7 +51,7 @@ def _drawn() -> tuple[Fingerprints, float]:
         draw(name, SIZE, 0, index)[0] for name in TEXTURES for index in range(DRAWN_PER_CLASS)
     ]
     start = time.process_time()
-    fingerprints = np.stack([describe(image) for image in pixels])
+    fingerprints = np.stack([compute_fingerprint(image) for image in pixels])
     seconds = time.process_time() - start
     return fingerprints.reshape(len(TEXTURES), DRAWN_PER_CLASS), seconds / len(pixels) * 1000
 
@@ -59,23 +59,23 @@ def _drawn() -> tuple[Fingerprints, float]:
 def _made_up(drawn: Fingerprints, images: int) -> Fingerprints:
     rng = np.random.default_rng(0)
     classes = rng.integers(len(drawn), size=(images, 1))
-    slots = np.arange(PLACES)
+    slots = np.arange(KEYPOINTS)
 
     def mixed(field: str) -> npt.NDArray[Any]:
-        return drawn[field][classes, rng.integers(DRAWN_PER_CLASS, size=(images, PLACES)), slots]
+        return drawn[field][classes, rng.integers(DRAWN_PER_CLASS, size=(images, KEYPOINTS)), slots]
 
     made = np.zeros(images, FINGERPRINT)
     made["height"] = made["width"] = SIZE
-    made["count"] = PLACES
-    made["levels"], made["places"] = mixed("levels"), mixed("places")
-    made["codes"] = mixed("codes") ^ _random_bits(rng, (images, PLACES), halvings=4)
+    made["count"] = KEYPOINTS
+    made["levels"], made["keypoints"] = mixed("levels"), mixed("keypoints")
+    made["descriptors"] = mixed("descriptors") ^ _random_bits(rng, (images, KEYPOINTS), halvings=4)
     made["thumbnail"] = rng.integers(256, size=made["thumbnail"].shape, dtype=np.uint8)
     copies = np.arange(1, images, PLANTED)
-    half = slice(0, PLACES, 2)
-    for field in ("levels", "places", "codes"):
+    half = slice(0, KEYPOINTS, 2)
+    for field in ("levels", "keypoints", "descriptors"):
         made[field][copies, half] = made[field][copies - 1, half]
     flips = _random_bits(rng, (len(copies), len(slots[half])), halvings=5)
-    made["codes"][copies, half] ^= flips
+    made["descriptors"][copies, half] ^= flips
     made["thumbnail"][copies] = made["thumbnail"][copies - 1]
     return made
 

@@ -31,7 +31,8 @@ from gpu_speed import LOADER_BATCH, add_settings
 from pretrain.decoding import choose_decode_path
 from pretrain.store import open_split
 from shards.cli import cores
-from shards.write import JPEG_MAX_SIDE, WriteConfig, write_shards
+from shards.format.config import JPEG_MAX_SIDE, WriteConfig
+from shards.write import write_shards
 
 PARTS = ("loader", "questions", "training")
 SETS = {"full size": JPEG_MAX_SIDE, "512 px": 512}  # longest sides

@@ -147,7 +147,7 @@ def _found(folder: Path) -> int:
     groups = {}
     with (folder / "samples.csv").open(newline="") as stream:
         for row in csv.DictReader(stream):
-            groups[int(Path(row["source"]).stem)] = row["group"]
+            groups[int(Path(row["path"]).stem)] = row["group"]
     pairs = ((groups.get(n), groups.get(n - 1)) for n in groups if n % PLANTED == 1)
     return sum(one == other != "" for one, other in pairs)
 

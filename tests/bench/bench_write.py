@@ -26,12 +26,12 @@ from typing import Any
 
 from PIL import Image
 
-from shards.clean import CleanOptions, clean_image
+from shards.clean import clean_image
 from shards.databar import find_data_bar
-from shards.fingerprint import describe
-from shards.images import Profile, decode_raw, encode_image, shrink, to_eight_bits
-from shards.overlays import find_overlay
-from shards.write import FAST_MAX_SIDE
+from shards.fingerprint import compute_fingerprint
+from shards.format.config import FAST_MAX_SIDE, Profile, WriteConfig
+from shards.images import decode_raw, encode_image, shrink, to_eight_bits
+from shards.overlays import find_annotations
 
 PROFILES: tuple[Profile, ...] = ("fast", "exact")
 Encode = Callable[[Path], bytes]
@@ -190,13 +190,14 @@ def _costs(files: list[Path]) -> None:
         image.pixels for image in _timed("grey or colour", to_eight_bits, [r.values for r in raw])
     ]
     _timed("data bar", find_data_bar, pixels)
-    _timed("burnt-in marks", find_overlay, pixels)
-    _timed("(the four above and masks)", lambda d: clean_image(d, CleanOptions()), data)
+    _timed("burnt-in marks", find_annotations, pixels)
+    config = WriteConfig(source="x", out="y")
+    _timed("(the four above and masks)", lambda d: clean_image(d, config), data)
     small = _timed("scale", lambda p: shrink(p, FAST_MAX_SIDE), pixels)
     _timed("encode, fast", lambda p: encode_image(p, "fast"), small)
     _timed("encode, exact", lambda p: encode_image(p, "exact"), pixels)
     _timed("hash of file", lambda d: hashlib.sha256(d).digest(), data)
-    _timed("near-duplicate fingerprint", describe, small)
+    _timed("near-duplicate fingerprint", compute_fingerprint, small)
 
 
 def _timed(name: str, function: Callable[[Any], Any], inputs: list[Any]) -> list[Any]:

@@ -13,7 +13,7 @@ from shards.schema import Manifest
 from shards.write import WriteConfig, write_shards
 
 
-def write_set(source: Path, out: Path, **settings: Any) -> Manifest:
+def write_set(source: Path | str, out: Path | str, **settings: Any) -> Manifest:
     quiet = {"workers": 1, "report": False}
     return write_shards(WriteConfig(source=str(source), out=str(out), **(quiet | settings)))
 

@@ -139,7 +139,7 @@ def test_a_staged_set_is_the_whole_set_and_is_copied_once(
 ) -> None:
     folder = stage(origin.url, tmp_path / "cache")
     verify([str(folder)])
-    assert "whole, 8 images" in capsys.readouterr().err
+    assert "complete, 8 images" in capsys.readouterr().err
     assert open_split(folder, "train").read(np.arange(6))[0].size > 0
     assert stage(origin.url + "/", tmp_path / "cache") == folder
     assert origin.tars_asked() == Counter(tar_names(heavy_set))
@@ -266,7 +266,7 @@ def test_a_set_on_s3_is_staged_whole(
 ) -> None:
     folder = stage(s3_set, tmp_path)
     verify([str(folder)])
-    assert "whole, 8 images" in capsys.readouterr().err
+    assert "complete, 8 images" in capsys.readouterr().err
     assert {p.name for p in heavy_set.iterdir()} - {p.name for p in folder.iterdir()} <= {
         "report.html"
     }

@@ -4,21 +4,24 @@ import io
 import json
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from written_sets import write_set
 
-from shards.clean import CleanOptions, clean_image
+from shards.clean import clean_image
 from shards.databar import DataBar
+from shards.format.config import WriteConfig
 from shards.images import Pixels, RejectedImage
 from shards.overlays import MANY_MARKS
 from shards.schema import read_manifest
 from shards.synthetic import draw
-from shards.write import WriteConfig, write_shards
 
+CONFIG = WriteConfig(source="x", out="y")
 SIDE, ROWS = 256, 224  # of the image; of the micrograph above its bar
 
 
@@ -42,24 +45,24 @@ def _png(image: Image.Image | np.ndarray, kind: str = "PNG") -> bytes:
 
 def test_bar_is_cut_off_and_recorded() -> None:
     pixels = _micrograph()
-    cleaned = clean_image(_png(_with_bar(pixels)), CleanOptions())
+    cleaned = clean_image(_png(_with_bar(pixels)), CONFIG)
     assert cleaned.bar == DataBar("bottom", ROWS)
     assert cleaned.height == SIDE
     assert np.array_equal(cleaned.pixels, pixels[:ROWS])
 
 
 def test_bar_is_kept_by_policy() -> None:
-    cleaned = clean_image(_png(_with_bar(_micrograph())), CleanOptions(data_bars="keep"))
+    cleaned = clean_image(_png(_with_bar(_micrograph())), replace(CONFIG, data_bars="keep"))
     assert cleaned.bar is None
     assert cleaned.pixels.shape == (SIDE, SIDE)
 
 
 def test_colour_of_a_bar_makes_no_coloured_image() -> None:
-    cleaned = clean_image(_png(_with_bar(_micrograph(), (255, 210, 0))), CleanOptions())
+    cleaned = clean_image(_png(_with_bar(_micrograph(), (255, 210, 0))), CONFIG)
     assert cleaned.pixels.ndim == 2
     assert (
         clean_image(
-            _png(_with_bar(_micrograph(), (255, 210, 0))), CleanOptions(data_bars="keep")
+            _png(_with_bar(_micrograph(), (255, 210, 0))), replace(CONFIG, data_bars="keep")
         ).pixels.ndim
         == 3
     )
@@ -70,9 +73,9 @@ def test_bar_does_not_spoil_the_window_of_a_deep_image() -> None:
     deep = _micrograph().astype(np.uint16) * 16
     bar = np.asarray(_with_bar(_micrograph()))[ROWS:].astype(np.uint16) * 257
     deep[ROWS:] = bar
-    cleaned = clean_image(_png(deep), CleanOptions())
+    cleaned = clean_image(_png(deep), CONFIG)
     assert cleaned.bar == DataBar("bottom", ROWS)
-    (window,) = (note for note in cleaned.notes if note.startswith("windowed"))
+    (window,) = (note for note in cleaned.notes.values() if note.startswith("windowed"))
     assert float(window.split("..")[1].split()[0]) <= 4080
     assert cleaned.pixels.max() == 255
     assert cleaned.pixels.std() > 20
@@ -83,7 +86,7 @@ def test_image_that_is_all_bar_is_too_small() -> None:
     image.paste(Image.fromarray(_micrograph()[:30]), (0, 0))
     ImageDraw.Draw(image).text((10, 30), "HV 20.0 kV  WD 10 mm", fill=255)
     with pytest.raises(RejectedImage) as caught:
-        clean_image(_png(image), CleanOptions())
+        clean_image(_png(image), CONFIG)
     assert caught.value.reason in ("too_small",)
 
 
@@ -100,16 +103,16 @@ def test_image_that_is_all_bar_is_too_small() -> None:
 )
 def test_mask_is_refused_or_kept_by_policy(mask: np.ndarray) -> None:
     with pytest.raises(RejectedImage) as caught:
-        clean_image(_png(mask), CleanOptions())
+        clean_image(_png(mask), CONFIG)
     assert caught.value.reason == "mask"
-    assert clean_image(_png(mask), CleanOptions(masks="keep")).pixels.shape == mask.shape[:2]
+    assert clean_image(_png(mask), replace(CONFIG, masks="keep")).pixels.shape == mask.shape[:2]
 
 
 @pytest.mark.parametrize("levels", [8, 16, 32])
 def test_micrograph_of_few_levels_is_no_mask(levels: int) -> None:
     noisy = np.random.default_rng(0).normal(128, 40, (SIDE, SIDE)).clip(0, 255)
     posterised = (noisy // (256 // levels) * (256 // levels)).astype(np.uint8)
-    assert clean_image(_png(posterised), CleanOptions()).pixels.shape == (SIDE, SIDE)
+    assert clean_image(_png(posterised), CONFIG).pixels.shape == (SIDE, SIDE)
 
 
 def _annotated(measurements: int) -> Image.Image:
@@ -127,12 +130,13 @@ def _annotated(measurements: int) -> Image.Image:
 
 def test_images_with_many_marks_are_left_out_by_policy() -> None:
     many, one = _png(_annotated(8)), _png(_annotated(1))
-    found = clean_image(many, CleanOptions()).overlay
+    assert clean_image(many, CONFIG).annotations is None  # not searched for
+    found = clean_image(many, replace(CONFIG, annotations="find")).annotations
     assert found is not None and found.marks >= MANY_MARKS
     with pytest.raises(RejectedImage) as caught:
-        clean_image(many, CleanOptions(overlays="discard"))
-    assert caught.value.reason == "overlay"
-    assert clean_image(one, CleanOptions(overlays="discard")).overlay is not None
+        clean_image(many, replace(CONFIG, annotations="discard"))
+    assert caught.value.reason == "annotated"
+    assert clean_image(one, replace(CONFIG, annotations="discard")).annotations is not None
 
 
 def test_decisions_are_counted_and_stand_in_the_provenance(
@@ -143,16 +147,14 @@ def test_decisions_are_counted_and_stand_in_the_provenance(
     (root / "a" / "deep.tif").write_bytes(_png(_micrograph(2).astype(np.uint16) * 16, "TIFF"))
     (root / "a" / "marks.png").write_bytes(_png(_annotated(2)))
     out = tmp_path / "out"
-    config = WriteConfig(
-        source=str(root), out=str(out), profile="exact", val_per_class=0, report=False, workers=1
-    )
-    write_shards(config)
+    settings = {"profile": "exact", "annotations": "find", "val_per_class": 0}
+    write_set(root, out, **settings)
     manifest = read_manifest(out)
     assert manifest.decisions == {
         "colour_channels_equal": 1,
         "data_bar_cropped": 1,
         "depth_windowed": 1,
-        "overlay_found": 1,
+        "annotations_found": 1,
     }
     assert manifest.channels == 1
     said = {}

@@ -70,8 +70,8 @@ def test_every_recipe_of_the_project_is_read(name: str) -> None:
             "sources: [{name: a, path: x, layout: single}]",
             "`layout: single` and `label` go",
         ),
-        ("sources: [{name: a, path: x, group: '('}]", "is no regular expression"),
-        ("sources: [{name: a, path: x, group: 'abc'}]", "must capture what names the group"),
+        ("sources: [{name: a, path: x, specimen: '('}]", "is not a regular expression"),
+        ("sources: [{name: a, path: x, specimen: 'abc'}]", "must capture the specimen's name"),
         ("sources: [{name: a, path: x, scale: -1}]", "scale must be a positive number"),
         ("sources: [{name: a, path: x, licence: 3}]", "licence must be text"),
         ("sources: [{name: a, path: x, columns: {lable: y}}]", "unknown key 'lable'"),
@@ -163,18 +163,18 @@ def test_table_gives_path_label_group_and_scale(tmp_path: Path, kind: str) -> No
         {"file": "images/1.png", "phase": "alpha", "specimen": "S1", "nm": 2.5},
         {"file": str(tmp_path / "images/2.png"), "phase": "beta", "specimen": None, "nm": None},
     ]
-    columns = {"path": "file", "label": "phase", "group": "specimen", "scale": "nm"}
+    columns = {"path": "file", "label": "phase", "specimen": "specimen", "scale": "nm"}
     listing = _listing(_table(tmp_path, kind, rows), layout="table", columns=columns, scale=7.0)
     first, second = sorted(listing.sources[0].files, key=lambda file: file.label)
     assert listing.classes == ("alpha", "beta")
-    assert (first.group, first.scale, first.entry.size) == ("S1", 2.5, 1)
-    assert (second.group, second.scale, second.entry.size) == (None, 7.0, 2)
+    assert (first.specimen, first.scale, first.entry.size) == ("S1", 2.5, 1)
+    assert (second.specimen, second.scale, second.entry.size) == (None, 7.0, 2)
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"path": "gone.png", "label": "a"}, r"cannot read .*gone\.png.*it stands in a table"),
+        ({"path": "gone.png", "label": "a"}, r"cannot read .*gone\.png.*a table lists it"),
         ({"path": "", "label": "a"}, "row 1: path or label is empty"),
         (
             {"path": "1.png", "phase": "a"},
@@ -189,7 +189,7 @@ def test_mistake_in_a_table_is_named(tmp_path: Path, row: dict[str, Any], messag
         _listing(
             _table(tmp_path, "csv", [row]),
             layout="table",
-            columns={name: name for name in ("path", "label", "group", "scale")},
+            columns={name: name for name in ("path", "label", "specimen", "scale")},
         )
 
 
@@ -213,7 +213,7 @@ def merged(tmp_path: Path) -> Path:
 name: merged
 settings: {{split: share, val_share: 0.25, profile: exact}}
 sources:
-  - {{name: one, path: {tmp_path}/one, group: '(s[0-9]+)_', licence: MIT, scale: 4.0}}
+  - {{name: one, path: {tmp_path}/one, specimen: '(s[0-9]+)_', licence: MIT, scale: 4.0}}
   - {{name: two, path: {tmp_path}/two, licence: CC-BY-4.0, citation: "Doe 2020"}}
   - {{name: three, path: {tmp_path}/three.zip, restriction: export controlled, scale: 3}}
 """,
@@ -226,7 +226,7 @@ sources:
 def test_sources_with_equal_file_names_do_not_collide(merged: Path) -> None:
     rows = list(read_rows(merged / "samples.csv"))
     assert len({row["key"] for row in rows}) == 36
-    assert {row["origin"] for row in rows if row["source"] == "steel/s0_1.png"} == {"one", "two"}
+    assert {row["source"] for row in rows if row["path"] == "steel/s0_1.png"} == {"one", "two"}
     assert list(find_faults(merged, read_manifest(merged))) == []
 
 
@@ -248,8 +248,8 @@ def test_settings_of_the_corpus_count(merged: Path) -> None:
 def test_specimens_named_by_a_pattern_are_not_torn(merged: Path) -> None:
     sides: dict[str, set[str]] = {}
     for row in read_rows(merged / "samples.csv"):
-        if row["origin"] == "one":
-            assert row["specimen"] == row["source"].split("/")[1].split("_")[0]
+        if row["source"] == "one":
+            assert row["specimen"] == row["path"].split("/")[1].split("_")[0]
             sides.setdefault(row["specimen"], set()).add(row["split"])
     assert len(sides) == 4
     assert all(len(found) == 1 for found in sides.values())
@@ -272,7 +272,7 @@ def test_flag_wins_over_the_corpus(tmp_path: Path, merged: Path) -> None:
     flags = ["--split", "source", "--val-source", "two", "--workers", "1", "--no-report"]
     main(["--corpus", str(recipe), "--out", str(tmp_path / "held"), *flags])
     rows = read_rows(tmp_path / "held" / "samples.csv")
-    assert {(row["origin"], row["split"]) for row in rows} == {
+    assert {(row["source"], row["split"]) for row in rows} == {
         ("one", "train"),
         ("two", "val"),
         ("three", "train"),
@@ -320,7 +320,7 @@ def test_two_paths_with_one_name_do_not_become_one_sample(tmp_path: Path) -> Non
         path = tmp_path / folder / "images" / "steel" / "1.png"
         path.parent.mkdir(parents=True)
         path.write_bytes(folder.encode())
-    with pytest.raises(UserError, match=r"images/steel/1\.png of class steel 2 times; make its"):
+    with pytest.raises(UserError, match=r"images/steel/1\.png of class steel 2 times; make each"):
         _listing(tmp_path / "a" / "images", tmp_path / "b" / "images")
 
 
@@ -328,14 +328,14 @@ def test_pattern_that_fits_nothing_is_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "steel").mkdir()
     (tmp_path / "steel" / "s1_1.png").write_bytes(b"x")
     with pytest.raises(UserError, match=r"no path of s matches .*one of its paths is steel/s1_1"):
-        _listing(tmp_path, group="(specimen[0-9]+)")
+        _listing(tmp_path, specimen="(specimen[0-9]+)")
 
 
 def test_column_that_a_recipe_names_must_be_there(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(b"x")
-    table = _table(tmp_path, "csv", [{"path": "1.png", "label": "a", "Specimen": "S1"}])
-    columns = {"path": "path", "label": "label", "group": "specimen", "scale": "scale"}
-    with pytest.raises(UserError, match="has no column 'specimen' for the group"):
+    table = _table(tmp_path, "csv", [{"path": "1.png", "label": "a", "Lot": "S1"}])
+    columns = {"path": "path", "label": "label", "specimen": "lot", "scale": "scale"}
+    with pytest.raises(UserError, match="has no column 'lot' for the specimen"):
         _listing(table, layout="table", columns=columns)
 
 
@@ -366,7 +366,7 @@ def test_sources_in_another_order_keep_their_numbers_after_a_kill(
     assert list((tmp_path / "work" / "spool").glob("*.images"))
     main(["--corpus", str(recipe), "--out", str(tmp_path / "y"), *flags])
     rows = read_rows(tmp_path / "y" / "samples.csv")
-    assert {(row["origin"], row["split"]) for row in rows} == {
+    assert {(row["source"], row["split"]) for row in rows} == {
         ("one", "val"),
         ("two", "train"),
         ("three", "train"),

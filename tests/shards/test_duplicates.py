@@ -5,7 +5,7 @@ import pytest
 
 from shards import duplicates
 from shards.duplicates import find_duplicates
-from shards.fingerprint import describe
+from shards.fingerprint import compute_fingerprint
 from shards.synthetic import draw
 
 CLASSES = ("grains", "laths", "pearlite", "precipitates")
@@ -16,19 +16,19 @@ def test_overlapping_crops_of_one_micrograph_are_one_group() -> None:
     for name in CLASSES:
         image, _ = draw(name, 320, seed=0, index=0)
         crops += [image[:200, :200], image[60:260, 60:260]]  # half of each is common
-    overlaps = find_duplicates(np.stack([describe(crop) for crop in crops]))
+    overlaps = find_duplicates(np.stack([compute_fingerprint(crop) for crop in crops]))
     assert overlaps[["first", "second"]].tolist() == [(0, 1), (2, 3), (4, 5), (6, 7)]
 
 
 def test_different_micrographs_stay_apart() -> None:
     images = [draw(name, 200, seed=1, index=index)[0] for name in CLASSES for index in range(20)]
-    assert len(find_duplicates(np.stack([describe(image) for image in images]))) == 0
+    assert len(find_duplicates(np.stack([compute_fingerprint(image) for image in images]))) == 0
 
 
 def test_a_search_in_parts_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     image, _ = draw("grains", 400, seed=0, index=0)
     crops = [image[y : y + 200, x : x + 200] for y in (0, 70, 140) for x in (0, 70, 140)]
-    fingerprints = np.stack([describe(crop) for crop in crops])
+    fingerprints = np.stack([compute_fingerprint(crop) for crop in crops])
     whole = find_duplicates(fingerprints)
     assert len(whole) >= 12  # neighbours
     monkeypatch.setattr(duplicates, "_PART", 2)

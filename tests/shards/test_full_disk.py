@@ -12,20 +12,17 @@ import numpy as np
 import pytest
 from pictures import write_noise
 from PIL import Image
+from written_sets import files_of, write_set
 
 from shards import stores
 from shards.intake import CHUNK_FILES
 from shards.schema import MANIFEST_NAME
-from shards.write import WriteConfig, main, write_shards
+from shards.write import main
 
 PER_CLASS, SIDE = 24, 96
 SmallDisk = Callable[[int], Any]  # of so many kilobytes
 
 FLAGS = ("--profile", "exact", "--shard-samples", "20", "--no-report")
-
-
-def _files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +41,7 @@ def _fill(root: Path) -> None:
 def undisturbed(large_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     main(["--source", str(large_corpus), "--out", str(out), "--workers", "1", *FLAGS])
-    return _files(out)
+    return files_of(out)
 
 
 def _check_is_one_clear_line(error: str, *parts: str) -> None:
@@ -75,7 +72,7 @@ def _write_until_it_fits(
         assert {path.parts[0] for path in found} <= {"out.partial"}
         begun |= {path.name if len(path.parts) == 2 else path.suffix for path in found}
         disk.grow(_larger(disk.kilobytes, begun) if by_pages else disk.kilobytes * 4 // 3)
-    assert _files(out) == undisturbed
+    assert files_of(out) == undisturbed
     assert [path.name for path in disk.folder.iterdir()] == ["out"]
     return begun
 
@@ -137,7 +134,7 @@ def test_file_that_may_not_grow_is_said_and_the_run_goes_on(
     assert not list(tmp_path.rglob(MANIFEST_NAME))
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
     main(["--source", str(large_corpus), "--out", str(out), *FLAGS, "--workers", "1"])
-    assert _files(out) == undisturbed
+    assert files_of(out) == undisturbed
 
 
 # A source that goes or changes
@@ -163,10 +160,9 @@ def _check_goes_on(
 ) -> None:
     main(["--source", str(source), "--out", str(out), "--workers", "1", *FLAGS])
     assert f"decode and encode ({chunks_left})" in capsys.readouterr().err
-    settings = {"profile": "exact", "shard_samples": 20, "report": False, "workers": 1}
     anew = out.with_name("anew")
-    write_shards(WriteConfig(source=str(source), out=str(anew), **settings))  # type: ignore[arg-type]
-    assert _files(out) == _files(anew)
+    write_set(source, anew, profile="exact", shard_samples=20)
+    assert files_of(out) == files_of(anew)
 
 
 def _reads(monkeypatch: pytest.MonkeyPatch, number: int, after: object) -> None:

@@ -1,44 +1,36 @@
 """Copies go, conflicts are named, and what overlaps stays on one side of the split."""
 
-import csv
 import itertools
 import json
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from real_images import real_corpus
+from written_sets import write_set
 
 from shards.cli import UserError
-from shards.schema import Manifest, read_manifest, read_rows
+from shards.schema import read_manifest, read_rows
 from shards.synthetic import draw
-from shards.write import WriteConfig, write_shards
 
 MakeCorpus = Callable[..., Path]
 
 
-def _write(source: Path, out: Path, **settings: Any) -> Manifest:
-    quiet = {"workers": 1, "report": False}
-    return write_shards(WriteConfig(source=str(source), out=str(out), **(quiet | settings)))
-
-
 def _samples(folder: Path) -> dict[str, dict[str, str]]:
-    return {row["source"]: row for row in read_rows(folder / "samples.csv")}
+    return {row["path"]: row for row in read_rows(folder / "samples.csv")}
 
 
 def _rejects(folder: Path) -> dict[str, tuple[str, str]]:
     lines = (folder / "rejects.jsonl").read_text().splitlines()
-    return {said["source"]: (said["reason"], said["detail"]) for said in map(json.loads, lines)}
+    return {said["path"]: (said["reason"], said["detail"]) for said in map(json.loads, lines)}
 
 
 def _overlaps(folder: Path) -> list[dict[str, str]]:
-    with (folder / "overlaps.csv").open(newline="") as stream:
-        return list(csv.DictReader(stream))
+    return list(read_rows(folder / "overlaps.csv"))
 
 
 def test_copies_in_other_formats_go_and_name_the_first(
@@ -48,7 +40,7 @@ def test_copies_in_other_formats_go_and_name_the_first(
     image = Image.open(root / "a" / "img0.png")
     image.save(root / "a" / "img9.tif")
     Image.merge("RGB", [image] * 3).save(root / "a" / "img8.bmp")
-    _write(root, tmp_path / "out")
+    write_set(root, tmp_path / "out")
     assert _rejects(tmp_path / "out") == {
         "a/img8.bmp": ("duplicate", "same pixels as a/img0.png of class a"),
         "a/img9.tif": ("duplicate", "same pixels as a/img0.png of class a"),
@@ -61,7 +53,7 @@ def test_pixels_with_two_labels_are_left_out_and_named(
     root = make_corpus(tmp_path / "corpus", {"a": 5, "b": 5})
     shutil.copy(root / "a" / "img0.png", root / "b" / "x.png")
     shutil.copy(root / "a" / "img0.png", root / "a" / "x.png")
-    manifest = _write(root, tmp_path / "out")
+    manifest = write_set(root, tmp_path / "out")
     assert manifest.rejected == {"conflicting_labels": 3}
     rejects = _rejects(tmp_path / "out")
     assert rejects["a/img0.png"] == ("conflicting_labels", "same pixels as a/x.png of class a")
@@ -91,7 +83,7 @@ def test_near_duplicates_are_bound(
         (tmp_path / "in" / name).mkdir(parents=True)
         Image.fromarray(field[:256, :256]).save(tmp_path / "in" / name / "first.png")
         Image.fromarray(change(field)).save(tmp_path / "in" / name / "second.png")
-    _write(tmp_path / "in", tmp_path / "out")
+    write_set(tmp_path / "in", tmp_path / "out")
     samples = _samples(tmp_path / "out")
     for name in fields:
         first, second = (samples[f"{name}/{which}.png"] for which in ("first", "second"))
@@ -105,14 +97,14 @@ def test_search_can_be_left_out(tmp_path: Path, fields: dict[str, np.ndarray]) -
     for corner in (0, 40):
         crop = Image.fromarray(field[corner : corner + 256, corner : corner + 256])
         crop.save(tmp_path / "in" / "a" / f"{corner}.png")
-    _write(tmp_path / "in", tmp_path / "out", near_duplicates=False)
+    write_set(tmp_path / "in", tmp_path / "out", near_duplicates=False)
     assert {row["group"] for row in _samples(tmp_path / "out").values()} == {""}
 
 
 def test_pattern_binds_what_it_captures(make_corpus: MakeCorpus, tmp_path: Path) -> None:
     root = make_corpus(tmp_path / "corpus", {"a": 12, "b": 12})
     pattern = r"/img(\d)\d*\.png"  # img1, img10, img11: one specimen, whatever the class
-    _write(root, tmp_path / "out", group_pattern=pattern, max_val_share=0.5)
+    write_set(root, tmp_path / "out", specimen_pattern=pattern, max_val_share=0.5)
     sides: dict[str, set[str]] = {}
     for row in _samples(tmp_path / "out").values():
         sides.setdefault(row["specimen"], set()).add(row["split"])
@@ -135,7 +127,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "in").mkdir()
     for name in names:
         (root / "in" / name).symlink_to(source / name)
-    _write(root / "in", root / "out", split_overlaps=True, workers=2)
+    write_set(root / "in", root / "out", split_overlaps=True, workers=2)
     return root / "out"
 
 
@@ -186,12 +178,12 @@ def test_shale_mosaic_is_one_piece_and_nothing_apart_is_bound(real: Path) -> Non
 
 def test_cut_mosaic_leaks_nothing(real: Path) -> None:
     manifest = read_manifest(real)
-    assert manifest.split["cut"]["shale_sem"]["val"] >= 10
+    assert manifest.split_report["cut"]["shale_sem"]["val"] >= 10
     samples = {row["key"]: row for row in _samples(real).values()}
     for overlap in _overlaps(real):
         sides = {samples[overlap[end]]["split"] for end in ("first", "second")}
         assert sides != {"train", "val"}
-    split = {row["source"]: row["split"] for row in samples.values() if "shale" in row["source"]}
+    split = {row["path"]: row["split"] for row in samples.values() if "shale" in row["path"]}
     for one, other in itertools.combinations(split, 2):  # by the names, not by what was found
         if _beside((one, other)):
             assert {split[one], split[other]} != {"train", "val"}
@@ -201,7 +193,7 @@ def test_class_that_copies_empty_is_an_error(make_corpus: MakeCorpus, tmp_path: 
     root = make_corpus(tmp_path / "corpus", {"a": 3})
     shutil.copytree(root / "a", root / "b")
     with pytest.raises(UserError, match=r"class a: all images were rejected, a/img0\.png as confl"):
-        _write(root, tmp_path / "out")
+        write_set(root, tmp_path / "out")
 
 
 def test_rule_that_leaves_a_class_untrained_says_so(
@@ -209,8 +201,9 @@ def test_rule_that_leaves_a_class_untrained_says_so(
 ) -> None:
     root = make_corpus(tmp_path / "corpus", {"a": 4, "b": 8})
     # All of a are one specimen, which lies in one fold or the other.
-    settings = {"group_pattern": "^(a)/", "split": "folds", "folds": 2}
-    reports = [_write(root, tmp_path / str(fold), fold=fold, **settings).split for fold in range(2)]
+    settings = {"specimen_pattern": "^(a)/", "split": "folds", "folds": 2}
+    manifests = [write_set(root, tmp_path / str(fold), fold=fold, **settings) for fold in range(2)]
+    reports = [manifest.split_report for manifest in manifests]
     assert sorted(r["validation_only"] + r["training_only"] for r in reports) == [["a"], ["a"]]
     assert {len(r["validation_only"]) for r in reports} == {0, 1}
-    assert "1 classes validate but have nothing to train: a" in capsys.readouterr().err
+    assert "1 classes have validation but no training images: a" in capsys.readouterr().err

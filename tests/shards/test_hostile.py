@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from hostile_files import Kind, hostile_kinds
 from image_files import image_file, noise, whole_files
 from PIL import Image
 
-from shards.clean import Cleaned, CleanOptions, clean_image
+from shards.clean import Cleaned, clean_image
 from shards.images import Pixels, Profile, RejectedImage, encode_image, shrink
 from shards.schema import (
     REJECTS_NAME,
@@ -34,6 +34,7 @@ from shards.schema import (
 from shards.verify import find_faults
 from shards.write import WriteConfig, write_shards
 
+CONFIG = WriteConfig(source="x", out="y")
 GOOD = 4  # images per class that nothing is wrong with
 MAX_RESIDENT = 1_000_000  # kB, of any process of a run: no bomb goes off
 
@@ -117,12 +118,12 @@ def test_no_hostile_file_ends_a_run_or_makes_it_large_or_slow(written: Written) 
 def test_every_hostile_file_is_rejected_with_its_reason_or_accepted(
     hostile: Corpus, written: Written
 ) -> None:
-    became = {row["source"]: "accepted" for row in read_rows(written.out / SAMPLES_NAME)}
+    became = {row["path"]: "accepted" for row in read_rows(written.out / SAMPLES_NAME)}
     for line in (written.out / REJECTS_NAME).read_text().splitlines():
         said = json.loads(line)
-        assert said["source"] not in became
+        assert said["path"] not in became
         assert said["detail"]
-        became[said["source"]] = said["reason"]
+        became[said["path"]] = said["reason"]
     assert set(hostile.kinds) < set(became)
     assert len(became) == len(hostile.kinds) + GOOD * len(CLASSES)
     wrong = {
@@ -177,16 +178,16 @@ def test_file_that_needs_too_much_memory_is_rejected(
         (tmp_path / "in" / "a" / f"{number}.png").write_bytes(image_file(noise(f"{number}"), "PNG"))
     greedy = (tmp_path / "in" / "a" / "1.png").read_bytes()
 
-    def clean(data: bytes, options: CleanOptions) -> Cleaned:
+    def clean(data: bytes, config: WriteConfig) -> Cleaned:
         if data == greedy:
             raise MemoryError
-        return clean_image(data, options)
+        return clean_image(data, config)
 
     monkeypatch.setattr("shards.sample.clean_image", clean)
     out = tmp_path / "out"
     write_shards(WriteConfig(source=str(tmp_path / "in"), out=str(out), workers=1, report=False))
     (line,) = (out / REJECTS_NAME).read_text().splitlines()
-    assert (json.loads(line)["source"], json.loads(line)["reason"]) == ("a/1.png", "fatal")
+    assert (json.loads(line)["path"], json.loads(line)["reason"]) == ("a/1.png", "fatal")
 
 
 # One image after another
@@ -227,12 +228,12 @@ def test_a_damaged_file_is_rejected_or_becomes_an_image(rounds: int) -> None:
     assert accepted > rounds
 
 
-REASONS = {"blank", "corrupt", "deep_colour", "empty", "mask", "not_an_image", "overlay"}
+REASONS = {"blank", "corrupt", "deep_colour", "empty", "mask", "not_an_image", "annotated"}
 REASONS |= {"too_large", "too_small"}
 _OPTIONS = (
-    CleanOptions(),
-    CleanOptions(masks="keep", grey=True),
-    CleanOptions(data_bars="keep", overlays="discard"),
+    CONFIG,
+    replace(CONFIG, masks="keep", grey=True),
+    replace(CONFIG, data_bars="keep", annotations="discard"),
 )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from written_sets import files_of
 
 from shards.schema import MANIFEST_NAME
 from shards.synthetic import draw
@@ -34,10 +35,6 @@ def _run(source: Path, out: Path, workers: int) -> float:
     start = time.monotonic()
     subprocess.run(_command(source, out, workers), check=True, capture_output=True)
     return time.monotonic() - start
-
-
-def _files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ def drawn_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(drawn_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     seconds = _run(drawn_corpus, out, workers=1)
-    return Undisturbed(_files(out), seconds)
+    return Undisturbed(files_of(out), seconds)
 
 
 # At random moments
@@ -104,7 +101,7 @@ class _Harassed:
         return True
 
     def check_finished(self) -> None:
-        assert _files(self.out) == self.undisturbed
+        assert files_of(self.out) == self.undisturbed
         assert [path.name for path in self.out.parent.iterdir()] == [self.out.name]
         shutil.rmtree(self.out)
 
@@ -191,7 +188,7 @@ def test_run_goes_on_when_a_worker_is_killed(
             os.kill(int(pid), signal.SIGKILL)
             break
     assert process.wait(TOO_LONG) == 0
-    assert _files(out) == undisturbed.files
+    assert files_of(out) == undisturbed.files
 
 
 # Before every single thing that it does to a file

@@ -30,32 +30,32 @@ def _overlaps(pairs: list[tuple[int, int, float, float, float]]) -> np.ndarray:
 @pytest.mark.parametrize(("rows", "columns"), [(2, 30), (30, 2), (12, 12), (1, 40)])
 def test_no_overlap_crosses_the_cut(rows: int, columns: int) -> None:
     boxes, pairs = _grid(rows, columns, step=50)
-    sides = cut_mosaic(boxes, pairs, target=rows * columns // 5)
-    assert (sides == VAL).sum() == rows * columns // 5
-    crossing = sides[pairs[:, 0]] + sides[pairs[:, 1]] == TRAIN + VAL
+    assignment = cut_mosaic(boxes, pairs, target=rows * columns // 5)
+    assert (assignment == VAL).sum() == rows * columns // 5
+    crossing = assignment[pairs[:, 0]] + assignment[pairs[:, 1]] == TRAIN + VAL
     assert not crossing.any()
-    assert (sides == TRAIN).sum() > (sides == VAL).sum()
+    assert (assignment == TRAIN).sum() > (assignment == VAL).sum()
 
 
 def test_strip_is_cut_across_and_loses_little() -> None:
     boxes, pairs = _grid(1, 40, step=50)  # each overlaps its neighbour by half
-    sides = cut_mosaic(boxes, pairs, target=8)
+    assignment = cut_mosaic(boxes, pairs, target=8)
     # Images at 50 pixels' distance: the one beside validation overlaps it, and the next touches the
     # margin of a tenth of an image.
-    assert sides.tolist() == [TRAIN] * 30 + [LEFT_OUT] * 2 + [VAL] * 8
+    assert assignment.tolist() == [TRAIN] * 30 + [LEFT_OUT] * 2 + [VAL] * 8
 
 
 def test_images_closer_than_the_margin_are_left_out() -> None:
     boxes, pairs = _grid(1, 40, step=105)  # 5 pixels apart, the margin is 10
     assert len(pairs) == 0
-    sides = cut_mosaic(boxes, pairs, target=8)
-    assert sides.tolist() == [TRAIN] * 31 + [LEFT_OUT] + [VAL] * 8
+    assignment = cut_mosaic(boxes, pairs, target=8)
+    assert assignment.tolist() == [TRAIN] * 31 + [LEFT_OUT] + [VAL] * 8
 
 
 def test_pair_that_was_found_is_torn_wherever_it_lies() -> None:
     boxes, pairs = _grid(1, 40, step=50)
-    sides = cut_mosaic(boxes, np.vstack([pairs, [(0, 39)]]), target=8)
-    assert sides[0] == LEFT_OUT
+    assignment = cut_mosaic(boxes, np.vstack([pairs, [(0, 39)]]), target=8)
+    assert assignment[0] == LEFT_OUT
 
 
 def test_mosaic_of_one_place_is_not_cut() -> None:

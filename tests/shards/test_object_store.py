@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from written_sets import files_of, write_set
 
 from shards.cli import UserError
 from shards.schema import read_manifest, read_rows
 from shards.stores import filesystem
 from shards.verify import main as verify
-from shards.write import WriteConfig, write_shards
 
 pytest.importorskip("s3fs", reason="needs pip install '.[s3]'")
 
@@ -27,12 +27,7 @@ def bucket(s3_bucket: Callable[[str], Any]) -> str:
 
 
 def _write(source: str, out: str, **settings: Any) -> None:
-    quiet = {"workers": 1, "report": False, "shard_samples": 5}
-    write_shards(WriteConfig(source=source, out=out, **(quiet | settings)))
-
-
-def _files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    write_set(source, out, **({"shard_samples": 5} | settings))
 
 
 def test_shards_from_s3_are_those_from_the_folder(
@@ -41,7 +36,7 @@ def test_shards_from_s3_are_those_from_the_folder(
     fs, _ = filesystem(bucket)
     fs.put(f"{corpus}/", "micrographs/corpus/", recursive=True)
     _write(f"{bucket}/corpus", str(tmp_path / "out"), workers=2)
-    assert _files(tmp_path / "out") == _files(fast_set)
+    assert files_of(tmp_path / "out") == files_of(fast_set)
 
 
 def test_archive_on_s3_is_read_in_place(bucket: str, corpus: Path, tmp_path: Path) -> None:
@@ -60,10 +55,10 @@ def test_set_on_s3_is_whole_and_equal(
     _write(str(corpus), f"{bucket}/deep/set", work=tmp_path / "work")
     fs, _ = filesystem(bucket)
     fs.get("micrographs/deep/set/", str(tmp_path / "copy"), recursive=True)
-    assert _files(tmp_path / "copy") == _files(fast_set)
+    assert files_of(tmp_path / "copy") == files_of(fast_set)
     assert not (tmp_path / "work").exists()
     verify([f"{bucket}/deep/set"])
-    assert "whole, 29 images" in capsys.readouterr().err
+    assert "complete, 29 images" in capsys.readouterr().err
 
 
 def test_finished_set_on_s3_is_left_alone(bucket: str, corpus: Path, tmp_path: Path) -> None:
@@ -88,7 +83,7 @@ def test_upload_that_breaks_off_leaves_no_manifest_and_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(fs, "put_file", fail_late)
         with pytest.raises(
-            UserError, match=r"cannot upload .*connection lost.*keeps what was made"
+            UserError, match=r"cannot upload .*connection lost.*keeps the finished files"
         ):
             _write(str(corpus), f"{bucket}/set", work=tmp_path / "work")
     assert not fs.exists("micrographs/set/manifest.json")

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from shards.databar import crop_data_bar, find_data_bar
 from shards.images import Pixels, decode_image
-from shards.overlays import MANY_MARKS, MAX_BOXES, find_overlay
+from shards.overlays import MANY_MARKS, MAX_BOXES, find_annotations
 from shards.sources import is_image_name
 from shards.synthetic import draw
 from shards.textures import TEXTURES
@@ -118,9 +118,9 @@ def _found(style: Draw, ink: Ink, quality: int | None) -> int:
         micrograph = _micrograph(index)
         image = _drawn(micrograph, style, ink)
         changed = image[..., 1] != micrograph if image.ndim == 3 else image != micrograph
-        overlay = find_overlay(image if quality is None else _jpeg(image, quality))
-        if overlay is not None:
-            top, left, bottom, right = overlay.boxes[0]
+        annotations = find_annotations(image if quality is None else _jpeg(image, quality))
+        if annotations is not None:
+            top, left, bottom, right = annotations.boxes[0]
             found += bool(changed[top:bottom, left:right].any())
     return found
 
@@ -172,11 +172,11 @@ def _bar_alone(canvas: ImageDraw.ImageDraw, ink: Ink) -> None:
 
 @pytest.mark.parametrize("ink", [WHITE, BLACK, RED, YELLOW, (0, 0, 0), (255, 255, 255)])
 def test_a_bar_is_one_mark_of_its_size(ink: Ink) -> None:
-    overlay = find_overlay(_drawn(_plain(), _bar_alone, ink))
-    assert overlay is not None
-    assert overlay.marks == 1
-    assert overlay.boxes == ((280, 200, 285, 300),)
-    assert overlay.share == pytest.approx(500 / SIZE**2)
+    annotations = find_annotations(_drawn(_plain(), _bar_alone, ink))
+    assert annotations is not None
+    assert annotations.marks == 1
+    assert annotations.boxes == ((280, 200, 285, 300),)
+    assert annotations.share == pytest.approx(500 / SIZE**2)
 
 
 def test_boxes_are_of_what_lies_together_the_largest_first() -> None:
@@ -184,10 +184,10 @@ def test_boxes_are_of_what_lies_together_the_largest_first() -> None:
         _panel_letter(canvas, ink)
         _distance(canvas, ink, top=200)
 
-    overlay = find_overlay(_drawn(_plain(), both, WHITE))
-    assert overlay is not None
-    assert len(overlay.boxes) == 2
-    (top, left, bottom, right), (_, _, letter_bottom, letter_right) = overlay.boxes
+    annotations = find_annotations(_drawn(_plain(), both, WHITE))
+    assert annotations is not None
+    assert len(annotations.boxes) == 2
+    (top, left, bottom, right), (_, _, letter_bottom, letter_right) = annotations.boxes
     assert abs(np.array([top, left, bottom, right]) - [180, 60, 208, 221]).max() <= 4
     assert letter_bottom < 50
     assert letter_right < 60
@@ -199,10 +199,10 @@ def test_no_more_boxes_than_allowed() -> None:
             for column in (20, 120, 220):
                 canvas.rectangle((column, row, column + 40, row + 2), fill=ink)
 
-    overlay = find_overlay(_drawn(_plain(), dashes, WHITE))
-    assert overlay is not None
-    assert overlay.marks == 21
-    assert len(overlay.boxes) == MAX_BOXES
+    annotations = find_annotations(_drawn(_plain(), dashes, WHITE))
+    assert annotations is not None
+    assert annotations.marks == 21
+    assert len(annotations.boxes) == MAX_BOXES
 
 
 def test_a_figure_label_is_not_many_marks_but_measured_distances_are() -> None:
@@ -215,8 +215,8 @@ def test_a_figure_label_is_not_many_marks_but_measured_distances_are() -> None:
             _distance(canvas, ink, top)
 
     for ink in (WHITE, BLACK, RED):
-        label = find_overlay(_drawn(_plain(), figure, ink))
-        distances = find_overlay(_drawn(_plain(), measured, ink))
+        label = find_annotations(_drawn(_plain(), figure, ink))
+        distances = find_annotations(_drawn(_plain(), measured, ink))
         assert label is not None
         assert distances is not None
         assert label.marks < MANY_MARKS <= distances.marks
@@ -224,27 +224,27 @@ def test_a_figure_label_is_not_many_marks_but_measured_distances_are() -> None:
 
 def test_colour_is_found_in_a_colour_image_of_a_grey_micrograph() -> None:
     grey = np.repeat(_micrograph(0)[..., None], 3, axis=2)
-    assert find_overlay(grey) is None
+    assert find_annotations(grey) is None
     image = grey.copy()
     image[100:104, 50:150] = (0, 255, 0)
-    overlay = find_overlay(image)
-    assert overlay is not None
-    assert overlay.boxes == ((100, 50, 104, 150),)
+    annotations = find_annotations(image)
+    assert annotations is not None
+    assert annotations.boxes == ((100, 50, 104, 150),)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 10_000])
 def test_strips_do_not_show(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     image = _drawn(_micrograph(0), STYLES["distance"], WHITE)
-    whole = find_overlay(image)
+    whole = find_annotations(image)
     assert whole is not None
     monkeypatch.setattr("shards.overlays.STRIP", rows * SIZE)
-    assert find_overlay(image) == whole
+    assert find_annotations(image) == whole
 
 
 def test_the_pixels_are_only_read() -> None:
     image = _drawn(_micrograph(0), STYLES["scale bar"], WHITE).copy()
     image.flags.writeable = False
-    assert find_overlay(image) is not None
+    assert find_annotations(image) is not None
 
 
 # Micrographs without
@@ -290,7 +290,8 @@ TOLERATED = {"false colours": 1}  # of 72: a flaw of the scan, one row high, col
 
 @pytest.mark.parametrize("kind", CLEAN)
 def test_clean_micrographs_show_nothing(kind: str) -> None:
-    found = [i for i in range(2 * IMAGES) if find_overlay(CLEAN[kind](_micrograph(i))) is not None]
+    images = [CLEAN[kind](_micrograph(index)) for index in range(2 * IMAGES)]
+    found = [index for index, image in enumerate(images) if find_annotations(image) is not None]
     assert len(found) <= TOLERATED.get(kind, 0), found
 
 
@@ -306,18 +307,18 @@ def test_bright_particles_that_clip_are_not_marks() -> None:
     glow = ndimage.gaussian_filter(np.asarray(image, np.float64), 2.5) * 2
     pixels = np.rint((_plain(90) + glow).clip(0, 255)).astype(np.uint8)
     assert (pixels == 255).mean() > 0.02
-    assert find_overlay(pixels) is None
+    assert find_annotations(pixels) is None
 
 
 @pytest.mark.parametrize("grey", [0, 128, 255])
 def test_an_image_of_one_grey_shows_nothing(grey: int) -> None:
-    assert find_overlay(np.full((64, 64), grey, np.uint8)) is None
+    assert find_annotations(np.full((64, 64), grey, np.uint8)) is None
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (32, 2000), (2000, 32), (33, 47, 3), (1, 1)])
 def test_any_shape_is_looked_at(shape: tuple[int, ...]) -> None:
     noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    assert find_overlay(noise) is None
+    assert find_annotations(noise) is None
 
 
 # Real micrographs, cropped of their data bars. In "nanoparticles_em" 79 of 90 have a scale bar or a
@@ -337,7 +338,7 @@ def _found_in(folder: Path) -> int:
         if is_image_name(path.name):
             pixels = decode_image(path.read_bytes()).pixels
             bar = find_data_bar(pixels)
-            found += find_overlay(crop_data_bar(pixels, bar) if bar else pixels) is not None
+            found += find_annotations(crop_data_bar(pixels, bar) if bar else pixels) is not None
     return found
 
 

@@ -10,17 +10,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import damage
 import numpy as np
 import pytest
 from html_page import Page
 from PIL import Image
+from written_sets import write_set
 
 import shards
 from shards import thumbnails
 from shards.corpus import plain_source
 from shards.reasons import REASONS
 from shards.report import main, write_report
-from shards.schema import OVERLAP_COLUMNS, Manifest, SourceInfo, read_manifest
+from shards.schema import OVERLAP_COLUMNS, Manifest, SourceInfo, read_manifest, read_rows
 from shards.selection import MOST_PICTURES, choose, spread, spread_over
 from shards.sources import list_sources
 from shards.tables import Sample, Tables
@@ -33,7 +35,7 @@ SECTIONS = [
     "Classes",
     "Rejects",
     "Data bars",
-    "Overlays",
+    "Annotations",
     "Near-duplicates and groups",
     "Image sizes",
     "Options",
@@ -63,9 +65,8 @@ def odd_corpus(make_corpus: Callable[..., Path], tmp_path: Path) -> Path:
     return corpus
 
 
-def write(corpus: Path, out: Path, **settings: object) -> Path:
-    config = WriteConfig(source=str(corpus), out=str(out), workers=1)
-    write_shards(replace(config, **settings))  # type: ignore[arg-type]
+def write(corpus: Path, out: Path, *, report: bool = True, **settings: object) -> Path:
+    write_set(corpus, out, report=report, **settings)
     return out
 
 
@@ -77,20 +78,17 @@ def page_of(folder: Path, manifest: Manifest | None = None, source: Path | None 
 
 def edit_samples(folder: Path, column: str, values: Sequence[str]) -> list[dict[str, str]]:
     """Set `column` of the first rows of samples.csv; the rows as they are then."""
-    path = folder / "samples.csv"
-    with path.open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    for row, value in zip(rows, values, strict=False):
-        row[column] = value
-    with path.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return rows
+
+    def edit(rows: list[dict[str, str]]) -> None:
+        for row, value in zip(rows, values, strict=False):
+            row[column] = value
+
+    damage.edit_samples(folder, edit)
+    return list(read_rows(folder / "samples.csv"))
 
 
 def write_pair(folder: Path, first: str, second: str, **numbers: float) -> None:
-    row = {"turn": 0.0, "share": 0.5, "matches": 9, "score": 0.9, **numbers}
+    row = {"rotation": 0.0, "overlap_fraction": 0.5, "matches": 9, "score": 0.9, **numbers}
     with (folder / "overlaps.csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, OVERLAP_COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -143,7 +141,7 @@ def test_each_reason_is_explained_with_its_files(odd_corpus: Path, tmp_path: Pat
     page = page_of(write(odd_corpus, tmp_path / "set", report=False), source=odd_corpus)
     for expected in (
         "blank 1 Every pixel has the same value.",
-        "conflicting labels 2 The same pixels stand in more than one class",
+        "conflicting labels 2 The same pixels are in more than one class",
         "duplicate 1 The same pixels as an image that was kept",
         "empty 1 The file has no bytes.",
         "mask 1 So few values",
@@ -166,7 +164,7 @@ def test_files_that_are_gone_are_said_to_be(odd_corpus: Path, tmp_path: Path) ->
     page = Page((folder / "report.html").read_text())
     # blank, mask, tiny, same and the two of conflicting labels
     assert "6 files could not be shown" in page.text
-    assert page.text.count("not at hand") == 6
+    assert page.text.count("not available") == 6
 
 
 def test_files_too_large_to_show_in_time_are_not_read(
@@ -223,7 +221,7 @@ def test_the_outlines_of_a_pair_are_drawn_in_each_other(copied: Path) -> None:
 
 def test_a_turned_pair_is_drawn_turned(copied: Path) -> None:
     rows = edit_samples(copied, "group", [])
-    write_pair(copied, rows[0]["key"], rows[1]["key"], x=0, y=0, scale=1, turn=np.pi / 2)
+    write_pair(copied, rows[0]["key"], rows[1]["key"], x=0, y=0, scale=1, rotation=np.pi / 2)
     points = page_of(copied).values("polygon", "points")[0]
     corners = [tuple(map(float, point.split(","))) for point in points.split()]
     # By a quarter, x becomes y: (64, 0) -> (0, 64), and (0, 48) -> (-48, 0).
@@ -237,7 +235,7 @@ def test_a_pair_whose_image_is_left_out_is_not_shown(copied: Path) -> None:
 
 
 def test_marks_are_framed_where_the_provenance_has_them(copied: Path) -> None:
-    key = edit_samples(copied, "overlay_marks", ["3"])[0]["key"]
+    key = edit_samples(copied, "annotations", ["3"])[0]["key"]
     # Stored at 48 x 64 pixels, found in 96 x 128: the boxes' pixels are half as large.
     said = json.dumps({"overlay": {"of": [96, 128], "boxes": [[20, 40, 32, 88]]}}).encode()
     for idx in copied.glob("*.idx"):
@@ -256,6 +254,10 @@ def test_marks_are_framed_where_the_provenance_has_them(copied: Path) -> None:
     assert (left, top) == pytest.approx((20 - margin, 10 - margin), abs=1e-3)
     assert (width, height) == pytest.approx((24 + 2 * margin, 6 + 2 * margin), abs=1e-3)
     assert "alpha, 3 marks" in page.text
+
+
+def test_annotations_that_were_not_searched_for_are_said_to_be(copied: Path) -> None:
+    assert "Not searched for: --annotations find ." in page_of(copied).text
 
 
 def test_groups_of_several_classes_come_with_a_warning(copied: Path) -> None:
@@ -332,8 +334,8 @@ def test_damaged_tables_and_tars_leave_gaps(copied: Path) -> None:
         tar.write_bytes(tar.read_bytes()[:600])
     (copied / "rejects.jsonl").write_text("{not json\n")
     page = page_of(copied)
-    assert "not at hand" in page.text
-    assert not any(rows[0]["source"] in name for name in page.values("span", "title"))
+    assert "not available" in page.text
+    assert not any(rows[0]["path"] in name for name in page.values("span", "title"))
 
 
 def _sample(number: int, class_name: str, split: str = "train") -> Sample:

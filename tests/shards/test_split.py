@@ -12,12 +12,12 @@ from shards.split import (
     draw_folds,
     draw_validation,
     hold_out,
+    return_to_train,
     share_targets,
     shuffled,
     training_only,
     validation_count,
     validation_targets,
-    withdraw,
 )
 
 KEYS = [f"k{number}" for number in range(30)]
@@ -39,8 +39,8 @@ def _validating(
 ) -> set[str]:
     population = _population(labels, keys=keys)
     targets = validation_targets(population.class_sizes(), per_class, 0.2)
-    sides = draw_validation(population, targets, seed)
-    return {key for key, side in zip(keys, sides, strict=True) if side == VAL}
+    assignment = draw_validation(population, targets, seed)
+    return {key for key, side in zip(keys, assignment, strict=True) if side == VAL}
 
 
 # How many
@@ -62,10 +62,7 @@ def _validating(
 )
 def test_validation_count_by_size_of_the_class(samples: int, expected: int) -> None:
     assert validation_count(samples, per_class=50, max_share=0.2) == expected
-
-
-def test_no_validation_when_none_is_wanted() -> None:
-    assert validation_count(1000, per_class=0, max_share=0.2) == 0
+    assert validation_count(samples, per_class=0, max_share=0.2) == 0
 
 
 def test_share_of_each_class_but_one_at_least() -> None:
@@ -74,8 +71,8 @@ def test_share_of_each_class_but_one_at_least() -> None:
 
 def test_every_class_gives_its_count() -> None:
     population = _population([0] * 15 + [1] * 10 + [2] * 4 + [3])
-    sides = draw_validation(population, np.array([3, 2, 1, 0]), seed=0)
-    assert np.bincount(population.labels[sides == VAL], minlength=4).tolist() == [3, 2, 1, 0]
+    assignment = draw_validation(population, np.array([3, 2, 1, 0]), seed=0)
+    assert np.bincount(population.labels[assignment == VAL], minlength=4).tolist() == [3, 2, 1, 0]
 
 
 # Which
@@ -86,15 +83,9 @@ def test_order_is_that_of_the_sha256_of_seed_and_key() -> None:
     assert shuffled(["a", "b", "c"], seed=0).tolist() == [0, 2, 1]
 
 
-def test_order_depends_on_the_seed() -> None:
+def test_order_depends_on_the_seed_and_holds_every_position_once() -> None:
     assert shuffled(KEYS, seed=0).tolist() != shuffled(KEYS, seed=1).tolist()
-
-
-def test_order_holds_every_position_once() -> None:
     assert sorted(shuffled(KEYS, seed=0).tolist()) == list(range(30))
-
-
-def test_order_of_nothing_is_empty() -> None:
     assert shuffled([], seed=0).tolist() == []
 
 
@@ -105,14 +96,10 @@ def test_grown_corpus_keeps_the_order_of_what_it_had() -> None:
     assert [key for key in after if key in KEYS] == before
 
 
-def test_split_does_not_depend_on_the_order_of_the_keys() -> None:
+def test_split_depends_on_the_seed_but_not_on_the_order_of_the_keys() -> None:
     labels = [number % 3 for number in range(30)]
-    turned = _validating(KEYS[::-1], labels[::-1])
-    assert turned == _validating(KEYS, labels)
-
-
-def test_split_depends_on_the_seed() -> None:
-    assert _validating(KEYS, [0] * 30, seed=0) != _validating(KEYS, [0] * 30, seed=1)
+    assert _validating(KEYS[::-1], labels[::-1]) == _validating(KEYS, labels)
+    assert _validating(KEYS, labels, seed=0) != _validating(KEYS, labels, seed=1)
 
 
 def test_new_images_of_a_class_leave_the_split_of_the_others_alone() -> None:
@@ -137,10 +124,10 @@ def test_validating_image_goes_on_to_validate_when_the_count_rises() -> None:
 # Groups
 
 
-def _spanning(population: Population, sides: np.ndarray) -> set[int]:
-    """Groups with images on both sides."""
-    train = set(population.groups[sides == TRAIN].tolist())
-    return train & set(population.groups[sides == VAL].tolist())
+def _spanning(population: Population, assignment: np.ndarray) -> set[int]:
+    """Groups with images on both assignment."""
+    train = set(population.groups[assignment == TRAIN].tolist())
+    return train & set(population.groups[assignment == VAL].tolist())
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -149,40 +136,40 @@ def test_no_group_spans_the_split(seed: int) -> None:
     labels = rng.integers(3, size=200).tolist()
     population = _population(labels, rng.integers(60, size=200).tolist())  # mixed classes too
     targets = share_targets(population.class_sizes(), 0.2)
-    sides = draw_validation(population, targets, seed)
-    assert _spanning(population, sides) == set()
-    drawn = np.bincount(population.labels[sides == VAL], minlength=3)
+    assignment = draw_validation(population, targets, seed)
+    assert _spanning(population, assignment) == set()
+    drawn = np.bincount(population.labels[assignment == VAL], minlength=3)
     assert (drawn <= targets).all()
     assert (drawn >= 0.5 * targets).all()  # about three images a group
 
 
 def test_single_images_fill_what_groups_leave() -> None:
     population = _population([0] * 20, [0] * 15 + list(range(1, 6)))
-    sides = draw_validation(population, np.array([4]), seed=0)
-    assert (sides[:15] == TRAIN).all()
-    assert (sides[15:] == VAL).sum() == 4
+    assignment = draw_validation(population, np.array([4]), seed=0)
+    assert (assignment[:15] == TRAIN).all()
+    assert (assignment[15:] == VAL).sum() == 4
 
 
 def test_class_that_is_one_group_trains_only() -> None:
     population = _population([0] * 10 + [1] * 10, [0] * 10 + list(range(1, 11)))
     targets = np.array([2, 2])
-    sides = draw_validation(population, targets, seed=0)
-    assert training_only(population, sides, targets) == (0,)
+    assignment = draw_validation(population, targets, seed=0)
+    assert training_only(population, assignment, targets) == (0,)
 
 
-def test_class_with_less_than_half_its_target_is_withdrawn() -> None:
+def test_class_with_less_than_half_its_target_is_returned_to_train() -> None:
     population = _population([0] * 20, [0] * 17 + [1, 2, 3])
     targets = np.array([8])
-    sides = draw_validation(population, targets, seed=0)
-    assert (sides == VAL).sum() == 3
-    assert training_only(population, sides, targets) == (0,)
-    assert (withdraw(population, sides, (0,)) == TRAIN).all()
+    assignment = draw_validation(population, targets, seed=0)
+    assert (assignment == VAL).sum() == 3
+    assert training_only(population, assignment, targets) == (0,)
+    assert (return_to_train(population, assignment, (0,)) == TRAIN).all()
 
 
-def test_withdrawn_class_stays_where_its_group_holds_another_class() -> None:
+def test_returned_to_train_class_stays_where_its_group_holds_another_class() -> None:
     population = _population([0, 0, 1, 1], [0, 1, 1, 2])
-    sides = np.array([VAL, VAL, VAL, TRAIN], np.int8)
-    assert withdraw(population, sides, (0,)).tolist() == [TRAIN, VAL, VAL, TRAIN]
+    assignment = np.array([VAL, VAL, VAL, TRAIN], np.int8)
+    assert return_to_train(population, assignment, (0,)).tolist() == [TRAIN, VAL, VAL, TRAIN]
 
 
 # Folds, held-out sources, saved splits
@@ -205,38 +192,38 @@ def test_every_image_validates_in_one_fold() -> None:
     assert np.bincount(folds).tolist() == [4] * 5
 
 
-def test_images_bound_to_a_held_out_source_are_left_out() -> None:
+def test_images_connected_to_a_held_out_source_are_left_out() -> None:
     population = _population([0] * 5, [0, 0, 1, 1, 2])
     held = np.array([True, False, False, False, False])
     assert hold_out(population, held).tolist() == [VAL, LEFT_OUT, TRAIN, TRAIN, TRAIN]
 
 
-def _bonds(*pairs: tuple[int, int]) -> np.ndarray:
+def _edges(*pairs: tuple[int, int]) -> np.ndarray:
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
-def test_saved_split_is_kept_and_new_images_follow_what_binds_them() -> None:
+def test_saved_split_is_kept_and_new_images_follow_their_edges() -> None:
     keys = ["a", "new1", "b", "new2", "new3", "new4"]
-    sides = apply_saved(keys, {"a": "val", "b": "train"}, _bonds((0, 1), (2, 3), (1, 5)))
-    assert sides.tolist() == [VAL, VAL, TRAIN, TRAIN, TRAIN, VAL]
+    assignment = apply_saved(keys, {"a": VAL, "b": TRAIN}, _edges((0, 1), (2, 3), (1, 5)))
+    assert assignment.tolist() == [VAL, VAL, TRAIN, TRAIN, TRAIN, VAL]
 
 
-@pytest.mark.parametrize("bonds", [[(0, 1)], [(0, 2), (2, 1)]], ids=["directly", "through a new"])
-def test_saved_training_image_that_is_bound_to_validation_is_left_out(
-    bonds: list[tuple[int, int]],
+@pytest.mark.parametrize("edges", [[(0, 1)], [(0, 2), (2, 1)]], ids=["directly", "through a new"])
+def test_saved_training_image_connected_to_validation_is_left_out(
+    edges: list[tuple[int, int]],
 ) -> None:
-    sides = apply_saved(["a", "b", "new"], {"a": "val", "b": "train"}, _bonds(*bonds))
-    assert sides[:2].tolist() == [VAL, LEFT_OUT]
+    assignment = apply_saved(["a", "b", "new"], {"a": VAL, "b": TRAIN}, _edges(*edges))
+    assert assignment[:2].tolist() == [VAL, LEFT_OUT]
 
 
 def test_mosaic_that_was_cut_is_cut_alike_again() -> None:
-    # A chain: each overlaps the next, and what was left out keeps the sides apart.
-    said = ["train", "train", "left_out", "val", "val"]
-    saved = dict(zip("abcde", said, strict=True))
-    sides = apply_saved(list("abcde"), saved, _bonds((0, 1), (1, 2), (2, 3), (3, 4)))
-    assert sides.tolist() == [TRAIN, TRAIN, LEFT_OUT, VAL, VAL]
+    # A chain: each overlaps the next, and what was left out keeps the assignment apart.
+    known = [TRAIN, TRAIN, LEFT_OUT, VAL, VAL]
+    saved = dict(zip("abcde", known, strict=True))
+    assignment = apply_saved(list("abcde"), saved, _edges((0, 1), (1, 2), (2, 3), (3, 4)))
+    assert assignment.tolist() == [TRAIN, TRAIN, LEFT_OUT, VAL, VAL]
 
 
-def test_no_bonds_leave_the_saved_split_as_it_was() -> None:
-    sides = apply_saved(["a", "b"], {"a": "val"}, _bonds())
-    assert sides.tolist() == [VAL, TRAIN]
+def test_no_edges_leave_the_saved_split_as_it_was() -> None:
+    assignment = apply_saved(["a", "b"], {"a": VAL}, _edges())
+    assert assignment.tolist() == [VAL, TRAIN]

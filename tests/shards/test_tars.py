@@ -1,13 +1,10 @@
 """Tars and their indexes: plain members, cut as asked, described byte by byte."""
 
-import hashlib
 import json
-import os
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +12,13 @@ import pytest
 from shards.catalog import Catalog, images_path
 from shards.cli import UserError
 from shards.corpus import plain_source
-from shards.intake import take_in
-from shards.sample import SampleOptions
+from shards.format.config import WriteConfig
+from shards.intake import encode_sources
 from shards.schema import Index, ShardInfo
 from shards.sources import list_sources
 from shards.tars import TarMember, dali_index, list_members, write_split
+
+CONFIG = WriteConfig(source="x", out="y", shard_samples=3, workers=1)
 
 Written = tuple[tuple[ShardInfo, ...], Index]
 
@@ -32,36 +31,17 @@ def catalog(make_corpus: Callable[..., Path], tmp_path_factory: pytest.TempPathF
     """Seven encoded images: four of a, three of b."""
     root = tmp_path_factory.mktemp("tars")
     listing = list_sources([plain_source(str(make_corpus(root / "corpus", {"a": 4, "b": 3})))])
-    options = SampleOptions(profile="fast", max_side=None)
-    return take_in(listing, root / "spool", options, workers=1)
+    return encode_sources(listing, root / "spool", CONFIG)
 
 
-def _write(folder: Path, catalog: Catalog, order: Any = ORDER, workers: int = 1) -> Written:
-    return write_split(
-        folder,
-        "train",
-        catalog,
-        np.asarray(order, np.int64),
-        {0: "first_of_group"},
-        suffix="jpg",
-        shard_samples=3,
-        workers=workers,
-    )
+def _write(folder: Path, catalog: Catalog) -> Written:
+    return write_split(folder, "train", catalog, ORDER, {0: "first_of_group"}, CONFIG)
 
 
 @pytest.fixture
 def written(catalog: Catalog, tmp_path: Path) -> Written:
     """The seven as tars of three, in `tmp_path`."""
     return _write(tmp_path, catalog)
-
-
-def test_split_is_cut_into_tars(written: Written) -> None:
-    shards, _ = written
-    assert [(shard.name, shard.samples) for shard in shards] == [
-        ("train-00000.tar", 3),
-        ("train-00001.tar", 3),
-        ("train-00002.tar", 1),
-    ]
 
 
 def test_samples_come_in_the_order_asked_for(
@@ -87,27 +67,6 @@ def test_members_are_plain_files_of_no_one_and_no_time(written: Written, tmp_pat
             assert member.offset_data - member.offset == tarfile.BLOCKSIZE
 
 
-def test_index_row_leads_to_the_image_bytes(
-    written: Written, catalog: Catalog, tmp_path: Path
-) -> None:
-    shards, index = written
-    for row, record in zip(index, catalog.records[ORDER], strict=True):
-        descriptor = os.open(tmp_path / shards[row["shard"]].name, os.O_RDONLY)
-        data = os.pread(descriptor, int(row["size"]), int(row["offset"]))
-        os.close(descriptor)
-        assert hashlib.sha256(data).digest() == record["stored"].ljust(32, b"\0")
-        assert (row["label"], row["height"], row["width"]) == (record["label"], 48, 64)
-
-
-def test_provenance_is_ascii_json(written: Written, tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "train-00002.tar") as tar:
-        (name,) = (name for name in tar.getnames() if name.endswith(".json"))
-        stream = tar.extractfile(name)
-        assert stream is not None
-        said = json.loads(stream.read().decode("ascii"))
-    assert (said["class"], said["source"]) == ("a", "a/img3.png")
-
-
 def test_group_stands_in_the_provenance(written: Written, tmp_path: Path) -> None:
     said = []
     for shard in written[0]:
@@ -117,22 +76,6 @@ def test_group_stands_in_the_provenance(written: Written, tmp_path: Path) -> Non
     assert [(s["source"], s["group"]) for s in said if "group" in s] == [
         ("a/img0.png", "first_of_group")
     ]
-
-
-def test_workers_do_not_change_the_bytes(
-    written: Written, catalog: Catalog, tmp_path: Path
-) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
-    shards, index = _write(other, catalog, workers=3)
-    assert shards == written[0]  # SHA-256 of each file included
-    assert index.tobytes() == written[1].tobytes()
-
-
-def test_no_samples_give_no_tars(catalog: Catalog, tmp_path: Path) -> None:
-    shards, index = _write(tmp_path, catalog, order=[])
-    assert (shards, len(index)) == ((), 0)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_spool_that_changed_is_refused(catalog: Catalog, tmp_path: Path) -> None:
@@ -159,13 +102,6 @@ def test_members_are_listed_with_offset_and_size(tmp_path: Path) -> None:
         TarMember("k1", "seg.png", 1536, 600, "k1.seg.png"),
         TarMember("k2", "cls", 3072, 1, "k2.cls"),
     ]
-
-
-@pytest.mark.parametrize("data", [b"", b"no tar at all" * 100], ids=["empty", "text"])
-def test_what_is_no_tar_raises(tmp_path: Path, data: bytes) -> None:
-    (tmp_path / "x.tar").write_bytes(data)
-    with pytest.raises(tarfile.TarError):
-        list_members(tmp_path / "x.tar")
 
 
 def test_dali_index_has_a_line_per_sample() -> None:

@@ -1,23 +1,39 @@
-"""Verifying: a whole set passes, and each damaged file is named."""
+"""Verifying: a good set passes, and each fault is named, also behind good checksums."""
 
 import os
 import shutil
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
 import pytest
-from damage import TAR, faults_of, flip, members, overwrite
-
-from shards.schema import (
-    INDEX_DTYPE,
+from damage import (
+    TAR,
+    edit_index,
+    edit_manifest,
+    edit_samples,
+    faults_of,
+    flip,
+    members,
+    overwrite,
 )
-from shards.tars import dali_index, list_members
-from shards.verify import main
-from shards.write import WriteConfig, write_shards
+from written_sets import write_set
 
+from shards.cli import UserError
+from shards.schema import INDEX_DTYPE, file_sha256, read_manifest, read_rows
+from shards.stores import filesystem
+from shards.tars import dali_index, list_members
+from shards.verify import find_faults, main
+
+IDX, VAL_TAR = "train-00001.idx", "val-00000.tar"
+DIFFERS = "SHA-256 differs from the manifest"
 Resign = Callable[[Path], None]
+# What each fault begins with, in order; ... where more may follow.
+Expected = list[str | EllipsisType]
+Damage = Callable[[Path], Expected]
 
 
 @pytest.fixture
@@ -26,136 +42,291 @@ def folder(fast_set: Path, tmp_path: Path) -> Path:
     return shutil.copytree(fast_set, tmp_path / "set")
 
 
-# Exit codes
+def _check(faults: list[str], expected: Expected) -> None:
+    if expected[-1] is ...:
+        expected = expected[:-1]
+        faults = faults[: len(expected)]
+    assert len(faults) == len(expected), faults
+    for fault, start in zip(faults, expected, strict=True):
+        assert fault.startswith(str(start))
 
 
-@pytest.mark.parametrize("name", ["fast_set", "exact_set"])
-def test_whole_set_is_silent_on_stdout(
-    request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
-    main([str(request.getfixturevalue(name))])  # no SystemExit: code 0
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "whole, 29 images, 3 classes" in captured.err
+def _manifest(edit: Callable[[dict[str, Any]], object], *expected: str | EllipsisType) -> Damage:
+    def damage(folder: Path) -> Expected:
+        edit_manifest(folder, edit)  # type: ignore[arg-type]
+        return list(expected)
+
+    return damage
 
 
-def test_faulty_set_exits_with_1_and_prints_the_faults(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (folder / "val-00000.idx").unlink()
-    with pytest.raises(SystemExit) as stopped:
-        main([str(folder)])
-    assert stopped.value.code == 1
-    (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("val-00000.tar: cannot be read: ")
-    assert "val-00000.idx" in line
+def _index(column: str, row: int, value: int, *expected: str | EllipsisType) -> Damage:
+    """Add `value` to a column of a row of train.npy."""
+
+    def damage(folder: Path) -> Expected:
+        edit_index(folder, "train", lambda index: index[column].__setitem__(row, value))
+        return list(expected)
+
+    return damage
 
 
-def test_missing_manifest_exits_with_2_and_names_the_writer(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (folder / "manifest.json").unlink()
-    with pytest.raises(SystemExit) as stopped:
-        main([str(folder)])
-    assert stopped.value.code == 2
-    captured = capsys.readouterr()
-    assert "manifest.json is missing" in captured.err
-    assert "python -m shards.write" in captured.err
+def _replaced(name: str, array: Any, *expected: str) -> Damage:
+    def damage(folder: Path) -> Expected:
+        np.save(folder / name, array)
+        return list(expected)
+
+    return damage
 
 
-def test_set_without_validation_is_whole(corpus: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    config = WriteConfig(source=str(corpus), out=str(out), val_per_class=0, report=False, workers=1)
-    write_shards(config)
-    assert faults_of(out) == []
+def _truncated(name: str, size: int, *expected: str) -> Damage:
+    def damage(folder: Path) -> Expected:
+        os.truncate(folder / name, size)
+        return list(expected)
+
+    return damage
 
 
-def test_resigned_set_is_whole(folder: Path, resign: Resign) -> None:
-    resign(folder)  # else the tests that resign would find its own faults
-    assert faults_of(folder) == []
+def _missing(name: str, *expected: str) -> Damage:
+    def damage(folder: Path) -> Expected:
+        (folder / name).unlink()
+        return list(expected)
+
+    return damage
 
 
 # Damaged files
 
 
-def test_flipped_byte_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def _flipped_image(folder: Path) -> Expected:
     image = members(folder / TAR, "jpg")[2]
     flip(folder / TAR, image.offset + image.size // 2)
-    with pytest.raises(SystemExit) as stopped:
-        main([str(folder)])
-    assert stopped.value.code == 1
-    faults = capsys.readouterr().out.splitlines()
-    assert faults[0] == f"{TAR}: SHA-256 differs from the manifest"
-    assert faults[1] == f"{TAR}: sample {image.key}: image bytes differ from their SHA-256"
-    assert all(image.key in fault for fault in faults[1:])
+    return [f"{TAR}: {DIFFERS}", f"{TAR}: sample {image.key}: image bytes differ", ...]
 
 
-def test_flipped_byte_is_found_by_the_sample_itself(folder: Path, resign: Resign) -> None:
-    image = members(folder / TAR, "jpg")[2]
-    flip(folder / TAR, image.offset + image.size // 2)
-    resign(folder)
-    assert f"{TAR}: sample {image.key}: image bytes differ from their SHA-256" in faults_of(folder)
+def _tar_cut_in_an_image(folder: Path) -> Expected:
+    size, image = (folder / TAR).stat().st_size, members(folder / TAR, "jpg")[2]
+    keep = image.offset + image.size // 2
+    os.truncate(folder / TAR, keep)
+    bytes_ = f"{TAR}: {keep} bytes, the manifest says {size}"
+    return [bytes_, f"{TAR}: {DIFFERS}", f"{TAR}: cannot be read: ", ...]
 
 
-def test_image_that_does_not_decode_is_named(folder: Path, resign: Resign) -> None:
+def _missing_tar_and_a_damaged_one(folder: Path) -> Expected:
+    (folder / TAR).unlink()
+    flip(folder / VAL_TAR, members(folder / VAL_TAR, "jpg")[0].offset + 200)
+    return [f"{TAR}: cannot be read: [Errno 2]", f"{VAL_TAR}: {DIFFERS}", ...]
+
+
+def _dali_index_that_is_not_ascii(folder: Path) -> Expected:
+    flip(folder / IDX, 10, mask=0x80)
+    return [f"{IDX}: {DIFFERS}", f"{IDX}: does not describe {TAR}"]
+
+
+def _unknown_tar(folder: Path) -> Expected:
+    (folder / "train-00009.tar").write_bytes(b"of another run")
+    return ["train-00009.tar: is not in the manifest, but readers of *.tar would read it"]
+
+
+def _specimen_in_both_splits(folder: Path) -> Expected:
+    def separate(rows: list[dict[str, str]]) -> None:
+        for split in ("train", "val"):
+            next(row for row in rows if row["split"] == split)["specimen"] = "grain_7"
+
+    edit_samples(folder, separate)
+    return ["samples.csv: specimen grain_7 is in both splits"]
+
+
+def _overlap_across_the_split(folder: Path) -> Expected:
+    keys = {row["split"]: row["key"] for row in read_rows(folder / "samples.csv")}
+    path = folder / "overlaps.csv"
+    with path.open("a", newline="") as stream:
+        stream.write(f"{keys['val']},{keys['train']},1,2,1,0,0.5,20,0.9\r\n")
+    edit_manifest(folder, lambda content: content["files"].update({path.name: file_sha256(path)}))
+    return [f"overlaps.csv: {keys['val']} and {keys['train']} overlap across the split"]
+
+
+def _sample_in_another_split(folder: Path) -> Expected:
+    key = next(row["key"] for row in read_rows(folder / "samples.csv") if row["split"] == "train")
+    edit_samples(folder, lambda rows: [r.update(split="val") for r in rows if r["key"] == key])  # type: ignore[arg-type, return-value]
+    (tar,) = (
+        path.name
+        for path in folder.glob("train-*.tar")
+        if key in {member.key for member in list_members(path)}
+    )
+    return [f"{tar}: sample {key}: samples.csv has it in val"]
+
+
+def _split(content: dict[str, Any]) -> dict[str, Any]:
+    return content["splits"]["train"]  # type: ignore[no-any-return]
+
+
+DAMAGES: dict[str, Damage] = {
+    "flipped bit of an image": _flipped_image,
+    "tar cut in an image": _tar_cut_in_an_image,
+    "empty tar": lambda folder: [
+        *_truncated(TAR, 0, f"{TAR}: 0 bytes, the manifest says ", f"{TAR}: {DIFFERS}")(folder),
+        f"{TAR}: cannot be read: ",
+        ...,
+    ],
+    "missing tar and a damaged one": _missing_tar_and_a_damaged_one,
+    "missing DALI index": _missing("val-00000.idx", f"{VAL_TAR}: cannot be read: "),
+    "DALI index that is not ASCII": _dali_index_that_is_not_ascii,
+    "missing train.npy": _missing("train.npy", "train.npy: cannot read index"),
+    "missing val.npy": _missing("val.npy", "val.npy: cannot read index"),
+    "truncated index": _truncated("train.npy", 500, "train.npy: cannot read index"),
+    "index of another type": _replaced("train.npy", np.zeros(25, np.int64), "train.npy: index"),
+    "index in two dimensions": _replaced(
+        "train.npy", np.zeros((5, 5), INDEX_DTYPE), "train.npy: index"
+    ),
+    "index of one number": _replaced("train.npy", np.zeros((), INDEX_DTYPE), "train.npy: index"),
+    "edited index row": _index("width", 6, 65, f"train.npy: {DIFFERS}", ...),
+    "split count": _manifest(
+        lambda content: _split(content).update(samples=26),
+        "manifest.json: train counts 26 samples, its shards another number",
+        "train.npy: 25 rows for 26 samples",
+    ),
+    "class counts": _manifest(
+        lambda content: _split(content).update(class_counts=[9, 9, 7]),
+        "train.npy: class counts differ from the manifest",
+    ),
+    "shard counts of equal sum": _manifest(
+        lambda content: [
+            shard.update(samples=n)
+            for shard, n in zip(_split(content)["shards"], (4, 6), strict=False)
+        ],
+        "train-00000.tar: 5 samples, the manifest says 4",
+        f"{TAR}: 5 samples, the manifest says 6",
+    ),
+    "class name": _manifest(
+        lambda content: content["classes"].__setitem__(0, "aleph"),
+        "manifest.json: corpus_hash is not the hash",
+        ...,
+    ),
+    "tar of another run": _unknown_tar,
+    "specimen in both splits": _specimen_in_both_splits,
+    "overlap across the split": _overlap_across_the_split,
+    "sample in another split": _sample_in_another_split,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_damage_is_named(folder: Path, damage: Damage) -> None:
+    expected = damage(folder)
+    _check(faults_of(folder), expected)
+
+
+# Wrong content behind good checksums
+
+
+def _no_jpeg(folder: Path) -> Expected:
     image = members(folder / TAR, "jpg")[0]
     overwrite(folder / TAR, image.offset, b"GARBAGE!")
-    resign(folder)
-    assert any(f"sample {image.key}: image does not decode" in fault for fault in faults_of(folder))
+    sample = f"{TAR}: sample {image.key}: image "
+    return [f"{sample}bytes differ", f"{sample}does not decode"]
 
 
-@pytest.mark.parametrize("middle", [True, False], ids=["middle of an image", "nothing left"])
-def test_truncated_shard_is_named(folder: Path, middle: bool) -> None:
-    size = (folder / TAR).stat().st_size
-    image = members(folder / TAR, "jpg")[2]
-    keep = image.offset + image.size // 2 if middle else 0
-    os.truncate(folder / TAR, keep)
-    faults = faults_of(folder)
-    assert faults[:2] == [
-        f"{TAR}: {keep} bytes, the manifest says {size}",
-        f"{TAR}: SHA-256 differs from the manifest",
-    ]
-    assert faults[2].startswith(f"{TAR}: cannot be read: ")
+def _flipped_image_resigned(folder: Path) -> Expected:
+    return _flipped_image(folder)[1:]
 
 
-def test_shard_cut_between_samples_is_named(folder: Path, resign: Resign) -> None:
+def _tar_cut_between_samples(folder: Path) -> Expected:
     last = members(folder / TAR, "cls")[-1]
     os.truncate(folder / TAR, last.offset - 512)  # a good tar, without its last sample
-    (folder / "train-00001.idx").write_text(dali_index(list_members(folder / TAR)))
-    resign(folder)
-    assert faults_of(folder) == [
-        f"{TAR}: 4 samples, the manifest says 5",
-        f"{TAR}: 4 samples, the index has 5",
+    (folder / IDX).write_text(dali_index(list_members(folder / TAR)))
+    return [f"{TAR}: 4 samples, the manifest says 5", f"{TAR}: 4 samples, the index has 5"]
+
+
+def _dali_index_of_another_tar(folder: Path) -> Expected:
+    shutil.copyfile(folder / "train-00002.idx", folder / IDX)
+    return [f"{IDX}: does not describe {TAR}"]
+
+
+def _wrong_label(folder: Path) -> Expected:
+    label = members(folder / TAR, "cls")[0]
+    right = (folder / TAR).read_bytes()[label.offset] - ord("0")
+    wrong = (right + 1) % 3
+    overwrite(folder / TAR, label.offset, str(wrong).encode())
+    name = ("alpha", "beta", "gamma")[right]
+    sample = f"{TAR}: sample {label.key}: "
+    return [
+        f"{sample}label {wrong} does not fit class {name!r}",
+        f"{sample}the index row does not describe it",
     ]
 
 
-def test_missing_shard_is_named_and_the_others_are_looked_at(folder: Path) -> None:
-    (folder / TAR).unlink()
-    flip(folder / "val-00000.tar", members(folder / "val-00000.tar", "jpg")[0].offset + 200)
-    faults = faults_of(folder)
-    assert faults[0].startswith(f"{TAR}: cannot be read: [Errno 2]")
-    assert faults[1] == "val-00000.tar: SHA-256 differs from the manifest"
+def _label(text: bytes) -> Damage:
+    def damage(folder: Path) -> Expected:
+        label = members(folder / TAR, "cls")[0]
+        overwrite(folder / TAR, label.offset, text)
+        return [f"{TAR}: sample {label.key}: label ", ...]
+
+    return damage
 
 
-def test_damaged_dali_index_is_named(folder: Path) -> None:
-    flip(folder / "train-00001.idx", 10, mask=0x80)  # no ASCII any more
-    assert faults_of(folder) == [
-        "train-00001.idx: SHA-256 differs from the manifest",
-        f"train-00001.idx: does not describe {TAR}",
-    ]
+def _sample_without_its_label(folder: Path) -> Expected:
+    key = list_members(folder / TAR)[0].key
+    with tarfile.open(folder / TAR) as old, tarfile.open(folder / "new", "w") as new:
+        for member in old:
+            if member.name != f"{key}.cls":
+                new.addfile(member, old.extractfile(member))
+    (folder / "new").replace(folder / TAR)
+    (folder / IDX).write_text(dali_index(list_members(folder / TAR)))
+    parts = "has the parts jpg, json; expected one image, cls and json"
+    return [f"{TAR}: sample {key}: {parts}", ...]
 
 
-def test_dali_index_of_another_tar_is_named(folder: Path, resign: Resign) -> None:
-    shutil.copyfile(folder / "train-00002.idx", folder / "train-00001.idx")
+def _edited_row(column: str) -> Damage:
+    def damage(folder: Path) -> Expected:
+        def edit(index: Any) -> None:
+            index[column][6] += 1  # the second sample of the second shard
+
+        edit_index(folder, "train", edit)
+        key = members(folder / TAR, "cls")[1].key
+        counts = ["train.npy: class counts differ"] if column == "label" else []
+        return [*counts, f"{TAR}: sample {key}: the index row does not describe it"]
+
+    return damage
+
+
+RESIGNED: dict[str, Damage] = {
+    "flipped bit of an image": _flipped_image_resigned,
+    "no JPEG": _no_jpeg,
+    "tar cut between samples": _tar_cut_between_samples,
+    "DALI index of another tar": _dali_index_of_another_tar,
+    "wrong label": _wrong_label,
+    "label that is no number": _label(b"x"),
+    "label that is no class": _label(b"7"),
+    "sample without its label": _sample_without_its_label,
+    **{f"edited {name}": _edited_row(name) for name in ("offset", "size", "label", "height")},
+    "edited width": _edited_row("width"),
+    # Counting up to it would take 32 GiB.
+    "label beyond all classes": _index("label", 0, 2**32 - 1, "train.npy: class counts", ...),
+    "row of another shard": _index(
+        "shard",
+        0,
+        1,
+        "train-00000.tar: 5 samples, the index has 4",
+        f"{TAR}: 5 samples, the index has 6",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", RESIGNED.values(), ids=RESIGNED)
+def test_damage_behind_good_checksums_is_named(
+    folder: Path, resign: Resign, damage: Damage
+) -> None:
+    expected = damage(folder)
     resign(folder)
-    assert faults_of(folder) == [f"train-00001.idx: does not describe {TAR}"]
+    _check(faults_of(folder), expected)
 
 
-@pytest.mark.parametrize("name", ["train", "val"])
-def test_missing_index_is_named(folder: Path, name: str) -> None:
-    (folder / f"{name}.npy").unlink()
-    (fault,) = faults_of(folder)
-    assert fault.startswith(f"{name}.npy: cannot read index")
+def test_good_set_has_no_faults(folder: Path, resign: Resign) -> None:
+    resign(folder)  # else the tests that resign would find its own faults
+    assert faults_of(folder) == []
+
+
+def test_set_without_validation_has_no_faults(corpus: Path, tmp_path: Path) -> None:
+    write_set(corpus, tmp_path / "out", val_per_class=0)
+    assert faults_of(tmp_path / "out") == []
 
 
 @pytest.mark.parametrize("offset", [0, 10, 15, 20, 25, 60])
@@ -164,21 +335,12 @@ def test_damaged_index_header_is_named(folder: Path, offset: int) -> None:
     assert faults_of(folder)[0].startswith("train.npy: ")
 
 
-def test_truncated_index_is_named(folder: Path) -> None:
-    os.truncate(folder / "train.npy", (folder / "train.npy").stat().st_size - 1)
-    (fault,) = faults_of(folder)
-    assert fault.startswith("train.npy: cannot read index")
-
-
-@pytest.mark.parametrize(
-    "index",
-    [np.zeros(25, np.int64), np.zeros((5, 5), INDEX_DTYPE), np.zeros((), INDEX_DTYPE)],
-    ids=["type", "table", "scalar"],
-)
-def test_index_of_another_layout_is_named(folder: Path, index: np.ndarray[Any, Any]) -> None:
-    np.save(folder / "train.npy", index)
-    (fault,) = faults_of(folder)
-    assert "has another layout" in fault
+@pytest.mark.parametrize("name", ["samples.csv", "overlaps.csv", "rejects.jsonl"])
+def test_edited_or_missing_table_is_named(folder: Path, name: str) -> None:
+    (folder / name).write_bytes((folder / name).read_bytes() + b"\n")
+    assert f"{name}: {DIFFERS}" in faults_of(folder)
+    (folder / name).unlink()
+    assert f"{name}: cannot be read: No such file or directory" in faults_of(folder)
 
 
 def _places(folder: Path) -> Iterator[tuple[str, int, int]]:
@@ -198,3 +360,118 @@ def test_no_flipped_bit_goes_unseen(folder: Path) -> None:
         assert faults_of(folder), (name, offset, mask)
         flip(folder / name, offset, mask)
     assert faults_of(folder) == []
+
+
+def test_threads_name_the_same_faults(folder: Path) -> None:
+    for path in folder.glob("*.tar"):
+        path.write_bytes(path.read_bytes()[:2000])
+    manifest = read_manifest(folder)
+    assert list(find_faults(folder, manifest, workers=4)) == list(find_faults(folder, manifest))
+
+
+def test_decoding_can_be_sampled(folder: Path, resign: Resign) -> None:
+    _no_jpeg(folder)
+    resign(folder)
+    manifest = read_manifest(folder)
+    assert not any("does not decode" in fault for fault in find_faults(folder, manifest, decode=0))
+
+
+# The manifest
+
+
+@pytest.mark.parametrize("found", [0, 2, "1", True, None])
+def test_other_schema_version_is_refused(folder: Path, found: Any) -> None:
+    edit_manifest(folder, lambda content: content.update(schema_version=found))
+    with pytest.raises(UserError, match=f"schema_version {found!r}, this version reads 1"):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda content: content.pop("mean"),
+        lambda content: content.update(surplus=1),
+        lambda content: content.update(splits=[]),
+        lambda content: content["splits"]["val"].pop("shards"),
+        lambda content: content["splits"]["val"]["shards"][0].pop("sha256"),
+    ],
+    ids=["mean", "surplus", "splits", "shards", "sha256"],
+)
+def test_manifest_with_other_fields_is_damaged(
+    folder: Path, edit: Callable[[dict[str, Any]], None]
+) -> None:
+    edit_manifest(folder, edit)
+    with pytest.raises(UserError, match=r"manifest\.json is damaged"):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe"])
+def test_manifest_that_is_no_json_cannot_be_read(folder: Path, data: bytes) -> None:
+    (folder / "manifest.json").write_bytes(data)
+    with pytest.raises(UserError, match=r"cannot read .*manifest\.json"):
+        read_manifest(folder)
+
+
+# The program
+
+
+@pytest.mark.parametrize("name", ["fast_set", "exact_set"])
+def test_good_set_is_silent_on_stdout(
+    request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    main([str(request.getfixturevalue(name))])  # no SystemExit: code 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "complete, 29 images, 3 classes" in captured.err
+
+
+def test_faulty_set_exits_with_1_and_prints_the_faults(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = _flipped_image(folder)
+    with pytest.raises(SystemExit) as stopped:
+        main([str(folder)])
+    assert stopped.value.code == 1
+    _check(capsys.readouterr().out.splitlines(), expected)
+
+
+def test_missing_manifest_exits_with_2_and_names_the_writer(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "manifest.json").unlink()
+    with pytest.raises(SystemExit) as stopped:
+        main([str(folder)])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert "manifest.json is missing" in error
+    assert "python -m shards.write" in error
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("--decode=2", "decode must lie between 0 and 1, not 2.0"),
+        ("--decode=-0.1", "decode must lie between 0 and 1, not -0.1"),
+        ("--decode=half", "must be a number, not 'half'"),
+        ("--workers=0", "workers must be at least 1, not 0"),
+    ],
+)
+def test_setting_out_of_range_is_refused(
+    folder: Path, given: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([str(folder), given])
+    assert message in capsys.readouterr().err
+
+
+def test_set_at_a_url_is_checked_tar_by_tar(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fs, _ = filesystem("memory://bucket")
+    fs.put(f"{folder}/", "/bucket/set/", recursive=True)
+    main(["memory://bucket/set"])
+    assert "memory://bucket/set: complete, 29 images" in capsys.readouterr().err
+    fs.rm(f"/bucket/set/{TAR}")
+    with pytest.raises(SystemExit):
+        main(["memory://bucket/set"])
+    assert capsys.readouterr().out.startswith(f"{TAR}: cannot be read: memory://bucket")

@@ -59,7 +59,7 @@ def test_second_run_to_the_same_out_is_refused(corpus: Path, tmp_path: Path) -> 
 def test_folder_of_other_things_is_not_worked_in(corpus: Path, tmp_path: Path, place: str) -> None:
     (tmp_path / place / "deep").mkdir(parents=True)
     (tmp_path / place / "deep" / "thesis.tex").write_text("precious")
-    with pytest.raises(UserError, match="has files that are not a run's; choose a new or empty"):
+    with pytest.raises(UserError, match="holds files that no run made; choose a new or empty"):
         write_set(corpus, tmp_path / "out", work=tmp_path / place)
     assert (tmp_path / place / "deep" / "thesis.tex").read_text() == "precious"
 

@@ -58,7 +58,8 @@ def test_a_segmenter_is_published_listed_shown_and_compared(
 def test_no_image_no_name_and_no_path_of_the_owner_is_published(segmenter: Path, root: str) -> None:
     publish(segmenter, "alloy", root)
     folder = find_segmenter(NAME)
-    files = "best.safetensors card.json README.md entry.json claim calibration.json ood_reference.safetensors"
+    files = "best.safetensors card.json README.md entry.json claim"
+    files += " calibration.json ood_reference.safetensors"
     assert {path.name for path in folder.iterdir()} == set(files.split())
     assert all(b"secret" not in path.read_bytes() for path in folder.iterdir())
     card = read_segmenter_card(folder)
