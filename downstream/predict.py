@@ -28,16 +28,16 @@ from rich.console import Console
 from rich.table import Table
 
 from downstream.apply.blend import Tiling, blended_bands
+from downstream.apply.calibration_file import read_calibration, read_reference
 from downstream.apply.config import PredictConfig
 from downstream.apply.ensemble import Ensemble, Member, load_members, single_view, views
 from downstream.apply.inputs import find_images, split_arguments
 from downstream.apply.legend import Legend, legend_of, write_classes
-from downstream.apply.novelty import Reference, image_score
+from downstream.apply.novelty import Reference, ood_score
 from downstream.apply.picture import PictureWriter
 from downstream.apply.prepared import native_bands, open_prepared
 from downstream.apply.reach import sees_whole_tile
 from downstream.apply.scan import Scan, file_stamp
-from downstream.apply.trust_file import read_reference, read_trust
 from downstream.seg.classes import parse_classes
 from downstream.seg.run_folder import write_json
 from downstream.seg.segmenter import STRIDE, Segmenter
@@ -52,8 +52,8 @@ _ASIDE = ("runs", "images", "out", "redo", "threads", "batch_size")
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
-    """A run's view of which images are like its labelled ones."""
+class OodDetector:
+    """Tells which images are unlike the labelled ones of a run."""
 
     segmenter: Segmenter
     reference: Reference
@@ -62,7 +62,7 @@ class Judge:
 
     def score(self, scan: Scan) -> float:
         """Above 1: the image is unlike them."""
-        return image_score(scan, self.segmenter, self.reference, self.crop_size) / self.limit
+        return ood_score(scan, self.segmenter, self.reference, self.crop_size) / self.limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Predictor:
     config: PredictConfig
     ensemble: Ensemble
     legend: Legend
-    judges: tuple[Judge, ...]
+    detectors: tuple[OodDetector, ...]
     settings: dict[str, Any]  # that decide the outputs
     preparation: Mapping[str, Any]  # of images, by an adapted network's card
 
@@ -125,25 +125,25 @@ def open_predictor(config: PredictConfig) -> Predictor:
     """Load the runs. Raises `UserError` where they are not finished, or differ in classes."""
     runs = [find_segmenter(run) for run in config.runs]
     cards = [read_segmenter_card(run) for run in runs]
-    found = [read_trust(run, card.sha256) for run, card in zip(runs, cards, strict=True)]
-    for run, trust, card in zip(runs, found, cards, strict=True):
-        if trust is None:
-            way = f"; python -m downstream.trust {run} gives both"
+    found = [read_calibration(run, card.sha256) for run, card in zip(runs, cards, strict=True)]
+    for run, calibration, card in zip(runs, found, cards, strict=True):
+        if calibration is None:
+            way = f"; python -m downstream.calibrate {run} gives both"
             console.print(
-                f"{run}: probabilities as they come, and no warning of unlike images"
+                f"{run}: uncalibrated probabilities and no warning of unlike images"
                 f"{'' if card.adapted or is_published(run) else way}",
                 markup=False,
             )
-    temperatures = [trust.temperature if trust else 1.0 for trust in found]
+    temperatures = [calibration.temperature if calibration else 1.0 for calibration in found]
     members = load_members(runs, temperatures)
     _tell_of_pooling(config, members, cards)
     seen = views(_orientation(cards)) if config.views else single_view()
     legend = legend_of(parse_classes(cards[0].classes))
     Tiling(config.tile, config.overlap, STRIDE).axes(STRIDE, STRIDE)  # refuses wrong sizes now
-    judges = [
-        Judge(member.segmenter, read_reference(run), trust.novelty_limit, card.crop_size)
-        for run, member, trust, card in zip(runs, members, found, cards, strict=True)
-        if trust is not None
+    detectors = [
+        OodDetector(member.segmenter, read_reference(run), calibration.ood_limit, card.crop_size)
+        for run, member, calibration, card in zip(runs, members, found, cards, strict=True)
+        if calibration is not None
     ]
     settings = {k: v for k, v in as_plain(config).items() if k not in _ASIDE}
     settings["members"] = [
@@ -152,7 +152,7 @@ def open_predictor(config: PredictConfig) -> Predictor:
     ensemble = Ensemble(members, len(legend.classes), seen)
     if done := cards[0].spelled_preparation:
         console.print(f"images are prepared as the training's were: {done}", markup=False)
-    return Predictor(config, ensemble, legend, tuple(judges), settings, cards[0].preparation)
+    return Predictor(config, ensemble, legend, tuple(detectors), settings, cards[0].preparation)
 
 
 def _tell_of_pooling(
@@ -197,7 +197,7 @@ def _predict_one(path: Path, predictor: Predictor) -> dict[str, Any]:
     config, ensemble, legend = predictor.config, predictor.ensemble, predictor.legend
     stamp = file_stamp(path)
     whole, scan = open_prepared(path, predictor.preparation, crop_bar=config.crop_bar)
-    scores = [judge.score(scan) for judge in predictor.judges]
+    scores = [detector.score(scan) for detector in predictor.detectors]
     ensemble.start_image()
     tiling = Tiling(config.tile, config.overlap, STRIDE, config.batch_size)
     members = len(predictor.settings["members"])
@@ -221,7 +221,7 @@ def _predict_one(path: Path, predictor: Predictor) -> dict[str, Any]:
         "member_fractions": ensemble.shares.tolist(),  # soft: mean probabilities
         "mean_entropy": totals.entropy,
         "mean_disagreement": totals.disagreement if members > 1 else None,
-        "novelty": max(scores, default=math.nan),
+        "ood_score": max(scores, default=math.nan),
         "warnings": warnings,
         "seconds": round(time.monotonic() - began, 1),
         "stamp": stamp,
@@ -242,14 +242,14 @@ def _print(records: Sequence[Path], most: int = 20) -> None:
     if not records:
         return
     contents = [json.loads(path.read_text(encoding="utf-8")) for path in records[:most]]
-    table = Table("image", *contents[0]["classes"], "entropy", "novelty", box=None)
+    table = Table("image", *contents[0]["classes"], "entropy", "OOD score", box=None)
     for content in contents:
-        novelty = content["novelty"]
+        ood = content["ood_score"]
         table.add_row(
             Path(content["image"]).name,
             *(f"{share:.2%}" for share in content["fractions"]),
             f"{content['mean_entropy']:.3f}",
-            "" if novelty is None else f"{novelty:.2f}",
+            "" if ood is None else f"{ood:.2f}",
         )
     Console().print(table)
     if len(records) > most:

@@ -12,10 +12,10 @@ from typing import Any
 from pretrain.card import CARD_NAME
 from pretrain.cards.usage import calibrate_command
 from pretrain.segmenter_card import (
+    CALIBRATION_NAME,
     DATA_NAME,
     REFERENCE_NAME,
     SEGMENTER_NAME,
-    TRUST_NAME,
     SegmenterCard,
     read_segmenter_card,
 )
@@ -23,7 +23,7 @@ from shards.cli import UserError, console, warn
 from shards.schema import SourceInfo, file_sha256
 
 TRAINED_ON = "the training set"  # a source beside those of the encoder
-_IMAGES = "novelty_scores"  # in trust.json, by the images' names
+_IMAGES = "ood_scores"  # in calibration.json, by the images' names
 
 
 def is_segmenter(folder: Path) -> bool:
@@ -45,17 +45,17 @@ def copy_segmenter(run: Path, folder: Path, licence: str | None) -> SegmenterCar
     if file_sha256(folder / SEGMENTER_NAME) != card.sha256:
         raise UserError(f"{run / SEGMENTER_NAME} is not what its {CARD_NAME} describes")
     if not card.adapted:  # only segmenters of one labelled set are calibrated
-        _copy_trust(run, folder, card.sha256)
+        _copy_calibration(run, folder, card.sha256)
     return replace(card, sources=_sources(run, card, licence))
 
 
-def _copy_trust(run: Path, folder: Path, sha256: str) -> None:
+def _copy_calibration(run: Path, folder: Path, sha256: str) -> None:
     """The calibration, without the names of the images."""
-    path = run / TRUST_NAME
+    path = run / CALIBRATION_NAME
     if not path.is_file():
         console.print(
-            f"{run} has no {TRUST_NAME}: users get uncalibrated probabilities and no warning of "
-            f"unlike images; run {calibrate_command(run)} before publishing",
+            f"{run} has no {CALIBRATION_NAME}: users get uncalibrated probabilities and no warning "
+            f"of unlike images; run {calibrate_command(run)} before publishing",
             markup=False,
             soft_wrap=True,
         )
@@ -72,7 +72,7 @@ def _copy_trust(run: Path, folder: Path, sha256: str) -> None:
             f"{path} is damaged: {error!r}; run {calibrate_command(run)} again"
         ) from error
     content[_IMAGES] = {f"image {number}": score for number, score in enumerate(scores, 1)}
-    (folder / TRUST_NAME).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (folder / CALIBRATION_NAME).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _sources(run: Path, card: SegmenterCard, licence: str | None) -> tuple[SourceInfo, ...]:

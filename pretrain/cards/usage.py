@@ -25,7 +25,7 @@ def predict_command(segmenter: str | Path, images: str = "IMAGES", out: str = "D
 
 def calibrate_command(segmenter: str | Path) -> str:
     """Calibrate a segmenter and learn which images are unlike its own."""
-    return f"python -m downstream.trust {segmenter}"
+    return f"python -m downstream.calibrate {segmenter}"
 
 
 def pull_command(name: str) -> str:

@@ -1,7 +1,8 @@
 """An entry of a registry: a folder whose `entry.json` lists the SHA-256 of every other file.
 
 encoder:     encoder.safetensors, card.json, README.md, timm/, entry.json
-segmenter:   best.safetensors, card.json, README.md, trust.json, novelty.safetensors, entry.json
+segmenter:   best.safetensors, card.json, README.md, entry.json,
+             calibration.json, ood_reference.safetensors
 
 `entry.json` is written last: an entry that has it is complete. Imports no torch.
 """

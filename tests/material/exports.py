@@ -43,7 +43,7 @@ def make_segmenter(folder: Path, **changes: Any) -> Path:
     """Write a calibrated run's folder; nothing that holds the word secret may be published."""
     folder.mkdir()
     (folder / "best.safetensors").write_bytes(b"network")
-    (folder / "novelty.safetensors").write_bytes(b"features")
+    (folder / "ood_reference.safetensors").write_bytes(b"features")
     (folder / "scores.png").write_bytes(b"a picture of secret images")
     splits = {"train": ["secret-1", "secret-2"], "val": ["secret-3"], "test": ["secret-4"]}
     (folder / "data.json").write_text(json.dumps({"splits": splits}))
@@ -60,6 +60,9 @@ def make_segmenter(folder: Path, **changes: Any) -> Path:
     }
     card = SegmenterCard(**(facts | changes))
     write_segmenter_card(folder, card)
-    trust = {"sha256": card.sha256, "novelty_scores": {"train/secret-1": 1.5, "val/secret-3": 1.0}}
-    (folder / "trust.json").write_text(json.dumps(trust))
+    calibration = {
+        "sha256": card.sha256,
+        "ood_scores": {"train/secret-1": 1.5, "val/secret-3": 1.0},
+    }
+    (folder / "calibration.json").write_text(json.dumps(calibration))
     return folder

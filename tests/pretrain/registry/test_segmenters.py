@@ -58,29 +58,31 @@ def test_a_segmenter_is_published_listed_shown_and_compared(
 def test_no_image_no_name_and_no_path_of_the_owner_is_published(segmenter: Path, root: str) -> None:
     publish(segmenter, "alloy", root)
     folder = find_segmenter(NAME)
-    files = "best.safetensors card.json README.md entry.json claim trust.json novelty.safetensors"
-    assert {path.name for path in folder.iterdir()} == set(files.split())
+    assert {path.name for path in folder.iterdir()} == {
+        *("best.safetensors", "card.json", "README.md", "entry.json", "claim"),
+        *("calibration.json", "ood_reference.safetensors"),
+    }
     assert all(b"secret" not in path.read_bytes() for path in folder.iterdir())
     card = read_segmenter_card(folder)
     assert card.init == "unpublished" and card.config == {"lr": 2e-4, "init": "unpublished"}
     unstated = {"licence": None, "restriction": None, "citation": None}
     assert card.sources == (OPEN, SourceInfo(name="the training set", samples=3, **unstated))
-    trust = json.loads((folder / "trust.json").read_text())
-    assert sorted(trust["novelty_scores"].values()) == [1.0, 1.5]
+    calibration = json.loads((folder / "calibration.json").read_text())
+    assert sorted(calibration["ood_scores"].values()) == [1.0, 1.5]
 
 
 def test_the_calibration_of_another_network_is_not_published(
     tmp_path: Path, segmenter: Path, root: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (segmenter / "trust.json").write_text(json.dumps({"sha256": "0" * 64, "novelty_scores": {}}))
+    (segmenter / "calibration.json").write_text(json.dumps({"sha256": "0" * 64, "ood_scores": {}}))
     publish(segmenter, "alloy", root)
     assert "is of an earlier network" in capsys.readouterr().err
-    assert not (pull(NAME) / "trust.json").exists()
-    (segmenter / "trust.json").unlink()
+    assert not (pull(NAME) / "calibration.json").exists()
+    (segmenter / "calibration.json").unlink()
     publish(segmenter, "alloy", root)
     assert "no warning of unlike images" in " ".join(capsys.readouterr().err.split())
     publish(make_segmenter(tmp_path / "adapted", config={"method": "bn_adapt"}), "adapted", root)
-    assert "trust" not in capsys.readouterr().err
+    assert "calibrate" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -110,8 +112,8 @@ def test_a_folder_of_another_kind_is_refused(segmenter: Path) -> None:
 
 def test_a_changed_calibration_is_refused(segmenter: Path, root: str) -> None:
     publish(segmenter, "alloy", root)
-    path = Path(root) / NAME / "1" / "trust.json"
-    path.write_bytes(path.read_bytes().replace(b"n", b"m", 1))
+    path = Path(root) / NAME / "1" / "calibration.json"
+    path.write_bytes(path.read_bytes().replace(b"e", b"m", 1))
     with pytest.raises(UserError, match="is not the file that was published"):
         find_segmenter(NAME)
 
