@@ -18,7 +18,7 @@ from shards.schema import SourceInfo, parse_versioned, read_versioned
 SCHEMA_VERSION = 1
 SEGMENTER_NAME = "best.safetensors"
 DATA_NAME = "data.json"  # beside it in a run's folder: the images of each split
-# Calibration, and what out-of-distribution images are told by.
+# Calibration, and what detects out-of-distribution images.
 CALIBRATION_NAME = "calibration.json"
 REFERENCE_NAME = "ood_reference.safetensors"
 

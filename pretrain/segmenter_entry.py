@@ -54,8 +54,8 @@ def _copy_calibration(run: Path, folder: Path, sha256: str) -> None:
     path = run / CALIBRATION_NAME
     if not path.is_file():
         console.print(
-            f"{run} has no {CALIBRATION_NAME}: users get uncalibrated probabilities and no "
-            f"warning of unlike images; run {calibrate_command(run)} before publishing",
+            f"{run} has no {CALIBRATION_NAME}: users get uncalibrated probabilities and no warning "
+            f"of unlike images; run {calibrate_command(run)} before publishing",
             markup=False,
             soft_wrap=True,
         )

@@ -58,9 +58,10 @@ def test_a_segmenter_is_published_listed_shown_and_compared(
 def test_no_image_no_name_and_no_path_of_the_owner_is_published(segmenter: Path, root: str) -> None:
     publish(segmenter, "alloy", root)
     folder = find_segmenter(NAME)
-    files = "best.safetensors card.json README.md entry.json claim"
-    files += " calibration.json ood_reference.safetensors"
-    assert {path.name for path in folder.iterdir()} == set(files.split())
+    assert {path.name for path in folder.iterdir()} == {
+        *("best.safetensors", "card.json", "README.md", "entry.json", "claim"),
+        *("calibration.json", "ood_reference.safetensors"),
+    }
     assert all(b"secret" not in path.read_bytes() for path in folder.iterdir())
     card = read_segmenter_card(folder)
     assert card.init == "unpublished" and card.config == {"lr": 2e-4, "init": "unpublished"}
@@ -112,7 +113,7 @@ def test_a_folder_of_another_kind_is_refused(segmenter: Path) -> None:
 def test_a_changed_calibration_is_refused(segmenter: Path, root: str) -> None:
     publish(segmenter, "alloy", root)
     path = Path(root) / NAME / "1" / "calibration.json"
-    path.write_bytes(path.read_bytes().replace(b"e", b"f", 1))
+    path.write_bytes(path.read_bytes().replace(b"e", b"m", 1))
     with pytest.raises(UserError, match="is not the file that was published"):
         find_segmenter(NAME)
 
