@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from micrograph.field_marks import Mark
 from pretrain.archs import find_arch
 from pretrain.inits import resolve_init
 
@@ -33,19 +34,23 @@ class TrainConfig:
         "random"
     )
     shards: Annotated[
-        str, "folder made by python -m shards.write, or its URL (s3://, https://)"
+        str, "folder made by python -m shards.write, or its URL (s3://, https://)", Mark.LOCATION
     ] = "data/shards"
     cache_dir: Annotated[
-        Path | None, "where shards from a URL go [~/.cache/micrograph-pretrain]"
+        Path | None, "where shards from a URL go [~/.cache/micrograph-pretrain]", Mark.LOCATION
     ] = None
-    run_dir: Annotated[Path | None, "folder of this run [runs/ARCH.INIT]"] = None
+    run_dir: Annotated[Path | None, "folder of this run [runs/ARCH.INIT]", Mark.LOCATION] = None
     image_size: Annotated[int, "side of the training crops in pixels"] = 224
     seed: Annotated[int, "decides initial weights, order and augmentation"] = 0
 
-    epochs: Annotated[int, "upper bound; early stopping usually ends first"] = 300
-    patience: Annotated[int, "epochs without a better validation top-1 before stopping"] = 30
+    epochs: Annotated[int, "upper bound; early stopping usually ends first", Mark.LENGTH] = 300
+    patience: Annotated[
+        int, "epochs without a better validation top-1 before stopping", Mark.LENGTH
+    ] = 30
     batch_size: Annotated[int, "global: over all processes and accumulated micro-batches"] = 1024
-    micro_batch_size: Annotated[int | None, "per process and forward pass [what fits]"] = None
+    micro_batch_size: Annotated[
+        int | None, "per process and forward pass [what fits]", Mark.FREE_ON_RESUME
+    ] = None
 
     optimizer: Annotated[Optimizer, "sgd has momentum; adam and adamw have torch's betas"] = "sgd"
     lr: Annotated[float, "peak learning rate"] = 0.1
@@ -101,25 +106,35 @@ class TrainConfig:
     skip_limit: Annotated[int, "skipped steps in a row before the run rolls back"] = 5
     loss_limit: Annotated[float, "times the first step's loss: above it the run rolls back"] = 20.0
     rollback_lr: Annotated[float, "factor of the learning rate from a roll-back on"] = 0.2
-    rollback_limit: Annotated[int, "roll-backs before the run fails"] = 3
+    rollback_limit: Annotated[int, "roll-backs before the run fails", Mark.FREE_ON_RESUME] = 3
 
     device: Annotated[Device, "where to train"] = "auto"
     precision: Annotated[Precision, "of the forward pass"] = "fp32"
     compile: Annotated[bool, "torch.compile; a minute at the start, needs a C++ compiler"] = False
     sync_bn: Annotated[bool, "batch norm over the batches of all GPUs, not of each"] = False
-    threads: Annotated[int | None, "of torch, per process [cores / processes]"] = None
-    loader_threads: Annotated[int | None, "of the loader, per process [cores / processes]"] = None
+    threads: Annotated[
+        int | None, "of torch, per process [cores / processes]", Mark.FREE_ON_RESUME
+    ] = None
+    loader_threads: Annotated[
+        int | None, "of the loader, per process [cores / processes]", Mark.FREE_ON_RESUME
+    ] = None
     resident: Annotated[
-        Choice, "keep decoded images in the device's memory; auto: where they take half at most"
+        Choice,
+        "keep decoded images in the device's memory; auto: where they take half at most",
+        Mark.FREE_ON_RESUME,
     ] = "auto"
     gpu_decode: Annotated[Choice, "decode on the GPU; auto: where a self-test succeeds"] = "auto"
 
-    checkpoint_minutes: Annotated[float, "between checkpoints inside an epoch"] = 10.0
-    record_ids: Annotated[bool, "write which samples each step had to ids-RANK-of-WORLD.jsonl"] = (
-        False
-    )
-    wandb: Annotated[bool, "log to Weights & Biases too (WANDB_MODE=offline works)"] = False
-    wandb_project: Annotated[str, "project there"] = "micrograph-pretrain"
+    checkpoint_minutes: Annotated[
+        float, "between checkpoints inside an epoch", Mark.FREE_ON_RESUME
+    ] = 10.0
+    record_ids: Annotated[
+        bool, "write which samples each step had to ids-RANK-of-WORLD.jsonl", Mark.FREE_ON_RESUME
+    ] = False
+    wandb: Annotated[
+        bool, "log to Weights & Biases too (WANDB_MODE=offline works)", Mark.FREE_ON_RESUME
+    ] = False
+    wandb_project: Annotated[str, "project there", Mark.FREE_ON_RESUME] = "micrograph-pretrain"
 
     def __post_init__(self) -> None:
         smallest = find_arch(self.arch).min_size

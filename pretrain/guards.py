@@ -15,9 +15,10 @@ from accelerate import Accelerator
 from torch import nn
 
 from pretrain.archs import find_arch
-from pretrain.checkpoint import Progress
 from pretrain.config import TrainConfig
 from pretrain.metrics import Scores
+from pretrain.runs.skips import count_skips
+from pretrain.training.progress import Progress
 from shards.cli import UserError
 
 _FIRST_CHANCE_WARNING = 5  # epochs; repeated when they have doubled
@@ -42,47 +43,13 @@ def gradient_norm(model: nn.Module, accelerator: Accelerator) -> float:
     return float(torch.nn.utils.get_total_norm(gradients))
 
 
-class Statistics:
-    """A model's running statistics, to be put back: a bad step's forward pass spoils them for good.
-
-    Copied in one kernel per type of number: hundreds of small ones would cost a GPU's host a
-    millisecond a step.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        by_type: dict[torch.dtype, list[torch.Tensor]] = {}
-        for buffer in model.buffers():
-            by_type.setdefault(buffer.dtype, []).append(buffer)
-        self._pairs = [(now, [b.clone() for b in now]) for now in by_type.values()]
-
-    def keep(self) -> None:
-        """Remember them as they are now; at first, as when this was made."""
-        for now, kept in self._pairs:
-            torch._foreach_copy_(kept, now)
-
-    def put_back(self) -> None:
-        """Make them what they were at the last `keep`."""
-        for now, kept in self._pairs:
-            torch._foreach_copy_(now, kept)
-
-
 def count_step(progress: Progress, samples: int, loss_sum: float, *, sound: bool) -> Progress:
     """Progress after one more step; a skipped one adds nothing to the epoch's loss."""
-    progress = replace(progress, step=progress.step + 1)
+    progress = count_skips(replace(progress, step=progress.step + 1), finite=sound)
     if not sound:
-        return replace(
-            progress,
-            skipped_samples=progress.skipped_samples + samples,
-            skipped_steps=progress.skipped_steps + 1,
-            skipped_in_a_row=progress.skipped_in_a_row + 1,
-        )
+        return replace(progress, skipped_samples=progress.skipped_samples + samples)
     first_loss = loss_sum / samples if progress.first_loss is None else progress.first_loss
-    return replace(
-        progress,
-        loss_sum=progress.loss_sum + loss_sum,
-        skipped_in_a_row=0,
-        first_loss=first_loss,
-    )
+    return replace(progress, loss_sum=progress.loss_sum + loss_sum, first_loss=first_loss)
 
 
 def check_divergence(config: TrainConfig, progress: Progress, loss: float) -> None:

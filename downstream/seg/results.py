@@ -41,11 +41,11 @@ from downstream.seg.run_folder import (
 )
 from downstream.seg.segmenter import Origin, Segmenter
 from downstream.seg.training import State
+from micrograph.field_marks import Mark, plain_without
 from pretrain.atomic import write_atomically
 from pretrain.segmenter_card import SCHEMA_VERSION, SegmenterCard, write_segmenter_card
 from pretrain.timm_models import encoder_options
 from shards.schema import file_sha256
-from shards.settings import as_plain
 
 SHOWN = 8  # images on the sheet
 
@@ -146,7 +146,7 @@ def write_best(
         collapse=collapse,
         metrics={"micro_iou": val.scores.micro_iou, "miou": val.scores.miou},
         sources=origin.sources,
-        config=as_plain(config),
+        config=plain_without(config, Mark.PRIVATE),
         versions=versions(),
         sha256=file_sha256(paths.best),
     )
@@ -191,7 +191,7 @@ def write_results(
         },
         "epochs": state.epoch,
         "steps": state.step,
-        "skipped_steps": state.skipped_total,
+        "skipped_steps": state.skipped_steps,
         "minutes": state.minutes,
         "val_constant_micro_iou": constant,  # of the best constant answer
         "val": _split_results(val, names),

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, get_args
 
 from downstream.config import Augmentation
 from downstream.uda.encoders import DILATIONS, qualifies
+from micrograph.field_marks import Mark
 from pretrain.archs import TIMM_PREFIX, find_arch
 
 MethodName = Literal[
@@ -50,23 +51,22 @@ METHODS: Mapping[MethodName, Parts] = MappingProxyType(
     }
 )
 
-# Settings that do not change what a step computes.
-FREE_SETTINGS = frozenset({"run_dir", "threads", "checkpoint_minutes", "data"})
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdaptConfig:
     """Adapt a segmenter from a labelled source domain to an unlabelled target domain."""
 
-    study: Annotated[Path, "YAML file of the domains, such as configs/downstream/domains/*.yaml"]
-    data: Annotated[Path | None, "folder that takes the place of the study's"] = None
+    study: Annotated[
+        Path, "YAML file of the domains, such as configs/downstream/domains/*.yaml", Mark.PRIVATE
+    ]
+    data: Annotated[Path | None, "folder that takes the place of the study's", Mark.LOCATION] = None
     target: Annotated[str | None, "domain to adapt to [none: only for source_only]"] = None
     method: Annotated[MethodName, "source_only and target_supervised are the two references"] = (
         "adaptsegnet"
     )
     teacher: Annotated[bool, "add mean_teacher's teacher to another method"] = False
     style: Annotated[Style, "source images get the target's low amplitudes (FDA)"] = "none"
-    run_dir: Annotated[Path, "folder for the results"] = Path("runs/adapt")
+    run_dir: Annotated[Path, "folder for the results", Mark.LOCATION] = Path("runs/adapt")
     seed: Annotated[int, "decides initial weights, order and augmentation"] = 0
     folds: Annotated[int | None, "parts of the source, specimens kept whole [study's; 5 (B)]"] = (
         None
@@ -129,9 +129,9 @@ class AdaptConfig:
         bool, "also say what choosing by target labels would give, apart from the result"
     ] = False
     precision: Annotated[AdaptPrecision, "of the segmenter; the discriminators keep fp32"] = "fp32"
-    threads: Annotated[int | None, "of torch [all cores]"] = None
+    threads: Annotated[int | None, "of torch [all cores]", Mark.FREE_ON_RESUME] = None
     log_steps: Annotated[int, "steps per line of metrics.jsonl"] = 50
-    checkpoint_minutes: Annotated[float, "between two checkpoints"] = 5.0
+    checkpoint_minutes: Annotated[float, "between two checkpoints", Mark.FREE_ON_RESUME] = 5.0
 
     def __post_init__(self) -> None:
         if self.arch is not None:

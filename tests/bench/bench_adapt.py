@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from downstream.adapt import build_network, cut_pools, read_data
+from downstream.adaptation.build import build_network, cut_pools, read_data
 from downstream.uda.config import AdaptConfig
-from downstream.uda.training import State, Trainer
+from downstream.uda.training import State, Trainer, open_run
 
 METHODS: dict[str, dict[str, Any]] = {
     "source_only": {"method": "source_only"},
@@ -76,7 +76,7 @@ def main() -> None:
 def build(config: AdaptConfig) -> Trainer:
     data = read_data(config)
     segmenter, _ = build_network(config, data.study)
-    return Trainer(segmenter, config, data.study, *cut_pools(config, data))
+    return Trainer(segmenter, config, data.study, *cut_pools(config, data), open_run(config))
 
 
 def write_study(folder: Path, side: int) -> Path:

@@ -41,7 +41,7 @@ from pretrain.loader import Loader
 from pretrain.model import build_classifier
 from pretrain.optim import build_optimizer
 from pretrain.order import Plan
-from pretrain.pace import Pace
+from pretrain.pace import ThroughputMeter
 from pretrain.resident import Arena
 from pretrain.store import ShardSplit, open_split
 from shards.cli import cores
@@ -283,7 +283,7 @@ def _fed_and_unfed(data: ShardSplit) -> Table:
         loader = Loader(
             data, CONFIG, micro_batch_size=BATCH, device=CPU, threads=cores(), arena=arena
         )
-        pace = Pace(1, plan.steps_per_epoch, visible=False)
+        pace = ThroughputMeter(1, plan.steps_per_epoch, visible=False)
         for step in itertools.islice(pace.watch(loader.steps(plan, 1, 0, 0, 1), 0, 0), STEPS + 1):
             for batch in step.batches:
                 train(batch.images, batch.labels)

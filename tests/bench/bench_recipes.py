@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from rich.console import Console
 from rich.table import Table
 
-from pretrain.tracking import read_metrics
+from pretrain.runs.metrics_log import read_metrics
 from pretrain.train import main as train
 
 MODERN = Path(__file__).parents[2] / "configs" / "pretrain" / "modern.yaml"

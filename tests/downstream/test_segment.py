@@ -22,9 +22,9 @@ from downstream.seg.training import State, Trainer
 from downstream.segment import main, segment
 from downstream.trust import assess
 from pretrain.archs import ARCHS
-from pretrain.opening import lock
+from pretrain.runs.run_folder import lock_folder
 from pretrain.segmenter_card import read_segmenter_card
-from pretrain.status import EXIT_INTERRUPTED
+from pretrain.status import EXIT_INTERRUPTED, RunState, read_status
 from shards.cli import EXIT_USER_ERROR, UserError
 from shards.schema import IMAGENET_MEAN, IMAGENET_STD, file_sha256
 
@@ -93,6 +93,18 @@ def test_the_finished_run_predicts_what_was_scored(finished: Path, squares: Path
         assert np.array_equal(segmenter.predict(item.pixels), wanted)
 
 
+def test_the_card_names_no_image_and_no_place(finished: Path, squares: Path) -> None:
+    config = json.loads((finished / "card.json").read_text())["config"]
+    assert not {"data", "run_dir", "train", "val", "test", "specimen"} & config.keys()
+    assert config["lr"] == 2e-3 and str(squares) not in json.dumps(config)
+
+
+def test_a_finished_run_says_so_in_its_status(finished: Path) -> None:
+    status = read_status(finished)
+    assert status is not None and status.state == RunState.FINISHED
+    assert (status.epoch, status.epochs) == (4, 4)
+
+
 def test_a_finished_run_is_read_and_not_repeated(
     finished: Path, squares: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,7 +120,7 @@ def test_a_finished_run_is_read_and_not_repeated(
 def test_two_processes_cannot_write_one_run(
     squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with lock(tmp_path / "run" / ".lock"), pytest.raises(SystemExit) as end:
+    with lock_folder(tmp_path / "run"), pytest.raises(SystemExit) as end:
         main(flags(squares, tmp_path / "run"))
     assert end.value.code == EXIT_USER_ERROR
     assert "another process is training in" in capsys.readouterr().err
@@ -130,6 +142,8 @@ def test_a_signal_stops_a_run_at_a_step_and_the_same_command_goes_on(
         patch.setattr(Trainer, "_train_step", interrupted_step)
         main(flags(squares, run))
     assert end.value.code == EXIT_INTERRUPTED
+    status = read_status(run)
+    assert status is not None and (status.state, status.step) == ("interrupted", 11)
     main(flags(squares, run))
     assert "resuming after epoch 1, stage 1, and 3 steps" in capsys.readouterr().err
     assert file_sha256(run / "best.safetensors") == file_sha256(finished / "best.safetensors")

@@ -20,7 +20,7 @@ from launch.local import main as run_local
 from launch.local import thread_flags
 from launch.state import grid_states
 from pretrain.registry.stores import open_registry
-from pretrain.tracking import read_metrics
+from pretrain.runs.metrics_log import read_metrics
 
 Wait = Callable[..., None]
 EPOCHS = 12  # so many that neither of two tasks is over before the other has one behind it
