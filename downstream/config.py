@@ -23,7 +23,7 @@ Decoder = Literal[
 Orientation = Literal["any", "hflip"]
 Augmentation = Literal["none", "basic", "paper", "extended"]
 Balance = Literal["none", "inverse_frequency"]
-MicroOver = Literal["all", "foreground"]
+MicroIouClasses = Literal["all", "foreground"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
 DEFAULT_ARCH = "resnet18"
@@ -80,7 +80,7 @@ class SegmentConfig:
         "inverse_frequency"
     )
     lr: Annotated[float, "of Adam in the first stage (paper A)"] = 2e-4
-    second_lr: Annotated[float | None, "of the second stage, from the best so far; none: one"] = (
+    stage2_lr: Annotated[float | None, "of the second stage, from the best so far; none: one"] = (
         1e-5
     )
     encoder_lr_factor: Annotated[float, "the encoder's lr, in shares of lr (paper B: 0.1)"] = 1.0
@@ -91,8 +91,8 @@ class SegmentConfig:
     max_minutes: Annotated[
         float | None, "upper bound for the training, both stages [none]", Mark.LENGTH
     ] = None
-    micro_over: Annotated[
-        MicroOver, "classes that micro_iou sums over; foreground: all but the first (EBC)"
+    micro_iou_classes: Annotated[
+        MicroIouClasses, "classes that micro_iou sums over; foreground: all but the first (EBC)"
     ] = "all"
     boundary_tolerance: Annotated[float, "pixels by which boundaries may differ"] = 3.0
 
@@ -115,8 +115,8 @@ class SegmentConfig:
         for name in ("batch_size", "samples_per_epoch"):
             if (value := getattr(self, name)) is not None and value < 2:
                 raise ValueError(f"{name} must be at least 2 (batch norm), not {value}")
-        if self.lr <= 0 or (self.second_lr is not None and self.second_lr <= 0):
-            raise ValueError("lr and second_lr must be above 0 (second_lr: none for one stage)")
+        if self.lr <= 0 or (self.stage2_lr is not None and self.stage2_lr <= 0):
+            raise ValueError("lr and stage2_lr must be above 0 (stage2_lr: none for one stage)")
         if self.encoder_lr_factor < 0:
             raise ValueError(f"encoder_lr_factor must not be negative: {self.encoder_lr_factor}")
         if not 0 <= self.cross_entropy_share <= 1:

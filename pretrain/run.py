@@ -191,7 +191,7 @@ class TrainingRun:
             warn(
                 f"{fault}: back to {state}, "
                 f"on with {progress.lr_factor:g} times the learning rate "
-                f"(roll-back {progress.rollbacks} of {self._config.rollback_limit})"
+                f"(roll-back {progress.rollbacks} of {self._config.max_rollbacks})"
             )
             self._run.metrics.rewind("epoch", epoch)
         self.save(progress, good=True)

@@ -273,7 +273,7 @@ def _plan(
         micro_batch_size=micro_batch_size,
         seed=config.seed,
         labels=labels,
-        balance=config.class_balance,
+        balance=config.class_balance_power,
     )
     world = accelerator.num_processes
     if samples // plan.steps_per_epoch < 2 * world:

@@ -29,9 +29,9 @@ def read_data(config: AdaptConfig) -> RunData:
     No label of a target is read unless the method is a reference that is supervised by them.
     """
     study = read_study(config.study, config.data)
-    inner = study.inner if config.inner is None else config.inner
-    ring = study.ring if config.ring is None else config.ring
-    study = replace(study, inner=inner, ring=ring)
+    core = study.tile_core if config.tile_core is None else config.tile_core
+    margin = study.context_margin if config.context_margin is None else config.context_margin
+    study = replace(study, tile_core=core, context_margin=margin)
     if config.target is not None:
         study.target(config.target)  # a misspelt one fails before any image is read
     train, val = prepare_source(study, config.folds, config.fold)

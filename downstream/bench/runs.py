@@ -29,7 +29,7 @@ _OF_FOLDERS = {
 
 # By a study.
 _VARIED = marked(SegmentConfig, Mark.FREE_ON_RESUME) | {"decoder", "arch", "init", "seed", "fold"}
-_OF_EXPERIMENT = {"train", "val", "test", "specimen", "classes", "orientation", "micro_over"}
+_OF_EXPERIMENT = {"train", "val", "test", "specimen", "classes", "orientation", "micro_iou_classes"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ class State:
 
 def open_run(config: SegmentConfig, interrupted: Callable[[], bool] = lambda: False) -> Run[State]:
     """The run of `config`, to be entered; `interrupted` says whether it was asked to stop."""
-    stages = 1 if config.second_lr is None else 2
+    stages = 1 if config.stage2_lr is None else 2
 
     def describe(state: State) -> Status:
         return Status(
@@ -176,7 +176,7 @@ class Trainer:
                 stale_epochs=0,
             )
         self._record(state, loss, scores)
-        if self._stage_ended(state) and state.stage == 1 and self.config.second_lr is not None:
+        if self._stage_ended(state) and state.stage == 1 and self.config.stage2_lr is not None:
             state = replace(state, stage=2, stage_epoch=0, stale_epochs=0)
             # From the best so far; its score is not forgotten, so the second stage cannot lose it.
             self.segmenter.model.load_state_dict(self._best)
@@ -195,7 +195,7 @@ class Trainer:
             with self._autocast():
                 predicted = self.segmenter.predict(item.pixels)
             total += confusion(torch.from_numpy(predicted), torch.from_numpy(item.mask), classes)
-        return score(total, self.config.micro_over)
+        return score(total, self.config.micro_iou_classes)
 
     def save(self, state: State) -> None:
         """Write a checkpoint."""
@@ -257,7 +257,7 @@ class Trainer:
 
     def _build_optimizer(self, stage: int) -> torch.optim.Adam:
         """Anew for each stage, as the public code does: no momentum of the first in the second."""
-        lr = self.config.lr if stage == 1 else self.config.second_lr
+        lr = self.config.lr if stage == 1 else self.config.stage2_lr
         assert lr is not None
         model: Any = self.segmenter.model
         encoder = {id(parameter) for parameter in model.encoder.parameters()}
@@ -294,7 +294,7 @@ class Trainer:
             return f"diverged: no finite loss in {MAX_SKIPPED_STEPS} steps"
         if config.max_minutes is not None and state.minutes >= config.max_minutes:
             return f"{config.max_minutes:g} minutes are over"
-        last = state.stage == 2 or config.second_lr is None
+        last = state.stage == 2 or config.stage2_lr is None
         if last and state.stale_epochs >= config.patience:
             return f"no better micro IoU in {config.patience} epochs"
         if last and state.stage_epoch >= config.max_epochs:

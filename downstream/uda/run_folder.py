@@ -131,9 +131,9 @@ def write_kept(
         classes=tuple(spell_class(entry) for entry in study.classes),
         mean=origin.mean,
         std=origin.std,
-        crop_size=study.inner + 2 * study.ring,
+        crop_size=study.tile_core + 2 * study.context_margin,
         orientation=study.orientation,
-        micro_over="all",
+        micro_iou_classes="all",
         converged=not collapse,
         collapse=collapse,
         metrics={"micro_iou": scores.micro_iou, "miou": scores.miou},
@@ -203,7 +203,7 @@ def write_results(
         "oracle": oracle,
         "skipped_steps": state.skipped_steps,
         "seconds_per_step": state.seconds / max(1, state.step),
-        "watch": trainer.watch.summary(),
+        "watch": trainer.monitor.summary(),
     }
     write_json(paths.results, content)
     return read_results(paths.folder)
@@ -222,8 +222,8 @@ def _unseen(study: DomainStudy) -> dict[str, Any]:
     return {
         "classes": list(study.class_names),
         "orientation": study.orientation,
-        "inner": study.inner,
-        "ring": study.ring,
+        "tile_core": study.tile_core,
+        "context_margin": study.context_margin,
     }
 
 

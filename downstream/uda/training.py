@@ -31,7 +31,7 @@ from downstream.uda.methods import (
 from downstream.uda.schedule import poly_lr
 from downstream.uda.style import fda
 from downstream.uda.tile_plan import IGNORE
-from downstream.uda.watch import Watch
+from downstream.uda.watch import TrainingMonitor
 from pretrain.runs.run import Run
 from pretrain.runs.skips import MAX_SKIPPED_STEPS, BufferSnapshot, count_skips
 from pretrain.status import RunState, Status
@@ -122,12 +122,12 @@ class Trainer:
         self._classes = len(study.classes)
         self.adversary = (
             None
-            if parts.critic is None
-            else Adversary(config, parts.critic, self._classes, study.ring, device)
+            if parts.discriminator is None
+            else Adversary(config, parts.discriminator, self._classes, study.context_margin, device)
         )
         self.teacher = SelfTraining(config, segmenter, self._classes) if parts.teacher else None
         shares = class_shares("", source.masks[source.masks != IGNORE], self._classes)
-        self.watch = Watch(config, study.class_names, tuple(shares.values()))
+        self.monitor = TrainingMonitor(config, study.class_names, tuple(shares.values()))
 
     def resume(self) -> State:
         """Load the newest checkpoint, if there is one."""
@@ -143,7 +143,7 @@ class Trainer:
         for part, saved in ((self.adversary, "adversary"), (self.teacher, "teacher")):
             if part is not None:
                 part.load_state_dict(content[saved])
-        self.watch.load(content["watch"], self.run.metrics.records)
+        self.monitor.load(content["watch"], self.run.metrics.records)
         console.print(f"resuming after {state.position}")
         return replace(state, finished=self._why_finished(state))
 
@@ -161,10 +161,10 @@ class Trainer:
         if finite:
             self._optimizer.step()
             if self.adversary is not None:
-                self.adversary.step(self._rate(step, self.config.critic_lr, warmup=0))
+                self.adversary.step(self._rate(step, self.config.discriminator_lr, warmup=0))
             if self.teacher is not None:
                 self.teacher.update(model)
-            self.watch.add(measured | {"lr": lr})
+            self.monitor.add(measured | {"lr": lr})
         else:
             self._snapshot.restore()
         return replace(
@@ -195,7 +195,7 @@ class Trainer:
             "optimizer": self._optimizer.state_dict(),
             "adversary": None if self.adversary is None else self.adversary.state_dict(),
             "teacher": None if self.teacher is None else self.teacher.state_dict(),
-            "watch": self.watch.state_dict(),
+            "watch": self.monitor.state_dict(),
         }
         self.run.save(state, content)
 
@@ -306,12 +306,12 @@ class Trainer:
         return poly_lr(step, total, base, self.config.poly_power, warmup)
 
     def _record(self, state: State) -> None:
-        record = self.watch.close_window(state.step, state.seconds)
+        record = self.monitor.close_window(state.step, state.seconds)
         if record is None:  # all steps since the last one were skipped
             return
         self.run.metrics.append(record)
         self.note = f"loss {record['loss_source']:.3f}"
-        for said in self.watch.new_warnings():
+        for said in self.monitor.new_warnings():
             warn(said)
 
     def _why_finished(self, state: State) -> str:

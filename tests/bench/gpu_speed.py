@@ -70,7 +70,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 def _measure_loader(options: argparse.Namespace) -> None:
     config = _config(
         image_size=options.image_size,
-        resident="always" if options.how == "resident" else "never",
+        cache_images="always" if options.how == "resident" else "never",
         device=options.device,
         gpu_decode=options.gpu_decode,
     )
@@ -97,8 +97,8 @@ def _measure_training(options: argparse.Namespace, scratch: Path) -> None:
         run_dir=scratch / "run",
     )
     ways = {
-        "full size, streaming": replace(config, resident="never"),
-        "512 px, resident": replace(config, resident="always", shards=str(options.small)),
+        "full size, streaming": replace(config, cache_images="never"),
+        "512 px, resident": replace(config, cache_images="always", shards=str(options.small)),
     }
     accelerator = start_accelerator(config)
     manifest = open_split(Path(config.shards), "train").manifest
@@ -152,7 +152,7 @@ def _measure_training(options: argparse.Namespace, scratch: Path) -> None:
 
 def _config(**settings: Any) -> TrainConfig:
     # No guard may end a measurement, and no checkpoint fall into it.
-    never = {"skip_limit": 10**6, "loss_limit": 1e9, "checkpoint_minutes": 1e9}
+    never = {"max_skipped_steps": 10**6, "divergence_ratio": 1e9, "checkpoint_minutes": 1e9}
     return TrainConfig(**({"arch": "resnet50"} | never | settings))
 
 

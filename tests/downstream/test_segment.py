@@ -33,7 +33,7 @@ DECODERS = ("Unet", "UnetPlusPlus", "Linknet", "FPN", "PSPNet", "PAN", "DeepLabV
 
 def flags(data: Path, run: Path, *more: str) -> list[str]:
     base = ["--data", str(data), "--run-dir", str(run), "--crop-size", "64", "--batch-size", "4"]
-    base += ["--samples-per-epoch", "32", "--max-epochs", "2", "--second-lr", "1e-4"]
+    base += ["--samples-per-epoch", "32", "--max-epochs", "2", "--stage2-lr", "1e-4"]
     base += ["--threads", "1", "--balance", "none", "--arch", SMALL_ARCH]
     return [*base, "--augmentation", "basic", "--lr", "2e-3", *more]
 
@@ -182,7 +182,7 @@ def test_every_decoder_makes_a_step_from_one_image(
         precision="bf16",
         crop_size=128,
         max_epochs=1,
-        second_lr=None,
+        stage2_lr=None,
         run_dir=tmp_path / "run",
     )
     results = segment(config)
@@ -209,7 +209,7 @@ def test_a_vision_transformer_is_trained_trusted_and_applied(
     large_squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, arch = tmp_path / "run", "tu-vit_tiny_patch16_224"
-    small = ["--max-epochs", "1", "--samples-per-epoch", "2", "--second-lr", "none"]
+    small = ["--max-epochs", "1", "--samples-per-epoch", "2", "--stage2-lr", "none"]
     with pytest.raises(SystemExit):
         main(flags(large_squares, run, *small, "--arch", arch))  # by default on a U-Net
     main(flags(large_squares, run, *small, "--arch", arch, "--decoder", "DPT"))
@@ -244,7 +244,7 @@ def test_an_encoder_that_is_neither_name_nor_folder_is_named() -> None:
         (["--crop-size", "256"], "use --crop-size 64"),
         (["--data", "absent"], "no such folder"),
         (["--decoder", "PAN"], "less than 128 pixels, and there is one of 64; try FPN"),
-        (["--second-lr", "0"], "lr and second_lr must be above 0"),
+        (["--stage2-lr", "0"], "lr and stage2_lr must be above 0"),
         (["--classes", "rest=0", "crack=255"], "holds values 1, which no class stands for"),
     ],
 )

@@ -82,7 +82,7 @@ def test_a_grid_of_segmentations_runs_fails_is_retried_and_collected(
 name: study
 program: downstream.segment
 root: out
-settings: {arch: resnet18, max_epochs: 1, second_lr: none, batch_size: 2, crop_size: 64}
+settings: {arch: resnet18, max_epochs: 1, stage2_lr: none, batch_size: 2, crop_size: 64}
 axes: {data: [labels, later], seed: [0]}
 then: ["touch {folder}/then"]
 """)

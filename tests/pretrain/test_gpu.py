@@ -43,7 +43,7 @@ def test_a_run_learns_is_stopped_and_goes_on(
     run = tmp_path / "run"
     flags = ["--arch", "resnet18", "--shards", str(shards), "--image-size", "64", "--lr", "0.02"]
     flags += ["--batch-size", "16", "--micro-batch-size", "4", "--run-dir", str(run)]
-    flags += ["--device", "gpu", "--precision", precision, "--resident", resident, *more]
+    flags += ["--device", "gpu", "--precision", precision, "--cache-images", resident, *more]
     train([*flags, "--epochs", "2"])
     train([*flags, "--epochs", "8"])
     records = read_metrics(run)

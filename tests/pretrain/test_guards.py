@@ -32,7 +32,7 @@ from pretrain.train import main as train
 from pretrain.training.progress import Progress
 from shards.cli import EXIT_USER_ERROR, UserError
 
-CONFIG = TrainConfig(arch="vgg11", skip_limit=3, rollback_limit=2, rollback_lr=0.1)
+CONFIG = TrainConfig(arch="vgg11", max_skipped_steps=3, max_rollbacks=2, rollback_lr_factor=0.1)
 
 
 def scores(*confusion: tuple[int, ...], loss: float = 1.0) -> Scores:
@@ -166,7 +166,7 @@ def test_a_rate_too_high_is_lowered_until_it_learns(
     tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "recovers"
-    base = [*tiny, "--run-dir", str(run), "--lr", "1e3", "--rollback-lr", "2e-5"]
+    base = [*tiny, "--run-dir", str(run), "--lr", "1e3", "--rollback-lr-factor", "2e-5"]
     train([*base, "--epochs", "2"])
     assert "back to the initial state, on with 2e-05 times" in capsys.readouterr().err
     assert [record["epoch"] for record in read_metrics(run)] == [1, 2]

@@ -33,8 +33,17 @@ from pretrain.training.progress import Progress
 from shards.cli import UserError
 
 TOGETHER = ["--optimizer", "adam", "--lr", "1e-3", "--ema-epochs", "0.5", "--mixup", "0.4"]
-TOGETHER += ["--cutmix", "1", "--mix-share", "0.7", "--class-balance", "0.5", "--dropout", "0.2"]
-TOGETHER += ["--class-weights", "0.5", "--loss", "bce", "--clip-grad", "1"]
+TOGETHER += [
+    "--cutmix",
+    "1",
+    "--mix-prob",
+    "0.7",
+    "--class-balance-power",
+    "0.5",
+    "--dropout",
+    "0.2",
+]
+TOGETHER += ["--class-weight-power", "0.5", "--loss", "bce", "--clip-grad", "1"]
 
 
 @pytest.fixture(autouse=True)

@@ -42,7 +42,7 @@ def make_run(folder: Path, **changes: Any) -> Path:
         "std": IMAGENET_STD,
         "crop_size": 64,
         "orientation": "any",
-        "micro_over": "all",
+        "micro_iou_classes": "all",
         "converged": True,
         "collapse": "",
         "metrics": {"micro_iou": 0.625, "miou": None},

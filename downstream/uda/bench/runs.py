@@ -271,7 +271,7 @@ def _variant(config: AdaptConfig, arch: str | None, labels: Mapping[str, str]) -
 def _method(config: AdaptConfig) -> str:
     """The method and what is added to it."""
     name: str = config.method
-    if config.parts.critic is not None:
+    if config.parts.discriminator is not None:
         name += " single-level" * (not config.multi_level) + " ls" * (config.gan == "ls")
     if config.teacher and not METHODS[config.method].teacher:
         name += " + teacher"
