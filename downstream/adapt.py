@@ -20,8 +20,7 @@ from downstream.adaptation.build import (
 )
 from downstream.models import bare_model
 from downstream.seg.metrics import score
-from downstream.seg.run_folder import RunPaths, read_results
-from downstream.seg.run_folder import read_data as read_description
+from downstream.seg.run_folder import RunPaths, finished_results
 from downstream.seg.segmenter import Origin, Segmenter
 from downstream.uda.batchnorm import adapt_bn, export_state, use_domain
 from downstream.uda.config import AdaptConfig, DomainName
@@ -40,7 +39,6 @@ from downstream.uda.run_folder import (
     write_results,
 )
 from downstream.uda.training import Oracle, Trainer, open_run, train
-from pretrain.opening import check_same_data, check_same_settings
 from pretrain.runs.interruption import Interruption
 from pretrain.timm_models import encoder_options
 from shards.cli import UserError, console, program, warn
@@ -66,16 +64,9 @@ def adapt(config: AdaptConfig, interruption: Interruption | None = None) -> dict
         torch.set_num_threads(config.threads)
     data = read_data(config)
     paths = RunPaths(config.run_dir)
-    finished = paths.results.exists()
-    check_same_settings(paths.folder, config, finished=finished)
-    if paths.data.exists():
-        before = read_description(paths.folder)["sha256"]
-        check_same_data(paths.folder, before, data_sha256(data), str(config.study))
     check_same_study(paths, data.study)
-    if finished:  # it may lie where nobody can write
-        console.print(f"{paths.folder} is finished", markup=False)
-        return read_results(paths.folder)
-    return _run(paths, config, data, interruption or Interruption())
+    found = finished_results(paths, config, lambda: data_sha256(data), str(config.study))
+    return found or _run(paths, config, data, interruption or Interruption())
 
 
 def _run(

@@ -15,10 +15,9 @@ from downstream.config import SegmentConfig
 from downstream.seg.augment import fitting_crop
 from downstream.seg.dataset import LabelledSet, data_sha256, read_labelled_set
 from downstream.seg.results import evaluate, write_best, write_pictures, write_results
-from downstream.seg.run_folder import RunPaths, read_data, read_results, write_json
+from downstream.seg.run_folder import RunPaths, finished_results, write_json
 from downstream.seg.segmenter import build_segmenter, default_device
 from downstream.seg.training import fine_tune, open_run
-from pretrain.opening import check_same_data, check_same_settings
 from pretrain.runs.interruption import Interruption
 from shards.cli import UserError, console, program, warn
 from shards.settings import load_config
@@ -46,15 +45,8 @@ def segment(config: SegmentConfig, interruption: Interruption | None = None) -> 
     data = read_labelled_set(config)
     _check_crops(config, data)
     paths = RunPaths(config.run_dir)
-    finished = paths.results.exists()
-    check_same_settings(paths.folder, config, finished=finished)
-    if paths.data.exists():
-        before = read_data(paths.folder)["sha256"]
-        check_same_data(paths.folder, before, data_sha256(data), str(config.data))
-    if finished:  # it may lie where nobody can write
-        console.print(f"{paths.folder} is finished", markup=False)
-        return read_results(paths.folder)
-    return _run(paths, config, data, interruption or Interruption())
+    found = finished_results(paths, config, lambda: data_sha256(data), str(config.data))
+    return found or _run(paths, config, data, interruption or Interruption())
 
 
 def _run(

@@ -1,6 +1,7 @@
-"""Where a run stands, in one small file that others may read at any time. Imports no torch.
+"""`status.json`: where a run stands, to be read by other programs at any time. Imports no torch.
 
-`accelerate launch` ends with 1 whatever its trainer ended with, so who requeues runs asks here.
+`accelerate launch` exits with 1 whatever its trainer exited with, so a launcher reads the state of
+a run here.
 """
 
 import json

@@ -12,15 +12,16 @@ results.json        all scores; there only when all is done
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pretrain.atomic import write_atomically
 from pretrain.card import CARD_NAME
+from pretrain.opening import check_same_data, check_same_settings
 from pretrain.segmenter_card import SEGMENTER_NAME
-from shards.cli import UserError
+from shards.cli import UserError, console
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,25 @@ class RunPaths:
     @property
     def results(self) -> Path:
         return self.folder / "results.json"
+
+
+def finished_results(
+    paths: RunPaths, config: Any, data_sha256: Callable[[], str], place: str
+) -> dict[str, Any] | None:
+    """The results of this run where it has finished; None where there is something to train.
+
+    Raises `UserError` when the folder holds a run with other settings, or on other data than
+    `place` now holds.
+    """
+    finished = paths.results.exists()
+    check_same_settings(paths.folder, config, finished=finished)
+    if paths.data.exists():
+        before = read_data(paths.folder)["sha256"]
+        check_same_data(paths.folder, before, data_sha256(), place)
+    if not finished:
+        return None
+    console.print(f"{paths.folder} is finished", markup=False)
+    return read_results(paths.folder)
 
 
 def read_results(run_dir: Path) -> dict[str, Any]:

@@ -311,8 +311,8 @@ class Trainer:
             return
         self.run.metrics.append(record)
         self.note = f"loss {record['loss_source']:.3f}"
-        for said in self.monitor.new_warnings():
-            warn(said)
+        for warning in self.monitor.new_warnings():
+            warn(warning)
 
     def _why_finished(self, state: State) -> str:
         if state.skipped_in_a_row >= MAX_SKIPPED_STEPS:

@@ -30,7 +30,7 @@ class TrainingMonitor:
         self._sums: Record = {}
         self._count = 0
         self._records: list[Record] = []
-        self.warnings: dict[str, str] = {}  # kind -> what was said, once
+        self.warnings: dict[str, str] = {}  # kind -> text, each given once
 
     def add(self, measured: Mapping[str, float]) -> None:
         """Count a sound step."""
@@ -49,9 +49,9 @@ class TrainingMonitor:
         return record
 
     def new_warnings(self) -> list[str]:
-        """What the last window gives to say for the first time."""
+        """Warnings that the last window gives reason for, each returned once."""
         found = {**self._discriminator_wins(), **self._drifts(), **self._vanishes()}
-        new = {kind: said for kind, said in found.items() if kind not in self.warnings}
+        new = {kind: text for kind, text in found.items() if kind not in self.warnings}
         self.warnings |= new
         return list(new.values())
 
