@@ -12,12 +12,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from launch.programs import find_program
 from launch.tasks import Grid, Task
 from pretrain.atomic import write_atomically
-from pretrain.status import EXIT_INTERRUPTED, Status, read_status
+from pretrain.status import EXIT_INTERRUPTED, RunState, Status, read_status
 from shards.cli import UserError
 
 STOPPED = "stopped without saving; starts again from its last checkpoint, if it has one"
@@ -48,7 +48,7 @@ class Attempt:
 class Outcome:
     """How an attempt ended."""
 
-    state: Literal["finished", "interrupted", "failed"]
+    state: RunState
     reason: str = ""
     saved: bool = True  # False: interrupted without a chance to save
 
@@ -101,15 +101,17 @@ def find_outcome(grid: Grid, task: Task, attempt: Attempt) -> Outcome:
     fresh = status if status is not None and status.updated >= attempt.started - 1 else None
     if attempt.code == 0:
         if is_finished(task, status):
-            return Outcome("finished")
-        return Outcome("failed", "exited without an error, but has not finished")
-    if (fresh is not None and fresh.state == "interrupted") or attempt.code == EXIT_INTERRUPTED:
-        return Outcome("interrupted")
+            return Outcome(RunState.FINISHED)
+        return Outcome(RunState.FAILED, "exited without an error, but has not finished")
+    if (
+        fresh is not None and fresh.state == RunState.INTERRUPTED
+    ) or attempt.code == EXIT_INTERRUPTED:
+        return Outcome(RunState.INTERRUPTED)
     if attempt.code == _TERMINATED:
-        return Outcome("interrupted", STOPPED, saved=False)
-    if fresh is not None and fresh.state == "failed" and fresh.reason:
-        return Outcome("failed", fresh.reason)
-    return Outcome("failed", last_error(grid.log(task)) or _format_code(attempt.code))
+        return Outcome(RunState.INTERRUPTED, STOPPED, saved=False)
+    if fresh is not None and fresh.state == RunState.FAILED and fresh.reason:
+        return Outcome(RunState.FAILED, fresh.reason)
+    return Outcome(RunState.FAILED, last_error(grid.log(task)) or _format_code(attempt.code))
 
 
 def changed_settings(task: Task, attempt: Attempt) -> str:
@@ -134,7 +136,7 @@ def is_finished(task: Task, status: Status | None) -> bool:
     result = find_program(task.program).result_name
     if result is not None:
         return (task.folder / result).is_file()
-    return status is not None and status.state == "finished"
+    return status is not None and status.state == RunState.FINISHED
 
 
 def last_error(log: Path) -> str:

@@ -25,9 +25,9 @@ _TRAIN = "pretrain.train"
 # Settings that do not change the time of an epoch.
 _NO_TIME = frozenset(
     {
-        *("run_dir", "init", "seed", "epochs", "patience", "lr", "lr_batch_size", "lr_schedule"),
-        *("lr_decay", "lr_decay_epochs", "warmup_epochs", "momentum", "weight_decay"),
-        *("label_smoothing", "wandb", "wandb_project"),
+        *("run_dir", "init", "seed", "epochs", "patience", "lr", "lr_schedule"),
+        *("lr_reference_batch_size", "lr_decay", "lr_decay_epochs", "warmup_epochs", "momentum"),
+        *("weight_decay", "label_smoothing", "wandb", "wandb_project"),
     }
 )
 

@@ -26,7 +26,7 @@ from launch.grid import load_grid
 from launch.programs import command_flags, find_program, thread_settings
 from launch.selection import Only, Restart, RetryFailed, check_flags, move_aside, select_tasks
 from launch.start import local_start
-from launch.state import TaskStatus, format_counts, grid_statuses
+from launch.state import TaskState, TaskStatus, format_counts, grid_statuses
 from launch.tasks import Grid, Task, freeze
 from micrograph.locks import lock_folder
 from shards.cli import UserError, console, cores, program, progress_bar
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _report(grid, statuses, config.grid)
     if stop_signal:
         sys.exit(128 + stop_signal)
-    if any(status.state == "failed" for status in statuses):
+    if any(status.state == TaskState.FAILED for status in statuses):
         sys.exit(EXIT_FAILED)
 
 
@@ -235,7 +235,7 @@ def _free_port() -> int:
 
 def _report(grid: Grid, statuses: Sequence[TaskStatus], path: Path) -> None:
     print(f"{grid.name}: {len(statuses)} tasks: {format_counts(statuses)}")
-    failed = [status for status in statuses if status.state == "failed"]
+    failed = [status for status in statuses if status.state == TaskState.FAILED]
     for status in failed:
         print(f"failed {status.task.name}: {status.detail}  (log: {grid.log(status.task)})")
     if failed:

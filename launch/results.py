@@ -8,11 +8,11 @@ from typing import Any
 import pandas as pd
 
 from launch.programs import find_program
-from launch.state import TaskStatus
+from launch.state import TaskState, TaskStatus
 from micrograph.published_values import read_published
 from pretrain.micronet import micronet_models
+from pretrain.runs.metrics_log import read_metrics
 from pretrain.status import read_status
-from pretrain.tracking import read_metrics
 from shards.cli import UserError
 
 Metrics = dict[str, float]  # shares in [0, 1], unless the name says otherwise; empty: no result
@@ -39,7 +39,12 @@ def read_results(statuses: Iterable[TaskStatus]) -> pd.DataFrame:
             row["paper_top1"] = micronet_top1().get((arch, init))
             row["imagenet_top1"] = imagenet_top1().get(arch)
         rows.append(
-            row | {"reason": status.detail if status.state in ("failed", "finished") else ""}
+            row
+            | {
+                "reason": status.detail
+                if status.state in (TaskState.FAILED, TaskState.FINISHED)
+                else ""
+            }
         )
     frame = pd.DataFrame(rows, dtype=object)
     return frame[[*frame.columns.drop("reason"), "reason"]]

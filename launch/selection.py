@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Annotated
 
-from launch.state import TaskStatus
+from launch.state import TaskState, TaskStatus
 from launch.tasks import Grid
 from shards.cli import UserError, warn
 
@@ -32,7 +32,7 @@ def select_tasks(
         if not any(fnmatch.fnmatchcase(status.task.name, pattern) for status in statuses):
             raise UserError(f"no task matches {pattern!r}; python -m launch.grid lists the names")
     warn_of_changed_settings(statuses)
-    states = {"failed"} if retry_failed else {"waiting", "interrupted"}
+    states = {TaskState.FAILED} if retry_failed else {TaskState.WAITING, TaskState.INTERRUPTED}
     return [
         status
         for status in statuses
@@ -44,7 +44,9 @@ def select_tasks(
 
 def warn_of_changed_settings(statuses: Sequence[TaskStatus]) -> None:
     """Warn of finished tasks whose settings have changed: their results are not this grid's."""
-    changed = [status for status in statuses if status.state == "finished" and status.detail]
+    changed = [
+        status for status in statuses if status.state == TaskState.FINISHED and status.detail
+    ]
     if changed:
         first = changed[0]
         warn(

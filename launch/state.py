@@ -5,7 +5,7 @@ import socket
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from enum import StrEnum
 
 from launch.attempts import (
     Attempt,
@@ -17,12 +17,19 @@ from launch.attempts import (
 )
 from launch.jobs import Jobs, QueueEntry, ask_slurm
 from launch.tasks import Grid, Task
-from pretrain.status import State, Status
+from pretrain.status import RunState, Status
 from shards.cli import UserError
 
-# waiting: never started. interrupted: started again, it continues where it stopped.
-TaskState = Literal["waiting", State]
-_ORDER: tuple[TaskState, ...] = ("finished", "running", "interrupted", "waiting", "failed")
+
+class TaskState(StrEnum):
+    """The states of a task: waiting until its first start, then those of its run."""
+
+    FINISHED = RunState.FINISHED
+    RUNNING = RunState.RUNNING
+    INTERRUPTED = RunState.INTERRUPTED
+    WAITING = "waiting"
+    FAILED = RunState.FAILED
+
 
 _KILLED = "killed without saving; continues from its last checkpoint"
 # How SLURM ends a job that did nothing wrong.
@@ -52,7 +59,7 @@ def task_status(grid: Grid, task: Task, jobs: Jobs | None = None) -> TaskStatus:
         run = read_task_status(task)
         attempt = read_attempt(grid, task)
     except UserError as error:
-        return TaskStatus(task, "failed", str(error))
+        return TaskStatus(task, TaskState.FAILED, str(error))
     entry = jobs.queued.get(task.index) if jobs else None
     if entry is not None:
         return _queued(task, attempt, run, entry)
@@ -64,53 +71,53 @@ def task_status(grid: Grid, task: Task, jobs: Jobs | None = None) -> TaskStatus:
             return _finished(task, attempt, run)
         return _without_end(task, attempt, run, jobs)
     outcome = find_outcome(grid, task, attempt)
-    if outcome.state == "finished" or _finished_since(task, attempt, run):
+    if outcome.state == TaskState.FINISHED or _finished_since(task, attempt, run):
         return _finished(task, attempt, run)
-    return TaskStatus(task, outcome.state, outcome.reason, run=run)
+    return TaskStatus(task, TaskState(outcome.state), outcome.reason, run=run)
 
 
 def format_counts(statuses: Iterable[TaskStatus]) -> str:
     """How many tasks are in each state: `3 finished, 1 failed`."""
     counts = Counter(status.state for status in statuses)
-    return ", ".join(f"{counts[state]} {state}" for state in _ORDER if state in counts)
+    return ", ".join(f"{counts[state]} {state}" for state in TaskState if state in counts)
 
 
 def _queued(
     task: Task, attempt: Attempt | None, run: Status | None, entry: QueueEntry
 ) -> TaskStatus:
     if entry.on_nodes:
-        return TaskStatus(task, "running", f"job {entry.job}", queued=True, run=run)
-    state: TaskState = "waiting" if attempt is None else "interrupted"
+        return TaskStatus(task, TaskState.RUNNING, f"job {entry.job}", queued=True, run=run)
+    state = TaskState.WAITING if attempt is None else TaskState.INTERRUPTED
     detail = f"in the queue as {entry.job} ({entry.reason})"
     return TaskStatus(task, state, detail, queued=True, run=run)
 
 
 def _finished(task: Task, attempt: Attempt, run: Status | None) -> TaskStatus:
     changed = changed_settings(task, attempt)
-    return TaskStatus(task, "finished", f"with {changed}" if changed else "", run=run)
+    return TaskStatus(task, TaskState.FINISHED, f"with {changed}" if changed else "", run=run)
 
 
 def _never_started(task: Task, run: Status | None) -> TaskStatus:
     """A task that launch never started, though someone may have run its command by hand."""
     if is_finished(task, run):
-        return TaskStatus(task, "finished", run=run)
+        return TaskStatus(task, TaskState.FINISHED, run=run)
     if run is None:
-        return TaskStatus(task, "waiting")
-    return TaskStatus(task, run.state, run.reason, run=run)
+        return TaskStatus(task, TaskState.WAITING)
+    return TaskStatus(task, TaskState(run.state), run.reason, run=run)
 
 
 def _without_end(task: Task, attempt: Attempt, run: Status | None, jobs: Jobs | None) -> TaskStatus:
     """A task whose last attempt recorded no end: it is running, or was killed."""
     if _is_alive(attempt, jobs):
         where = f"job {attempt.job}" if attempt.job else f"on {attempt.host}"
-        return TaskStatus(task, "running", where, run=run)
-    if run is not None and run.state == "interrupted" and run.updated >= attempt.started:
-        return TaskStatus(task, "interrupted", run=run)
+        return TaskStatus(task, TaskState.RUNNING, where, run=run)
+    if run is not None and run.state == RunState.INTERRUPTED and run.updated >= attempt.started:
+        return TaskStatus(task, TaskState.INTERRUPTED, run=run)
     ended = jobs.ended.get(task.index, "") if jobs else ""
     if ended and ended not in _NOT_AN_ERROR:
-        return TaskStatus(task, "failed", f"SLURM says {ended}", run=run)
+        return TaskStatus(task, TaskState.FAILED, f"SLURM says {ended}", run=run)
     detail = f"{_KILLED} (SLURM says {ended})" if ended else _KILLED
-    return TaskStatus(task, "interrupted", detail, run=run)
+    return TaskStatus(task, TaskState.INTERRUPTED, detail, run=run)
 
 
 def _is_alive(attempt: Attempt, jobs: Jobs | None) -> bool:

@@ -21,11 +21,11 @@ from shards.cli import program
 from shards.settings import Positional, load_config
 
 _COLOURS: dict[TaskState, str] = {
-    "waiting": "dim",
-    "running": "cyan",
-    "interrupted": "yellow",
-    "finished": "green",
-    "failed": "red",
+    TaskState.WAITING: "dim",
+    TaskState.RUNNING: "cyan",
+    TaskState.INTERRUPTED: "yellow",
+    TaskState.FINISHED: "green",
+    TaskState.FAILED: "red",
 }
 
 
@@ -87,7 +87,9 @@ def _progress(status: TaskStatus) -> tuple[str, str, str]:
     if run.converged is False:
         best += " (chance)"
     left = ""
-    if status.state == "running" and run.eta_seconds is not None:  # early stopping may be sooner
+    if (
+        status.state == TaskState.RUNNING and run.eta_seconds is not None
+    ):  # early stopping may be sooner
         left = f"≤ {duration(max(0.0, run.eta_seconds - (time.time() - run.updated)))}"
     return f"{run.epoch}/{run.epochs}", best, left
 

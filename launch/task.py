@@ -19,8 +19,9 @@ from typing import Annotated, Literal
 
 from launch.attempts import record_end, record_start
 from launch.grid import load_grid
-from launch.state import task_status
+from launch.state import TaskState, task_status
 from launch.tasks import Grid, Task, fill_in, find_task
+from pretrain.status import RunState
 from shards.cli import UserError, program
 from shards.settings import Positional, load_config
 
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         print(log)
     elif config.step == "start":
-        if task_status(grid, task).state != "finished":
+        if task_status(grid, task).state != TaskState.FINISHED:
             record_start(grid, task, os.getppid())
             print(shlex.join(task.command))
     elif config.step == "after":
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         outcome = record_end(grid, task, config.code)
         reason = f": {outcome.reason}" if outcome.reason else ""
         print(f"{task.name} {outcome.state}{reason}", file=sys.stderr)
-        if outcome.state == "interrupted" and outcome.saved:
+        if outcome.state == RunState.INTERRUPTED and outcome.saved:
             print("requeue")
 
 

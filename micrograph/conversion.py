@@ -2,6 +2,7 @@
 
 import types
 import typing
+from enum import EnumType
 from pathlib import Path
 from typing import Any, Literal, Union
 
@@ -25,6 +26,8 @@ def convert(key: str, value: Any, hint: Any) -> Any:
             if type(value) is not bool and str(value) == str(choice):
                 return choice
         raise _wrong(key, value, "one of " + ", ".join(str(choice) for choice in choices))
+    if isinstance(hint, EnumType):
+        return _to_member(key, value, hint)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise _wrong(key, value, "a list")
@@ -36,6 +39,13 @@ def convert(key: str, value: Any, hint: Any) -> Any:
 def is_optional(hint: Any) -> bool:
     """Whether the type is `X | None`."""
     return typing.get_origin(hint) in (Union, types.UnionType)
+
+
+def _to_member(key: str, value: Any, members: Any) -> Any:
+    try:
+        return members(value)
+    except ValueError:
+        raise _wrong(key, value, "one of " + ", ".join(members)) from None
 
 
 def _wrong(key: str, value: Any, wanted: str) -> UserError:

@@ -30,8 +30,6 @@ from shards.cli import UserError, console, program, warn
 from shards.schema import file_sha256
 from shards.settings import Positional, load_config
 
-# Settings that are paths of, or patterns for, the owner's files.
-_PLACES = ("shards", "data", "study", "run_dir", "cache_dir", "train", "val", "test", "specimen")
 _TIMM_FOLDER = "timm"  # pretrain.timm_export, which needs torch, writes it
 
 
@@ -125,25 +123,25 @@ def _collect(run_dir: Path, folder: Path, licence: str | None) -> AnyCard:
     """Copy what is to be published, and nothing else, to `folder`; returns its card."""
     if is_segmenter(run_dir):
         segmenter = copy_segmenter(run_dir, folder, licence)
-        segmenter = replace(segmenter, **_without_paths(segmenter))
+        segmenter = replace(segmenter, **_public_init(segmenter))
         write_segmenter_card(folder, segmenter)
         return segmenter
     if licence is not None:
         raise UserError("--licence is for segmenters; the licence of a corpus stands in its recipe")
     encoder = _export(run_dir, folder)
-    encoder = replace(encoder, **_without_paths(encoder))
+    encoder = replace(encoder, **_public_init(encoder))
     write_card(folder, encoder)
     return encoder
 
 
-def _without_paths(card: AnyCard) -> dict[str, Any]:
-    """The changes to a card that others read: no paths and URLs of the one who trained.
+def _public_init(card: AnyCard) -> dict[str, Any]:
+    """What changes in a card that others read: an encoder that began from a path does not name it.
 
-    Hash, sources and classes describe the corpus.
+    Private settings are in no card (`micrograph.field_marks`).
     """
     public = card.init in ("random", "imagenet") or is_name(card.init)
     init = card.init if public else UNPUBLISHED
-    config = {name: value for name, value in card.config.items() if name not in _PLACES}
+    config = dict(card.config)
     return {"init": init, "config": config | ({"init": init} if "init" in config else {})}
 
 

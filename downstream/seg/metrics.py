@@ -13,7 +13,7 @@ import torch
 from scipy import ndimage
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from downstream.config import MicroOver
+from downstream.seg.classes import MicroIouClasses
 from downstream.seg.masks import Mask
 
 
@@ -23,7 +23,7 @@ class Scores:
 
     # Paper A's IoU: intersections and unions summed over the classes, then divided. With argmax
     # masks and all classes it is accuracy / (2 - accuracy). The paper's EBC networks have one
-    # channel, so there it is the foreground's IoU (`micro_over: foreground`).
+    # channel, so there it is the foreground's IoU (`micro_iou_classes: foreground`).
     micro_iou: float
     miou: float  # mean over the classes that occur in prediction or label
     iou: tuple[float, ...]  # per class; nan for one in neither prediction nor label
@@ -48,7 +48,7 @@ def confusion(predicted: torch.Tensor, target: torch.Tensor, classes: int) -> to
     return matrix.cpu()
 
 
-def score(matrix: torch.Tensor, over: MicroOver = "all") -> Scores:
+def score(matrix: torch.Tensor, over: MicroIouClasses = "all") -> Scores:
     """The scores of one image's confusion matrix, or of the sum of several."""
     counts = matrix.double()
     hits = counts.diagonal()
@@ -68,7 +68,7 @@ def score(matrix: torch.Tensor, over: MicroOver = "all") -> Scores:
     )
 
 
-def constant_score(matrix: torch.Tensor, over: MicroOver) -> tuple[int, float]:
+def constant_score(matrix: torch.Tensor, over: MicroIouClasses) -> tuple[int, float]:
     """The class that a constant answer does best with, and that answer's micro IoU.
 
     Takes any confusion matrix of the images; only its rows' sums count.

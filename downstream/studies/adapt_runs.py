@@ -16,8 +16,9 @@ from downstream.seg.run_folder import RunPaths, read_data
 from downstream.studies.rdt import Reference, make_reference
 from downstream.studies.report import image_differences
 from downstream.studies.runs import check_labels, init_label, mixed_settings, read_configs
-from downstream.uda.config import FREE_SETTINGS, METHODS, AdaptConfig
+from downstream.uda.config import METHODS, AdaptConfig
 from downstream.uda.domains import SOURCE
+from micrograph.field_marks import Mark, marked
 from micrograph.statistics import Array, PairedDifference, paired_difference
 from shards.cli import UserError
 
@@ -27,7 +28,7 @@ SUPERVISED = "target_supervised"
 PAIR = ["fold", "seed"]
 
 # What distinguishes variants, or may differ within one.
-_VARIED = FREE_SETTINGS | {
+_VARIED = marked(AdaptConfig, Mark.FREE_ON_RESUME) | {
     *("fold", "seed", "target", "method", "teacher", "style", "gan"),
     *("network", "arch", "init", "augmentation", "bn", "steps", "oracle", "log_steps"),
 }
@@ -261,7 +262,7 @@ def _score_row(domain: str, entry: Mapping[str, Any]) -> dict[str, Any]:
 def _method(config: AdaptConfig) -> str:
     """The method and what is added to it."""
     name: str = config.method
-    if config.parts.critic is not None:
+    if config.parts.discriminator is not None:
         name += " single-level" * (not config.multi_level) + " ls" * (config.gan == "ls")
     if config.teacher and not METHODS[config.method].teacher:
         name += " + teacher"

@@ -7,9 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from downstream.config import DEFAULT_ARCH, FREE_SETTINGS, SegmentConfig
+from downstream.config import DEFAULT_ARCH, SegmentConfig
 from downstream.seg.run_folder import RunPaths, read_results
 from downstream.studies.runs import check_labels, init_label, mixed_settings, read_configs
+from micrograph.field_marks import Mark, marked, plain_without
 from micrograph.published_values import read_published
 from micrograph.statistics import NAN
 from shards.settings import as_plain
@@ -22,8 +23,8 @@ _EXPERIMENTS = {
     ("EBC3/train", "EBC3/test"): "EBC-3 by specimen",  # as published, not as in the paper
     ("EBC1/train/111418#4_1426_100Cyc0032.tif", "EBC1/test"): "EBC-3",
 }
-_VARIED = FREE_SETTINGS | {"decoder", "arch", "init", "seed", "fold"}
-_OF_EXPERIMENT = {"train", "val", "test", "specimen", "classes", "orientation", "micro_over"}
+_VARIED = marked(SegmentConfig, Mark.FREE_ON_RESUME) | {"decoder", "arch", "init", "seed", "fold"}
+_OF_EXPERIMENT = {"train", "val", "test", "specimen", "classes", "orientation", "micro_iou_classes"}
 
 
 def read_runs(root: Path, labels: Mapping[str, str] | None = None) -> pd.DataFrame:
@@ -71,7 +72,8 @@ def _read_run(folder: Path, config: SegmentConfig, labels: Mapping[str, str]) ->
     results = read_results(folder) if finished else {}
     arch = results.get("arch") or config.arch or DEFAULT_ARCH
     test: dict[str, Any] = results.get("test") or {}
-    settings = {k: v for k, v in as_plain(config).items() if k not in FREE_SETTINGS | {"init"}}
+    settings = plain_without(config, Mark.FREE_ON_RESUME)
+    del settings["init"]
     settings |= {"arch": arch, "data_sha256": results.get("data_sha256")}
     return {
         "run": folder.name,

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from downstream.uda.config import Critic, DomainName, Gan
+from downstream.uda.config import DiscriminatorInput, DomainName, Gan
 from downstream.uda.discriminator import Discriminator, discriminator_input
 
 _LABELS: dict[DomainName, float] = {"source": 0.0, "target": 1.0}
 
 
-def adversarial_loss(judged: torch.Tensor, domain: DomainName, gan: Gan) -> torch.Tensor:
+def gan_loss(judged: torch.Tensor, domain: DomainName, gan: Gan) -> torch.Tensor:
     """How far a discriminator's logits are from naming `domain`; ln 2 where it has no idea (bce).
 
     `bce`: binary cross entropy. `ls`: squared distance of the raw output (Mao et al. 2017,
@@ -29,32 +29,32 @@ def adversarial_loss(judged: torch.Tensor, domain: DomainName, gan: Gan) -> torc
     return functional.mse_loss(judged, wanted)
 
 
-def fooling_loss(
-    discriminator: Discriminator, target_logits: torch.Tensor, critic: Critic, gan: Gan
+def adversarial_loss(
+    discriminator: Discriminator, target_logits: torch.Tensor, kind: DiscriminatorInput, gan: Gan
 ) -> torch.Tensor:
-    """The segmenter's: that its prediction of a target image be taken for a source one.
+    """The segmenter's loss: low where its prediction of a target image passes for a source one.
 
-    The discriminator gets no gradient of it.
+    The discriminator gets no gradient from it.
     """
     with frozen(discriminator):
-        judged = discriminator(discriminator_input(target_logits, critic))
-    return adversarial_loss(judged, "source", gan)
+        judged = discriminator(discriminator_input(target_logits, kind))
+    return gan_loss(judged, "source", gan)
 
 
-def judging_loss(
+def discriminator_loss(
     discriminator: Discriminator,
     source_logits: torch.Tensor,
     target_logits: torch.Tensor,
-    critic: Critic,
+    kind: DiscriminatorInput,
     gan: Gan,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The discriminator's: that it tell the domains apart; and the share of places where it does.
+    """The discriminator's loss in telling the domains apart, and its accuracy.
 
-    Each domain has half the weight. The segmenter gets no gradient of it.
+    Each domain has half the weight. The segmenter gets no gradient from it.
     """
-    source = discriminator(discriminator_input(source_logits.detach(), critic))
-    target = discriminator(discriminator_input(target_logits.detach(), critic))
-    loss = (adversarial_loss(source, "source", gan) + adversarial_loss(target, "target", gan)) / 2
+    source = discriminator(discriminator_input(source_logits.detach(), kind))
+    target = discriminator(discriminator_input(target_logits.detach(), kind))
+    loss = (gan_loss(source, "source", gan) + gan_loss(target, "target", gan)) / 2
     return loss, accuracy(source, target, gan)
 
 

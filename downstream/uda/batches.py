@@ -19,7 +19,13 @@ from shards.cli import UserError
 
 # Whatever draws numbers in a step has a stream of its own.
 Stream = Literal[
-    "source", "target", "source_network", "target_network", "masking", "masked_network", "critics"
+    "source",
+    "target",
+    "source_network",
+    "target_network",
+    "masking",
+    "masked_network",
+    "discriminators",
 ]
 _STREAMS: dict[Stream, int] = {
     "source": 0,
@@ -28,7 +34,7 @@ _STREAMS: dict[Stream, int] = {
     "target_network": 3,
     "masking": 4,
     "masked_network": 5,
-    "critics": 6,
+    "discriminators": 6,
 }
 
 

@@ -21,7 +21,7 @@ from downstream.config import Orientation
 from downstream.seg.classes import MaskClass, parse_classes
 from downstream.seg.layout import DEFAULT_FOLDS
 from downstream.seg.specimens import compile_pattern
-from downstream.uda.tile_plan import INNER, RING, TilePlan
+from downstream.uda.tile_plan import CONTEXT_MARGIN, TILE_CORE, TilePlan
 from shards.cli import UserError
 from shards.settings import build_config, read_recipe
 
@@ -77,8 +77,8 @@ class DomainStudy:
     folds: int = DEFAULT_FOLDS  # of the source (paper B: 5); 1: train and val as they are given
     pixel_size_nm: float | None = None  # common to all before `scale`; None: the source's
     scale: float = 0.5  # of the common size (paper B, section 2.2)
-    inner: int = INNER  # side of a tile's counted part, working pixels
-    ring: int = RING  # around it, seen but not counted
+    tile_core: int = TILE_CORE  # side of a tile's counted part, working pixels
+    context_margin: int = CONTEXT_MARGIN  # around it, seen but not counted
 
     def __post_init__(self) -> None:
         if self.specimen is not None:
@@ -89,8 +89,11 @@ class DomainStudy:
             )
         if self.scale <= 0:
             raise ValueError(f"scale must be above 0, not {self.scale}")
-        if self.inner < 32 or self.ring < 0:
-            raise ValueError(f"inner must be at least 32 and ring 0, not {self.inner}, {self.ring}")
+        if self.tile_core < 32 or self.context_margin < 0:
+            raise ValueError(
+                "tile_core must be at least 32 and context_margin 0, not "
+                f"{self.tile_core}, {self.context_margin}"
+            )
         if not self.targets:
             raise ValueError("a study needs at least one target")
         domains = (self.source, *self.targets.values())
@@ -131,7 +134,7 @@ class DomainStudy:
 
     def plan(self, height: int, width: int) -> TilePlan:
         """The tiles of an image at the working scale."""
-        return TilePlan(height, width, self.inner, self.ring)
+        return TilePlan(height, width, self.tile_core, self.context_margin)
 
     @property
     def _spelled(self) -> str:

@@ -13,15 +13,15 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from downstream.seg.segmenter import Segmenter
-from downstream.uda.adversary import fooling_loss, judging_loss
+from downstream.uda.adversary import adversarial_loss, discriminator_loss
 from downstream.uda.batches import seed_stream
-from downstream.uda.config import AdaptConfig, Critic
+from downstream.uda.config import AdaptConfig, DiscriminatorInput
 from downstream.uda.discriminator import Discriminator, input_channels
 from downstream.uda.masking import masked_view
 from downstream.uda.teacher import Teacher
 from downstream.uda.tile_plan import IGNORE
 
-_CRITIC_BETAS = (0.9, 0.99)  # AdaptSegNet
+_BETAS = (0.9, 0.99)  # AdaptSegNet
 _JITTER = 0.2  # of brightness, contrast, saturation on the masked view (MIC; hue: grey has none)
 # MIC's color_jitter_probability = 0.2 is the share that its code leaves as it is.
 _JITTERED = 0.8  # share of the images
@@ -62,26 +62,36 @@ class Adversary:
     """A discriminator per head, and what it takes to fool and to teach them."""
 
     def __init__(
-        self, config: AdaptConfig, critic: Critic, classes: int, ring: int, device: torch.device
+        self,
+        config: AdaptConfig,
+        kind: DiscriminatorInput,
+        classes: int,
+        context_margin: int,
+        device: torch.device,
     ) -> None:
-        self._config, self._kind = config, critic
-        self._ring = ring if config.critic_crop == "inner" else 0
+        self._config, self._kind = config, kind
+        self._margin = context_margin if config.discriminator_crop == "tile_core" else 0
         self._weights = {"main": config.adv_weight}
         if config.has_aux:
             self._weights["aux"] = config.adv_aux_weight
         channels = input_channels(classes, self._kind)
-        seed_stream(config.seed, "critics", 0)  # the segmenter's are drawn as without an adversary
-        self.critics = nn.ModuleDict({level: Discriminator(channels) for level in self._weights})
-        self.critics.to(device)
+        # A stream of their own: the segmenter draws as without an adversary.
+        seed_stream(config.seed, "discriminators", 0)
+        self.discriminators = nn.ModuleDict(
+            {level: Discriminator(channels) for level in self._weights}
+        )
+        self.discriminators.to(device)
         self.optimizer = torch.optim.Adam(
-            self.critics.parameters(), lr=config.critic_lr, betas=_CRITIC_BETAS
+            self.discriminators.parameters(), lr=config.discriminator_lr, betas=_BETAS
         )
 
     def fool(self, target: Outputs) -> torch.Tensor:
         """The segmenter's loss: that target predictions look like the source's."""
         losses = [
             self._weights[level]
-            * fooling_loss(self._critic(level), self._cut(logits), self._kind, self._config.gan)
+            * adversarial_loss(
+                self._discriminator(level), self._cut(logits), self._kind, self._config.gan
+            )
             for level, logits in target.levels()
         ]
         return torch.stack(losses).sum()
@@ -93,8 +103,8 @@ class Adversary:
         for (level, on_source), (_, on_target) in zip(
             source.levels(), target.levels(), strict=True
         ):
-            loss, accuracy = judging_loss(
-                self._critic(level),
+            loss, accuracy = discriminator_loss(
+                self._discriminator(level),
                 self._cut(on_source),
                 self._cut(on_target),
                 self._kind,
@@ -102,8 +112,8 @@ class Adversary:
             )
             loss.backward()  # type: ignore[no-untyped-call]
             measured |= {
-                f"critic_loss_{level}": float(loss.detach()),
-                f"critic_accuracy_{level}": float(accuracy),
+                f"discriminator_loss_{level}": float(loss.detach()),
+                f"discriminator_accuracy_{level}": float(accuracy),
             }
         return measured
 
@@ -115,20 +125,23 @@ class Adversary:
 
     def state_dict(self) -> dict[str, Any]:
         """Weights and optimiser."""
-        return {"critics": self.critics.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {
+            "discriminators": self.discriminators.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take what `state_dict` gave."""
-        self.critics.load_state_dict(state["critics"])
+        self.discriminators.load_state_dict(state["discriminators"])
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def _critic(self, level: str) -> Discriminator:
-        critic = self.critics[level]
-        assert isinstance(critic, Discriminator)
-        return critic
+    def _discriminator(self, level: str) -> Discriminator:
+        found = self.discriminators[level]
+        assert isinstance(found, Discriminator)
+        return found
 
     def _cut(self, logits: torch.Tensor) -> torch.Tensor:
-        inside = slice(self._ring, -self._ring if self._ring else None)
+        inside = slice(self._margin, -self._margin if self._margin else None)
         return logits[..., inside, inside]
 
 

@@ -1,14 +1,14 @@
-"""How paper B cuts an image into tiles whose inner parts alone count. Imports no torch.
+"""How paper B cuts an image into tiles whose cores alone count. Imports no torch.
 
-    +--------------+   side = inner + 2 ring (512 + 2 * 62 = 636)
-    | ring         |   inner parts lie edge to edge from the image's top left corner
-    |   +------+   |   rings reach into the neighbours; what lies outside of the image is
-    |   | inner|   |   mirrored, and so are the inner parts that stick out at the bottom and right
+    +--------------+   side = tile_core + 2 context_margin (512 + 2 * 62 = 636)
+    | margin       |   cores lie edge to edge from the image's top left corner
+    |   +------+   |   margins reach into the neighbours; what lies outside the image is mirrored,
+    |   | core |   |   also in cores that extend beyond the bottom and the right edge
     |   +------+   |
     +--------------+
 
 Paper B fills its images (1,024 x 717 after halving) to a square of four tiles; filling each axis to
-a multiple of `inner` gives the same, and no tile without a pixel of the image.
+a multiple of `tile_core` gives the same, and no tile without a pixel of the image.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 IGNORE = 255  # label of a pixel that counts in neither loss nor metric
-INNER, RING = 512, 62  # pixels (paper B, section 2.2)
+TILE_CORE, CONTEXT_MARGIN = 512, 62  # pixels (paper B, section 2.2)
 
 Array = npt.NDArray[Any]
 
@@ -29,27 +29,27 @@ class TilePlan:
 
     height: int  # of the image, pixels
     width: int
-    inner: int = INNER
-    ring: int = RING
+    tile_core: int = TILE_CORE
+    context_margin: int = CONTEXT_MARGIN
 
     def __post_init__(self) -> None:
-        if min(self.height, self.width, self.inner) < 1 or self.ring < 0:
+        if min(self.height, self.width, self.tile_core) < 1 or self.context_margin < 0:
             raise ValueError(
-                f"no tiles of inner {self.inner} and ring {self.ring} pixels in an image of "
-                f"{self.height} x {self.width}"
+                f"no tiles of tile_core {self.tile_core} and context_margin {self.context_margin} "
+                f"pixels in an image of {self.height} x {self.width}"
             )
 
     @property
     def side(self) -> int:
-        return self.inner + 2 * self.ring
+        return self.tile_core + 2 * self.context_margin
 
     @property
     def rows(self) -> int:
-        return -(-self.height // self.inner)
+        return -(-self.height // self.tile_core)
 
     @property
     def columns(self) -> int:
-        return -(-self.width // self.inner)
+        return -(-self.width // self.tile_core)
 
     def __len__(self) -> int:
         return self.rows * self.columns
@@ -79,37 +79,41 @@ class TilePlan:
         return np.where(counted, self.extract(mask), np.asarray(IGNORE, mask.dtype))
 
     def centre(self, tiles: Any) -> Any:
-        """The inner parts `(..., inner, inner)` of arrays or tensors `(..., side, side)`."""
-        inner = slice(self.ring, self.ring + self.inner)
-        return tiles[..., inner, inner]
+        """The cores `(..., tile_core, tile_core)` of arrays or tensors `(..., side, side)`."""
+        core = slice(self.context_margin, self.context_margin + self.tile_core)
+        return tiles[..., core, core]
 
     def stitch(self, maps: Array) -> Array:
-        """The image's map `(C, H, W)` from those of its inner parts `(N, C, inner, inner)`.
+        """The image's map `(C, H, W)` from those of its cores `(N, C, tile_core, tile_core)`.
 
         Raises `ValueError` for maps of another number or size.
         """
-        if maps.ndim != 4 or len(maps) != len(self) or maps.shape[2:] != (self.inner, self.inner):
+        if (
+            maps.ndim != 4
+            or len(maps) != len(self)
+            or maps.shape[2:] != (self.tile_core, self.tile_core)
+        ):
             raise ValueError(
-                f"wanted maps of shape ({len(self)}, C, {self.inner}, {self.inner}), "
+                f"wanted maps of shape ({len(self)}, C, {self.tile_core}, {self.tile_core}), "
                 f"not {maps.shape}"
             )
         channels = maps.shape[1]
-        grid = maps.reshape(self.rows, self.columns, channels, self.inner, self.inner)
+        grid = maps.reshape(self.rows, self.columns, channels, self.tile_core, self.tile_core)
         whole = grid.transpose(2, 0, 3, 1, 4).reshape(
-            channels, self.rows * self.inner, self.columns * self.inner
+            channels, self.rows * self.tile_core, self.columns * self.tile_core
         )
         return whole[:, : self.height, : self.width]
 
     def _positions(self, count: int) -> npt.NDArray[np.int64]:
         """Where in the image each tile's rows (or columns) lie: `(count, side)`, also outside."""
-        starts = np.arange(count) * self.inner - self.ring
+        starts = np.arange(count) * self.tile_core - self.context_margin
         return np.asarray(starts[:, None] + np.arange(self.side), np.int64)
 
     def _own(
         self, positions: npt.NDArray[np.int64], length: int, compat_padding: bool
     ) -> npt.NDArray[np.bool_]:
         own = np.zeros(positions.shape, np.bool_)
-        own[:, self.ring : self.ring + self.inner] = True
+        own[:, self.context_margin : self.context_margin + self.tile_core] = True
         return own if compat_padding else own & (positions < length)
 
     def _check(self, shape: tuple[int, ...], what: str) -> None:

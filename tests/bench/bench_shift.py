@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from downstream.adapt import adapt, read_data
+from downstream.adapt import adapt
+from downstream.adaptation.build import read_data
 from downstream.adaptation.shift_signals import (
     SIGNAL_NAMES,
     Source,
@@ -85,8 +86,8 @@ def train(run: Path, data: Path, fold: int, steps: int) -> None:
             seed=fold,
             network="Unet",
             arch="resnet18",
-            inner=96,
-            ring=16,
+            tile_core=96,
+            context_margin=16,
             batch_size=4,
             steps=steps,
             lr=5e-4,

@@ -20,7 +20,7 @@ from launch.local import main as run_local
 from launch.local import thread_flags
 from launch.state import grid_statuses
 from pretrain.registry.stores import open_registry
-from pretrain.tracking import read_metrics
+from pretrain.runs.metrics_log import read_metrics
 
 EPOCHS = 12  # so many that neither of two tasks is over before the other has one behind it
 MICRONET = Path(__file__).parents[2] / "configs" / "launch" / "micronet-76.yaml"
@@ -65,7 +65,7 @@ def test_a_failed_segmentation_is_retried_and_collected(
 name: study
 program: downstream.segment
 root: out
-settings: {arch: resnet18, max_epochs: 1, second_lr: none, batch_size: 2, crop_size: 64}
+settings: {arch: resnet18, max_epochs: 1, stage2_lr: none, batch_size: 2, crop_size: 64}
 axes: {data: [labels, later], seed: [0]}
 after_task: ["touch {folder}/then"]
 """)

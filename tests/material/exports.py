@@ -53,7 +53,12 @@ def make_segmenter(folder: Path, **changes: Any) -> Path:
         **{"decoder": "Unet", "arch": "resnet18", "encoder_options": {}, "crop_size": 64},
         **{"init": str(folder / "secret.export"), "encoder_sha256": "e" * 64},
         **{"classes": ("matrix=rest", "a|<b=#0000ff"), "mean": IMAGENET_MEAN},
-        **{"std": IMAGENET_STD, "orientation": "any", "micro_over": "all", "converged": True},
+        **{
+            "std": IMAGENET_STD,
+            "orientation": "any",
+            "micro_iou_classes": "all",
+            "converged": True,
+        },
         **{"collapse": "", "metrics": {"micro_iou": 0.625, "miou": None}, "sources": (OPEN,)},
         **{"config": config, "versions": {"torch": "2.15.0"}},
         "sha256": file_sha256(folder / "best.safetensors"),

@@ -47,7 +47,8 @@ def write_domains(root: Path, seed: int | None) -> Path:
                 Image.fromarray(picture).save(path)
     file = root / "discs.yaml"
     file.write_text(
-        f"data: {root / 'images'}\nclasses: [ground=0, disc=255]\ninner: 32\nring: 8\nfolds: 2\n"
+        f"data: {root / 'images'}\nclasses: [ground=0, disc=255]\ntile_core: 32\n"
+        "context_margin: 8\nfolds: 2\n"
         "source: {data: source, val: []}\ntargets: {T1: {data: T1}}\n"
     )
     return file

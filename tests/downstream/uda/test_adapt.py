@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,25 +13,28 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from downstream.adapt import adapt, build_network, cut_pools, read_data
+from downstream.adapt import adapt
+from downstream.adaptation.build import build_network, cut_pools, read_data
 from downstream.apply.config import PredictConfig
 from downstream.predict import predict
 from downstream.uda.config import AdaptConfig
 from downstream.uda.domains import read_study
 from downstream.uda.methods import cross_entropy
 from downstream.uda.tile_plan import IGNORE
-from downstream.uda.training import MAX_SKIPPED, State, Trainer, train
+from downstream.uda.training import State, Trainer, open_run, train
+from pretrain.runs.skips import MAX_SKIPPED_STEPS
 from pretrain.segmenter_card import read_segmenter_card, write_segmenter_card
-from pretrain.status import EXIT_INTERRUPTED
+from pretrain.status import EXIT_INTERRUPTED, read_status
 from shards.cli import UserError
 
 
-def trainer(config: AdaptConfig) -> Trainer:
+def trainer(config: AdaptConfig, interrupted: Callable[[], bool] = lambda: False) -> Trainer:
     torch.manual_seed(config.seed)
     data = read_data(config)
     segmenter, _ = build_network(config, data.study)
     config.run_dir.mkdir(parents=True, exist_ok=True)
-    return Trainer(segmenter, config, data.study, *cut_pools(config, data))
+    run = open_run(config, interrupted)
+    return Trainer(segmenter, config, data.study, *cut_pools(config, data), run)
 
 
 def weights(found: Trainer) -> dict[str, torch.Tensor]:
@@ -80,9 +84,9 @@ def test_killed_and_resumed_is_uninterrupted_with_critics_and_teacher(
     whole = adapt(config)
     again = replace(config, run_dir=config.run_dir.with_name("again"))
     calls = iter([False, False, False, True])  # inside a window of the log
-    cut = trainer(again)
+    cut = trainer(again, lambda: next(calls))
     with pytest.raises(SystemExit) as stop:
-        train(cut, lambda: next(calls))
+        train(cut)
     assert stop.value.code == EXIT_INTERRUPTED
     with (again.run_dir / "metrics.jsonl").open("a") as stream:
         stream.write('{"step": 4, "loss_so')  # a kill in the middle of a line
@@ -113,7 +117,9 @@ def test_a_checkpoint_restores_every_part(config: AdaptConfig) -> None:
     assert equal(weights(first), weights(second))
     assert first.adversary is not None and second.adversary is not None
     assert first.teacher is not None and second.teacher is not None
-    assert equal(first.adversary.critics.state_dict(), second.adversary.critics.state_dict())
+    assert equal(
+        first.adversary.discriminators.state_dict(), second.adversary.discriminators.state_dict()
+    )
     assert equal(first.kept.state_dict(), second.kept.state_dict())
     assert not equal(first.kept.state_dict(), weights(first))  # the teacher lags behind
     ours, theirs = (f.adversary.optimizer.state_dict() for f in (first, second))  # type: ignore[union-attr]
@@ -127,11 +133,11 @@ def test_the_loop_leaks_no_gradient_between_the_players(config: AdaptConfig) -> 
     source = found._outputs(found._draw("source", 0)[0], "source", 0)
     target = found._outputs(found._draw("target", 0)[0], "target", 0)
     adversary.fool(target).backward()
-    assert all(parameter.grad is None for parameter in adversary.critics.parameters())
+    assert all(parameter.grad is None for parameter in adversary.discriminators.parameters())
     given = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     assert given
     adversary.learn(source, target)
-    assert all(parameter.grad is not None for parameter in adversary.critics.parameters())
+    assert all(parameter.grad is not None for parameter in adversary.discriminators.parameters())
     after = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     assert equal(given, after)
 
@@ -199,20 +205,23 @@ def test_losses_are_float32_where_the_network_computes_in_bf16(config: AdaptConf
     )
     assert features == [torch.bfloat16] * 2
     assert fooling.dtype == consistency.dtype == torch.float32
-    assert found.train_step(State()).skipped == 0
+    assert found.train_step(State()).skipped_steps == 0
 
 
 def test_steps_without_finite_numbers_change_nothing_and_end_the_run(config: AdaptConfig) -> None:
     found = trainer(replace(config, steps=50, adv_weight=float("inf")))
     before = {name: value.clone() for name, value in weights(found).items()}
     state = train(found)
-    assert state.finished == f"diverged: no finite loss and gradient in {MAX_SKIPPED} steps"
-    assert state.skipped_total == MAX_SKIPPED
+    assert state.finished == f"diverged: no finite loss and gradient in {MAX_SKIPPED_STEPS} steps"
+    assert state.skipped_steps == MAX_SKIPPED_STEPS
     assert equal(before, weights(found))
 
 
 def test_a_folder_takes_one_run_and_a_finished_one_is_only_read(config: AdaptConfig) -> None:
     results = adapt(replace(config, steps=2))
+    status = read_status(config.run_dir)
+    assert status is not None and (status.state, status.step, status.steps) == ("finished", 2, 2)
+    assert not {"study", "data", "run_dir"} & read_segmenter_card(config.run_dir).config.keys()
     stamp = (config.run_dir / "results.json").stat().st_mtime_ns
     assert adapt(replace(config, steps=2)) == results
     assert (config.run_dir / "results.json").stat().st_mtime_ns == stamp
@@ -225,10 +234,12 @@ def test_a_study_that_has_changed_is_told_of(config: AdaptConfig, tmp_path: Path
     study.write_text(config.study.read_text())
     config = replace(config, study=study, steps=1, method="source_only")
     adapt(config)
-    study.write_text(study.read_text().replace("inner: 48", "inner: 32"))
-    with pytest.raises(UserError, match="inner 48, and study study now says 32"):
+    study.write_text(study.read_text().replace("tile_core: 48", "tile_core: 32"))
+    with pytest.raises(UserError, match="tile_core 48, and study study now says 32"):
         adapt(config)
-    study.write_text(study.read_text().replace("inner: 32", "inner: 48\norientation: hflip"))
+    study.write_text(
+        study.read_text().replace("tile_core: 32", "tile_core: 48\norientation: hflip")
+    )
     with pytest.raises(UserError, match="orientation any"):
         adapt(config)
 

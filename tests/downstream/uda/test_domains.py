@@ -30,7 +30,7 @@ def test_a_study_has_its_domains_in_order_and_defaults_for_the_rest(tmp_path: Pa
     assert study.source.data == Path("images/sem") and study.source.train == ("train",)
     assert study.source.labelled and not study.target("light").labelled
     assert study.target("etched").data == Path("images") and study.target("etched").test == ()
-    assert (study.scale, study.inner, study.ring, study.folds) == (0.5, 512, 62, 5)
+    assert (study.scale, study.tile_core, study.context_margin, study.folds) == (0.5, 512, 62, 5)
     assert study.working_scale(study.source) == 0.5
     assert study.working_scale(study.target("light")) == 2.5
     assert study.plan(10, 10).side == 636

@@ -96,7 +96,11 @@ def test_a_run_makes_the_experiment_of_any_target(
     drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "study.yaml"
-    content = yaml.safe_load(STUDY.read_text()) | {"data": str(drawn), "inner": 32, "ring": 8}
+    content = yaml.safe_load(STUDY.read_text()) | {
+        "data": str(drawn),
+        "tile_core": 32,
+        "context_margin": 8,
+    }
     content["targets"] = {"light": {"data": "T3", "pixel_size_nm": 126.6, "invert": True}}
     file.write_text(yaml.safe_dump(content))
     run = tmp_path / "run"

@@ -18,8 +18,8 @@ from shards.cli import UserError
 STUDY = """\
 classes: [background=0, lath=255]
 specimen: "^(plate[0-9]+)"
-inner: 32
-ring: 5
+tile_core: 32
+context_margin: 5
 source: {data: sem, train: [.], test: [], pixel_size_nm: 20}
 targets:
   light:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from pretrain.publish import publish
-from pretrain.run_folder import RunPaths, read_run, read_sources
+from pretrain.run_folder import INIT_CARD_NAME, read_run, read_sources
+from pretrain.runs.run_folder import RunPaths
 from pretrain.status import read_status, write_status
 from pretrain.train import main as train
 
@@ -31,7 +32,7 @@ def test_a_run_states_the_version_it_began_from_and_resumes_with_it(
     publish(first, "tiny", root, not_converged=True)
     train([*small, "1", *from_first])
     assert read_run(second)[0].init == "mobilenet_v2.tiny@1"
-    assert RunPaths(second).init_card.is_file()
+    assert (second / INIT_CARD_NAME).is_file()
     assert read_sources(read_run(second)[1], RunPaths(second)) == read_run(first)[1].sources
     publish(second, "tiny", root, not_converged=True)
     train([*small, "2", *from_first])
