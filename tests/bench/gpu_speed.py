@@ -24,7 +24,7 @@ from pretrain.memory import fit_micro_batch
 from pretrain.model import build_classifier
 from pretrain.objective import build_objective
 from pretrain.optim import build_optimizer
-from pretrain.order import Plan
+from pretrain.order import EpochSampler
 from pretrain.pace import Pace
 from pretrain.processes import Interruption, start_accelerator, thread_count
 from pretrain.run import Run
@@ -121,7 +121,9 @@ def _measure_training(options: argparse.Namespace, scratch: Path) -> None:
             config=config,
             accelerator=accelerator,
             run=run,
-            plan=Plan(samples=0, batch_size=config.batch_size, micro_batch_size=size, seed=0),
+            sampler=EpochSampler(
+                samples=0, batch_size=config.batch_size, micro_batch_size=size, seed=0
+            ),
             pace=Pace(1, 1, visible=False),
             objective=build_objective(config, labels, classes, device),
             model=model,
@@ -162,7 +164,7 @@ def _loader(
         device=device,
         threads=threads,
         decode=source.decode.name,
-        arena=source.arena,
+        image_cache=source.image_cache,
     )
 
 
@@ -173,15 +175,17 @@ class _Endless:
         self._loader = loader
         self._steps: Iterator[Step] | None = None
 
-    def steps(self, plan: Plan, epoch: int, first: int, rank: int, world: int) -> Iterator[Step]:
+    def steps(
+        self, sampler: EpochSampler, epoch: int, first: int, rank: int, world: int
+    ) -> Iterator[Step]:
         if self._steps is None:
             # Batches of one size: another would be compiled for, or tried out, while time runs.
-            epoch = max(1, EPOCH // plan.batch_size) * plan.batch_size
-            long = replace(plan, samples=epoch)
+            epoch = max(1, EPOCH // sampler.batch_size) * sampler.batch_size
+            long = replace(sampler, samples=epoch)
             self._steps = itertools.chain.from_iterable(
                 self._loader.steps(long, number, 0, rank, world) for number in itertools.count()
             )
-        return itertools.islice(self._steps, plan.steps_per_epoch)
+        return itertools.islice(self._steps, sampler.steps_per_epoch)
 
 
 class _Fixed:
@@ -191,12 +195,16 @@ class _Fixed:
         self._loader = loader
         self._step: tuple[Batch, int] | None = None
 
-    def steps(self, plan: Plan, epoch: int, first: int, rank: int, world: int) -> Iterator[Step]:
+    def steps(
+        self, sampler: EpochSampler, epoch: int, first: int, rank: int, world: int
+    ) -> Iterator[Step]:
         if self._step is None:
-            (step,) = self._loader.steps(replace(plan, samples=plan.batch_size), 0, 0, rank, world)
-            self._step = next(step.batches), step.slots
+            (step,) = self._loader.steps(
+                replace(sampler, samples=sampler.batch_size), 0, 0, rank, world
+            )
+            self._step = next(step.batches), step.micro_batches
         batch, slots = self._step
-        for number in range(plan.steps_per_epoch):
+        for number in range(sampler.steps_per_epoch):
             yield Step(number, len(batch.ids) * slots, slots, iter([batch] * slots))
 
 
@@ -214,8 +222,8 @@ def _rate(
 
 
 def _steps(training: Training, loader: Any, steps: int) -> dict[str, float]:
-    plan = replace(training.plan, samples=steps * training.config.batch_size)
-    return train_epoch(replace(training, plan=plan), loader, Progress())[1]
+    sampler = replace(training.sampler, samples=steps * training.config.batch_size)
+    return train_epoch(replace(training, sampler=sampler), loader, Progress())[1]
 
 
 def _profile(training: Training, loader: Any, file: Path) -> None:
@@ -230,8 +238,10 @@ def _profile(training: Training, loader: Any, file: Path) -> None:
 
 
 def _loader_rate(loader: Loader, seconds: float, device: torch.device) -> float:
-    plan = Plan(samples=2**40, batch_size=LOADER_BATCH, micro_batch_size=LOADER_BATCH, seed=0)
-    steps = _Endless(loader).steps(plan, 0, 0, 0, 1)
+    sampler = EpochSampler(
+        samples=2**40, batch_size=LOADER_BATCH, micro_batch_size=LOADER_BATCH, seed=0
+    )
+    steps = _Endless(loader).steps(sampler, 0, 0, 0, 1)
     batches = (batch for step in steps for batch in step.batches)
     _take(batches, LOADER_BATCH * WARM_UP, device)
     done, started = 0, time.perf_counter()
