@@ -71,7 +71,7 @@ def task_status(grid: Grid, task: Task, jobs: Jobs | None = None) -> TaskStatus:
             return _finished(task, attempt, run)
         return _without_end(task, attempt, run, jobs)
     outcome = find_outcome(grid, task, attempt)
-    if outcome.state == TaskState.FINISHED or _finished_since(task, attempt, run):
+    if outcome.state == RunState.FINISHED or _finished_since(task, attempt, run):
         return _finished(task, attempt, run)
     return TaskStatus(task, TaskState(outcome.state), outcome.reason, run=run)
 

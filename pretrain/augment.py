@@ -1,9 +1,9 @@
-"""Augmentation as numbers: what is done to each sample, drawn from (seed, epoch, sample) alone.
+"""Augmentation parameters of each sample, drawn from (seed, epoch, sample) alone.
 
-The draws are inputs of the DALI pipeline (loader.py), so a sample gets the same pixels whatever the
-number of processes, the batch it falls into, or the step at which a run was resumed. Every
-geometric change but rotation is one antialiased resize of a region: crop, resizing, stretch, and
-flips by swapped bounds. A quarter turn is a flip and a transposition.
+Both pipelines take them as inputs, so a sample gets the same pixels for any number of processes,
+any batch, and after any resume. Crop, scale, stretch and flips (swapped bounds) are one antialiased
+resize of a region; only rotations by any angle need a second step. A quarter turn is a flip and a
+transposition.
 """
 
 from dataclasses import dataclass
@@ -16,38 +16,38 @@ from pretrain.order import Ids
 from pretrain.philox import uniforms
 
 STREAM_AUGMENT = 1
-# Gaussian noise comes from one bank, read at a drawn place and scaled: drawing 224 x 224 normal
-# numbers for each image costs as much as its resize, and generators are keyed by batch position.
+# Gaussian noise is a window of one fixed bank, scaled: drawing 224 x 224 normal numbers per image
+# costs as much as its resize.
 NOISE_BANK_SIDE = 1024
-VALIDATION_CROP = 0.875  # share of the shorter side: the usual 224 of 256
+VALIDATION_CROP = 0.875  # fraction of the shorter side: the usual 224 of 256
 
 Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Draws:
-    """What is done to N samples. Pixel coordinates are (y, x) in the stored image."""
+class AugmentParams:
+    """Parameters of N samples. Pixel coordinates are (y, x) in the stored image."""
 
-    roi_start: Floats  # (N, 2); beyond roi_end where the sample is flipped
+    roi_start: Floats  # (N, 2); larger than roi_end where the sample is flipped
     roi_end: Floats  # (N, 2)
-    size: Floats  # (N, 2), pixels after the resize; more than the crop's where a rotation follows
+    size: Floats  # (N, 2), pixels after the resize; larger than the crop where a rotation follows
     transposes: npt.NDArray[np.bool_]  # (N,), after the resize
     rotates: npt.NDArray[np.bool_]  # (N,)
     angle: Floats  # (N,), degrees counter-clockwise, around the centre, after the transposition
     contrast: Floats  # (N,), factor
-    shift: Floats  # (N,), added, in shares of full scale
-    noise: Floats  # (N,), standard deviation in shares of full scale
+    shift: Floats  # (N,), added, as a fraction of full scale
+    noise: Floats  # (N,), standard deviation, as a fraction of full scale
     noise_at: npt.NDArray[np.int32]  # (N, 2), first row and column in the noise bank
 
 
-def draw_training(
+def training_params(
     config: TrainConfig,
     epoch: int,
     ids: Ids,
     heights: npt.NDArray[np.integer],
     widths: npt.NDArray[np.integer],
-) -> Draws:
-    """Paper A's augmentations for these samples in this epoch."""
+) -> AugmentParams:
+    """Paper A's augmentation of these samples in this epoch."""
     u = uniforms(config.seed, STREAM_AUGMENT, epoch, ids, 14).T
     turned = u[0] < config.rotate_prob
     # Quarter turns are counter-clockwise; 0 where none is drawn.
@@ -59,7 +59,7 @@ def draw_training(
     extent = _crop_extent(config, u[2], u[3], heights, widths)
     image = np.stack([heights, widths], axis=1).astype(np.float64)
     window = extent * grow[:, None]
-    # Where the upright square would leave the image, the crop shrinks: no border is ever seen.
+    # Shrink the crop where the upright square would leave the image, so that no border shows.
     window *= np.minimum(1.0, (image / window).min(axis=1))[:, None]
     start = (image - window) * u[4:6].T
     end = start + window
@@ -67,7 +67,7 @@ def draw_training(
     # A quarter turn counter-clockwise is a horizontal flip, then a transposition.
     flips ^= np.stack([turns >= 2, (turns == 1) | (turns == 2)], axis=1)
     contrast = 1 + _signed(u[8]) * config.contrast
-    return Draws(
+    return AugmentParams(
         roi_start=np.where(flips, end, start).astype(np.float32),
         roi_end=np.where(flips, start, end).astype(np.float32),
         size=np.repeat(np.ceil(config.image_size * grow)[:, None], 2, 1).astype(np.float32),
@@ -82,15 +82,15 @@ def draw_training(
     )
 
 
-def draw_validation(
+def validation_params(
     config: TrainConfig, heights: npt.NDArray[np.integer], widths: npt.NDArray[np.integer]
-) -> Draws:
-    """The central square of each image, or all of it, and nothing else."""
+) -> AugmentParams:
+    """The central square of each image, or the whole image."""
     count = len(heights)
     image = np.stack([heights, widths], axis=1).astype(np.float64)
     side = image if config.crop == "whole" else VALIDATION_CROP * image.min(axis=1, keepdims=True)
     zeros = np.zeros(count, np.float32)
-    return Draws(
+    return AugmentParams(
         roi_start=((image - side) / 2).astype(np.float32),
         roi_end=((image + side) / 2).astype(np.float32),
         size=np.full((count, 2), config.image_size, np.float32),
@@ -105,7 +105,7 @@ def draw_validation(
 
 
 def noise_bank(config: TrainConfig) -> Floats:
-    """Standard normal numbers, (side, side), that all noise of a run is cut from."""
+    """Standard normal numbers, (side, side), from which all noise of a run is cut."""
     generator = np.random.Generator(np.random.Philox(key=config.seed))
     side = _bank_side(config)
     return generator.standard_normal((side, side), dtype=np.float32)
@@ -122,7 +122,7 @@ def _crop_extent(
     heights: npt.NDArray[np.integer],
     widths: npt.NDArray[np.integer],
 ) -> npt.NDArray[np.float64]:
-    """Height and width of each crop, (N, 2): a share of the area, squarish, inside the image."""
+    """Height and width of each crop, (N, 2): a fraction of the area, inside the image."""
     if config.crop == "whole":
         return np.stack([heights, widths], axis=1).astype(np.float64)
     squares = np.minimum(heights, widths).astype(np.float64) ** 2
@@ -132,5 +132,5 @@ def _crop_extent(
     return np.stack([np.minimum(sides / stretch, heights), np.minimum(sides * stretch, widths)], 1)
 
 
-def _signed(draws: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return 2 * draws - 1
+def _signed(params: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return 2 * params - 1

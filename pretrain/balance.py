@@ -1,7 +1,7 @@
-"""How much each class counts where classes differ in size: drawn more often, or weighed more.
+"""Class balancing: small classes are sampled more often, or weighted more in the loss.
 
-Both use the inverse of a class's frequency to a power: 0 leaves the corpus as it is, 1 makes all
-classes alike, 0.5 lies between (the square-root sampling of Mahajan et al. 2018).
+Both use the inverse class frequency to a power: 0 changes nothing, 1 makes all classes equal, 0.5
+lies in between (the square-root sampling of Mahajan et al. 2018).
 """
 
 import numpy as np
@@ -24,26 +24,25 @@ def class_weights(labels: Ints, classes: int, power: float) -> npt.NDArray[np.fl
 
 
 def class_quotas(labels: Ints, power: float) -> Ints:
-    """How many of an epoch's draws each class gets, `(classes,)`; they add up to `len(labels)`."""
+    """Samples of each class per epoch, `(classes,)`; they add up to `len(labels)`."""
     counts = np.bincount(labels)
     shares = np.zeros(len(counts))
     shares[counts > 0] = counts[counts > 0] ** (1 - power)
     exact = shares / shares.sum() * len(labels)
     quotas: Ints = np.floor(exact).astype(np.int64)
     missing = len(labels) - quotas.sum()
-    # Largest remainders first; ties by class, so that the result hangs on nothing else.
+    # Largest remainders first; ties by class, so that the result is unique.
     quotas[np.argsort(quotas - exact, kind="stable")[:missing]] += 1
     return quotas
 
 
 def balanced_draws(labels: Ints, power: float, seed: int, epoch: int) -> Ints:
-    """The samples that an epoch draws, `len(labels)` of them, class by class, not yet shuffled.
+    """The ids of an epoch, `len(labels)` of them, class by class, not shuffled yet.
 
-    A class's images follow each other in rounds; each round is a new permutation of all of them,
-    and an epoch takes up where the one before ended. So after any epoch every image of a class has
-    come equally often, give or take one; none is forgotten.
-    A draw is `image + len(labels) * repeat`, where `repeat` counts the image's appearances before
-    this one within the epoch, so that each can be augmented in its own way.
+    The images of a class come in rounds, each a new permutation of all of them; an epoch continues
+    where the one before ended. So after any epoch the images of a class have come equally often,
+    to within one. An id is `image + len(labels) * repeat`; `repeat` counts the image's earlier
+    appearances in the epoch, so that each appearance is augmented differently.
     """
     order = np.argsort(labels, kind="stable")
     members = np.split(order, np.cumsum(np.bincount(labels))[:-1])
@@ -56,7 +55,7 @@ def balanced_draws(labels: Ints, power: float, seed: int, epoch: int) -> Ints:
 
 
 def _take_rounds(images: Ints, start: int, count: int, seed: int) -> Ints:
-    """Places `start` to `start + count` of a class's endless sequence of rounds."""
+    """Positions `start` to `start + count` in the endless sequence of a class's rounds."""
     first, last = start // len(images), (start + count - 1) // len(images)
     rounds = [_permute(images, seed, number) for number in range(first, last + 1)]
     return np.concatenate(rounds)[start - first * len(images) :][:count]
@@ -68,7 +67,7 @@ def _permute(images: Ints, seed: int, number: int) -> Ints:
 
 
 def _repeats(taken: Ints) -> Ints:
-    """For each place, how often its image has come before."""
+    """For each position, how often its image has come before."""
     order = np.argsort(taken, kind="stable")
     ordered = taken[order]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])

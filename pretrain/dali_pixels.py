@@ -1,6 +1,6 @@
-"""Draws become pixels on a GPU: DALI decodes, crops, resizes, rotates; torch does the photometry.
+"""The GPU pipeline: DALI decodes, crops, resizes and rotates; torch does the photometry.
 
-The same pipeline runs on the CPU (`gpu=None`), where the tests compare it with host_pixels.py.
+It runs on the CPU too (`gpu=None`), where the tests compare it with host_pixels.py.
 """
 
 from collections import deque
@@ -15,22 +15,22 @@ from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.backend import ReleaseUnusedMemory  # type: ignore[attr-defined]  # it has it
 from nvidia.dali.tensors import TensorCPU, TensorGPU
 
-from pretrain.augment import Draws, noise_bank
+from pretrain.augment import AugmentParams, noise_bank
 from pretrain.config import TrainConfig
 from pretrain.decoding import DecodeName
 from pretrain.host_pixels import PREFETCH
 from pretrain.order import Ids
-from pretrain.resident import Arena
-from pretrain.send import send
-from pretrain.store import ShardSplit
+from pretrain.resident import DecodedImageCache
+from pretrain.send import to_device
+from pretrain.store import ShardReader
 from shards.cli import UserError
 
-Inputs = tuple[list[Any], Draws]  # stored or decoded images, and what is done to each
+Inputs = tuple[list[Any], AugmentParams]  # encoded or decoded images, and the parameters of each
 
-_FILL_BATCH = 256  # images decoded at once when an arena is filled
-_FILL_BYTES = 2**28  # of a batch of them, decoded
+_FILL_BATCH = 256  # images per batch while the cache is filled
+_FILL_BYTES = 2**28  # of decoded images per such batch
 
-_SHAPING = {  # the fields of `Draws` that DALI takes, with their types
+_DALI_PARAMS = {  # the fields of `AugmentParams` that DALI takes, with their types
     "roi_start": types.FLOAT,
     "roi_end": types.FLOAT,
     "size": types.FLOAT,
@@ -40,43 +40,43 @@ _SHAPING = {  # the fields of `Draws` that DALI takes, with their types
 }
 
 
-class DaliPixels:
+class DaliPipeline:
     """Makes batches of normalised pixels from a split, ahead of their use."""
 
     def __init__(
         self,
-        data: ShardSplit,
+        data: ShardReader,
         config: TrainConfig,
         batch_size: int,
         threads: int,
         *,
         device: torch.device,
         decode: DecodeName,
-        arena: Arena | None,
+        image_cache: DecodedImageCache | None,
     ) -> None:
-        """`arena`, if there is one, has been filled."""
+        """`image_cache`, if given, is already filled."""
         self._data = data
         self._device = device
-        self._arena = arena
-        gpu = _number(device)
-        # Made once: for DALI to wrap a tensor of torch takes longer than all else with an image.
-        self._held = [] if arena is None else _wrapped(arena, len(data), gpu)
-        self._given: deque[list[Any]] = deque(maxlen=PREFETCH + 2)  # what DALI may still read
+        self._image_cache = image_cache
+        gpu = _gpu_index(device)
+        # Wrapped once: that takes longer than all other work on an image.
+        self._cached = [] if image_cache is None else _wrapped(image_cache, len(data), gpu)
+        self._in_use: deque[list[Any]] = deque(maxlen=PREFETCH + 2)  # DALI may still read these
         self._side = config.image_size
         self._bank = torch.from_numpy(noise_bank(config)).to(device)
         self._mean = torch.tensor(data.manifest.mean, device=device)
         self._std = torch.tensor(data.manifest.std, device=device)
         self._images: Iterator[list[Any]] = iter(())
-        self._draws: Iterator[Draws] = iter(())
-        # DALI calls for its inputs in the thread that trains: there, reading would be waiting.
+        self._params: Iterator[AugmentParams] = iter(())
+        # DALI asks for inputs in the training thread, which should not wait for disk reads.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
-        self._ahead: deque[Draws] = deque()  # of the batches that DALI has been given
-        self._pipeline = _shaping(
+        self._ahead: deque[AugmentParams] = deque()  # of the batches handed to DALI
+        self._pipeline = _geometry_pipeline(
             images=self._next_images,
-            draws=self._next_draws,
+            params=self._next_params,
             channels=data.manifest.channels,
             side=config.image_size,
-            decode=decode if arena is None else None,
+            decode=decode if image_cache is None else None,
             on_gpu=gpu is not None,
             batch_size=batch_size,
             num_threads=threads,
@@ -85,23 +85,25 @@ class DaliPixels:
         self._pipeline.build()
         self._fresh = True
 
-    def batches(self, work: Iterable[tuple[Ids, Draws]]) -> Iterator[torch.Tensor]:
+    def batches(self, work: Iterable[tuple[Ids, AugmentParams]]) -> Iterator[torch.Tensor]:
         """`(N, 3, side, side)` float32 in channels-last order for each item of `work`."""
         self._drain()
-        inputs = ((self._read(samples), draws) for samples, draws in work)
-        first, second = tee(self._made_ahead(inputs))  # DALI asks for the two separately
+        inputs = ((self._read(samples), params) for samples, params in work)
+        first, second = tee(self._prefetched(inputs))  # DALI reads the two separately
         self._images = (images for images, _ in first)
-        self._draws = (draws for _, draws in second)
+        self._params = (params for _, params in second)
         while True:
             try:
-                (shaped,) = _run(self._pipeline, self._data)
+                (resized,) = _run(self._pipeline, self._data)
             except StopIteration:
                 return
-            yield self._expose(_to_torch(shaped, self._device), self._ahead.popleft())
+            yield self._adjust_and_normalize(
+                _to_torch(resized, self._device), self._ahead.popleft()
+            )
 
     def _drain(self) -> None:
-        """Forget what DALI has made ahead: a caller may leave an epoch before its end."""
-        self._images, self._draws = iter(()), iter(())
+        """Discard prefetched batches: a caller may leave an epoch before its end."""
+        self._images, self._params = iter(()), iter(())
         while not self._fresh:
             try:
                 self._pipeline.run()
@@ -111,69 +113,69 @@ class DaliPixels:
         self._fresh = False
         self._ahead.clear()
 
-    def _made_ahead(self, inputs: Iterator[Inputs]) -> Iterator[Inputs]:
-        """The same, made by another thread, in their order."""
+    def _prefetched(self, inputs: Iterator[Inputs]) -> Iterator[Inputs]:
+        """The same inputs in the same order, read by another thread."""
         pending = deque(self._reader.submit(next, inputs, None) for _ in range(PREFETCH))
         while (made := pending.popleft().result()) is not None:
             pending.append(self._reader.submit(next, inputs, None))
             yield made
 
     def _read(self, samples: Ids) -> list[Any]:
-        if self._arena is None:
+        if self._image_cache is None:
             return list(self._data.read(samples))
-        return [self._held[sample] for sample in samples.tolist()]
+        return [self._cached[sample] for sample in samples.tolist()]
 
     def _next_images(self) -> list[Any]:
         images = next(self._images)
-        self._given.append(images)
+        self._in_use.append(images)
         return images
 
-    def _next_draws(self) -> list[Any]:
-        self._ahead.append(next(self._draws))
-        return [getattr(self._ahead[-1], name) for name in _SHAPING]
+    def _next_params(self) -> list[Any]:
+        self._ahead.append(next(self._params))
+        return [getattr(self._ahead[-1], name) for name in _DALI_PARAMS]
 
-    def _expose(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """Contrast, brightness, noise, normalisation; one grey channel becomes three last."""
+    def _adjust_and_normalize(self, images: torch.Tensor, params: AugmentParams) -> torch.Tensor:
+        """Contrast, brightness, noise, normalisation; grey becomes three channels last."""
 
         def column(values: Any) -> torch.Tensor:
-            return send(values, self._device).view(-1, 1, 1, 1)
+            return to_device(values, self._device).view(-1, 1, 1, 1)
 
-        values = images * (column(draws.contrast) / 255) + column(draws.shift)
-        if draws.noise.any():
+        values = images * (column(params.contrast) / 255) + column(params.shift)
+        if params.noise.any():
             places = torch.arange(self._side, device=self._device)
-            at = send(draws.noise_at.astype(np.int64), self._device)
+            at = to_device(params.noise_at.astype(np.int64), self._device)
             grain = self._bank[(at[:, :1] + places)[:, :, None], (at[:, 1:] + places)[:, None, :]]
-            values.addcmul_(grain.unsqueeze(-1), column(draws.noise))
+            values.addcmul_(grain.unsqueeze(-1), column(params.noise))
         return values.sub(self._mean).div_(self._std).permute(0, 3, 1, 2)
 
 
 @pipeline_def(  # type: ignore[untyped-decorator]
     prefetch_queue_depth=PREFETCH, enable_conditionals=True
 )
-def _shaping(
-    images: Any, draws: Any, channels: int, side: int, decode: DecodeName | None, on_gpu: bool
+def _geometry_pipeline(
+    images: Any, params: Any, channels: int, side: int, decode: DecodeName | None, on_gpu: bool
 ) -> Any:
-    """Stored images and draws to (side, side, C) uint8; `decode` is None for decoded images."""
-    # Decoded images lie where they are wanted; encoded ones come from the host.
+    """Images and parameters to (side, side, C) uint8; `decode` is None for decoded images."""
+    # Cached images are on the device already; encoded ones come from the host.
     at_gpu = on_gpu and decode is None
     stored = fn.external_source(
         images,
         batch=True,
         dtype=types.UINT8,
         device="gpu" if at_gpu else "cpu",
-        # A batch is a list of places in memory: on a GPU they are gathered by one kernel (DALI
-        # would copy one by one), on the host they are read where they lie.
+        # A batch is a list of memory addresses: on a GPU one kernel gathers them (DALI would copy
+        # them one by one), on the host they are read in place.
         use_copy_kernel=at_gpu,
         no_copy=not at_gpu,
     )
     start, end, size, transposes, rotates, angle = fn.external_source(
-        draws, num_outputs=len(_SHAPING), batch=True, dtype=list(_SHAPING.values())
+        params, num_outputs=len(_DALI_PARAMS), batch=True, dtype=list(_DALI_PARAMS.values())
     )
-    shaped = stored if decode is None else _decoded(stored, channels, decode)
+    resized = stored if decode is None else _decoded(stored, channels, decode)
     if on_gpu:
-        shaped = shaped.gpu()
-    shaped = fn.resize(
-        shaped,
+        resized = resized.gpu()
+    resized = fn.resize(
+        resized,
         size=size,
         roi_start=start,
         roi_end=end,
@@ -182,10 +184,12 @@ def _shaping(
         dtype=types.UINT8,
     )
     if transposes:
-        shaped = fn.transpose(shaped, perm=[1, 0, 2], transpose_layout=False)
+        resized = fn.transpose(resized, perm=[1, 0, 2], transpose_layout=False)
     if rotates:
-        shaped = fn.rotate(shaped, angle=angle, size=[side, side], interp_type=types.INTERP_LINEAR)
-    return shaped
+        resized = fn.rotate(
+            resized, angle=angle, size=[side, side], interp_type=types.INTERP_LINEAR
+        )
+    return resized
 
 
 def _decoded(encoded: Any, channels: int, decode: DecodeName) -> Any:
@@ -197,16 +201,20 @@ def _decoded(encoded: Any, channels: int, decode: DecodeName) -> Any:
     )
 
 
-def fill_arena(
-    arena: Arena, data: ShardSplit, device: torch.device, threads: int, decode: DecodeName
+def fill_image_cache(
+    image_cache: DecodedImageCache,
+    data: ShardReader,
+    device: torch.device,
+    threads: int,
+    decode: DecodeName,
 ) -> None:
-    """Decode all images of `data` into `arena`, which lies on `device`.
+    """Decode all images of `data` into `image_cache` on `device`.
 
     Raises `UserError` for an image that cannot be decoded.
     """
-    if arena.complete:
+    if image_cache.complete:
         return
-    gpu = _number(device)
+    gpu = _gpu_index(device)
     largest = int((data.index["height"].astype(int) * data.index["width"]).max())
     size = max(1, min(_FILL_BATCH, _FILL_BYTES // (largest * data.manifest.channels)))
     batches = iter(np.array_split(np.arange(len(data)), -(-len(data) // size)))
@@ -229,45 +237,46 @@ def fill_arena(
 
     pipeline = decoder()
     pipeline.build()
-    while not arena.complete:
+    while not image_cache.complete:
         (images,) = _run(pipeline, data)
         for number, sample in enumerate(ahead.pop(0)):
-            arena.put(int(sample), _image(images[number], gpu))
-        if gpu is not None:  # before DALI uses the memory again
+            image_cache.put(int(sample), _image(images[number], gpu))
+        if gpu is not None:  # DALI reuses its memory
             torch.cuda.synchronize(gpu)
     del images, pipeline
-    ReleaseUnusedMemory()  # else DALI's pool would keep it from the network
+    ReleaseUnusedMemory()  # so that the network can use the memory of DALI's pool
 
 
-def _run(pipeline: Any, data: ShardSplit) -> Any:
+def _run(pipeline: Any, data: ShardReader) -> Any:
     try:
         return pipeline.run()
     except RuntimeError as error:
-        said = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"DALI cannot make a batch of {data.folder}: {said}; a damaged image is "
-            f"named by python -m shards.verify {data.folder}"
+            f"DALI cannot make a batch of {data.folder}: {reason}; "
+            f"python -m shards.verify {data.folder} finds damaged images"
         ) from error
 
 
-def _wrapped(arena: Arena, samples: int, gpu: int | None) -> list[Any]:
-    """The held images as tensors of DALI's, which share their memory.
+def _wrapped(image_cache: DecodedImageCache, samples: int, gpu: int | None) -> list[Any]:
+    """The cached images as DALI tensors that share their memory.
 
-    They have their layout: were it the source's, DALI would wrap each image again for each batch.
+    The tensors carry the layout; given to the source, it would make DALI wrap every image again for
+    every batch.
     """
     wrapped: list[Any] = []
     for sample in range(samples):
-        view = arena.get(sample)
-        if view is None:  # all after it would be taken for their neighbours
-            raise RuntimeError(f"image {sample} of {samples} is not held yet")
+        view = image_cache.get(sample)
+        if view is None:
+            raise RuntimeError(f"image {sample} of {samples} is not cached yet")
         wrapped.append(
             TensorCPU(view.numpy(), "HWC") if gpu is None else TensorGPU(view, "HWC", gpu)
         )
     return wrapped
 
 
-def _number(device: torch.device) -> int | None:
-    """The GPU's, or None for the CPU."""
+def _gpu_index(device: torch.device) -> int | None:
+    """The index of the GPU, or None for the CPU."""
     return device.index or 0 if device.type == "cuda" else None
 
 
@@ -285,5 +294,5 @@ def _to_torch(pixels: Any, device: torch.device) -> torch.Tensor:
         images = torch.empty(dense.shape(), dtype=torch.uint8, device=device)
         feed_ndarray(dense, images, cuda_stream=torch.cuda.current_stream(device))
         return images
-    # No copy: the caller computes from it before DALI reuses the memory at the next run.
+    # No copy: the caller uses it before DALI reuses the memory in the next run.
     return torch.from_numpy(np.asarray(dense))

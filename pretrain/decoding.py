@@ -1,11 +1,11 @@
-"""Which decoder to trust: a self-test on real samples, in a subprocess, since a bad one crashes.
+"""Check the GPU decoder on real samples, in a subprocess, because a bad one crashes.
 
 python -m pretrain.decoding --shards data/shards
 
 DALI decodes JPEG on the GPU (`mixed`) by nvImageCodec, whose builds differ: one of 0.9 fails on
 some data-centre GPUs and kills the process on others (nvImageCodec issue 55), and a wrong picture
-raises no error at all. So a child process decodes samples of the very shards both ways and says
-how far they are apart; a crash, a hang, or a difference costs the GPU decoder, not the run.
+raises no error. So a child process decodes samples of the shards with both decoders and compares
+them; after a crash, a hang or a difference, the run decodes on the CPU.
 """
 
 import json
@@ -20,12 +20,12 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from pretrain.store import ShardSplit, open_split
+from pretrain.store import ShardReader, open_split
 from shards.cli import UserError, program
 from shards.settings import load_config
 
-# host: TurboJPEG and Pillow do all on the CPU. cpu: DALI decodes there, the GPU does the rest.
-# mixed: the GPU decodes, too.
+# host: TurboJPEG and Pillow, no GPU. cpu: DALI decodes on the CPU, the GPU does the rest.
+# mixed (DALI's word): the GPU decodes, too.
 DecodeName = Literal["host", "cpu", "mixed"]
 
 PROBE_SAMPLES = 16
@@ -37,22 +37,22 @@ PROBE_TOLERANCE = 2.0
 
 @dataclass(frozen=True, slots=True)
 class DecodePath:
-    """The decoder that a loader is to use, and why."""
+    """The decoder that a loader uses, and why."""
 
     name: DecodeName
     reason: str
 
 
 def choose_decode_path(
-    data: ShardSplit,
+    data: ShardReader,
     gpu: int | None,
     *,
     timeout: float = PROBE_TIMEOUT,
     probe: Sequence[str] | None = None,
 ) -> DecodePath:
-    """The fastest decoder that gives the right pictures for `data` on GPU number `gpu`.
+    """The fastest decoder that gives correct images for `data` on GPU number `gpu`.
 
-    None is the CPU, where nothing needs a test. `probe` is the command of the self-test; it prints
+    None is the CPU, where nothing needs a check. `probe` is the command of the self-test; it prints
     one line of JSON with `worst` (the largest mean difference of an image, of 255) and `samples`.
     """
     if gpu is None:
@@ -64,12 +64,12 @@ def choose_decode_path(
     fault = _fault(command, timeout)
     if fault is not None:
         return DecodePath("cpu", f"the GPU decoder {fault}")
-    return DecodePath("mixed", "the GPU decoder gives the CPU's pictures")
+    return DecodePath("mixed", "the GPU decoder agrees with the CPU's")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProbeConfig:
-    """Decode samples of a shard set by DALI's CPU and GPU decoders and compare the pictures."""
+    """Decode samples of a shard set with DALI's CPU and GPU decoders and compare the images."""
 
     shards: Annotated[Path, "folder made by python -m shards.write"] = Path("data/shards")
     split: Annotated[Literal["train", "val"], "which samples"] = "train"
@@ -91,11 +91,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _fault(command: Sequence[str], timeout: float) -> str | None:
-    """Run the self-test; None, or what is wrong with the GPU decoder."""
+    """Run the self-test; returns what is wrong with the GPU decoder, or None."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:
-        return f"gave no picture within {timeout:g} s"
+        return f"gave no image within {timeout:g} s"
     if done.returncode < 0:
         return f"crashed ({signal.Signals(-done.returncode).name})"
     if done.returncode:
@@ -105,8 +105,8 @@ def _fault(command: Sequence[str], timeout: float) -> str | None:
         worst = float(json.loads(done.stdout.strip().splitlines()[-1])["worst"])
     except (ValueError, KeyError, IndexError, TypeError):
         return "gave no result"
-    if not worst <= PROBE_TOLERANCE:  # so that nan is a difference
-        return f"gives other pictures (off by {worst:.1f} of 255 in the mean)"
+    if not worst <= PROBE_TOLERANCE:  # so that NaN counts as a difference
+        return f"gives different images (off by {worst:.1f} of 255 in the mean)"
     return None
 
 
@@ -133,7 +133,7 @@ def _decode(
 
 
 def _difference(wanted: npt.NDArray[Any], got: npt.NDArray[Any]) -> float:
-    """Mean absolute difference of two pictures, of 255; infinite where they differ in shape."""
+    """Mean absolute difference of two images, of 255; infinite if their shapes differ."""
     if wanted.shape != got.shape:
         return float("inf")
     return float(np.abs(wanted.astype(np.float64) - got.astype(np.float64)).mean())

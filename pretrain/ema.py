@@ -1,4 +1,4 @@
-"""Averaged weights: an exponential moving average of a model, which is what a run then keeps.
+"""Weight averaging: an exponential moving average of a model, which a run then keeps.
 
 Polyak and Juditsky 1992; Tarvainen and Valpola 2017 (mean teachers), section 2.
 """
@@ -13,14 +13,14 @@ from pretrain.config import TrainConfig
 
 
 class Ema:
-    """A copy of a model whose weights and running statistics lag behind and are steadier for it.
+    """The exponential moving average of a model's weights and running statistics.
 
-    The half-life is in epochs, so that a recipe means the same for any corpus and batch size.
+    The half-life is in epochs, so a recipe means the same for any corpus and batch size.
     """
 
     def __init__(self, model: nn.Module, half_life: float) -> None:
-        # Copied before accelerate prepares the model: a prepared one's copy computes with its
-        # weights, not with its own.
+        # Copy before accelerate prepares the model: the copy of a prepared model would compute with
+        # the weights of the original.
         self.model = copy.deepcopy(model).requires_grad_(False)
         self._half_life = half_life
 
@@ -28,7 +28,7 @@ class Ema:
     def update(self, model: nn.Module, epoch: int, step: int, steps_per_epoch: int) -> None:
         """Move towards `model` (unwrapped) after this step."""
         decay = 0.5 ** (1 / (self._half_life * steps_per_epoch))
-        # At first the average spans a tenth of the steps so far: initial weights say nothing.
+        # Early on, average over a tenth of the steps so far, to forget the initial weights.
         done = epoch * steps_per_epoch + step
         weight = 1 - min(decay, (1 + done) / (10 + done))
         lerp_towards(list(_tensors(self.model)), list(_tensors(model)), weight)
@@ -37,7 +37,7 @@ class Ema:
 def lerp_towards(
     averages: Sequence[torch.Tensor], currents: Sequence[torch.Tensor], weight: float
 ) -> None:
-    """Move floating `averages` to `currents` by the share `weight` of the way; copy all others."""
+    """Move floating-point `averages` towards `currents` by `weight` in [0, 1]; copy the others."""
     floats = [i for i, tensor in enumerate(averages) if tensor.is_floating_point()]
     torch._foreach_lerp_([averages[i] for i in floats], [currents[i] for i in floats], weight)
     for average, current in zip(averages, currents, strict=True):
@@ -46,7 +46,7 @@ def lerp_towards(
 
 
 def build_ema(model: nn.Module, config: TrainConfig) -> Ema | None:
-    """The average that the settings ask for, if they do; it begins at the model's weights."""
+    """The average that the settings ask for, or None; it starts at the model's weights."""
     return None if config.ema_epochs is None else Ema(model, config.ema_epochs)
 
 

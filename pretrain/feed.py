@@ -24,7 +24,7 @@ class StepBatches:
         self.fault: Exception | None = None
 
     def __iter__(self) -> Iterator[Batch]:
-        for _ in range(self._step.slots):
+        for _ in range(self._step.micro_batches):
             yield self._next()
 
     def _next(self) -> Batch:

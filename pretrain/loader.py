@@ -1,8 +1,8 @@
-"""Shards become batches: the order of order.py, the draws of augment.py, pixels made ahead.
+"""The data loader: shards become batches, in the order of order.py, augmented as augment.py says.
 
-Which samples come, in which order, and what augmentation each gets are decided here, so that
-nothing of it hangs on the state of a reader. The pixels are made by DALI on a GPU (dali_pixels.py)
-and by a pool of threads on the CPU (host_pixels.py), some batches ahead of their use.
+Sample order and augmentation are decided here and do not depend on the state of a reader. The
+pixels are made some batches ahead, by DALI on a GPU (dali_pixels.py) or by a thread pool on the CPU
+(host_pixels.py).
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pretrain.augment import Draws, draw_training, draw_validation
+from pretrain.augment import AugmentParams, training_params, validation_params
 from pretrain.config import TrainConfig
 from pretrain.decoding import DecodeName
-from pretrain.host_pixels import HostPixels
-from pretrain.order import Ids, Plan, validation_slots
-from pretrain.resident import Arena
-from pretrain.send import send
-from pretrain.store import ShardSplit
+from pretrain.host_pixels import CpuPipeline
+from pretrain.order import EpochSampler, Ids, validation_micro_batches
+from pretrain.resident import DecodedImageCache
+from pretrain.send import to_device
+from pretrain.store import ShardReader
 from shards.schema import Index
 
 
@@ -28,79 +28,78 @@ class Batch:
 
     images: torch.Tensor  # (N, 3, H, W) float32, channels last, normalised by the manifest's rule
     labels: torch.Tensor  # (N,) int64
-    ids: Ids  # (N,) draws (order.py): positions in the split's index, modulo its length
+    ids: Ids  # (N,) positions in the split's index, modulo its length (order.py)
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One optimizer step's share of this process."""
+    """This process's part of one optimizer step."""
 
     number: int  # within the epoch
     samples: int  # of the global batch, over all processes
-    slots: int  # how many micro-batches this process has
+    micro_batches: int  # of this process
     batches: Iterator[Batch]
 
 
 class Loader:
-    """Serves one process its part of a split. Not for `accelerator.prepare`: it shards itself."""
+    """Loads this process's part of a split. Not for `accelerator.prepare`: it shards by itself."""
 
     def __init__(
         self,
-        data: ShardSplit,
+        data: ShardReader,
         config: TrainConfig,
         *,
         micro_batch_size: int,
         device: torch.device,
         threads: int,
         decode: DecodeName = "cpu",
-        arena: Arena | None = None,
+        image_cache: DecodedImageCache | None = None,
     ) -> None:
-        """`decode` says how, on a GPU; `arena` is where decoded images stay, if they are to."""
+        """`decode` is the decoder on a GPU; `image_cache` keeps decoded images, if given."""
         self._data = data
         self._config = config
         self._device = device
         if device.type == "cuda":
-            from pretrain.dali_pixels import DaliPixels
+            from pretrain.dali_pixels import DaliPipeline
 
-            self._pixels: HostPixels | DaliPixels = DaliPixels(
+            self._pipeline: CpuPipeline | DaliPipeline = DaliPipeline(
                 data,
                 config,
                 micro_batch_size,
                 threads,
                 device=device,
                 decode=decode,
-                arena=arena,
+                image_cache=image_cache,
             )
         else:
-            self._pixels = HostPixels(data, config, threads, arena)
+            self._pipeline = CpuPipeline(data, config, threads, image_cache)
 
     def steps(
-        self, plan: Plan, epoch: int, first_step: int, rank: int, world: int
+        self, sampler: EpochSampler, epoch: int, first_step: int, rank: int, world: int
     ) -> Iterator[Step]:
-        """The steps of an epoch from `first_step` on, each with this process's micro-batches."""
-        batches = plan.epoch_batches(epoch)[first_step:]
-        slots = [plan.slots(batch, world)[rank::world] for batch in batches]
-        flat = [ids for step_slots in slots for ids in step_slots]
-        stream = self._stream(flat, epoch)
-        for number, (batch, step_slots) in enumerate(zip(batches, slots, strict=True), first_step):
-            yield Step(number, len(batch), len(step_slots), _take(stream, len(step_slots)))
+        """The steps of an epoch, starting at `first_step`, with this process's micro-batches."""
+        batches = sampler.epoch_batches(epoch)[first_step:]
+        own = [sampler.micro_batches(batch, world)[rank::world] for batch in batches]
+        stream = self._stream([ids for step in own for ids in step], epoch)
+        for number, (batch, step) in enumerate(zip(batches, own, strict=True), first_step):
+            yield Step(number, len(batch), len(step), _take(stream, len(step)))
 
     def validation(self, micro_batch_size: int, rank: int, world: int) -> Iterator[Batch]:
         """This process's part of the split, centre crops, in a fixed order."""
-        slots = validation_slots(len(self._data), micro_batch_size, rank, world)
-        return self._stream(slots, None)
+        own = validation_micro_batches(len(self._data), micro_batch_size, rank, world)
+        return self._stream(own, None)
 
-    def _stream(self, slots: Sequence[Ids], epoch: int | None) -> Iterator[Batch]:
-        work = ((ids % len(self._data), self._draws(ids, epoch)) for ids in slots)
-        for ids, images in zip(slots, self._pixels.batches(work), strict=True):
+    def _stream(self, micro_batches: Sequence[Ids], epoch: int | None) -> Iterator[Batch]:
+        work = ((ids % len(self._data), self._augment_params(ids, epoch)) for ids in micro_batches)
+        for ids, images in zip(micro_batches, self._pipeline.batches(work), strict=True):
             labels = self._rows(ids)["label"].astype(np.int64)
-            yield Batch(images, send(labels, self._device), ids)
+            yield Batch(images, to_device(labels, self._device), ids)
 
-    def _draws(self, ids: Ids, epoch: int | None) -> Draws:
+    def _augment_params(self, ids: Ids, epoch: int | None) -> AugmentParams:
         rows = self._rows(ids)
         if epoch is None:
-            return draw_validation(self._config, rows["height"], rows["width"])
-        return draw_training(self._config, epoch, ids, rows["height"], rows["width"])
+            return validation_params(self._config, rows["height"], rows["width"])
+        return training_params(self._config, epoch, ids, rows["height"], rows["width"])
 
     def _rows(self, ids: Ids) -> Index:
         return self._data.index[ids % len(self._data)]

@@ -1,4 +1,4 @@
-"""How many images fit through the network at once: found by trying, on a GPU."""
+"""The micro-batch size: as configured, or found by trying what fits on the GPU."""
 
 import copy
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch import nn
 from pretrain.config import TrainConfig
 from pretrain.host_pixels import PREFETCH
 from pretrain.processes import sync_errors
-from pretrain.store import ShardSplit
+from pretrain.store import ShardReader
 from shards.cli import UserError, console
 
 CPU_MICRO_BATCH = 32  # enough for batch norm; larger ones are no faster on a CPU
@@ -22,12 +22,12 @@ _MOST_ELEMENTS = 2**31 - 1
 
 
 def fit_micro_batch(
-    model: nn.Module, config: TrainConfig, accelerator: Accelerator, splits: Sequence[ShardSplit]
+    model: nn.Module, config: TrainConfig, accelerator: Accelerator, splits: Sequence[ShardReader]
 ) -> int:
     """The micro-batch size to use: as configured, or the largest halving that fits in memory.
 
-    `splits` are those that batches are to be made of, whose memory must be left free.
-    All processes get the same. Raises `UserError` when not even a few images fit.
+    Memory for the batches that DALI prepares from `splits` stays free. All processes get the same
+    size. Raises `UserError` if not even a few images fit.
     """
     share = max(1, config.batch_size // int(accelerator.num_processes))
     if config.micro_batch_size is not None:
@@ -53,7 +53,7 @@ def fit_micro_batch(
 
 
 def check_kernels(model: nn.Module, size: int, config: TrainConfig, device: torch.device) -> None:
-    """Raise `UserError` where a GPU's kernels cannot count the elements of a micro-batch's maps."""
+    """Raise `UserError` if a micro-batch gives feature maps too large for the GPU's kernels."""
     per_image = largest_map(model, config.image_size, device)
     if size * per_image > _MOST_ELEMENTS:
         raise UserError(
@@ -63,19 +63,19 @@ def check_kernels(model: nn.Module, size: int, config: TrainConfig, device: torc
         )
 
 
-def queued_bytes(splits: Sequence[ShardSplit], size: int, config: TrainConfig) -> int:
-    """Of a GPU's memory, what DALI takes at most to make batches of `size` from each split.
+def queued_bytes(splits: Sequence[ShardReader], size: int, config: TrainConfig) -> int:
+    """The most GPU memory that DALI needs for batches of `size` from each split, in bytes.
 
-    The batches ahead and the one in the making, as bytes: stored images (copies of those that are
-    kept decoded), resized to more than a crop where they are then rotated, and rotated. A decoder
-    on the GPU holds two bytes more for each pixel of the batch it is at, its coefficients.
+    Counts the prefetched batches and the one being made: stored images (copies of cached ones),
+    their resized version (larger than the crop before a rotation) and the rotated one. A decoder
+    on the GPU needs two more bytes per pixel of its batch for coefficients.
     """
     total = 0
     for data in splits:
         channels = data.manifest.channels
         pixels = data.index["height"].astype(np.int64) * data.index["width"].astype(np.int64)
         stored = int(np.sort(pixels)[-size:].sum()) * channels
-        shaped = (2 + 1) * size * config.image_size**2 * channels  # 45 degrees: twice the area
+        shaped = (2 + 1) * size * config.image_size**2 * channels  # at 45 degrees, twice the area
         total += (PREFETCH + 1) * (stored + shaped) + 2 * stored
     return total
 
@@ -92,7 +92,7 @@ def largest_map(model: nn.Module, side: int, device: torch.device) -> int:
     handles = [layer.register_forward_hook(note) for layer in model.modules()]
     was_training = model.training
     try:
-        model.eval()(torch.zeros(1, 3, side, side, device=device))  # moves no running statistics
+        model.eval()(torch.zeros(1, 3, side, side, device=device))  # eval: running statistics stay
     finally:
         model.train(was_training)
         for handle in handles:
@@ -110,24 +110,24 @@ def _fits(
     except torch.OutOfMemoryError:
         fits = False
     else:
-        # DDP's buckets and each of the optimizer's moments take the parameters' size again.
-        # Averaged weights are there already, and torch.compile needs less than this try.
+        # DDP's buckets and each moment of the optimizer need the size of the parameters again.
+        # Averaged weights are allocated already, and torch.compile needs less than this trial.
         moments = 1 if config.optimizer == "sgd" else 2
-        # The photometry of the next batch, in floats, while this one is still held; mixing holds
-        # the partners, the weights and the result.
+        # The next batch's photometry, as floats, while this batch is still in use; mixing needs the
+        # partners, the weights and the result.
         reserve = (1 + moments) * weights + (9 if config.mixes else 6) * images + queued
         free, total = torch.cuda.mem_get_info(device)
         others = total - free - torch.cuda.memory_reserved(device)
         fits = total - others - torch.cuda.max_memory_allocated(device) > reserve
-    torch.cuda.empty_cache()  # DALI and NCCL cannot use what torch keeps for itself
+    torch.cuda.empty_cache()  # DALI and NCCL cannot use memory that torch caches
     return fits
 
 
 def _try_step(model: nn.Module, size: int, side: int, accelerator: Accelerator) -> tuple[int, int]:
-    """Bytes of the parameters and of a batch of images; what the try takes goes when it returns."""
-    trial = copy.deepcopy(model)  # the try must leave no trace in running statistics
+    """Run one step and return the bytes of the parameters and of a batch; frees what it used."""
+    trial = copy.deepcopy(model)  # the trial must not change running statistics
     images = torch.zeros(size, 3, side, side, device=accelerator.device)
-    images = images.contiguous(memory_format=torch.channels_last)  # as the loader gives them
+    images = images.contiguous(memory_format=torch.channels_last)  # as from the loader
     with accelerator.autocast():
         loss = trial(images).float().square().mean()
     loss.backward()

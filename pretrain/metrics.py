@@ -1,4 +1,4 @@
-"""Classification metrics, all from one confusion matrix. The only place where they are computed."""
+"""Classification metrics, all from one confusion matrix."""
 
 import math
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 # Paper A shipped VGG-11 at 1.4 % of 54 classes. A run that learned is well above 1/classes.
 CHANCE_FACTOR = 3
-# With fewer than seven classes, thrice chance would be too much to ask: there, this share of the
-# way from chance to perfection, which is the same at seven.
+# With fewer than seven classes, three times chance is too strict; there, use this fraction of the
+# way from chance to 1 (equal at seven classes).
 CHANCE_WAY = 1 / 3
 DOMINANT_SHARE = 0.9
 
@@ -20,28 +20,28 @@ class Scores:
     """How well a model classifies a split."""
 
     loss: float  # mean cross entropy, without label smoothing
-    top1: float  # shares in [0, 1]
+    top1: float  # fractions in [0, 1]
     top5: float
-    balanced_accuracy: float  # mean over classes of the share that is recognised
-    dominant_share: float  # of all predictions, the share that goes to the most predicted class
+    balanced_accuracy: float  # mean over classes of their recall
+    dominant_share: float  # fraction of predictions that are the most predicted class
     confusion: tuple[tuple[int, ...], ...]  # [true class][predicted class]
 
     @property
     def converged(self) -> bool:
-        """Whether the model does more than guess."""
+        """Whether the model is clearly better than chance."""
         if not math.isfinite(self.loss):
             return False
         members = [sum(row) for row in self.confusion]
-        # Who always answers one class has a balanced accuracy of one over those that occur.
+        # A constant answer has a balanced accuracy of 1 / (classes that occur).
         occurring = max(2, sum(count > 0 for count in members))
         chance = 1 / occurring
         wanted = min(CHANCE_FACTOR / occurring, chance + CHANCE_WAY * (1 - chance))
-        # Where one class is nearly all there is, answering it nearly always is no fault.
+        # If nearly all images are of one class, predicting it nearly always is fine.
         one_sided = self.dominant_share > DOMINANT_SHARE >= max(members) / max(1, sum(members))
         return self.balanced_accuracy >= wanted and not one_sided
 
     def scalars(self) -> dict[str, float]:
-        """What goes into logs and cards."""
+        """The values for logs and cards."""
         return {
             "loss": self.loss,
             "top1": self.top1,
@@ -51,7 +51,7 @@ class Scores:
 
 
 def class_accuracy(confusion: Sequence[Sequence[int]]) -> tuple[float | None, ...]:
-    """Per class, the share that is recognised; None where the split has none of it.
+    """The recall of each class; None if the split has no image of it.
 
     `confusion[true class][predicted class]` counts images.
     """
@@ -59,7 +59,7 @@ def class_accuracy(confusion: Sequence[Sequence[int]]) -> tuple[float | None, ..
 
 
 class Counts:
-    """Sums over batches that scores follow from; additive over batches and processes."""
+    """The sums that scores are computed from; additive over batches and processes."""
 
     def __init__(self, classes: int, device: torch.device) -> None:
         self.classes = classes
@@ -76,7 +76,7 @@ class Counts:
         self.loss += torch.nn.functional.cross_entropy(logits, labels, reduction="sum").double()
 
     def scores(self) -> Scores:
-        """The scores of all that was counted."""
+        """The scores of all samples counted."""
         total = max(1, int(self.confusion.sum()))
         hits = self.confusion.diagonal().double()
         members = self.confusion.sum(1)

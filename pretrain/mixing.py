@@ -1,9 +1,9 @@
-"""Mixup and cutmix: images and targets of two samples in one, drawn from (seed, epoch, sample).
+"""Mixup and cutmix, with parameters drawn from (seed, epoch, sample).
 
 Zhang et al. 2018, "mixup", eq. 2; Yun et al. 2019, "CutMix", eqs. 1 and 2. A sample's partner is
-the next one in its micro-batch (the order is random already), its share is the sample's own draw.
-So a resumed run mixes alike, and so does any number of processes that cuts a step into the same
-micro-batches (order.py).
+the next one in its micro-batch (the order is random already); the mixing weight is drawn for the
+sample. So a resumed run mixes the same way, and so does any number of processes that splits a step
+into the same micro-batches (order.py).
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch.nn import functional
 from pretrain.config import TrainConfig
 from pretrain.loader import Batch
 from pretrain.philox import uniforms
-from pretrain.send import send
+from pretrain.send import to_device
 
 STREAM_MIX = 3
 
@@ -26,7 +26,7 @@ Ints = npt.NDArray[np.int64]
 def mix(
     config: TrainConfig, epoch: int, batch: Batch, classes: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The mixed images, as the batch's, and targets `(N, classes)` float32 that sum to 1."""
+    """Mixed images, shaped as the batch's, and targets `(N, classes)` float32 that sum to 1."""
     u = uniforms(config.seed, STREAM_MIX, epoch, batch.ids, 5).T
     mixes = u[0] < config.mix_prob
     cuts = u[1] < _share_of_cutmix(config)
@@ -35,12 +35,12 @@ def mix(
     height, width = batch.images.shape[2:]
     boxes = _boxes(kept, u[3], u[4], height, width)
     area = (boxes[1] - boxes[0]) * (boxes[3] - boxes[2])
-    kept = np.where(cuts, 1 - area / (height * width), kept)  # what the box really leaves
+    kept = np.where(cuts, 1 - area / (height * width), kept)  # the box is rounded and clipped
 
     device = batch.images.device
-    shares = send(kept.astype(np.float32), device)
-    cuts_here = send(cuts, device).view(-1, 1, 1, 1)
-    outside = ~_inside(send(boxes, device), height, width)
+    shares = to_device(kept.astype(np.float32), device)
+    cuts_here = to_device(cuts, device).view(-1, 1, 1, 1)
+    outside = ~_inside(to_device(boxes, device), height, width)
     weights = torch.where(cuts_here, outside.float(), shares.view(-1, 1, 1, 1))
     images = batch.images.roll(-1, 0).lerp(batch.images, weights)
     targets = functional.one_hot(batch.labels, classes).float()

@@ -1,4 +1,4 @@
-"""The network that is trained: smp's own encoder, so that what is exported is what smp loads."""
+"""The classifier: smp's own encoder with a linear head, so that an export loads in smp."""
 
 from typing import Any
 
@@ -47,7 +47,7 @@ class Classifier(nn.Module):
         return features
 
     def pool(self, features: torch.Tensor) -> torch.Tensor:
-        """Average over positions, `(N, C)`; some vision transformers have their norm after it."""
+        """Average over positions, `(N, C)`; some vision transformers normalise after it."""
         pooled = features.mean((2, 3))
         encoder: Any = self.encoder
         if isinstance(encoder, TimmViTEncoder) and hasattr(encoder.model, "fc_norm"):
@@ -62,9 +62,9 @@ class Classifier(nn.Module):
 
 
 def build_encoder(arch: str, init: str) -> nn.Module:
-    """smp's encoder for `arch`, with weights `random`, `imagenet`, of an export's path or name.
+    """smp's encoder for `arch`; `init` is `random`, `imagenet`, an export's folder or a name.
 
-    Raises `UserError` when the weights cannot be had or do not fit.
+    Raises `UserError` if the weights are not available or do not fit.
     """
     wanted = resolve_init(init)
     if wanted.kind == "imagenet":
@@ -80,21 +80,21 @@ def build_encoder(arch: str, init: str) -> nn.Module:
 def build_classifier(
     arch: str, init: str, classes: int, dropout: float, image_size: int | None = None
 ) -> Classifier:
-    """The classifier to train; draws from torch's global generator.
+    """The classifier to train; uses torch's global generator.
 
-    Raises `UserError` as `build_encoder` does, and when it does not take images of `image_size`.
+    Raises `UserError` as `build_encoder` does, and if the encoder cannot take `image_size`.
     """
     model = Classifier(arch, build_encoder(arch, init), classes, dropout)
-    if arch.startswith(TIMM_PREFIX):  # of the table, `min_size` says what it takes
+    if arch.startswith(TIMM_PREFIX):  # the table knows the sizes of the others (`min_size`)
         freeze_unused(model, arch, image_size)
     return model
 
 
 def bare_encoder(arch: str) -> nn.Module:
-    """smp's encoder for `arch`, to be given weights."""
+    """smp's encoder for `arch`, with arbitrary weights."""
     if arch.startswith(TIMM_PREFIX):
         return build_timm_encoder(arch)
-    find_arch(arch)  # says more than smp does
+    find_arch(arch)  # its error says more than smp's
     encoder: nn.Module = get_encoder(arch, weights=None)
     return encoder
 
@@ -105,7 +105,7 @@ def imagenet_tag(arch: str) -> str:
 
 
 def init_random(encoder: nn.Module, arch: str) -> None:
-    """Paper A's initialisation; timm's models keep the one that each was published with."""
+    """Paper A's initialisation; timm's models keep their own."""
     if not arch.startswith(TIMM_PREFIX):
         init_kaiming(encoder)
 
@@ -135,9 +135,9 @@ def _from_imagenet(arch: str) -> nn.Module:
             encoder: nn.Module = get_encoder(arch, weights=tag)
         except UserError:
             raise
-        except Exception as error:  # the hub client raises many kinds, its own and requests'
+        except Exception as error:  # the hub client raises errors of many libraries
             absent = obstacle and isinstance(error, LocalEntryNotFoundError)
-            reason = f"{obstacle}, and its cache has none of them" if absent else error
+            reason = f"{obstacle}, and they are not in the cache" if absent else error
             raise UserError(
                 f"cannot get the ImageNet weights {tag!r} of {arch}: {reason}; they come from the "
                 "Hugging Face hub: connect, fill its cache beforehand, or use --init random"

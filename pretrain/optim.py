@@ -1,4 +1,4 @@
-"""The optimiser, and the learning rate as a pure function of the step."""
+"""The optimizer, and the learning rate as a pure function of the step."""
 
 import math
 from typing import assert_never
@@ -10,10 +10,10 @@ from pretrain.config import TrainConfig
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimiser of `config`, in one fused kernel where torch has it (CPU, CUDA).
+    """Build the optimizer, with torch's fused kernels.
 
-    Weight decay goes to all parameters, as in the script paper A builds on, or leaves out the
-    one-dimensional ones (norms and biases), as He et al. 2019, "Bag of Tricks", section 3.1.
+    Weight decay applies to all parameters, as in the script that paper A builds on, or to all but
+    the one-dimensional ones (norms and biases), as in He et al. 2019, "Bag of Tricks", section 3.1.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     matrices = [p for p in parameters if config.decay_norm_and_bias or p.ndim > 1]
@@ -32,19 +32,19 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
 
 
 def learning_rate(config: TrainConfig, epoch: int, step: int, steps_per_epoch: int) -> float:
-    """The rate of one step: linear warm-up, then the schedule; a cosine ends at zero."""
+    """The learning rate of a step: linear warm-up, then the schedule; the cosine ends at zero."""
     at = epoch + step / steps_per_epoch
     if at < config.warmup_epochs:
         return config.peak_lr * (at + 1 / steps_per_epoch) / config.warmup_epochs
     if config.lr_schedule == "constant":
         return config.peak_lr
     if config.lr_schedule == "cosine":
-        share = (at - config.warmup_epochs) / max(config.epochs - config.warmup_epochs, 1e-9)
-        return config.peak_lr * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+        done = (at - config.warmup_epochs) / max(config.epochs - config.warmup_epochs, 1e-9)
+        return config.peak_lr * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
     return config.peak_lr * config.lr_decay ** (epoch // config.lr_decay_epochs)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Write the rate into every group; a scheduler prepared by accelerate would miscount steps."""
+    """Set the rate of every group; a scheduler prepared by accelerate would miscount steps."""
     for group in optimizer.param_groups:
         group["lr"] = lr

@@ -1,8 +1,8 @@
 """Random numbers as a pure function of counters: Philox-4x32-10, vectorised over numpy arrays.
 
 J. K. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC11. Unlike numpy's generators
-it has no state and no stream: the same (key, counter) gives the same number in every process, at
-every time, in any numpy version. The order of samples and their augmentation hang on that.
+it has no state: the same (key, counter) gives the same number in every process and numpy version.
+The order of samples and their augmentation depend on that.
 """
 
 import numpy as np

@@ -1,11 +1,11 @@
-"""A contact sheet of the augmentations: what the network will see, to be judged by eye.
+"""Draw a contact sheet of the augmentations: what the network sees in training.
 
 python -m pretrain.preview --shards data/shards --out preview.png --noise 0.1
 
-Takes every setting of training. One row per image, of different classes. First the stored image
-with its crop drawn in; then the crop with nothing but one augmentation at a time, at its extremes;
-then whole draws, as training gets them. The pixels are made by the loader's own code, mixed images
-by training's: with the row below, the last one with the first.
+Takes every setting of training. One row per image, from different classes: the stored image with
+its crop outlined; the crop with one augmentation at a time, at its extremes; then complete examples
+as in training. The code is the loader's and the trainer's own; mixed images use the row below, the
+last one the first.
 """
 
 from collections.abc import Sequence
@@ -19,21 +19,21 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from pretrain.augment import Draws, draw_training
+from pretrain.augment import AugmentParams, training_params
 from pretrain.balance import class_quotas
 from pretrain.config import TrainConfig
-from pretrain.host_pixels import HostPixels, decode
+from pretrain.host_pixels import CpuPipeline, decode
 from pretrain.loader import Batch
 from pretrain.mixing import mix
 from pretrain.order import Ids
 from pretrain.staging import stage
-from pretrain.store import ShardSplit, open_split
+from pretrain.store import ShardReader, open_split
 from shards.cli import UserError, program
 from shards.settings import load_config
 
 ROWS = 5
-FULL_DRAWS = 5
-_STILL: Any = {
+FULL_EXAMPLES = 5
+_NO_AUGMENTATION: Any = {
     "hflip_prob": 0.0,
     "vflip_prob": 0.0,
     "rotate_prob": 0.0,
@@ -55,7 +55,7 @@ class PreviewConfig(TrainConfig):
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    # No network sees these images, so any architecture will do.
+    # No network sees these images, so any architecture is fine.
     config = load_config(PreviewConfig, argv, {"arch": "resnet18"})
     data = open_split(stage(config.shards, config.cache_dir), "train")
     if not len(data):
@@ -66,29 +66,29 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One augmentation alone, at one end of its strength."""
+    """A single augmentation, at one end of its range."""
 
     title: str
-    change: dict[str, Any]  # fields of `Draws`, the same for all rows
-    config: TrainConfig  # what the geometry is drawn by
-    mixes: TrainConfig | None = None  # what mixup and cutmix are drawn by, if they are shown
+    change: dict[str, Any]  # fields of `AugmentParams`, the same for all rows
+    config: TrainConfig  # for the geometry
+    mixes: TrainConfig | None = None  # for mixup and cutmix, if shown
 
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """One column of pictures, a row each."""
+    """The pictures of one column, one per row."""
 
     title: str
     pictures: list[Picture]
-    notes: list[str]  # what stands below each; mostly nothing
+    notes: list[str]  # captions, mostly empty
 
 
-def draw_sheet(data: ShardSplit, config: TrainConfig, out: Path) -> None:
+def draw_sheet(data: ShardReader, config: TrainConfig, out: Path) -> None:
     """Write the contact sheet of `config` on images of `data` to `out`."""
-    samples = _samples(data)
-    plain = replace(config, **_STILL, noise=0.0)
+    samples = _choose_samples(data)
+    plain = replace(config, **_NO_AUGMENTATION, noise=0.0)
     columns = [(c, 0) for c in _columns(config, plain)]
-    for epoch in range(FULL_DRAWS):
+    for epoch in range(FULL_EXAMPLES):
         whole = config if config.mixes else None
         columns.append((Column(f"training,\nepoch {epoch + 1}", {}, config, whole), epoch))
     cells = [_render(data, samples, column, epoch) for column, epoch in columns]
@@ -96,7 +96,7 @@ def draw_sheet(data: ShardSplit, config: TrainConfig, out: Path) -> None:
     size = (_CELL * len(titles), _CELL * len(samples) + 0.9)
     figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
     axes = figure.subplots(len(samples), len(titles), squeeze=False)
-    base = _draws(data, samples, plain, 0, {})
+    base = _params(data, samples, plain, 0, {})
     for row, sample in enumerate(samples):
         (encoded,) = data.read(np.array([sample]))
         axes[row, 0].imshow(decode(encoded, data.manifest.channels), cmap="gray", vmin=0, vmax=255)
@@ -116,7 +116,7 @@ def draw_sheet(data: ShardSplit, config: TrainConfig, out: Path) -> None:
     figure.savefig(out)
 
 
-def _samples(data: ShardSplit) -> Ids:
+def _choose_samples(data: ShardReader) -> Ids:
     """One image of each of up to `ROWS` classes, spread over the classes."""
     labels = data.index["label"]
     known = np.unique(labels)
@@ -125,7 +125,7 @@ def _samples(data: ShardSplit) -> Ids:
 
 
 def _columns(config: TrainConfig, plain: TrainConfig) -> list[Column]:
-    """Only what the configuration does: a strength of nought has no column."""
+    """The columns of what the configuration does; a strength of 0 has none."""
     columns = [Column("crop alone", {}, plain)]
     if config.hflip_prob:
         columns.append(Column("horizontal\nflip", {}, replace(plain, hflip_prob=1.0)))
@@ -154,19 +154,19 @@ def _columns(config: TrainConfig, plain: TrainConfig) -> list[Column]:
     return columns
 
 
-def _draws(
-    data: ShardSplit, samples: Ids, config: TrainConfig, epoch: int, change: dict[str, Any]
-) -> Draws:
+def _params(
+    data: ShardReader, samples: Ids, config: TrainConfig, epoch: int, change: dict[str, Any]
+) -> AugmentParams:
     rows = data.index[samples]
-    draws = draw_training(config, epoch, samples, rows["height"], rows["width"])
+    params = training_params(config, epoch, samples, rows["height"], rows["width"])
     forced: Any = {name: np.full(len(samples), value, np.float32) for name, value in change.items()}
-    return replace(draws, **forced)
+    return replace(params, **forced)
 
 
-def _render(data: ShardSplit, samples: Ids, column: Column, epoch: int) -> Cells:
+def _render(data: ShardReader, samples: Ids, column: Column, epoch: int) -> Cells:
     """The loader's pixels, mixed as in training, with the normalisation undone."""
-    draws = _draws(data, samples, column.config, epoch, column.change)
-    (images,) = HostPixels(data, column.config, 2, None).batches([(samples, draws)])
+    params = _params(data, samples, column.config, epoch, column.change)
+    (images,) = CpuPipeline(data, column.config, 2, None).batches([(samples, params)])
     notes = [""] * len(samples)
     if column.mixes is not None:
         # Labelled by their rows, so that the targets tell each image's own share.
@@ -180,20 +180,20 @@ def _render(data: ShardSplit, samples: Ids, column: Column, epoch: int) -> Cells
     return Cells(column.title, list(np.clip(pixels, 0, 1)), notes)
 
 
-def _row_label(data: ShardSplit, config: TrainConfig, sample: int) -> str:
-    """The class; where classes are balanced, also what that makes of its images."""
+def _row_label(data: ShardReader, config: TrainConfig, sample: int) -> str:
+    """The class, and with class balancing its images and their number per epoch."""
     labels = data.index["label"].astype(np.int64)
     label = int(labels[sample])
     name = data.manifest.classes[label].replace("_", " ")
     if not config.class_balance_power:
         return name
     drawn = class_quotas(labels, config.class_balance_power)[label]
-    return f"{name}\n{np.count_nonzero(labels == label)} images,\n{drawn} draws an epoch"
+    return f"{name}\n{np.count_nonzero(labels == label)} images,\n{drawn} per epoch"
 
 
-def _outline(axis: Any, draws: Draws, row: int) -> None:
-    low = np.minimum(draws.roi_start[row], draws.roi_end[row])
-    height, width = abs(draws.roi_end[row] - draws.roi_start[row])
+def _outline(axis: Any, params: AugmentParams, row: int) -> None:
+    low = np.minimum(params.roi_start[row], params.roi_end[row])
+    height, width = abs(params.roi_end[row] - params.roi_start[row])
     box = Rectangle((low[1], low[0]), width, height, fill=False, edgecolor="red", linewidth=1)
     axis.add_patch(box)
 
@@ -213,7 +213,7 @@ def _caption(config: TrainConfig) -> str:
 
 
 def _mixing(config: TrainConfig) -> str:
-    """What is done with several images, in words."""
+    """Mixup, cutmix and class balancing in words."""
     parts = [f"{name} of Beta({alpha:g})" for name, alpha in _alphas(config).items() if alpha]
     said = [f"{' or '.join(parts)} for {config.mix_prob:.0%} of the images"] if parts else []
     if config.class_balance_power:
@@ -222,7 +222,7 @@ def _mixing(config: TrainConfig) -> str:
 
 
 def _alphas(config: TrainConfig) -> dict[str, float]:
-    """Of what is in force."""
+    """The parameters of mixup and cutmix, if they are used."""
     return {"mixup": config.mixup, "cutmix": config.cutmix} if config.mixes else {}
 
 

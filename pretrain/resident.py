@@ -1,10 +1,9 @@
-"""Decoded images kept in memory, so that from the second epoch on nothing is decoded.
+"""Decoded images cached in memory, so that nothing is decoded after the first epoch.
 
-All images of a split lie in one flat buffer of bytes, grey with one channel, whatever their sizes.
-On the CPU they are put there as the first epoch decodes them; a GPU's buffer is filled before the
-first epoch (dali_pixels.py). Every process holds all images that it meets, as its order reaches
-all of them; the processes of one machine share its memory evenly. The pixels are those of
-streaming, bit for bit, so whether a process holds its images changes nothing but its speed.
+All images of a split share one flat byte buffer; grey images have one channel. On the CPU the first
+epoch fills it; on a GPU it is filled before the first epoch (dali_pixels.py). Each process caches
+every image that it loads, so the processes of one machine share its memory evenly. Cached and
+streamed pixels are equal bit for bit: the cache changes the speed only.
 """
 
 import os
@@ -17,48 +16,50 @@ import torch
 
 from pretrain.config import Choice
 from pretrain.order import Ids
-from pretrain.store import ShardSplit
+from pretrain.store import ShardReader
 from shards.cli import UserError
 
-BUDGET = 0.5  # of the free memory: the rest is for the model, other data and the page cache
+BUDGET = (
+    0.5  # fraction of the free memory; the rest is for the model, other data and the page cache
+)
 GIB = 2.0**30
 
 
 @dataclass(frozen=True, slots=True)
-class Residence:
-    """Whether the decoded images are kept in memory, and why; a line for the log."""
+class CachingDecision:
+    """Whether the decoded images of a split are cached, and why (a line for the log)."""
 
-    kept: bool
+    cached: bool
     reason: str
 
 
-class Arena:
+class DecodedImageCache:
     """The decoded images of a split, `(H, W, C)` uint8 each, in one buffer on one device."""
 
-    def __init__(self, data: ShardSplit, device: torch.device) -> None:
+    def __init__(self, data: ShardReader, device: torch.device) -> None:
         self._heights = data.index["height"].astype(np.int64)
         self._widths = data.index["width"].astype(np.int64)
         self._channels = data.manifest.channels
         sizes = self._heights * self._widths * self._channels
         self._starts: Ids = np.concatenate([[0], np.cumsum(sizes)])
-        # Pages of host memory are taken when they are first written to.
+        # Host memory is allocated page by page, at the first write.
         self._bytes = torch.empty(int(self._starts[-1]), dtype=torch.uint8, device=device)
-        self._held = np.zeros(len(data), bool)
+        self._filled = np.zeros(len(data), bool)
 
     @property
     def complete(self) -> bool:
-        """Whether every image is held."""
-        return bool(self._held.all())
+        """Whether every image is cached."""
+        return bool(self._filled.all())
 
     def get(self, sample: int) -> torch.Tensor | None:
-        """A view of an image `(H, W, C)`, or None where it is not yet held."""
-        return self._view(sample) if self._held[sample] else None
+        """A view of an image `(H, W, C)`, or None if it is not cached yet."""
+        return self._view(sample) if self._filled[sample] else None
 
     def put(self, sample: int, image: torch.Tensor) -> torch.Tensor:
-        """Keep an image. Threads may put at once, even the same image. Returns its view."""
+        """Cache an image and return its view. Thread-safe, even for the same image."""
         view = self._view(sample)
         view.copy_(image)
-        self._held[sample] = True
+        self._filled[sample] = True
         return view
 
     def _view(self, sample: int) -> torch.Tensor:
@@ -66,16 +67,16 @@ class Arena:
         return flat.view(int(self._heights[sample]), int(self._widths[sample]), self._channels)
 
 
-def decide_residence(
-    choice: Choice, splits: Sequence[ShardSplit], device: torch.device, processes: int = 1
-) -> list[Residence]:
-    """Which splits are kept decoded, the first of them first: they share one budget.
+def decide_caching(
+    choice: Choice, splits: Sequence[ShardReader], device: torch.device, processes: int = 1
+) -> list[CachingDecision]:
+    """Decide which splits to cache; they share one memory budget, in the given order.
 
-    `processes` share this machine, each GPU has one. Raises `UserError` where they are wanted
-    always and exceed what is free.
+    `processes` of this machine share its host memory; each GPU belongs to one. Raises `UserError`
+    if the choice is "always" and the images do not fit.
     """
     if choice == "never":
-        return [Residence(False, "not kept in memory, as wanted") for _ in splits]
+        return [CachingDecision(False, "not cached (setting)") for _ in splits]
     on_gpu = device.type == "cuda"
     free = torch.cuda.mem_get_info(device)[0] if on_gpu else free_memory() // processes
     where = f"{free / GIB:.1f} GiB free on {'the GPU' if on_gpu else 'the host'}"
@@ -90,21 +91,23 @@ def decide_residence(
     left = float(free) if choice == "always" else BUDGET * free
     decided = []
     for size in sizes:
-        kept = size <= left
-        left -= size if kept else 0
-        verb = "kept in" if kept else "too large for"
-        decided.append(Residence(kept, f"{size / GIB:.2f} GiB decoded, {verb} memory ({where})"))
+        fits = size <= left
+        left -= size if fits else 0
+        verb = "cached in" if fits else "too large for"
+        decided.append(
+            CachingDecision(fits, f"{size / GIB:.2f} GiB decoded, {verb} memory ({where})")
+        )
     return decided
 
 
-def image_bytes(data: ShardSplit) -> int:
-    """Bytes of all images of a split, decoded."""
+def image_bytes(data: ShardReader) -> int:
+    """Size of all images of a split in bytes, decoded."""
     pixels = data.index["height"].astype(np.int64) * data.index["width"].astype(np.int64)
     return int(pixels.sum()) * data.manifest.channels
 
 
 def free_memory() -> int:
-    """Bytes that this machine, or the memory limit of this job's control group, has left."""
+    """Free memory in bytes: of this machine, or of this job's control group if that is less."""
     free = _fields(Path("/proc/meminfo"), 1024).get("MemAvailable:")
     if free is None:  # not Linux
         free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
@@ -112,7 +115,7 @@ def free_memory() -> int:
 
 
 def _group_headrooms(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
-    """What each control group (version 2) around this process has left; clusters limit jobs so."""
+    """Free memory of each control group (version 2) around this process; clusters limit jobs so."""
     try:
         entries = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -136,7 +139,7 @@ def _group_headroom(folder: Path) -> int | None:
         return None
     if limit == "max":
         return None
-    # Cached files count as used, but give way.
+    # Cached files count as used, but the kernel can drop them.
     cached = _fields(folder / "memory.stat", 1).get("inactive_file", 0)
     return max(0, int(limit) - used + cached)
 

@@ -1,4 +1,4 @@
-"""Small arrays go to a GPU without waiting for what it is busy with."""
+"""Copy small arrays to a device without waiting for its queued kernels."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ import numpy.typing as npt
 import torch
 
 
-def send(values: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
+def to_device(values: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
     """`values` as a tensor on `device`; on the CPU it may share their memory."""
     tensor = torch.from_numpy(np.ascontiguousarray(values))
     if device.type != "cuda":
         return tensor
-    # From memory that may be swapped, a copy would first wait for all kernels in the queue, so
-    # micro-batches could not be prepared while the one before is computed.
+    # A copy from pageable memory waits for all queued kernels, so the next micro-batch could not be
+    # prepared while this one is computed.
     return tensor.pin_memory().to(device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""Where the images of a split come from: who decodes them, and whether they are kept decoded."""
+"""How the images of a split are read: which decoder, and whether decoded images are cached."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,22 +7,22 @@ import torch
 
 from pretrain.config import TrainConfig
 from pretrain.decoding import DecodePath, choose_decode_path
-from pretrain.resident import Arena, decide_residence
-from pretrain.store import ShardSplit
+from pretrain.resident import DecodedImageCache, decide_caching
+from pretrain.store import ShardReader
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """What a loader reads from."""
 
-    data: ShardSplit
+    data: ShardReader
     decode: DecodePath
-    arena: Arena | None  # holds decoded images, if they are kept
-    told: str  # both decisions and their reasons, in one line
+    image_cache: DecodedImageCache | None  # None: images are not cached
+    summary: str  # both decisions and their reasons, in one line
 
 
 def open_sources(
-    splits: Sequence[ShardSplit],
+    splits: Sequence[ShardReader],
     config: TrainConfig,
     device: torch.device,
     processes: int,
@@ -30,29 +30,31 @@ def open_sources(
 ) -> list[Source]:
     """Decide for each split; `processes` share this machine, each with `threads` for its loader.
 
-    Takes the memory for decoded images, and fills it on a GPU: so to be called before the size of
-    a micro-batch is tried, which then counts it.
+    Allocates the caches (and fills them on a GPU), so call it before the micro-batch size is
+    searched, which then sees the memory that is left.
     """
     decode = decode_path(splits[0], config, device)
-    residences = decide_residence(config.cache_images, splits, device, processes)
+    decisions = decide_caching(config.cache_images, splits, device, processes)
     sources = []
-    for data, residence in zip(splits, residences, strict=True):
-        arena = Arena(data, device) if residence.kept else None
-        if arena is not None and device.type == "cuda":
-            from pretrain.dali_pixels import fill_arena
+    for data, decision in zip(splits, decisions, strict=True):
+        image_cache = DecodedImageCache(data, device) if decision.cached else None
+        if image_cache is not None and device.type == "cuda":
+            from pretrain.dali_pixels import fill_image_cache
 
-            fill_arena(arena, data, device, threads, decode.name)
-        told = f"{data.split} images: {residence.reason}; decoded by {decode.name}: {decode.reason}"
-        sources.append(Source(data, decode, arena, told))
+            fill_image_cache(image_cache, data, device, threads, decode.name)
+        summary = (
+            f"{data.split} images: {decision.reason}; decoded by {decode.name}: {decode.reason}"
+        )
+        sources.append(Source(data, decode, image_cache, summary))
     return sources
 
 
-def decode_path(data: ShardSplit, config: TrainConfig, device: torch.device) -> DecodePath:
-    """Who decodes, as the settings or the self-test of the GPU's decoder say."""
+def decode_path(data: ShardReader, config: TrainConfig, device: torch.device) -> DecodePath:
+    """The decoder to use, by the settings or by the self-test of the GPU decoder."""
     if device.type != "cuda":
         return choose_decode_path(data, None)
     if config.gpu_decode == "always":
-        return DecodePath("mixed", "the GPU decoder untested, as wanted")
+        return DecodePath("mixed", "the GPU decoder, untested (setting)")
     if config.gpu_decode == "never":
-        return DecodePath("cpu", "the GPU decoder left alone, as wanted")
+        return DecodePath("cpu", "not the GPU decoder (setting)")
     return choose_decode_path(data, device.index or 0)

@@ -1,4 +1,4 @@
-"""Random access to a shard set: sample id to encoded image, without any reader state."""
+"""Random access to a shard set: sample id to encoded image, with no reader state."""
 
 import os
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from shards.schema import (
 
 
 @dataclass(frozen=True, slots=True)
-class ShardSplit:
+class ShardReader:
     """One split of a shard set, open for reading. Sample ids are positions in its index."""
 
     folder: Path
@@ -46,7 +46,7 @@ class ShardSplit:
         return np.frombuffer(data, np.uint8)
 
     def broken(self, sample: int, error: Exception) -> UserError:
-        """What to say of an image that cannot be decoded."""
+        """The error for an image that cannot be decoded."""
         row = self.index[sample]
         return self._fault(row, f"has a damaged image at byte {row['offset']}: {error}")
 
@@ -55,7 +55,7 @@ class ShardSplit:
         return UserError(f"{self.folder / name} {found}; see python -m shards.verify {self.folder}")
 
 
-def open_split(folder: Path, split: str) -> ShardSplit:
+def open_split(folder: Path, split: str) -> ShardReader:
     """Open a split. Raises `UserError` when shards are missing or have another size."""
     manifest = read_manifest(folder)
     descriptors = []
@@ -76,4 +76,4 @@ def open_split(folder: Path, split: str) -> ShardSplit:
             f"{folder / index_file(split)} is not the index that the manifest names; "
             f"see python -m shards.verify {folder}"
         )
-    return ShardSplit(folder, split, manifest, index, tuple(descriptors))
+    return ShardReader(folder, split, manifest, index, tuple(descriptors))

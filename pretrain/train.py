@@ -30,7 +30,7 @@ from pretrain.memory import check_kernels, fit_micro_batch
 from pretrain.model import build_classifier
 from pretrain.objective import Objective, build_objective
 from pretrain.optim import build_optimizer, learning_rate, set_learning_rate
-from pretrain.order import Ids, Plan, slot_seed
+from pretrain.order import EpochSampler, Ids, micro_batch_seed
 from pretrain.pace import ThroughputMeter
 from pretrain.processes import (
     abort_all,
@@ -49,7 +49,7 @@ from pretrain.runs.skips import BufferSnapshot
 from pretrain.source import Source, open_sources
 from pretrain.staging import stage
 from pretrain.status import record_interruption
-from pretrain.store import ShardSplit, open_split
+from pretrain.store import ShardReader, open_split
 from pretrain.training.progress import Progress
 from pretrain.validate import validate
 from shards.cli import UserError, console, log_with_time_and_rank, program, warn
@@ -106,20 +106,20 @@ def train(config: TrainConfig, interruption: Interruption) -> None:
         model, optimizer = accelerator.prepare(model, optimizer)
         run.watch(model, optimizer, progress)
         labels = train_data.index["label"].astype(np.int64)
-        plan = _plan(config, labels, micro_batch_size, accelerator)
+        sampler = _build_sampler(config, labels, micro_batch_size, accelerator)
         meter = ThroughputMeter(
             config.epochs,
-            plan.steps_per_epoch,
+            sampler.steps_per_epoch,
             visible=accelerator.is_main_process,
             between=run.seconds_between_epochs(),
         )
         objective = build_objective(config, labels, classes, accelerator.device)
         snapshot = BufferSnapshot(model)
         training = Training(
-            config, accelerator, run, plan, meter, objective, model, optimizer, ema, snapshot
+            config, accelerator, run, sampler, meter, objective, model, optimizer, ema, snapshot
         )
         with run.sync_errors():
-            largest = max(micro_batch_size, plan.largest_slot(accelerator.num_processes))
+            largest = max(micro_batch_size, sampler.largest_micro_batch(accelerator.num_processes))
             train_loader = _loader(train_source, config, accelerator, largest)
             val_loader = _loader(val_source, config, accelerator, micro_batch_size)
         while not progress.finished:
@@ -145,7 +145,7 @@ class Training:
     config: TrainConfig
     accelerator: Accelerator
     run: TrainingRun
-    plan: Plan
+    sampler: EpochSampler
     meter: ThroughputMeter
     objective: Objective
     model: nn.Module
@@ -162,16 +162,16 @@ def train_epoch(
     Raises `Diverged` when the run must roll back. An error in the batches of one process ends all
     of them, saved.
     """
-    config, accelerator, plan, run = (
+    config, accelerator, sampler, run = (
         training.config,
         training.accelerator,
-        training.plan,
+        training.sampler,
         training.run,
     )
     announce("epoch")
     rank, world = accelerator.process_index, accelerator.num_processes
-    steps_per_epoch, epoch = plan.steps_per_epoch, progress.epoch
-    steps = loader.steps(plan, epoch, progress.step, rank, world)
+    steps_per_epoch, epoch = sampler.steps_per_epoch, progress.epoch
+    steps = loader.steps(sampler, epoch, progress.step, rank, world)
     for step in training.meter.watch(steps, epoch, progress.step):
         lr = progress.lr_factor * learning_rate(config, epoch, step.number, steps_per_epoch)
         set_learning_rate(training.optimizer, lr)
@@ -206,7 +206,7 @@ def train_epoch(
     return progress, {
         "lr": progress.lr_factor
         * learning_rate(config, epoch, steps_per_epoch - 1, steps_per_epoch),
-        "train_loss": progress.loss_sum / max(1, plan.samples - progress.skipped_samples),
+        "train_loss": progress.loss_sum / max(1, sampler.samples - progress.skipped_samples),
         **training.meter.measured(),
     }
 
@@ -219,8 +219,10 @@ def add_gradients(training: Training, step: Step, batches: StepBatches, epoch: i
     training.optimizer.zero_grad(set_to_none=True)
     loss_sum = torch.zeros((), dtype=torch.float64, device=accelerator.device)
     for position, batch in enumerate(batches):
-        torch.manual_seed(slot_seed(config.seed, epoch, step.number, position * world + rank))
-        is_last = position == step.slots - 1
+        torch.manual_seed(
+            micro_batch_seed(config.seed, epoch, step.number, position * world + rank)
+        )
+        is_last = position == step.micro_batches - 1
         with nullcontext() if is_last else accelerator.no_sync(model):
             loss = training.objective(model, batch, epoch)
             # DDP averages over processes; the sum over them, per sample of the global batch, is
@@ -247,11 +249,11 @@ def take_step(training: Training, epoch: int, step: Step) -> bool:
         return False
     if training.ema is not None:
         plain = accelerator.unwrap_model(training.model)
-        training.ema.update(plain, epoch, step.number, training.plan.steps_per_epoch)
+        training.ema.update(plain, epoch, step.number, training.sampler.steps_per_epoch)
     return True
 
 
-def _open_splits(config: TrainConfig, folder: Path) -> tuple[ShardSplit, ShardSplit]:
+def _open_splits(config: TrainConfig, folder: Path) -> tuple[ShardReader, ShardReader]:
     announce("read_data")
     train_data, val_data = open_split(folder, "train"), open_split(folder, "val")
     classes = len(train_data.manifest.classes)
@@ -263,12 +265,12 @@ def _open_splits(config: TrainConfig, folder: Path) -> tuple[ShardSplit, ShardSp
     return train_data, val_data
 
 
-def _plan(
+def _build_sampler(
     config: TrainConfig, labels: Ids, micro_batch_size: int, accelerator: Accelerator
-) -> Plan:
+) -> EpochSampler:
     announce("plan")
     samples = len(labels)
-    plan = Plan(
+    sampler = EpochSampler(
         samples=samples,
         batch_size=config.batch_size,
         micro_batch_size=micro_batch_size,
@@ -277,12 +279,12 @@ def _plan(
         balance=config.class_balance_power,
     )
     world = accelerator.num_processes
-    if samples // plan.steps_per_epoch < 2 * world:
+    if samples // sampler.steps_per_epoch < 2 * world:
         raise UserError(
             f"{samples} training images in batches of {config.batch_size} leave a process of "
             f"{world} without two images; use a larger --batch-size or fewer processes"
         )
-    return plan
+    return sampler
 
 
 def _micro_batch_size(
@@ -290,7 +292,7 @@ def _micro_batch_size(
     config: TrainConfig,
     progress: Progress,
     accelerator: Accelerator,
-    splits: tuple[ShardSplit, ShardSplit],
+    splits: tuple[ShardReader, ShardReader],
 ) -> int:
     """As configured, else the run's own so far, else what fits."""
     before = progress.micro_batch_size
@@ -311,13 +313,13 @@ def _micro_batch_size(
 
 
 def _sources(
-    splits: tuple[ShardSplit, ShardSplit], config: TrainConfig, accelerator: Accelerator
+    splits: tuple[ShardReader, ShardReader], config: TrainConfig, accelerator: Accelerator
 ) -> list[Source]:
     here, threads = processes_here(accelerator), thread_count(config.loader_threads, accelerator)
     sources = open_sources(splits, config, accelerator.device, here, threads)
     if accelerator.is_main_process:
         for source in sources:
-            console.print(source.told, markup=False, soft_wrap=True)
+            console.print(source.summary, markup=False, soft_wrap=True)
     return sources
 
 
@@ -331,7 +333,7 @@ def _loader(
         device=accelerator.device,
         threads=thread_count(config.loader_threads, accelerator),
         decode=source.decode.name,
-        arena=source.arena,
+        image_cache=source.image_cache,
     )
 
 

@@ -129,7 +129,7 @@ def _whole(path: Path) -> Scan:
         if reject.reason != "deep_colour":
             raise
         return scan_of(path.stem, upper_bits(data), (_UPPER_BITS,))
-    return scan_of(path.stem, micrograph.pixels, micrograph.notes)
+    return scan_of(path.stem, micrograph.pixels, tuple(micrograph.notes.values()))
 
 
 def _large_tiff(path: Path, whole_pixels: int) -> Scan | None:

@@ -22,7 +22,7 @@ from pretrain.runs.metrics_log import read_metrics
 from pretrain.runs.run_folder import RunPaths
 from pretrain.source import decode_path
 from pretrain.staging import stage
-from pretrain.store import ShardSplit, open_split
+from pretrain.store import ShardReader, open_split
 from pretrain.weights import read_encoder
 from shards.cli import cores
 from shards.images import RejectedImage, decode_image
@@ -158,7 +158,7 @@ def _has_wandb_login() -> bool:
 
 
 def _faults(
-    folder: Path, manifest: Manifest, splits: list[ShardSplit], size: int, place: Place
+    folder: Path, manifest: Manifest, splits: list[ShardReader], size: int, place: Place
 ) -> list[str]:
     images = sum(len(split) for split in splits)
     if size <= _VERIFIED_BYTES:

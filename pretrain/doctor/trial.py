@@ -18,7 +18,7 @@ from pretrain.memory import fit_micro_batch
 from pretrain.model import build_classifier
 from pretrain.objective import build_objective
 from pretrain.optim import build_optimizer
-from pretrain.order import Plan
+from pretrain.order import EpochSampler
 from pretrain.pace import duration
 from pretrain.processes import (
     processes_here,
@@ -30,7 +30,7 @@ from pretrain.processes import (
 from pretrain.resident import free_memory
 from pretrain.source import open_sources
 from pretrain.staging import stage
-from pretrain.store import ShardSplit, open_split
+from pretrain.store import ShardReader, open_split
 from shards.cli import cores
 
 _WARM_UP = 3  # micro-batches: kernels are chosen, memory is taken, DALI's queue fills
@@ -87,7 +87,7 @@ def estimate(
 
 
 def _train_a_little(
-    config: TrainConfig, splits: tuple[ShardSplit, ShardSplit], accelerator: Accelerator
+    config: TrainConfig, splits: tuple[ShardReader, ShardReader], accelerator: Accelerator
 ) -> Timing:
     data = splits[0]
     classes = len(data.manifest.classes)
@@ -104,7 +104,7 @@ def _train_a_little(
     objective = build_objective(config, labels, classes, accelerator.device)
     # Batches of one size: torch.compile would spend the time of all on a second.
     labels = labels[: len(labels) // config.batch_size * config.batch_size or len(labels)]
-    plan = Plan(
+    sampler = EpochSampler(
         samples=len(labels),
         batch_size=config.batch_size,
         micro_batch_size=size,
@@ -115,11 +115,11 @@ def _train_a_little(
     loader = Loader(
         data,
         config,
-        micro_batch_size=max(size, plan.largest_slot(accelerator.num_processes)),
+        micro_batch_size=max(size, sampler.largest_micro_batch(accelerator.num_processes)),
         device=accelerator.device,
         threads=threads,
         decode=sources[0].decode.name,
-        arena=sources[0].arena,
+        image_cache=sources[0].image_cache,
     )
     ema = build_ema(model, config)
     if config.sync_bn:
@@ -127,7 +127,7 @@ def _train_a_little(
     if config.compile:
         model.compile()
     model, optimizer = accelerator.prepare(model, optimizer)
-    batches = _endless(loader, plan, accelerator)
+    batches = _endless(loader, sampler, accelerator)
 
     def train_on_next() -> tuple[int, float]:
         """Returns the number of images, and the seconds spent waiting for them."""
@@ -172,11 +172,11 @@ def _finish(accelerator: Accelerator) -> None:
         torch.cuda.synchronize(accelerator.device)
 
 
-def _endless(loader: Loader, plan: Plan, accelerator: Accelerator) -> Iterator[Batch]:
+def _endless(loader: Loader, sampler: EpochSampler, accelerator: Accelerator) -> Iterator[Batch]:
     """This process's micro-batches, epoch after epoch, as the training would have them."""
     rank, world = accelerator.process_index, accelerator.num_processes
     for epoch in count():
-        for step in loader.steps(plan, epoch, 0, rank, world):
+        for step in loader.steps(sampler, epoch, 0, rank, world):
             yield from step.batches
 
 

@@ -36,14 +36,14 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from pretrain.config import TrainConfig
-from pretrain.dali_pixels import DaliPixels
+from pretrain.dali_pixels import DaliPipeline
 from pretrain.loader import Loader
 from pretrain.model import build_classifier
 from pretrain.optim import build_optimizer
-from pretrain.order import Plan
-from pretrain.pace import ThroughputMeter
-from pretrain.resident import Arena
-from pretrain.store import ShardSplit, open_split
+from pretrain.order import EpochSampler
+from pretrain.pace import Pace
+from pretrain.resident import DecodedImageCache
+from pretrain.store import ShardReader, open_split
 from shards.cli import cores
 from shards.schema import IMAGENET_MEAN, IMAGENET_STD
 from shards.write import WriteConfig, write_shards
@@ -83,9 +83,9 @@ def main() -> None:
         console.print(_fed_and_unfed(data))
 
 
-def _ways(data: ShardSplit, scratch: Path) -> dict[str, Callable[[], Any]]:
+def _ways(data: ShardReader, scratch: Path) -> dict[str, Callable[[], Any]]:
     """Name -> a context that gives endless batches of `BATCH` images."""
-    arena = Arena(data, CPU)
+    image_cache = DecodedImageCache(data, CPU)
     ways: dict[str, Callable[[], Any]] = {
         "decode alone (TurboJPEG, threads)": lambda: _decoding(data),
         "webdataset + torchvision, any angle": lambda: _webdataset(data, CONFIG),
@@ -93,8 +93,8 @@ def _ways(data: ShardSplit, scratch: Path) -> dict[str, Callable[[], Any]]:
         "DALI on the CPU, any angle": lambda: _dali(data, CONFIG),
         "ours, any angle": lambda: _ours(data, CONFIG, None),
         "ours, quarter turns": lambda: _ours(data, QUARTER, None),
-        "ours, resident, any angle": lambda: _ours(data, CONFIG, arena),
-        "ours, resident, quarter turns": lambda: _ours(data, QUARTER, arena),
+        "ours, resident, any angle": lambda: _ours(data, CONFIG, image_cache),
+        "ours, resident, quarter turns": lambda: _ours(data, QUARTER, image_cache),
     }
     if find_spec("litdata") is None:
         print("litdata is not installed: left out")
@@ -131,7 +131,7 @@ def _rate(batches: Batches, images: int) -> float:
 
 
 @contextmanager
-def _decoding(data: ShardSplit) -> Iterator[Batches]:
+def _decoding(data: ShardReader) -> Iterator[Batches]:
     grey = "GRAY" if data.manifest.channels == 1 else "RGB"
 
     def decode(sample: int) -> None:
@@ -143,28 +143,34 @@ def _decoding(data: ShardSplit) -> Iterator[Batches]:
 
 
 @contextmanager
-def _ours(data: ShardSplit, config: TrainConfig, arena: Arena | None) -> Iterator[Batches]:
-    loader = Loader(data, config, micro_batch_size=BATCH, device=CPU, threads=cores(), arena=arena)
-    if arena is not None and not arena.complete:
+def _ours(
+    data: ShardReader, config: TrainConfig, image_cache: DecodedImageCache | None
+) -> Iterator[Batches]:
+    loader = Loader(
+        data, config, micro_batch_size=BATCH, device=CPU, threads=cores(), image_cache=image_cache
+    )
+    if image_cache is not None and not image_cache.complete:
         for _ in _epoch(loader, len(data), 0):
             pass
     yield itertools.chain.from_iterable(_epoch(loader, len(data), n) for n in itertools.count(1))
 
 
 @contextmanager
-def _dali(data: ShardSplit, config: TrainConfig) -> Iterator[Batches]:
+def _dali(data: ShardReader, config: TrainConfig) -> Iterator[Batches]:
     loader = Loader(data, config, micro_batch_size=BATCH, device=CPU, threads=1)
-    loader._pixels = DaliPixels(data, config, BATCH, cores(), device=CPU, decode="cpu", arena=None)
+    loader._pixels = DaliPipeline(
+        data, config, BATCH, cores(), device=CPU, decode="cpu", image_cache=None
+    )
     yield itertools.chain.from_iterable(_epoch(loader, len(data), n) for n in itertools.count(1))
 
 
 def _epoch(loader: Loader, samples: int, epoch: int) -> Batches:
-    plan = Plan(samples=samples, batch_size=BATCH, micro_batch_size=BATCH, seed=0)
-    return (batch for step in loader.steps(plan, epoch, 0, 0, 1) for batch in step.batches)
+    sampler = EpochSampler(samples=samples, batch_size=BATCH, micro_batch_size=BATCH, seed=0)
+    return (batch for step in loader.steps(sampler, epoch, 0, 0, 1) for batch in step.batches)
 
 
 @contextmanager
-def _webdataset(data: ShardSplit, config: TrainConfig) -> Iterator[Batches]:
+def _webdataset(data: ShardReader, config: TrainConfig) -> Iterator[Batches]:
     transform = _transform(config)
     urls = [str(data.folder / shard.name) for shard in data.manifest.splits[data.split].shards]
     dataset = (
@@ -186,7 +192,7 @@ def _webdataset(data: ShardSplit, config: TrainConfig) -> Iterator[Batches]:
     batches._shutdown_workers()  # type: ignore[attr-defined]
 
 
-def _write_litdata(data: ShardSplit, folder: Path) -> Path:
+def _write_litdata(data: ShardReader, folder: Path) -> Path:
     import litdata
 
     sample = functools.partial(_litdata_sample, data.folder, data.split)
@@ -258,13 +264,13 @@ def _normalise(batch: Any) -> torch.Tensor:
     return images.contiguous(memory_format=torch.channels_last)  # type: ignore[no-any-return]
 
 
-def _fed_and_unfed(data: ShardSplit) -> Table:
+def _fed_and_unfed(data: ShardReader) -> Table:
     """ResNet-18's training step on the loader's batches, and on one fixed batch."""
     table = Table("ResNet-18 step, 224 px", "images/s", "waiting for data", box=None)
     model = build_classifier("resnet18", "random", len(data.manifest.classes), 0.0)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(model, CONFIG)
-    plan = Plan(samples=len(data), batch_size=BATCH, micro_batch_size=BATCH, seed=0)
+    sampler = EpochSampler(samples=len(data), batch_size=BATCH, micro_batch_size=BATCH, seed=0)
 
     def train(images: torch.Tensor, labels: torch.Tensor) -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -279,12 +285,19 @@ def _fed_and_unfed(data: ShardSplit) -> Table:
         train(fixed.images, fixed.labels)
     seconds = time.perf_counter() - started
     table.add_row("a fixed batch", f"{STEPS * BATCH / seconds:.1f}", "")
-    for name, arena in (("streaming", None), ("resident", Arena(data, CPU))):
+    for name, image_cache in (("streaming", None), ("resident", DecodedImageCache(data, CPU))):
         loader = Loader(
-            data, CONFIG, micro_batch_size=BATCH, device=CPU, threads=cores(), arena=arena
+            data,
+            CONFIG,
+            micro_batch_size=BATCH,
+            device=CPU,
+            threads=cores(),
+            image_cache=image_cache,
         )
-        pace = ThroughputMeter(1, plan.steps_per_epoch, visible=False)
-        for step in itertools.islice(pace.watch(loader.steps(plan, 1, 0, 0, 1), 0, 0), STEPS + 1):
+        pace = Pace(1, sampler.steps_per_epoch, visible=False)
+        for step in itertools.islice(
+            pace.watch(loader.steps(sampler, 1, 0, 0, 1), 0, 0), STEPS + 1
+        ):
             for batch in step.batches:
                 train(batch.images, batch.labels)
         measured = pace.measured()

@@ -1,6 +1,6 @@
 """One measurement of speed on a GPU, in a process of its own; bench_gpu.py starts them.
 
-python tests/bench/gpu_speed.py loader FOLDER streaming|resident --shards SET
+python tests/bench/gpu_speed.py loader FOLDER streaming|cached --shards SET
 python tests/bench/gpu_speed.py training ARCH eager|compiled --shards SET --small SET
 """
 
@@ -22,7 +22,7 @@ from pretrain.memory import fit_micro_batch
 from pretrain.model import build_classifier
 from pretrain.objective import build_objective
 from pretrain.optim import build_optimizer
-from pretrain.order import Plan
+from pretrain.order import EpochSampler
 from pretrain.pace import ThroughputMeter
 from pretrain.processes import start_accelerator, thread_count
 from pretrain.run import TrainingRun
@@ -45,7 +45,7 @@ def main() -> None:
     add_settings(parser)
     parser.add_argument("part", choices=("loader", "training"))
     parser.add_argument("what", help="of training, the arch; of the loader, the name of the set")
-    parser.add_argument("how", help="eager or compiled; streaming or resident")
+    parser.add_argument("how", help="eager or compiled; streaming or cached")
     parser.add_argument("--shards", type=Path, required=True)
     parser.add_argument("--small", type=Path, help="what training keeps decoded")
     parser.add_argument("--gpu-decode", choices=("auto", "always", "never"), default="auto")
@@ -70,7 +70,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 def _measure_loader(options: argparse.Namespace) -> None:
     config = _config(
         image_size=options.image_size,
-        cache_images="always" if options.how == "resident" else "never",
+        cache_images="always" if options.how == "cached" else "never",
         device=options.device,
         gpu_decode=options.gpu_decode,
     )
@@ -81,7 +81,7 @@ def _measure_loader(options: argparse.Namespace) -> None:
     loader = _loader(source, config, LOADER_BATCH, accelerator.device, threads)
     rate = _loader_rate(loader, options.seconds, accelerator.device)
     way = f"{options.what}, {options.how}"
-    print(f"    {way:40}{rate:>10,.0f}   {source.told}; {threads} threads", flush=True)
+    print(f"    {way:40}{rate:>10,.0f}   {source.summary}; {threads} threads", flush=True)
 
 
 def _measure_training(options: argparse.Namespace, scratch: Path) -> None:
@@ -98,7 +98,7 @@ def _measure_training(options: argparse.Namespace, scratch: Path) -> None:
     )
     ways = {
         "full size, streaming": replace(config, cache_images="never"),
-        "512 px, resident": replace(config, cache_images="always", shards=str(options.small)),
+        "512 px, cached": replace(config, cache_images="always", shards=str(options.small)),
     }
     accelerator = start_accelerator(config)
     manifest = open_split(Path(config.shards), "train").manifest
@@ -120,12 +120,14 @@ def _measure_training(options: argparse.Namespace, scratch: Path) -> None:
         if config.compile:
             model.compile()
         model, optimizer = accelerator.prepare(model, optimizer)
-        labels = sources["512 px, resident"].data.index["label"].astype("int64")
+        labels = sources["512 px, cached"].data.index["label"].astype("int64")
         training = Training(
             config=config,
             accelerator=accelerator,
             run=run,
-            plan=Plan(samples=0, batch_size=config.batch_size, micro_batch_size=size, seed=0),
+            sampler=EpochSampler(
+                samples=0, batch_size=config.batch_size, micro_batch_size=size, seed=0
+            ),
             meter=ThroughputMeter(1, 1, visible=False),
             objective=build_objective(config, labels, classes, device),
             model=model,
@@ -147,7 +149,7 @@ def _measure_training(options: argparse.Namespace, scratch: Path) -> None:
             )
             rate, wait = _rate(training, _Endless(loader), options.seconds, file)
             numbers = f"{rate:>10,.0f}{rate / fixed:>10.1%}{wait:>9.2%}"
-            print(f"    {way:40}{numbers}   {source.told}; {threads} threads", flush=True)
+            print(f"    {way:40}{numbers}   {source.summary}; {threads} threads", flush=True)
 
 
 def _config(**settings: Any) -> TrainConfig:
@@ -166,7 +168,7 @@ def _loader(
         device=device,
         threads=threads,
         decode=source.decode.name,
-        arena=source.arena,
+        image_cache=source.image_cache,
     )
 
 
@@ -177,15 +179,17 @@ class _Endless:
         self._loader = loader
         self._steps: Iterator[Step] | None = None
 
-    def steps(self, plan: Plan, epoch: int, first: int, rank: int, world: int) -> Iterator[Step]:
+    def steps(
+        self, sampler: EpochSampler, epoch: int, first: int, rank: int, world: int
+    ) -> Iterator[Step]:
         if self._steps is None:
             # Batches of one size: another would be compiled for, or tried out, while time runs.
-            epoch = max(1, EPOCH // plan.batch_size) * plan.batch_size
-            long = replace(plan, samples=epoch)
+            epoch = max(1, EPOCH // sampler.batch_size) * sampler.batch_size
+            long = replace(sampler, samples=epoch)
             self._steps = itertools.chain.from_iterable(
                 self._loader.steps(long, number, 0, rank, world) for number in itertools.count()
             )
-        return itertools.islice(self._steps, plan.steps_per_epoch)
+        return itertools.islice(self._steps, sampler.steps_per_epoch)
 
 
 class _Fixed:
@@ -195,12 +199,16 @@ class _Fixed:
         self._loader = loader
         self._step: tuple[Batch, int] | None = None
 
-    def steps(self, plan: Plan, epoch: int, first: int, rank: int, world: int) -> Iterator[Step]:
+    def steps(
+        self, sampler: EpochSampler, epoch: int, first: int, rank: int, world: int
+    ) -> Iterator[Step]:
         if self._step is None:
-            (step,) = self._loader.steps(replace(plan, samples=plan.batch_size), 0, 0, rank, world)
-            self._step = next(step.batches), step.slots
+            (step,) = self._loader.steps(
+                replace(sampler, samples=sampler.batch_size), 0, 0, rank, world
+            )
+            self._step = next(step.batches), step.micro_batches
         batch, slots = self._step
-        for number in range(plan.steps_per_epoch):
+        for number in range(sampler.steps_per_epoch):
             yield Step(number, len(batch.ids) * slots, slots, iter([batch] * slots))
 
 
@@ -218,8 +226,8 @@ def _rate(
 
 
 def _steps(training: Training, loader: Any, steps: int) -> dict[str, float]:
-    plan = replace(training.plan, samples=steps * training.config.batch_size)
-    return train_epoch(replace(training, plan=plan), loader, Progress())[1]
+    sampler = replace(training.sampler, samples=steps * training.config.batch_size)
+    return train_epoch(replace(training, sampler=sampler), loader, Progress())[1]
 
 
 def _profile(training: Training, loader: Any, file: Path) -> None:
@@ -234,8 +242,10 @@ def _profile(training: Training, loader: Any, file: Path) -> None:
 
 
 def _loader_rate(loader: Loader, seconds: float, device: torch.device) -> float:
-    plan = Plan(samples=2**40, batch_size=LOADER_BATCH, micro_batch_size=LOADER_BATCH, seed=0)
-    steps = _Endless(loader).steps(plan, 0, 0, 0, 1)
+    sampler = EpochSampler(
+        samples=2**40, batch_size=LOADER_BATCH, micro_batch_size=LOADER_BATCH, seed=0
+    )
+    steps = _Endless(loader).steps(sampler, 0, 0, 0, 1)
     batches = (batch for step in steps for batch in step.batches)
     _take(batches, LOADER_BATCH * WARM_UP, device)
     done, started = 0, time.perf_counter()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pretrain.balance import balanced_draws, class_quotas, class_weights
-from pretrain.order import Plan
+from pretrain.order import EpochSampler
 
 LABELS = np.repeat([0, 1, 2], [12, 3, 1])
 
@@ -38,11 +38,13 @@ def test_repeats_within_an_epoch_are_told_apart() -> None:
 
 
 def test_a_plan_balances_and_is_a_function_of_seed_and_epoch() -> None:
-    plan = Plan(samples=16, batch_size=4, micro_batch_size=2, seed=5, labels=LABELS, balance=1.0)
-    drawn = np.concatenate(plan.epoch_batches(3))
+    sampler = EpochSampler(
+        samples=16, batch_size=4, micro_batch_size=2, seed=5, labels=LABELS, balance=1.0
+    )
+    drawn = np.concatenate(sampler.epoch_batches(3))
     assert np.bincount(LABELS[drawn % 16]).tolist() == [6, 5, 5]
-    assert np.array_equal(drawn, np.concatenate(plan.epoch_batches(3)))
-    assert not np.array_equal(drawn, np.concatenate(plan.epoch_batches(4)))
+    assert np.array_equal(drawn, np.concatenate(sampler.epoch_batches(3)))
+    assert not np.array_equal(drawn, np.concatenate(sampler.epoch_batches(4)))
     assert not np.array_equal(np.sort(drawn), drawn)  # shuffled, not class by class
 
 

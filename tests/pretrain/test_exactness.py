@@ -13,7 +13,7 @@ from pretrain.checkpoint import load_checkpoint
 from pretrain.config import TrainConfig
 from pretrain.loader import Loader
 from pretrain.model import build_classifier
-from pretrain.order import Plan
+from pretrain.order import EpochSampler
 from pretrain.run_folder import read_best_metadata
 from pretrain.runs.run_folder import RunPaths
 from pretrain.status import EXIT_INTERRUPTED, read_status
@@ -52,11 +52,13 @@ def ids_of(run: Path) -> dict[tuple[int, int], list[int]]:
 
 
 def planned(batch_size: int, epochs: int) -> dict[tuple[int, int], list[int]]:
-    plan = Plan(samples=SAMPLES, batch_size=batch_size, micro_batch_size=batch_size, seed=0)
+    sampler = EpochSampler(
+        samples=SAMPLES, batch_size=batch_size, micro_batch_size=batch_size, seed=0
+    )
     return {
         (epoch, step): sorted(batch.tolist())
         for epoch in range(epochs)
-        for step, batch in enumerate(plan.epoch_batches(epoch))
+        for step, batch in enumerate(sampler.epoch_batches(epoch))
     }
 
 
@@ -120,12 +122,12 @@ def initial_model(config: TrainConfig) -> nn.Module:
 def averaged_statistics(shards: Path, config: TrainConfig) -> dict[str, torch.Tensor]:
     """Batch norm's running statistics when each of two processes has seen its half of a batch."""
     data = open_split(shards, "train")
-    plan = Plan(samples=SAMPLES, batch_size=48, micro_batch_size=24, seed=0)
+    sampler = EpochSampler(samples=SAMPLES, batch_size=48, micro_batch_size=24, seed=0)
     cpu = torch.device("cpu")
     loader = Loader(data, config, micro_batch_size=24, device=cpu, threads=1)
     means: dict[str, torch.Tensor] = {}
     for rank in (0, 1):
-        (step,) = loader.steps(plan, 0, 0, rank, 2)
+        (step,) = loader.steps(sampler, 0, 0, rank, 2)
         (batch,) = step.batches
         model = initial_model(config)
         with torch.no_grad():

@@ -10,16 +10,16 @@ import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from pretrain.augment import Draws, draw_training
+from pretrain.augment import AugmentParams, training_params
 from pretrain.config import TrainConfig
 from pretrain.loader import Batch, Loader
-from pretrain.order import Plan
+from pretrain.order import EpochSampler
 from pretrain.store import open_split
 from shards.schema import IMAGENET_MEAN, IMAGENET_STD
 from shards.write import WriteConfig, write_shards
 
 CONFIG = TrainConfig(arch="resnet18", image_size=32, batch_size=16)
-PLAN = Plan(samples=48, batch_size=16, micro_batch_size=8, seed=0)
+SAMPLER = EpochSampler(samples=48, batch_size=16, micro_batch_size=8, seed=0)
 CPU = torch.device("cpu")
 
 
@@ -35,7 +35,7 @@ def keep(batch: Batch) -> Batch:
 def read_epoch(
     loader: Loader, epoch: int = 0, first_step: int = 0, rank: int = 0, world: int = 1
 ) -> list[Batch]:
-    steps = loader.steps(PLAN, epoch, first_step, rank, world)
+    steps = loader.steps(SAMPLER, epoch, first_step, rank, world)
     return [keep(batch) for step in steps for batch in step.batches]
 
 
@@ -123,28 +123,33 @@ def test_a_rotated_crop_shows_the_image_turned_by_the_drawn_angle(tmp_path: Path
     )
     data = open_split(tmp_path / "out", "train")
     loader = make_loader(tmp_path / "out", config)
-    plan = Plan(samples=8, batch_size=8, micro_batch_size=8, seed=0)
-    (batch,) = [keep(b) for step in loader.steps(plan, 0, 0, 0, 1) for b in step.batches]
+    sampler = EpochSampler(samples=8, batch_size=8, micro_batch_size=8, seed=0)
+    (batch,) = [keep(b) for step in loader.steps(sampler, 0, 0, 0, 1) for b in step.batches]
     rows = data.index[batch.ids]
-    draws = draw_training(config, 0, batch.ids, rows["height"], rows["width"])
-    assert abs(draws.angle).max() > 20
+    params = training_params(config, 0, batch.ids, rows["height"], rows["width"])
+    assert abs(params.angle).max() > 20
     for at, encoded in enumerate(data.read(batch.ids)):
         source = np.asarray(Image.open(io.BytesIO(encoded.tobytes())), np.float64)
-        wanted = turned(source, draws.roi_start[at], draws.roi_end[at], draws, at)
+        wanted = turned(source, params.roi_start[at], params.roi_end[at], params, at)
         got = batch.images[at, 0].numpy() * IMAGENET_STD[0] + IMAGENET_MEAN[0]
-        assert np.abs(got * 255 - wanted).mean() < 2, f"angle {draws.angle[at]}"
+        assert np.abs(got * 255 - wanted).mean() < 2, f"angle {params.angle[at]}"
 
 
 def turned(
-    source: np.ndarray, start: np.ndarray, end: np.ndarray, draws: Draws, at: int, side: int = 48
+    source: np.ndarray,
+    start: np.ndarray,
+    end: np.ndarray,
+    params: AugmentParams,
+    at: int,
+    side: int = 48,
 ) -> np.ndarray:
     """The crop computed point by point: output pixel -> turn back -> scale -> source pixel."""
-    angle = np.radians(draws.angle[at])
+    angle = np.radians(params.angle[at])
     offset = np.arange(side) - (side - 1) / 2
     down, right = np.meshgrid(offset, offset, indexing="ij")
     y = np.cos(angle) * down + np.sin(angle) * right  # DALI turns counter-clockwise
     x = -np.sin(angle) * down + np.cos(angle) * right
-    scale = (end - start) / draws.size[at]
+    scale = (end - start) / params.size[at]
     centre = (start + end) / 2 - 0.5
     points = [centre[0] + y * scale[0], centre[1] + x * scale[1]]
     return map_coordinates(source, points, order=1, mode="nearest")
@@ -167,12 +172,12 @@ def test_noise_and_photometry_leave_the_mean_of_many_copies(tmp_path: Path) -> N
         workers=1,
     )
     write_shards(config)
-    plan = Plan(samples=160, batch_size=160, micro_batch_size=8, seed=0)
+    sampler = EpochSampler(samples=160, batch_size=160, micro_batch_size=8, seed=0)
     loader = make_loader(out)
     images = [
         batch.images[:, 0] * IMAGENET_STD[0] + IMAGENET_MEAN[0]
         for epoch in range(4)
-        for step in loader.steps(plan, epoch, 0, 0, 1)
+        for step in loader.steps(sampler, epoch, 0, 0, 1)
         for batch in step.batches
     ]
     values = torch.cat(images)

@@ -22,7 +22,7 @@ from pretrain.loader import Step
 from pretrain.memory import check_kernels, fit_micro_batch, largest_map
 from pretrain.model import build_classifier
 from pretrain.optim import build_optimizer
-from pretrain.order import Plan
+from pretrain.order import EpochSampler
 from pretrain.processes import synchronise_norms
 from pretrain.runs.metrics_log import read_metrics
 from pretrain.runs.run_folder import RunPaths
@@ -132,14 +132,14 @@ def test_a_step_that_fp16_leaves_out_moves_no_average(optimizer: Any) -> None:
     ema = build_ema(plain, config)
     assert ema is not None
     model, steps = accelerator.prepare(plain, build_optimizer(plain, config))
-    plan = Plan(samples=8, batch_size=8, micro_batch_size=8, seed=0)
+    sampler = EpochSampler(samples=8, batch_size=8, micro_batch_size=8, seed=0)
     unused: Any = None
     training = Training(
         *(
             config,
             accelerator,
             unused,
-            plan,
+            sampler,
             unused,
             unused,
             model,

@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from pretrain.augment import Draws, draw_training, draw_validation
+from pretrain.augment import AugmentParams, training_params, validation_params
 from pretrain.config import TrainConfig
-from pretrain.dali_pixels import DaliPixels, fill_arena
+from pretrain.dali_pixels import DaliPipeline, fill_image_cache
 from pretrain.decoding import choose_decode_path
-from pretrain.host_pixels import PREFETCH, HostPixels
+from pretrain.host_pixels import PREFETCH, CpuPipeline
 from pretrain.order import Ids
-from pretrain.resident import Arena
-from pretrain.store import ShardSplit, open_split
+from pretrain.resident import DecodedImageCache
+from pretrain.store import ShardReader, open_split
 from shards.cli import UserError
 from shards.schema import IMAGENET_STD
 from shards.write import WriteConfig, write_shards
@@ -30,7 +30,7 @@ SIDE = 48
 @pytest.fixture(scope="module", params=["grey png", "grey jpeg", "colour jpeg"])
 def pictures(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> ShardSplit:
+) -> ShardReader:
     """Sixteen smooth images of two sizes, as both profiles store them."""
     folder = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(3)
@@ -55,29 +55,35 @@ def pictures(
     return open_split(folder / "out", "train")
 
 
-def work(data: ShardSplit, config: TrainConfig, batches: int = 2) -> list[tuple[Ids, Draws]]:
+def work(
+    data: ShardReader, config: TrainConfig, batches: int = 2
+) -> list[tuple[Ids, AugmentParams]]:
     slots = np.array_split(np.arange(len(data)), batches)
     rows = [data.index[ids] for ids in slots]
     return [
-        (ids, draw_training(config, 0, ids, row["height"], row["width"]))
+        (ids, training_params(config, 0, ids, row["height"], row["width"]))
         for ids, row in zip(slots, rows, strict=True)
     ]
 
 
-def make(pixels: HostPixels | DaliPixels, items: list[tuple[Ids, Draws]]) -> torch.Tensor:
+def make(
+    pixels: CpuPipeline | DaliPipeline, items: list[tuple[Ids, AugmentParams]]
+) -> torch.Tensor:
     return torch.cat([images.clone() for images in pixels.batches(items)])
 
 
-def by_dali(data: ShardSplit, config: TrainConfig, arena: Arena | None = None) -> DaliPixels:
-    return DaliPixels(data, config, 8, 1, device=CPU, decode="cpu", arena=arena)
+def by_dali(
+    data: ShardReader, config: TrainConfig, image_cache: DecodedImageCache | None = None
+) -> DaliPipeline:
+    return DaliPipeline(data, config, 8, 1, device=CPU, decode="cpu", image_cache=image_cache)
 
 
 @pytest.mark.parametrize("rotation", ["any", "quarter"])
-def test_both_ways_give_the_same_pictures(pictures: ShardSplit, rotation: str) -> None:
+def test_both_ways_give_the_same_pictures(pictures: ShardReader, rotation: str) -> None:
     config = TrainConfig(arch="resnet18", image_size=SIDE, rotation_mode=rotation, rotate_prob=0.8)  # type: ignore[arg-type]
     items = work(pictures, config)
     host, dali = (
-        make(HostPixels(pictures, config, 2, None), items),
+        make(CpuPipeline(pictures, config, 2, None), items),
         make(by_dali(pictures, config), items),
     )
     assert host.shape == dali.shape == (16, 3, SIDE, SIDE)
@@ -85,37 +91,37 @@ def test_both_ways_give_the_same_pictures(pictures: ShardSplit, rotation: str) -
     levels = (host - dali).abs() * torch.tensor(IMAGENET_STD).view(3, 1, 1) * 255
     assert levels.mean().item() < 0.5
     assert levels.amax().item() < 8
-    upright = ~np.concatenate([draws.rotates for _, draws in items])
+    upright = ~np.concatenate([params.rotates for _, params in items])
     assert levels[torch.from_numpy(upright)].amax().item() < 3.5
 
 
-def test_validation_pictures_are_the_same_both_ways(pictures: ShardSplit) -> None:
+def test_validation_pictures_are_the_same_both_ways(pictures: ShardReader) -> None:
     config = TrainConfig(arch="resnet18", image_size=SIDE)
     row = pictures.index
     items = [
-        (ids, draw_validation(config, row["height"][ids], row["width"][ids]))
+        (ids, validation_params(config, row["height"][ids], row["width"][ids]))
         for ids in np.array_split(np.arange(len(pictures)), 2)
     ]
     host, dali = (
-        make(HostPixels(pictures, config, 1, None), items),
+        make(CpuPipeline(pictures, config, 1, None), items),
         make(by_dali(pictures, config), items),
     )
     assert ((host - dali).abs() * 0.229 * 255).amax().item() < 3.5
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
-def test_quarter_turns_are_exact(pictures: ShardSplit, turns: int) -> None:
+def test_quarter_turns_are_exact(pictures: ShardReader, turns: int) -> None:
     still = {"hflip_prob": 0.0, "vflip_prob": 0.0, "noise": 0.0}
     upright = TrainConfig(arch="resnet18", image_size=SIDE, rotate_prob=0, **still)  # type: ignore[arg-type]
     turning = TrainConfig(
         arch="resnet18", image_size=SIDE, rotate_prob=1, rotation_mode="quarter", **still
     )  # type: ignore[arg-type]
-    wanted = make(HostPixels(pictures, upright, 1, None), work(pictures, upright))
+    wanted = make(CpuPipeline(pictures, upright, 1, None), work(pictures, upright))
     items = work(pictures, turning)
-    got = make(HostPixels(pictures, turning, 1, None), items)
-    draws = [d for _, d in items]
-    flips = np.concatenate([d.roi_start > d.roi_end for d in draws])
-    sideways = np.concatenate([d.transposes for d in draws])
+    got = make(CpuPipeline(pictures, turning, 1, None), items)
+    params = [d for _, d in items]
+    flips = np.concatenate([d.roi_start > d.roi_end for d in params])
+    sideways = np.concatenate([d.transposes for d in params])
     expected = {1: (True, False, True), 2: (False, True, True), 3: (True, True, False)}[turns]
     ours = np.flatnonzero(np.all(np.column_stack([sideways, flips]) == expected, axis=1))
     assert len(ours)
@@ -124,21 +130,21 @@ def test_quarter_turns_are_exact(pictures: ShardSplit, turns: int) -> None:
 
 
 @pytest.mark.parametrize("way", ["host", "dali"])
-def test_held_images_give_the_pixels_of_streamed_ones(pictures: ShardSplit, way: str) -> None:
+def test_held_images_give_the_pixels_of_streamed_ones(pictures: ShardReader, way: str) -> None:
     config = TrainConfig(arch="resnet18", image_size=SIDE)
-    items, arena = work(pictures, config), Arena(pictures, CPU)
+    items, image_cache = work(pictures, config), DecodedImageCache(pictures, CPU)
     if way == "host":
         streaming, holding = (
-            HostPixels(pictures, config, 2, None),
-            HostPixels(pictures, config, 2, arena),
+            CpuPipeline(pictures, config, 2, None),
+            CpuPipeline(pictures, config, 2, image_cache),
         )
         wanted = make(streaming, items)
         assert torch.equal(make(holding, items), wanted)  # decodes and keeps
     else:
         wanted = make(by_dali(pictures, config), items)
-        fill_arena(arena, pictures, CPU, 1, "cpu")
-        holding = by_dali(pictures, config, arena)  # type: ignore[assignment]
-    assert arena.complete
+        fill_image_cache(image_cache, pictures, CPU, 1, "cpu")
+        holding = by_dali(pictures, config, image_cache)  # type: ignore[assignment]
+    assert image_cache.complete
     assert torch.equal(make(holding, items), wanted)
 
 
@@ -155,8 +161,8 @@ def test_a_damaged_image_is_told(shards: Path, tmp_path: Path, way: str) -> None
     told = "has a damaged image at byte" if way == "host" else "DALI cannot make a batch"
     with pytest.raises(UserError, match=rf"{told}.*shards.verify {data.folder}$"):
         if way == "held by dali":
-            fill_arena(Arena(data, CPU), data, CPU, 1, "cpu")
-        pixels = HostPixels(data, config, 1, None) if way == "host" else by_dali(data, config)
+            fill_image_cache(DecodedImageCache(data, CPU), data, CPU, 1, "cpu")
+        pixels = CpuPipeline(data, config, 1, None) if way == "host" else by_dali(data, config)
         make(pixels, work(data, config, 6))
 
 
@@ -164,7 +170,7 @@ def test_a_damaged_image_is_told(shards: Path, tmp_path: Path, way: str) -> None
 def test_an_epoch_left_early_does_not_leak_into_the_next(shards: Path, way: str) -> None:
     data = open_split(shards, "train")
     config = TrainConfig(arch="resnet18", image_size=32)
-    pixels = HostPixels(data, config, 1, None) if way == "host" else by_dali(data, config)
+    pixels = CpuPipeline(data, config, 1, None) if way == "host" else by_dali(data, config)
     items = work(data, config, 6)
     wanted = make(pixels, items)
     left = pixels.batches(items)
@@ -178,18 +184,18 @@ def test_batches_are_made_while_the_network_computes(shards: Path) -> None:
     config = TrainConfig(arch="resnet18", image_size=32)
     started: list[int] = []
 
-    def items() -> Iterator[tuple[Ids, Draws]]:
+    def items() -> Iterator[tuple[Ids, AugmentParams]]:
         for number, item in enumerate(work(data, config, 6)):
             started.append(number)
             yield item
 
-    arena = Arena(data, CPU)
-    stream = HostPixels(data, config, 1, arena).batches(items())
+    image_cache = DecodedImageCache(data, CPU)
+    stream = CpuPipeline(data, config, 1, image_cache).batches(items())
     next(stream)
     assert started == list(range(1 + PREFETCH))
     begun = time.monotonic()
     # No call into the loader: its threads alone bring the images.
-    while sum(arena.get(int(i)) is not None for i in range(24)) < 24:
+    while sum(image_cache.get(int(i)) is not None for i in range(24)) < 24:
         torch.randn(200, 200) @ torch.randn(200, 200)
         assert time.monotonic() - begun < 30
 
@@ -217,9 +223,9 @@ def test_copies_of_a_constant_image_spread_as_drawn(tmp_path: Path) -> None:
     samples = np.zeros(1, np.int64)
     heights = widths = np.full(1, 40)
     items = [
-        (samples, draw_training(config, epoch, samples, heights, widths)) for epoch in range(400)
+        (samples, training_params(config, epoch, samples, heights, widths)) for epoch in range(400)
     ]
-    images = make(HostPixels(data, config, 2, None), items)[:, 0] * IMAGENET_STD[0] + 0.485
+    images = make(CpuPipeline(data, config, 2, None), items)[:, 0] * IMAGENET_STD[0] + 0.485
     # Per copy: 0.5 + brightness, as contrast turns around mid-grey (128 / 255 is 0.002 off it).
     means = images.mean((1, 2)).numpy()
     shifts = np.array([d.shift[0] + 0.5 * d.contrast[0] for _, d in items])
@@ -235,22 +241,24 @@ def test_copies_of_a_constant_image_spread_as_drawn(tmp_path: Path) -> None:
 @pytest.mark.parametrize("held", [False, True])
 @pytest.mark.parametrize("by_gpu", [False, True])
 def test_a_busy_gpu_gives_the_pictures_of_the_cpu(
-    pictures: ShardSplit, by_gpu: bool, held: bool
+    pictures: ShardReader, by_gpu: bool, held: bool
 ) -> None:
     config = TrainConfig(arch="resnet18", image_size=SIDE)
     gpu = torch.device("cuda", torch.cuda.current_device())
     decode = choose_decode_path(pictures, gpu.index).name if by_gpu else "cpu"
     items = work(pictures, config) * 8  # many times what DALI has in hand
-    arena = Arena(pictures, gpu) if held else None
-    if arena is not None:
-        fill_arena(arena, pictures, gpu, 2, decode)
-    pixels = DaliPixels(pictures, config, 8, 2, device=gpu, decode=decode, arena=arena)
+    image_cache = DecodedImageCache(pictures, gpu) if held else None
+    if image_cache is not None:
+        fill_image_cache(image_cache, pictures, gpu, 2, decode)
+    pixels = DaliPipeline(
+        pictures, config, 8, 2, device=gpu, decode=decode, image_cache=image_cache
+    )
     load, got = torch.randn(4096, 4096, device=gpu), []
     for images in pixels.batches(items):
         got.append(images.clone())
         for _ in range(20):  # DALI is ahead of torch by now: its memory is read late
             load = load @ load / 1000
-    wanted = make(HostPixels(pictures, config, 2, None), items)
+    wanted = make(CpuPipeline(pictures, config, 2, None), items)
     levels = torch.cat(got).cpu() - wanted
     levels = levels.abs() * torch.tensor(IMAGENET_STD).view(3, 1, 1) * 255
     assert levels.mean((1, 2, 3)).amax().item() < 1.0  # in each picture: a wrong one is off by tens

@@ -39,7 +39,7 @@ def test_mixing_and_balance_are_shown_where_they_are_on(shards: Path, tmp_path: 
     off = TrainConfig(arch="resnet18", mixup=0.4, mix_prob=0.0)
     assert "mixup" not in " ".join(column.title for column in _columns(off, off))
     balanced = TrainConfig(arch="resnet18", class_balance_power=1.0)
-    assert _row_label(data, balanced, 0).endswith("16 images,\n16 draws an epoch")
+    assert _row_label(data, balanced, 0).endswith("16 images,\n16 per epoch")
     assert "images" not in _row_label(data, off, 0)
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from waiting import wait_for
 
 from pretrain.checkpoint import list_checkpoints, load_checkpoint
-from pretrain.order import Plan
+from pretrain.order import EpochSampler
 from pretrain.runs.phases import Phase
 from pretrain.runs.run_folder import RunPaths
 from pretrain.status import EXIT_INTERRUPTED, read_status
@@ -59,9 +59,9 @@ def test_an_error_of_one_process_ends_both_and_is_told_once(
 def test_an_image_that_one_process_cannot_decode_ends_both(
     tiny: list[str], shards: Path, tmp_path: Path, fork_server: Any, split: str, saved: int
 ) -> None:
-    plan = Plan(samples=48, batch_size=8, micro_batch_size=4, seed=0)
+    sampler = EpochSampler(samples=48, batch_size=8, micro_batch_size=4, seed=0)
     # The second process's first image of the fourth step, and of validation.
-    sample = plan.slots(plan.epoch_batches(0)[3], 2)[1][0] if split == "train" else 1
+    sample = sampler.micro_batches(sampler.epoch_batches(0)[3], 2)[1][0] if split == "train" else 1
     run, before, bad = tmp_path / "run", _log_size(fork_server), tmp_path / "bad"
     shutil.copytree(shards, bad)
     row = read_index(bad, split)[sample]
