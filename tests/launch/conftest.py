@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from downstream.demo import SYNTHETIC_SIZE, DemoConfig
+from downstream.demo.__main__ import SYNTHETIC_SIZE, DemoConfig
 from shards.synthetic import main as draw_corpus
 from shards.write import WriteConfig, write_shards
 
