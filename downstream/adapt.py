@@ -22,7 +22,7 @@ from downstream.uda.batchnorm import adapt_bn, export_state, use_domain
 from downstream.uda.config import FREE_SETTINGS, AdaptConfig, DomainName
 from downstream.uda.domains import SOURCE, DomainStudy, read_study
 from downstream.uda.evaluate import score_images, total_confusion
-from downstream.uda.networks import adaptable
+from downstream.uda.networks import to_uda_network
 from downstream.uda.prepare import PreparedImage, find_target, prepare_source, prepare_target
 from downstream.uda.run_folder import (
     RunData,
@@ -103,9 +103,9 @@ def read_data(config: AdaptConfig) -> RunData:
     No label of a target is read unless the method is a reference that is supervised by them.
     """
     study = read_study(config.study, config.data)
-    inner = study.inner if config.inner is None else config.inner
-    ring = study.ring if config.ring is None else config.ring
-    study = replace(study, inner=inner, ring=ring)
+    inner = study.tile_core if config.inner is None else config.inner
+    ring = study.context_margin if config.ring is None else config.ring
+    study = replace(study, tile_core=inner, context_margin=ring)
     if config.target is not None:
         study.target(config.target)  # a misspelt one is told before any image is read
     train, val = prepare_source(study, config.folds, config.fold)
@@ -126,7 +126,7 @@ def build_network(config: AdaptConfig, study: DomainStudy) -> tuple[Segmenter, O
         default_arch=DEFAULT_ARCH,
         decoder_options=_decoder_options(config),
     )
-    return Segmenter(adaptable(model), origin.mean, origin.std, default_device()), origin
+    return Segmenter(to_uda_network(model), origin.mean, origin.std, default_device()), origin
 
 
 def cut_pools(config: AdaptConfig, data: RunData) -> tuple[TilePool, TilePool | None]:
@@ -184,7 +184,7 @@ def _kept_networks(
         with use_domain(trainer.kept, domain):
             model.load_state_dict(export_state(trainer.kept))
         device = trainer.segmenter.device
-        return Segmenter(adaptable(model), origin.mean, origin.std, device)
+        return Segmenter(to_uda_network(model), origin.mean, origin.std, device)
 
     networks = {"source": plain("source"), "target": plain("target")}
     if config.parts.bn_adapt:

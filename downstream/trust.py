@@ -25,7 +25,7 @@ from downstream.apply.calibration import (
     reliability,
 )
 from downstream.apply.novelty import crop_features, fit_reference, left_out_scores, novelty_limit
-from downstream.apply.scan import scan_of
+from downstream.apply.scan import array_reader
 from downstream.apply.trust_file import (
     RELIABILITY_NAME,
     SCHEMA_VERSION,
@@ -112,7 +112,7 @@ def _with_novelty(
     items = {f"train/{item.name}": item for item in data.train}
     items |= {f"val/{item.name}": item for item in data.val}
     features = [
-        crop_features(scan_of(name, item.pixels), segmenter, crop_size)
+        crop_features(array_reader(name, item.pixels), segmenter, crop_size)
         for name, item in items.items()
     ]
     scores = left_out_scores(features)

@@ -1,6 +1,7 @@
-"""What methods add to supervised training on the source: an adversary, a teacher, both or none.
+"""Adaptation methods beyond supervised training on the source: adversarial and self-training.
 
-Each is asked for a loss on target images and minds its own state, so that the loop knows no method.
+Each returns a loss on target images and manages its own state, so the training loop is independent
+of the method.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from downstream.seg.segmenter import Segmenter
-from downstream.uda.adversary import fooling_loss, judging_loss
+from downstream.uda.adversary import adversarial_loss, discriminator_loss
 from downstream.uda.batches import seed_stream
 from downstream.uda.config import AdaptConfig, Critic
 from downstream.uda.discriminator import Discriminator, input_channels
@@ -21,24 +22,24 @@ from downstream.uda.masking import masked_view
 from downstream.uda.teacher import Teacher
 from downstream.uda.tile_plan import IGNORE
 
-_CRITIC_BETAS = (0.9, 0.99)  # AdaptSegNet
+_DISCRIMINATOR_BETAS = (0.9, 0.99)  # AdaptSegNet
 _JITTER = 0.2  # of brightness, contrast, saturation on the masked view (MIC; hue: grey has none)
-# MIC's color_jitter_probability = 0.2 is the share that its code leaves as it is.
-_JITTERED = 0.8  # share of the images
-_BLURRED = 0.5  # of them (MIC)
+# In MIC's code, color_jitter_probability = 0.2 is the fraction without jitter.
+_JITTER_PROB = 0.8
+_BLUR_PROB = 0.5  # MIC
 
 Measured = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Logits `(N, C, H, W)` float32 of one domain, of both heads where there are two."""
+    """Logits `(N, C, H, W)` float32 of one domain, from the main and any auxiliary head."""
 
     main: torch.Tensor
     aux: torch.Tensor | None
 
     def levels(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """`main`, and `aux` where there is one."""
+        """The logits by head: `main`, and `aux` if there is one."""
         yield "main", self.main
         if self.aux is not None:
             yield "aux", self.aux
@@ -47,9 +48,9 @@ class Outputs:
 def cross_entropy(
     logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Mean over the pixels that are not IGNORE; 0 where there are none.
+    """Mean over the pixels that are not IGNORE; 0 without any.
 
-    `logits` `(N, C, H, W)`, `target` `(N, H, W)` int64; `weight` `(N,)` is of the images. Of two
+    `logits` `(N, C, H, W)`, `target` `(N, H, W)` int64; `weight` `(N,)` weights the images. For two
     classes with logits `(0, z)` this is the binary cross entropy of z.
     """
     losses = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none")
@@ -59,81 +60,95 @@ def cross_entropy(
 
 
 class Adversary:
-    """A discriminator per head, and what it takes to fool and to teach them."""
+    """A discriminator per head, with their losses and optimizer."""
 
     def __init__(
-        self, config: AdaptConfig, critic: Critic, classes: int, ring: int, device: torch.device
+        self,
+        config: AdaptConfig,
+        input_kind: Critic,
+        classes: int,
+        context_margin: int,
+        device: torch.device,
     ) -> None:
-        self._config, self._kind = config, critic
-        self._ring = ring if config.critic_crop == "inner" else 0
+        self._config, self._input_kind = config, input_kind
+        self._margin = context_margin if config.critic_crop == "inner" else 0
         self._weights = {"main": config.adv_weight}
         if config.has_aux:
             self._weights["aux"] = config.adv_aux_weight
-        channels = input_channels(classes, self._kind)
-        seed_stream(config.seed, "critics", 0)  # the segmenter's are drawn as without an adversary
-        self.critics = nn.ModuleDict({level: Discriminator(channels) for level in self._weights})
-        self.critics.to(device)
+        channels = input_channels(classes, self._input_kind)
+        seed_stream(
+            config.seed, "discriminators", 0
+        )  # does not affect the segmenter's random numbers
+        self.discriminators = nn.ModuleDict(
+            {level: Discriminator(channels) for level in self._weights}
+        )
+        self.discriminators.to(device)
         self.optimizer = torch.optim.Adam(
-            self.critics.parameters(), lr=config.critic_lr, betas=_CRITIC_BETAS
+            self.discriminators.parameters(), lr=config.critic_lr, betas=_DISCRIMINATOR_BETAS
         )
 
-    def fool(self, target: Outputs) -> torch.Tensor:
-        """The segmenter's loss: that target predictions look like the source's."""
+    def adversarial_loss(self, target: Outputs) -> torch.Tensor:
+        """The segmenter's loss, summed over the heads."""
         losses = [
             self._weights[level]
-            * fooling_loss(self._critic(level), self._cut(logits), self._kind, self._config.gan)
+            * adversarial_loss(
+                self._discriminator(level), self._crop(logits), self._input_kind, self._config.gan
+            )
             for level, logits in target.levels()
         ]
         return torch.stack(losses).sum()
 
-    def learn(self, source: Outputs, target: Outputs) -> Measured:
-        """Gradients for the discriminators, none for the segmenter; their loss and accuracy."""
+    def train_discriminators(self, source: Outputs, target: Outputs) -> Measured:
+        """Compute the gradients of the discriminators; return their losses and accuracies."""
         self.optimizer.zero_grad(set_to_none=True)
         measured: Measured = {}
         for (level, on_source), (_, on_target) in zip(
             source.levels(), target.levels(), strict=True
         ):
-            loss, accuracy = judging_loss(
-                self._critic(level),
-                self._cut(on_source),
-                self._cut(on_target),
-                self._kind,
+            loss, accuracy = discriminator_loss(
+                self._discriminator(level),
+                self._crop(on_source),
+                self._crop(on_target),
+                self._input_kind,
                 self._config.gan,
             )
             loss.backward()  # type: ignore[no-untyped-call]
             measured |= {
-                f"critic_loss_{level}": float(loss.detach()),
-                f"critic_accuracy_{level}": float(accuracy),
+                f"discriminator_loss_{level}": float(loss.detach()),
+                f"discriminator_accuracy_{level}": float(accuracy),
             }
         return measured
 
     def step(self, lr: float) -> None:
-        """Apply the gradients of `learn`."""
+        """Update the discriminators with the gradients of `train_discriminators`."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights and optimiser."""
-        return {"critics": self.critics.state_dict(), "optimizer": self.optimizer.state_dict()}
+        """Weights and optimizer state."""
+        return {
+            "discriminators": self.discriminators.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take what `state_dict` gave."""
-        self.critics.load_state_dict(state["critics"])
+        """Restore a `state_dict`."""
+        self.discriminators.load_state_dict(state["discriminators"])
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def _critic(self, level: str) -> Discriminator:
-        critic = self.critics[level]
-        assert isinstance(critic, Discriminator)
-        return critic
+    def _discriminator(self, level: str) -> Discriminator:
+        discriminator = self.discriminators[level]
+        assert isinstance(discriminator, Discriminator)
+        return discriminator
 
-    def _cut(self, logits: torch.Tensor) -> torch.Tensor:
-        inside = slice(self._ring, -self._ring if self._ring else None)
-        return logits[..., inside, inside]
+    def _crop(self, logits: torch.Tensor) -> torch.Tensor:
+        core = slice(self._margin, -self._margin if self._margin else None)
+        return logits[..., core, core]
 
 
 class SelfTraining:
-    """A mean teacher labels target images; the student must agree on a masked view of them."""
+    """Train a student on masked views of target images with the labels of a mean teacher."""
 
     def __init__(self, config: AdaptConfig, segmenter: Segmenter, classes: int) -> None:
         self._config, self._classes = config, classes
@@ -141,8 +156,8 @@ class SelfTraining:
         self.teacher = Teacher(segmenter.model, config.ema)
         self._jitter = v2.Compose(
             [
-                v2.RandomApply([v2.ColorJitter(_JITTER, _JITTER, _JITTER)], _JITTERED),
-                v2.RandomApply([v2.GaussianBlur(5, (0.15, 1.15))], _BLURRED),
+                v2.RandomApply([v2.ColorJitter(_JITTER, _JITTER, _JITTER)], _JITTER_PROB),
+                v2.RandomApply([v2.GaussianBlur(5, (0.15, 1.15))], _BLUR_PROB),
             ]
         )
 
@@ -153,10 +168,10 @@ class SelfTraining:
         counted: torch.Tensor,
         step: int,
     ) -> tuple[torch.Tensor, Measured]:
-        """The student's weighted loss on target images `(N, 3, H, W)` uint8; what it learns from.
+        """The student's weighted loss on target images `(N, 3, H, W)` uint8, and metrics.
 
-        `predict` gives the student's logits; `counted` `(N, H, W)` is IGNORE where nothing may be
-        learnt.
+        `predict` returns the student's logits; pixels with IGNORE in `counted` `(N, H, W)` are not
+        used.
         """
         config = self._config
         valid = counted != IGNORE
@@ -174,7 +189,7 @@ class SelfTraining:
         return loss, shares | {"teacher_confidence": float(weight.mean())}
 
     def update(self, student: nn.Module) -> None:
-        """Let the teacher follow the student after a step."""
+        """Update the teacher after a step of the student."""
         self.teacher.update(student)
 
     def state_dict(self) -> dict[str, Any]:
@@ -182,12 +197,12 @@ class SelfTraining:
         return self.teacher.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take what `state_dict` gave."""
+        """Restore a `state_dict`."""
         self.teacher.load_state_dict(state)
 
 
 def class_shares(prefix: str, labels: torch.Tensor, classes: int) -> Measured:
-    """The share of each class among labels `(n,)`, by its number after `prefix`."""
+    """The fraction of each class among labels `(n,)`, by `prefix` and class index."""
     counts = torch.bincount(labels.flatten().long(), minlength=classes)
     shares = (counts / counts.sum().clamp(min=1)).tolist()
     return {f"{prefix}{index}": share for index, share in enumerate(shares)}

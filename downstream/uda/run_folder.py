@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from downstream.seg.classes import spell_class
+from downstream.seg.classes import format_class
 from downstream.seg.metrics import constant_score, score
 from downstream.seg.results import versions
 from downstream.seg.run_folder import (
@@ -141,10 +141,10 @@ def write_kept(
         encoder_options=encoder_options(origin.arch),
         init=config.init,
         encoder_sha256=origin.sha256,
-        classes=tuple(spell_class(entry) for entry in study.classes),
+        classes=tuple(format_class(entry) for entry in study.classes),
         mean=origin.mean,
         std=origin.std,
-        crop_size=study.inner + 2 * study.ring,
+        crop_size=study.tile_core + 2 * study.context_margin,
         orientation=study.orientation,
         micro_over="all",
         converged=not collapse,
@@ -235,8 +235,8 @@ def _unseen(study: DomainStudy) -> dict[str, Any]:
     return {
         "classes": list(study.class_names),
         "orientation": study.orientation,
-        "inner": study.inner,
-        "ring": study.ring,
+        "tile_core": study.tile_core,
+        "context_margin": study.context_margin,
     }
 
 

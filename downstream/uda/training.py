@@ -112,7 +112,7 @@ class Trainer:
         self.adversary = (
             None
             if parts.critic is None
-            else Adversary(config, parts.critic, self._classes, study.ring, device)
+            else Adversary(config, parts.critic, self._classes, study.context_margin, device)
         )
         self.teacher = SelfTraining(config, segmenter, self._classes) if parts.teacher else None
         shares = class_shares("", source.masks[source.masks != IGNORE], self._classes)
@@ -231,10 +231,10 @@ class Trainer:
         measured: Measured = {}
         if self.adversary is not None:
             target = self._outputs(images, "target", step)
-            loss = self.adversary.fool(target)
+            loss = self.adversary.adversarial_loss(target)
             loss.backward()  # type: ignore[no-untyped-call]
             measured["loss_adversarial"] = float(loss.detach())
-            measured |= self.adversary.learn(source, target)
+            measured |= self.adversary.train_discriminators(source, target)
             predicted = target.main.detach().argmax(1)[counted != IGNORE]
             measured |= class_shares("student_fraction_", predicted, self._classes)
         if self.teacher is not None:
@@ -268,7 +268,7 @@ class Trainer:
             use_domain(model, domain),
             torch.autocast(normalised.device.type, torch.bfloat16, enabled=bf16),
         ):
-            main, aux = model.both(normalised)
+            main, aux = model.forward_heads(normalised)
         return Outputs(main.float(), None if aux is None else aux.float())
 
     def _build_optimizer(self) -> torch.optim.Optimizer:

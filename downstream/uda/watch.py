@@ -57,7 +57,7 @@ class Watch:
 
     def summary(self) -> dict[str, Any]:
         """For `results.json`: None for what the method does not have."""
-        accuracy = self._recent("critic_accuracy_main")
+        accuracy = self._recent("discriminator_accuracy_main")
         drift = self._drift()
         return {
             "discriminator_accuracy": accuracy,
@@ -75,7 +75,7 @@ class Watch:
         self.warnings, self._records = dict(state["warnings"]), list(records)
 
     def _critic_wins(self) -> dict[str, str]:
-        accuracy = self._recent("critic_accuracy_main")
+        accuracy = self._recent("discriminator_accuracy_main")
         if accuracy is None or self._early(self._records[-1]) or accuracy < CRITIC_WINS:
             return {}
         return {

@@ -54,9 +54,9 @@ def test_named_files_make_a_split(split_set: Path) -> None:
         "val": ["a #1", "a #2"],
         "test": ["a #1"],
     }
-    with pytest.raises(UserError, match=r"has no 'train/b\.png', which `train` names"):
+    with pytest.raises(UserError, match=r"has no 'train/b\.png', listed in `train`"):
         split_pairs(SegmentConfig(data=split_set, train=("train/b.png",)))
-    with pytest.raises(UserError, match="has no 'nowhere', which `test` names"):
+    with pytest.raises(UserError, match="has no 'nowhere', listed in `test`"):
         split_pairs(SegmentConfig(data=split_set, test=("nowhere",)))
 
 
@@ -82,7 +82,7 @@ def test_a_mask_without_its_image_is_told_and_not_used(
 ) -> None:
     (split_set / "train" / "a #2.png").unlink()
     assert len(read_labelled_set(SegmentConfig(data=split_set)).train) == 1
-    assert "train: 1 masks have no image and are not used: a #2_mask.tif" in capsys.readouterr().err
+    assert "train: 1 masks without an image are not used: a #2_mask.tif" in capsys.readouterr().err
 
 
 def test_an_image_without_its_mask_is_an_error(split_set: Path) -> None:
@@ -93,7 +93,7 @@ def test_an_image_without_its_mask_is_an_error(split_set: Path) -> None:
 
 def test_sizes_must_agree(split_set: Path) -> None:
     save(split_set / "val_annot" / "a #1_mask.tif", MASK[:20])
-    with pytest.raises(UserError, match=r"is 40 x 40 pixels, its mask 40 x 20"):
+    with pytest.raises(UserError, match=r"has 40 x 40 pixels but its mask has 40 x 20"):
         read_labelled_set(SegmentConfig(data=split_set))
 
 
@@ -104,13 +104,13 @@ def test_two_masks_for_one_image_are_refused(split_set: Path) -> None:
 
 
 def test_a_class_that_no_mask_holds_is_refused(split_set: Path) -> None:
-    with pytest.raises(UserError, match="no mask holds crack"):
+    with pytest.raises(UserError, match="no mask contains crack"):
         read_labelled_set(SegmentConfig(data=split_set, classes=("rest=rest", "crack=255")))
 
 
 def test_a_folder_of_sets_and_an_absent_one_are_told_apart(tmp_path: Path) -> None:
     save(tmp_path / "Super3" / "train" / "a.png", MASK)
-    with pytest.raises(UserError, match="is a folder of data sets; give one: Super3"):
+    with pytest.raises(UserError, match="contains several data sets; choose one: Super3"):
         split_pairs(SegmentConfig(data=tmp_path))
     with pytest.raises(UserError, match="no such folder"):
         split_pairs(SegmentConfig(data=tmp_path / "absent"))
@@ -126,7 +126,7 @@ def test_folds_part_specimens_and_not_images() -> None:
         assert not {specimen_of(p.name) for p in train} & {specimen_of(p.name) for p in val}
         seen += val
     assert sorted(pair.name for pair in seen) == names
-    with pytest.raises(UserError, match="1 labelled images cannot be parted into 2 folds"):
+    with pytest.raises(UserError, match="cannot split 1 labelled images into 2 folds"):
         hold_out(pairs[:1], None, 0)
 
 
@@ -170,7 +170,7 @@ def test_of_16_bits_per_colour_the_upper_8_are_read(
     pixels = read_pixels(path)
     assert np.array_equal(pixels[..., 0], deep >> 8)
     assert pixels.flags.writeable  # torch warns of others
-    assert "16 bits per colour" in capsys.readouterr().err
+    assert "16 bits per channel" in capsys.readouterr().err
 
 
 def write_deep_tiff(path: Path, values: np.ndarray) -> None:

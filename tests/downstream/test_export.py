@@ -110,7 +110,7 @@ def test_that_images_must_be_prepared_is_told(
     preparation = {"scale": 0.25, "invert": True, "crop_bar": False}
     write_segmenter_card(tmp_path / "adapted", replace(card, preparation=preparation))
     content = export_segmenter(tmp_path / "adapted", tmp_path / "out", ["smp"])
-    said = "prepared so: scale 0.25, invert True, crop_bar False"
+    said = "prepared by: scale 0.25, invert True, crop_bar False"
     assert content["input"].endswith(said)
     assert said in " ".join(capsys.readouterr().err.split())
 
@@ -133,4 +133,4 @@ def test_what_cannot_take_any_size_takes_that_of_the_crops(
     content = export_segmenter(run, tmp_path / "out", ["onnx"])
     assert content["files"]["segmenter.onnx"]["size"] == (1, 64, 64)
     assert content["files"]["segmenter.onnx"]["largest_difference"] < 1e-4
-    assert "segmenter.onnx takes 64 pixels square alone" in capsys.readouterr().err
+    assert "segmenter.onnx only takes 64 pixels square" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from downstream.seg.classes import parse_classes, spell_class
+from downstream.seg.classes import format_class, parse_classes
 from downstream.seg.masks import RawMask, mask_to_indices, read_mask
 from downstream.seg.proposal import propose_classes
 from shards.cli import UserError
@@ -29,7 +29,7 @@ def saved(folder: Path, image: np.ndarray | Image.Image, name: str = "m.png") ->
 def test_indices_from_zero_speak_for_themselves() -> None:
     proposal = propose_classes([RawMask("a", MASK), RawMask("b", MASK * 2)])
     assert proposal.certain
-    assert [spell_class(c) for c in proposal.classes] == ["class0=0", "class1=1", "class2=2"]
+    assert [format_class(c) for c in proposal.classes] == ["class0=0", "class1=1", "class2=2"]
 
 
 def test_black_and_white_masks_need_the_users_word() -> None:
@@ -37,7 +37,7 @@ def test_black_and_white_masks_need_the_users_word() -> None:
     assert not proposal.certain
     assert proposal.flags == "--classes background=0 foreground=255"
     assert np.array_equal(mask_to_indices(RawMask("a", MASK * 255), proposal.classes), MASK)
-    with pytest.raises(UserError, match="holds values 255, which no class stands for"):
+    with pytest.raises(UserError, match="contains values 255 without a class"):
         mask_to_indices(RawMask("a", MASK * 255), parse_classes(("rest=0", "crack=1")))
 
 
@@ -115,7 +115,7 @@ def test_smoothed_borders_are_refused(tmp_path: Path) -> None:
 def test_a_vivid_colour_without_a_class_does_not_fall_into_the_rest() -> None:
     mask = OVERLAY.copy()
     mask[35, 35] = (0, 255, 0)
-    with pytest.raises(UserError, match=r"holds colours #00ff00 in 0\.06% of its pixels"):
+    with pytest.raises(UserError, match=r"contains colours #00ff00 in 0\.06% of its pixels"):
         mask_to_indices(RawMask("m", mask), SUPER)
     # … unless it is the micrograph's own.
     image = GREY.copy()
@@ -127,7 +127,7 @@ def test_a_vivid_colour_without_a_class_does_not_fall_into_the_rest() -> None:
     ("values", "why"),
     [
         (np.random.default_rng(0).integers(0, 256, (40, 40)), "grey images, not masks"),
-        (np.zeros((40, 40), np.uint8), "hold only 0"),
+        (np.zeros((40, 40), np.uint8), "contain only 0"),
     ],
 )
 def test_what_is_no_mask_is_refused(values: np.ndarray, why: str) -> None:
@@ -136,18 +136,18 @@ def test_what_is_no_mask_is_refused(values: np.ndarray, why: str) -> None:
 
 
 def test_coloured_masks_beside_index_masks_are_refused() -> None:
-    with pytest.raises(UserError, match="make them of one kind"):
+    with pytest.raises(UserError, match="convert them to one kind"):
         propose_classes([RawMask("a", MASK), RawMask("b", OVERLAY)])
 
 
 def test_half_transparent_and_fractional_masks_are_refused(tmp_path: Path) -> None:
     rgba = np.dstack([OVERLAY, np.full(MASK.shape, 255, np.uint8)])
     rgba[:20, :, 3] = 128
-    with pytest.raises(UserError, match=r"half transparent in 50\.0%"):
+    with pytest.raises(UserError, match=r"half-transparent in 50\.0%"):
         saved(tmp_path, rgba)
     rgba[:20, :, 3] = 0
     assert (saved(tmp_path, rgba).values[:20] == 0).all()
-    with pytest.raises(UserError, match="holds fractions"):
+    with pytest.raises(UserError, match="contains fractional values"):
         saved(tmp_path, (MASK * 0.5).astype(np.float32), "f.tif")
     assert saved(tmp_path, MASK.astype(np.float32), "w.tif").values.max() == 1
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from downstream.measure import main
-from downstream.quantify.fractions import fraction_of, integral_range, mean_fraction
+from downstream.quantify.fractions import estimate_fraction, integral_range, mean_fraction
 from downstream.quantify.layers import measure_layer
-from downstream.quantify.objects import find_objects, weighted_mean
+from downstream.quantify.objects import measure_regions, weighted_mean
 from shards.cli import EXIT_USER_ERROR
 
 Region = npt.NDArray[np.bool_]
@@ -50,7 +50,7 @@ def test_a_large_mask_is_averaged_without_a_change_of_the_range() -> None:
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
-    found = [fraction_of(coins(24, 6, 0.2, seed), 0.9) for seed in range(150)]
+    found = [estimate_fraction(coins(24, 6, 0.2, seed), 0.9) for seed in range(150)]
     covered = np.mean([f.low <= 0.2 <= f.high for f in found])
     assert 0.83 <= covered <= 0.97  # 0.9 within three standard errors of 150 draws
     spread = np.std([f.value for f in found])
@@ -59,13 +59,16 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
 
 def test_the_spread_of_an_ensemble_widens_the_interval() -> None:
     region = coins(24, 6, 0.2, 0)
-    alone, together = fraction_of(region, 0.95), fraction_of(region, 0.95, model_error=0.05)
+    alone, together = (
+        estimate_fraction(region, 0.95),
+        estimate_fraction(region, 0.95, model_error=0.05),
+    )
     assert together.standard_error == pytest.approx(np.hypot(alone.standard_error, 0.05))
     assert together.low < alone.low and together.high > alone.high
 
 
 def test_an_absent_phase_has_no_error_to_tell() -> None:
-    fraction = fraction_of(np.zeros((64, 64), bool), 0.95)
+    fraction = estimate_fraction(np.zeros((64, 64), bool), 0.95)
     assert fraction.value == 0 and np.isnan(fraction.standard_error) and np.isnan(fraction.high)
 
 
@@ -84,20 +87,22 @@ def test_regions_that_the_border_cuts_do_not_bias_number_and_size() -> None:
     numbers = []
     for seed in range(30):
         region = discs(seed, 14, 12, 160)
-        inside = find_objects(region, 10, "correct")
+        inside = measure_regions(region, 10, "correct")
         numbers.append(inside.weight.sum() / 160**2)
     true = 14 / (160 + 24) ** 2  # centres per area
     assert np.mean(numbers) == pytest.approx(true, rel=0.1)
     kept = inside.weight > 0
     assert weighted_mean(inside.diameter, inside.weight) == pytest.approx(24.5, abs=0.7)
-    assert not inside.cut[kept].any() and inside.aspect[kept] == pytest.approx(1, abs=0.06)
+    assert not inside.touches_border[kept].any() and inside.aspect[kept] == pytest.approx(
+        1, abs=0.06
+    )
 
 
 def test_specks_and_diagonals() -> None:
     region = np.zeros((40, 40), bool)
     region[5, 5] = True  # noise
     region[10:14, 10:14] = region[14:18, 14:18] = True  # touch at a corner: one region
-    found = find_objects(region, 10, "correct")
+    found = measure_regions(region, 10, "correct")
     assert found.area.tolist() == [32.0]
     assert (found.x[0], found.y[0]) == (13.5, 13.5)
 
@@ -180,9 +185,9 @@ def test_a_cracked_layer_is_noticed_and_measured_with_its_cracks_filled(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--layers", "rust"], "no class 'rust' in these masks; they have"),
+        (["--layers", "rust"], "no class 'rust' in these masks, only"),
         (["--scale", "-1"], "scale must be above 0"),
-        (["--classes", "a=0", "b=7"], "holds values"),
+        (["--classes", "a=0", "b=7"], "contains values"),
     ],
 )
 def test_mistakes_are_named(

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from downstream.apply.blend import Band
-from downstream.apply.prepared import native_bands, prepared_scan
-from downstream.apply.scan import scan_of
+from downstream.apply.prepared import native_bands, prepared_reader
+from downstream.apply.scan import array_reader
 
 
 def _noise(height: int, width: int) -> np.ndarray:
@@ -17,7 +17,7 @@ def _noise(height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("invert", [False, True])
 def test_rows_are_those_of_the_image_scaled_whole(scale: float, invert: bool) -> None:
     pixels = _noise(143, 90)
-    scan = prepared_scan(scan_of("x", pixels), {"scale": scale, "invert": invert})
+    scan = prepared_reader(array_reader("x", pixels), {"scale": scale, "invert": invert})
     method = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.HAMMING
     channels = [Image.fromarray(pixels[..., c].astype(np.float32)) for c in range(3)]
     scaled = [np.asarray(channel.resize(scan.shape[::-1], method)) for channel in channels]

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from downstream.apply.blend import Maps, Tiling, blended_bands
-from downstream.apply.reach import sees_whole_tile
-from downstream.apply.scan import scan_of
+from downstream.apply.reach import has_global_context
+from downstream.apply.scan import array_reader
 from downstream.apply.tiles import plan_axis
 from downstream.models import create_model
 from shards.cli import UserError
@@ -21,7 +21,7 @@ def stitch(pixels: Pixels, tiling: Tiling, batch: int = 1) -> Maps:
     def forward(tiles: torch.Tensor, windows: Maps) -> Maps:
         return tiles.float().numpy()
 
-    bands = list(blended_bands(scan_of("x", pixels), forward, 3, tiling))
+    bands = list(blended_bands(array_reader("x", pixels), forward, 3, tiling))
     assert [band.top for band in bands] == list(
         np.cumsum([0] + [band.maps.shape[1] for band in bands[:-1]])
     )
@@ -65,7 +65,7 @@ def test_the_tile_size_changes_nothing_where_the_receptive_field_fits() -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (200, 333, 3), np.uint8)
     results = []
     for tile, overlap in ((512, 32), (64, 32), (96, 32), (160, 64)):
-        bands = blended_bands(scan_of("x", pixels), forward, 2, Tiling(tile, overlap, 32))
+        bands = blended_bands(array_reader("x", pixels), forward, 2, Tiling(tile, overlap, 32))
         results.append(np.concatenate([band.maps for band in bands], axis=1))
     for other in results[1:]:
         assert np.abs(other - results[0]).max() < 1e-6
@@ -84,7 +84,7 @@ def test_tiles_of_a_unet_agree_with_the_whole_image(tile: int, overlap: int) -> 
         return np.asarray(network(tiles.float() / 255).softmax(1).numpy())
 
     whole, tiled = (
-        np.concatenate([b.maps for b in blended_bands(scan_of("x", pixels), forward, 2, t)], 1)
+        np.concatenate([b.maps for b in blended_bands(array_reader("x", pixels), forward, 2, t)], 1)
         for t in (Tiling(2048, 0, 32), Tiling(tile, overlap, 32))
     )
     assert np.abs(whole - tiled).max() < 1e-4
@@ -98,7 +98,7 @@ def test_the_rim_that_mirroring_adds_counts_for_nothing() -> None:
         return tiles.float().numpy()
 
     pixels = np.zeros((70, 101, 3), np.uint8)
-    list(blended_bands(scan_of("x", pixels), forward, 3, Tiling(64, 32, 32)))
+    list(blended_bands(array_reader("x", pixels), forward, 3, Tiling(64, 32, 32)))
     assert sum(counted) == pytest.approx(70 * 101)
 
 
@@ -123,5 +123,5 @@ def test_networks_that_average_over_the_tile_are_known(
     decoder: str, arch: str, whole: bool
 ) -> None:
     model = create_model(decoder, arch, 2)
-    assert sees_whole_tile(model) == whole
+    assert has_global_context(model) == whole
     assert model.training  # as it was

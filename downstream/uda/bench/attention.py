@@ -12,7 +12,7 @@ import torch
 
 from downstream.apply.gradcam import class_heat, named_layer
 from downstream.explain import heated
-from downstream.seg.pictures import Panel, class_colour, overlay, sheet
+from downstream.seg.pictures import Panel, class_colour, contact_sheet, overlay
 from downstream.seg.segmenter import STRIDE, Segmenter, load_segmenter
 from downstream.uda.bench.runs import BASELINE, AdaptRun, longest
 from downstream.uda.bench.study import Study
@@ -44,7 +44,7 @@ def draw_attention(study: Study, layer: str, path: Path) -> None:
     legend = {name: class_colour(index) for index, name in enumerate(run.classes) if index}
     title = f"Grad-CAM at {layer} of {run.folder.name}; each heat has its own scale"
     stream = io.BytesIO()
-    sheet(rows, legend, title, _PANEL).save(stream, "PNG", optimize=True)
+    contact_sheet(rows, legend, title, _PANEL).save(stream, "PNG", optimize=True)
     write_atomically(path, stream.getvalue())
 
 

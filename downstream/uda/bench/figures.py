@@ -20,8 +20,8 @@ from downstream.seg.pictures import (
     Panel,
     agreement_map,
     class_colour,
+    contact_sheet,
     overlay,
-    sheet,
 )
 from downstream.seg.run_folder import RunPaths
 from downstream.uda.bench.gains import Gain
@@ -193,7 +193,7 @@ def _save_sheet(
     where = ", ".join(f"fold {fold} seed {seed}" for fold, seed in folds)
     title = f"{study.name}, {target}: first test images, {where}; mIoU of each"
     stream = io.BytesIO()
-    sheet(rows, legend, title, _SIDE).save(stream, "PNG", optimize=True)
+    contact_sheet(rows, legend, title, _SIDE).save(stream, "PNG", optimize=True)
     write_atomically(path, stream.getvalue())
 
 

@@ -18,8 +18,8 @@ classes: [ground=0, phase=255]
 data: {root}
 folds: 2
 scale: 1.0
-inner: 48
-ring: 8
+tile_core: 48
+context_margin: 8
 source: {{data: source, train: [.], test: []}}
 targets:
   faded: {{data: faded, labelled: true}}

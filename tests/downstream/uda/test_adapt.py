@@ -113,7 +113,9 @@ def test_a_checkpoint_restores_every_part(config: AdaptConfig) -> None:
     assert equal(weights(first), weights(second))
     assert first.adversary is not None and second.adversary is not None
     assert first.teacher is not None and second.teacher is not None
-    assert equal(first.adversary.critics.state_dict(), second.adversary.critics.state_dict())
+    assert equal(
+        first.adversary.discriminators.state_dict(), second.adversary.discriminators.state_dict()
+    )
     assert equal(first.kept.state_dict(), second.kept.state_dict())
     assert not equal(first.kept.state_dict(), weights(first))  # the teacher lags behind
     ours, theirs = (f.adversary.optimizer.state_dict() for f in (first, second))  # type: ignore[union-attr]
@@ -126,12 +128,12 @@ def test_the_loop_leaks_no_gradient_between_the_players(config: AdaptConfig) -> 
     assert adversary is not None
     source = found._outputs(found._draw("source", 0)[0], "source", 0)
     target = found._outputs(found._draw("target", 0)[0], "target", 0)
-    adversary.fool(target).backward()
-    assert all(parameter.grad is None for parameter in adversary.critics.parameters())
+    adversary.adversarial_loss(target).backward()
+    assert all(parameter.grad is None for parameter in adversary.discriminators.parameters())
     given = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     assert given
-    adversary.learn(source, target)
-    assert all(parameter.grad is not None for parameter in adversary.critics.parameters())
+    adversary.train_discriminators(source, target)
+    assert all(parameter.grad is not None for parameter in adversary.discriminators.parameters())
     after = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     assert equal(given, after)
 
@@ -190,7 +192,7 @@ def test_losses_are_float32_where_the_network_computes_in_bf16(config: AdaptConf
         lambda module, inputs, maps: features.append(maps[-1].dtype)
     )
     (images, counted), step = found._draw("target", 0), 0
-    fooling = adversary.fool(found._outputs(images, "target", step))
+    fooling = adversary.adversarial_loss(found._outputs(images, "target", step))
     consistency, _ = teacher.consistency(
         lambda view: found._predict(view, "target", step, "masked_network").main,
         images,
@@ -225,10 +227,12 @@ def test_a_study_that_has_changed_is_told_of(config: AdaptConfig, tmp_path: Path
     study.write_text(config.study.read_text())
     config = replace(config, study=study, steps=1, method="source_only")
     adapt(config)
-    study.write_text(study.read_text().replace("inner: 48", "inner: 32"))
-    with pytest.raises(UserError, match="inner 48, and study study now says 32"):
+    study.write_text(study.read_text().replace("tile_core: 48", "tile_core: 32"))
+    with pytest.raises(UserError, match="tile_core 48, and study study now says 32"):
         adapt(config)
-    study.write_text(study.read_text().replace("inner: 32", "inner: 48\norientation: hflip"))
+    study.write_text(
+        study.read_text().replace("tile_core: 32", "tile_core: 48\norientation: hflip")
+    )
     with pytest.raises(UserError, match="orientation any"):
         adapt(config)
 

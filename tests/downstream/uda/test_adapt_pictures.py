@@ -41,7 +41,7 @@ def study(tmp_path: Path) -> DomainStudy:
                 Image.fromarray(picture).save(path)
     file = tmp_path / "study.yaml"
     file.write_text(
-        f"data: {tmp_path}\nclasses: [background=0, lath=255]\ninner: 32\nring: 8\n"
+        f"data: {tmp_path}\nclasses: [background=0, lath=255]\ntile_core: 32\ncontext_margin: 8\n"
         "source: {data: source}\ntargets: {T1: {data: T1}}\n"
     )
     return read_study(file)
@@ -127,7 +127,8 @@ def _drawn_study(root: Path) -> Path:
                 Image.fromarray(picture).save(path)
     file = root / "discs.yaml"
     file.write_text(
-        f"data: {root / 'images'}\nclasses: [ground=0, disc=255]\ninner: 32\nring: 8\nfolds: 2\n"
+        f"data: {root / 'images'}\nclasses: [ground=0, disc=255]\ntile_core: 32\n"
+        "context_margin: 8\nfolds: 2\n"
         "source: {data: source, val: []}\ntargets: {T1: {data: T1}}\n"
     )
     return file

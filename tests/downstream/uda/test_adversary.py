@@ -9,8 +9,8 @@ from torch import nn
 from downstream.uda.adversary import (
     accuracy,
     adversarial_loss,
-    fooling_loss,
-    judging_loss,
+    discriminator_loss,
+    domain_loss,
 )
 from downstream.uda.config import Critic, Gan
 from downstream.uda.discriminator import (
@@ -54,10 +54,8 @@ def test_source_is_zero_and_target_is_one(gan: Gan) -> None:
     low, high = torch.full((2, 1, 3, 3), -9.0), torch.full((2, 1, 3, 3), 9.0)
     if gan == "ls":
         low, high = torch.zeros_like(low), torch.ones_like(high)
-    assert adversarial_loss(low, "source", gan) < 1e-3 < 0.9 < adversarial_loss(low, "target", gan)
-    assert (
-        adversarial_loss(high, "target", gan) < 1e-3 < 0.9 < adversarial_loss(high, "source", gan)
-    )
+    assert domain_loss(low, "source", gan) < 1e-3 < 0.9 < domain_loss(low, "target", gan)
+    assert domain_loss(high, "target", gan) < 1e-3 < 0.9 < domain_loss(high, "source", gan)
     assert accuracy(low, high, gan) == 1 and accuracy(high, low, gan) == 0
 
 
@@ -70,36 +68,38 @@ def test_a_perfect_discriminator_makes_the_adversarial_loss_exceed_ln_2() -> Non
     optimizer = torch.optim.Adam(discriminator.parameters(), 1e-3)
     for _ in range(60):
         optimizer.zero_grad()
-        loss, right = judging_loss(discriminator, source, target, "softmax", "bce")
+        loss, right = discriminator_loss(discriminator, source, target, "softmax", "bce")
         loss.backward()
         optimizer.step()
         if loss < 0.05:
             break
     assert right == 1
-    assert fooling_loss(discriminator, target, "softmax", "bce") > math.log(2)
-    assert fooling_loss(discriminator, source, "softmax", "bce") < math.log(2)
+    assert adversarial_loss(discriminator, target, "softmax", "bce") > math.log(2)
+    assert adversarial_loss(discriminator, source, "softmax", "bce") < math.log(2)
 
 
 def test_an_undecided_discriminator_gives_ln_2() -> None:
-    assert adversarial_loss(torch.zeros(1, 1, 2, 2), "source", "bce").item() == pytest.approx(
+    assert domain_loss(torch.zeros(1, 1, 2, 2), "source", "bce").item() == pytest.approx(
         math.log(2)
     )
 
 
-@pytest.mark.parametrize("critic", ["softmax", "entropy"])
+@pytest.mark.parametrize("input_kind", ["softmax", "entropy"])
 @pytest.mark.parametrize("gan", ["bce", "ls"])
-def test_neither_step_reaches_the_other_network(critic: Critic, gan: Gan) -> None:
+def test_neither_step_reaches_the_other_network(input_kind: Critic, gan: Gan) -> None:
     torch.manual_seed(0)
     segmenter = nn.Conv2d(3, 2, 3, padding=1)
-    discriminator = Discriminator(input_channels(2, critic))
+    discriminator = Discriminator(input_channels(2, input_kind))
     images = torch.randn(2, 3, 32, 32)
-    fooling_loss(discriminator, segmenter(images), critic, gan).backward()
+    adversarial_loss(discriminator, segmenter(images), input_kind, gan).backward()
     assert not gradients(discriminator)
     assert all(gradient.abs().max() > 0 for gradient in gradients(segmenter))
     assert len(gradients(segmenter)) == 2
     assert all(parameter.requires_grad for parameter in discriminator.parameters())
     segmenter.zero_grad()
-    judging_loss(discriminator, segmenter(images), segmenter(-images), critic, gan)[0].backward()
+    discriminator_loss(discriminator, segmenter(images), segmenter(-images), input_kind, gan)[
+        0
+    ].backward()
     assert not gradients(segmenter)
     assert len(gradients(discriminator)) == 10
     assert all(gradient.abs().max() > 0 for gradient in gradients(discriminator))
@@ -113,11 +113,11 @@ def test_two_classes_are_judged_by_one_probability_or_two_informations() -> None
     assert torch.allclose(discriminator_input(logits, "entropy"), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("critic", ["softmax", "entropy"])
+@pytest.mark.parametrize("input_kind", ["softmax", "entropy"])
 @pytest.mark.parametrize("classes", [2, 3, 19])
-def test_inputs_have_their_channels_and_lie_in_0_to_1(critic: Critic, classes: int) -> None:
-    maps = discriminator_input(torch.randn(2, classes, 4, 4) * 5, critic)
-    assert maps.shape[1] == input_channels(classes, critic)
+def test_inputs_have_their_channels_and_lie_in_0_to_1(input_kind: Critic, classes: int) -> None:
+    maps = discriminator_input(torch.randn(2, classes, 4, 4) * 5, input_kind)
+    assert maps.shape[1] == input_channels(classes, input_kind)
     assert maps.min() >= 0 and maps.max() <= 1
 
 

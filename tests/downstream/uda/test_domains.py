@@ -30,7 +30,7 @@ def test_a_study_has_its_domains_in_order_and_defaults_for_the_rest(tmp_path: Pa
     assert study.source.data == Path("images/sem") and study.source.train == ("train",)
     assert study.source.labelled and not study.target("light").labelled
     assert study.target("etched").data == Path("images") and study.target("etched").test == ()
-    assert (study.scale, study.inner, study.ring, study.folds) == (0.5, 512, 62, 5)
+    assert (study.scale, study.tile_core, study.context_margin, study.folds) == (0.5, 512, 62, 5)
     assert study.working_scale(study.source) == 0.5
     assert study.working_scale(study.target("light")) == 2.5
     assert study.plan(10, 10).side == 636
@@ -49,17 +49,17 @@ def test_another_folder_replaces_the_study_s(tmp_path: Path) -> None:
         ("data: images\n", "data: images\nscle: 1\n", "nearest is 'scale'"),
         ("data: images\n", "data: images\nmask_classes: 1\n", "unknown setting 'mask_classes'"),
         ("data: images\n", "", "--data"),
-        ("invert: true", "inverted: true", "light of study .*nearest is 'invert'"),
+        ("invert: true", "inverted: true", "light of domain study .*nearest is 'invert'"),
         ("invert: true", "invert: 3", "must be true or false"),
         ("pixel_size_nm: 100, ", "", "field_of_view_um needs pixel_size_nm"),
         ("field_of_view_um: [4, 3]", "field_of_view_um: [4]", "a width and a height"),
         ("{pixel_size_nm: 20, train", "{train", "etched has no pixel_size_nm"),
         ("{data: sem, pixel_size_nm: 20}", "{data: sem}", "source has no pixel_size_nm"),
         ("  light:", "  a/b:", "letters, digits"),
-        ("  light:", "  source:", "the source's name"),
+        ("  light:", "  source:", "the name of the source"),
         ("pixel_size_nm: 20}", "pixel_size_nm: 20, labelled: false}", "must be labelled"),
         ("precipitate=#0000ff, precipitate=#ff0000", "matrix=#0000ff", "two names"),
-        ("=#ff0000", "=red", "none of NAME=INDEX"),
+        ("=#ff0000", "=red", "invalid class '2=red'"),
         ("data: images\n", "data: images\nfolds: 1\n", "folds must be at least 2"),
     ],
 )

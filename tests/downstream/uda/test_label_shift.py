@@ -41,8 +41,8 @@ def test_no_image_is_trained_and_tested_on() -> None:
 @pytest.mark.parametrize(
     ("images", "tests", "high", "words"),
     [
-        (6, 2, 0.7, "2 x 6 training images are wanted, and there are 10"),
-        (3, 11, 0.7, "11 labelled test images are wanted, and there are 10"),
+        (6, 2, 0.7, "2 x 6 training images are needed, but there are 10"),
+        (3, 11, 0.7, "11 labelled test images are needed, but there are 10"),
         (3, 2, 0.4, "would share 2 of 3 images: their fractions span 0% to 90%"),
         (3, 2, 0.2, "low must be below high"),
     ],
@@ -64,7 +64,7 @@ def test_the_study_has_the_target_twice() -> None:
     assert list(targets) == ["T3", "T3v"]
     assert targets["T3v"]["train"] == list(found.low.names) and targets["T3v"]["invert"] is True
     assert targets["T3"]["test"] == targets["T3v"]["test"] == list(found.test.names)
-    with pytest.raises(UserError, match="T3v already"):
+    with pytest.raises(UserError, match="already has a target T3v"):
         shifted_study({"targets": targets}, "T3", found)
 
 
@@ -96,7 +96,11 @@ def test_a_run_makes_the_experiment_of_any_target(
     drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "study.yaml"
-    content = yaml.safe_load(STUDY.read_text()) | {"data": str(drawn), "inner": 32, "ring": 8}
+    content = yaml.safe_load(STUDY.read_text()) | {
+        "data": str(drawn),
+        "tile_core": 32,
+        "context_margin": 8,
+    }
     content["targets"] = {"light": {"data": "T3", "pixel_size_nm": 126.6, "invert": True}}
     file.write_text(yaml.safe_dump(content))
     run = tmp_path / "run"
@@ -109,12 +113,12 @@ def test_a_run_makes_the_experiment_of_any_target(
     made = tmp_path / "shifted.yaml"
     flags = ["--run", str(run), "--images", "2", "--tests", "2", "--out", str(made)]
     label_shift.main([str(file), "light", *flags, "--low", "0", "--high", "1"])
-    assert "was trained on images as files have them" not in capsys.readouterr().err
+    assert "at their original scale" not in capsys.readouterr().err
     card = read_segmenter_card(run)
     config = {name: value for name, value in card.config.items() if name != "method"}
     write_segmenter_card(run, replace(card, config=config))  # as of downstream.segment
     label_shift.main([str(file), "light", *flags, "--low", "0", "--high", "1"])
-    assert "sees light's at 2.29 of that" in " ".join(capsys.readouterr().err.split())
+    assert "light is scaled by 2.29" in " ".join(capsys.readouterr().err.split())
     study = read_study(made)
     sets = {name: prepare_target(study, name) for name in study.targets}
     assert list(sets) == ["light", "lightv"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from downstream.models import create_model
-from downstream.uda.adversary import fooling_loss, judging_loss
+from downstream.uda.adversary import adversarial_loss, discriminator_loss
 from downstream.uda.batchnorm import adapt_bn, set_bn_mode, use_domain
 from downstream.uda.config import Critic
 from downstream.uda.deeplab import DeepLabV2
@@ -21,30 +21,34 @@ GPU_CASES = [("cuda", arch, 636) for arch in ("resnet50", "efficientnet-b0", "dp
     ("device", "arch", "side"),
     [*CASES, *(pytest.param(*case, marks=pytest.mark.gpu) for case in GPU_CASES)],
 )
-@pytest.mark.parametrize("critic", ["softmax", "entropy"])
-def test_a_step_of_both_networks_in_bf16(device: str, arch: str, side: int, critic: Critic) -> None:
+@pytest.mark.parametrize("input_kind", ["softmax", "entropy"])
+def test_a_step_of_both_networks_in_bf16(
+    device: str, arch: str, side: int, input_kind: Critic
+) -> None:
     torch.manual_seed(0)
     model = create_model("DeepLabV2", arch, 2, decoder_options={"aux": True})
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     assert isinstance(model, DeepLabV2)
     set_bn_mode(model, "domain")
-    discriminator = Discriminator(input_channels(2, critic)).to(device)
+    discriminator = Discriminator(input_channels(2, input_kind)).to(device)
     source, target = torch.randn(2, 2, 3, side, side, device=device)
     target = fda(target * 255, source * 255, 0.01) / 255
     with torch.autocast(device, torch.bfloat16):
         with use_domain(model, "source"):
-            on_source, _ = model.both(source)
-        on_target, aux = model.both(masked_view(target, 32, 0.7))
+            on_source, _ = model.forward_heads(source)
+        on_target, aux = model.forward_heads(masked_view(target, 32, 0.7))
         assert aux is not None and on_target.dtype == aux.dtype == torch.float32
         assert on_target.shape == (2, 2, side, side)
-        fooling = fooling_loss(discriminator, on_target, critic, "bce")
-        judging, _ = judging_loss(discriminator, on_source, on_target, critic, "bce")
-    assert fooling.dtype == judging.dtype == torch.float32
-    (fooling + aux.square().mean()).backward()
+        adversarial = adversarial_loss(discriminator, on_target, input_kind, "bce")
+        discriminating, _ = discriminator_loss(
+            discriminator, on_source, on_target, input_kind, "bce"
+        )
+    assert adversarial.dtype == discriminating.dtype == torch.float32
+    (adversarial + aux.square().mean()).backward()
     assert all(parameter.grad is None for parameter in discriminator.parameters())
     found = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     assert found and all(torch.isfinite(gradient).all() for gradient in found)
-    judging.backward()
+    discriminating.backward()
     for parameter in discriminator.parameters():
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all()
     teacher = Teacher(model, 0.999)

@@ -18,8 +18,8 @@ from shards.cli import UserError
 STUDY = """\
 classes: [background=0, lath=255]
 specimen: "^(plate[0-9]+)"
-inner: 32
-ring: 5
+tile_core: 32
+context_margin: 5
 source: {data: sem, train: [.], test: [], pixel_size_nm: 20}
 targets:
   light:
@@ -147,5 +147,5 @@ def test_what_is_not_there_is_named(study: DomainStudy, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         prepare_source(read_study(tmp_path / "study.yaml", tmp_path / "nowhere"))
     (tmp_path / "study.yaml").write_text(STUDY.replace("lath=255", "lath=255, pore=7"))
-    with pytest.raises(UserError, match="holds pore"):
+    with pytest.raises(UserError, match="contains pore"):
         prepare_source(read_study(tmp_path / "study.yaml", tmp_path))

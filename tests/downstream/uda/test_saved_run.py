@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from downstream import explain, predict
-from downstream.apply.prepared import prepared_scan
-from downstream.apply.scan import scan_of
+from downstream.apply.prepared import prepared_reader
+from downstream.apply.scan import array_reader
 from downstream.models import create_model
 from downstream.seg.run_folder import RunPaths
 from downstream.seg.segmenter import load_segmenter
@@ -82,7 +82,7 @@ def test_it_predicts_and_explains_images_of_any_size(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (75, 101), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "image.png")
     flags = [str(tmp_path / "run"), str(tmp_path / "image.png"), "--out"]
-    few = ["--tile", "64", "--overlap", "32", "--threads", "1", "--views"]
+    few = ["--tile", "64", "--overlap", "32", "--threads", "1", "--tta"]
     predict.main([*flags, str(tmp_path / "out"), *few])
     with Image.open(tmp_path / "out" / "image.png") as mask:
         assert mask.size == (101, 75)
@@ -97,7 +97,7 @@ def test_an_image_is_explained_as_the_network_sees_it(tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "plain", tmp_path / "adapted")
     write_segmenter_card(tmp_path / "adapted", replace(card, preparation=preparation))
     pixels = np.random.default_rng(0).integers(0, 256, (150, 202, 3), np.uint8)
-    by_hand = prepared_scan(scan_of("x", pixels), preparation)
+    by_hand = prepared_reader(array_reader("x", pixels), preparation)
     assert by_hand.shape == (75, 101)
     for name, image in (("native", pixels), ("prepared", by_hand.rows(0, 75))):
         (tmp_path / name).mkdir()

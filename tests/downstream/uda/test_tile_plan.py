@@ -20,7 +20,7 @@ PLANS = [
 
 
 def spelled(plan: TilePlan) -> str:
-    return f"{plan.height}x{plan.width}, {plan.inner}+{plan.ring}"
+    return f"{plan.height}x{plan.width}, {plan.tile_core}+{plan.context_margin}"
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=spelled)
@@ -50,7 +50,7 @@ def test_label_tiles_ignore_all_that_is_not_counted(plan: TilePlan) -> None:
     )
     compat = plan.extract_labels(mask, compat_padding=True)
     assert (plan.centre(compat) != IGNORE).all()
-    assert (compat != IGNORE).sum() == len(plan) * plan.inner**2
+    assert (compat != IGNORE).sum() == len(plan) * plan.tile_core**2
 
 
 def test_rings_show_the_neighbours() -> None:
