@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import yaml
 from PIL import Image
@@ -29,8 +30,8 @@ from downstream.seg.masks import RawMask, read_mask
 from downstream.seg.pictures import Panel, class_colour, contact_sheet, overlay
 from downstream.seg.proposal import propose_classes
 from downstream.seg.specimens import overlapping_images, shared_specimens
-from shards.cli import ArgumentParser, UserError, console, program, warn
-from shards.settings import build_config, read_recipe
+from shards.cli import UserError, console, program, warn
+from shards.settings import Positional, build_config, load_config, read_recipe
 
 MAX_SHOWN_PER_SPLIT = 4  # images in the overview
 
@@ -45,20 +46,25 @@ class Findings:
     warnings: tuple[str, ...]  # accepted by training
 
 
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig:
+    """Check labelled images before training on them."""
+
+    data: Annotated[Path, Positional, "folder of images and masks"]
+    config: Annotated[Path | None, "recipe of downstream.segment with splits and classes"] = None
+    classes: Annotated[tuple[str, ...], "meaning of the mask values: NAME=VALUE …"] = ()
+    specimen: Annotated[
+        str | None, "regular expression whose group 1 is the specimen [name without counter]"
+    ] = None
+    out: Annotated[Path, "output folder for classes.yaml and labels.png"] = Path("runs/check")
+
+
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description="Check labelled images before training on them.")
-    parser.add_argument("data", metavar="DIR", help="folder of images and masks")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="recipe: splits and classes")
-    parser.add_argument("--classes", nargs="+", metavar="NAME=VALUE", help="what values mean")
-    help_ = "regular expression, group 1 is the specimen [the name without its counter]"
-    parser.add_argument("--specimen", metavar="REGEX", help=help_)
-    help_ = "folder for classes.yaml and labels.png [runs/check]"
-    parser.add_argument("--out", type=Path, default=Path("runs/check"), metavar="DIR", help=help_)
-    options = parser.parse_args(argv)
+    options = load_config(CheckConfig, argv)
     values = read_recipe(options.config) if options.config else {}
     values |= {"data": options.data}
-    values |= {"classes": options.classes} if options.classes else {}
+    values |= {"classes": list(options.classes)} if options.classes else {}
     values |= {"specimen": options.specimen} if options.specimen else {}
     config = build_config(SegmentConfig, values)
     findings = check(config)

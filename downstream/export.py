@@ -17,10 +17,10 @@ import importlib.util
 import json
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import segmentation_models_pytorch as smp
@@ -33,10 +33,10 @@ from downstream.seg.run_folder import RunPaths, write_json
 from downstream.seg.segmenter import STRIDE, load_segmenter
 from pretrain.registry.pull import find_segmenter, is_published
 from pretrain.segmenter_card import SegmenterCard
-from shards.cli import ArgumentParser, UserError, console, program, warn
+from shards.cli import UserError, console, program, warn
 from shards.images import Pixels
 from shards.schema import file_sha256
-from shards.settings import build_config, read_recipe
+from shards.settings import Positional, build_config, load_config, read_recipe
 
 SCHEMA_VERSION = 1
 FORMATS = {"onnx": "segmenter.onnx", "pt2": "segmenter.pt2", "smp": "smp"}
@@ -67,20 +67,25 @@ class PixelsToProbabilities(nn.Module):
         return torch.softmax(self.network((image - self.mean) / self.std), 1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Export a finished segmenter for other programs."""
+
+    run: Annotated[str, Positional, "finished run or registry name"]
+    formats: Annotated[tuple[Literal["onnx", "pt2", "smp"], ...], "formats to write"] = ("onnx",)
+    out: Annotated[Path | None, "output folder [RUN/export]"] = None
+
+
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description="Write a finished segmenter for other programs.")
-    parser.add_argument("run", metavar="RUN", help="finished run, or a name in a registry")
-    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=["onnx"], help="[onnx]")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write [RUN/export]")
-    options = parser.parse_args(argv)
-    run = find_segmenter(options.run)
-    if options.out is None and is_published(run):
+    config = load_config(ExportConfig, argv)
+    run = find_segmenter(config.run)
+    if config.out is None and is_published(run):
         raise UserError(
-            f"{options.run} is published and must not change; choose a folder with --out DIR"
+            f"{config.run} is published and must not change; choose a folder with --out DIR"
         )
-    out = options.out or run / "export"
-    card = export_segmenter(run, out, options.formats)
+    out = config.out or run / "export"
+    card = export_segmenter(run, out, config.formats)
     for name, facts in card["files"].items():
         sides = "any size" if facts["size"] is None else f"{facts['size'][1]} pixels square"
         console.print(

@@ -10,8 +10,9 @@ images come from the labels.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import yaml
@@ -22,48 +23,54 @@ from downstream.uda.evaluate import predict_image
 from downstream.uda.label_shift import LabelShift, choose_sets
 from downstream.uda.prepare import find_target, prepare_target
 from pretrain.atomic import write_atomically
-from shards.cli import ArgumentParser, UserError, program, progress, warn
-from shards.settings import read_recipe
+from shards.cli import UserError, program, progress, warn
+from shards.settings import Positional, load_config, read_recipe
 
 SUFFIX = "v"  # of the target with the lower fraction, as the paper's T3v
-TESTS = 12  # test images (paper B)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelShiftConfig:
+    """Create a label-shift experiment: two training fractions of a target, one test set."""
+
+    study: Annotated[Path, Positional, "YAML file of the domain study"]
+    target: Annotated[str, Positional, "one of its targets"]
+    run: Annotated[Path, "finished run that predicts the training fractions"]
+    phase: Annotated[str | None, "class whose fraction is used [the second]"] = None
+    low: Annotated[float, "mean fraction of TARGETv"]
+    high: Annotated[float, "mean fraction of TARGET"]
+    images: Annotated[int, "images per training set"]
+    tests: Annotated[int, "test images (paper B: 12)"] = 12
+    data: Annotated[Path | None, "folder of images [that of the domain study]"] = None
+    out: Annotated[Path, "YAML file to write"]
+
+    def __post_init__(self) -> None:
+        if min(self.images, self.tests) < 1:
+            raise ValueError("--images and --tests must be at least 1")
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description="Two training fractions of one target, one test set.")
-    parser.add_argument("study", type=Path, metavar="STUDY", help="YAML file of the domains")
-    parser.add_argument("target", metavar="TARGET", help="one of its targets")
-    parser.add_argument("--run", type=Path, required=True, help="finished run, for pseudo-labels")
-    parser.add_argument("--phase", metavar="NAME", help="class whose fraction counts [the second]")
-    parser.add_argument("--low", type=float, required=True, help="mean fraction of one set")
-    parser.add_argument("--high", type=float, required=True, help="mean fraction of the other")
-    parser.add_argument("--images", type=int, required=True, help="in each training set")
-    parser.add_argument("--tests", type=int, default=TESTS, help=f"test images [{TESTS}]")
-    parser.add_argument("--data", type=Path, help="folder that takes the place of the study's")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="YAML to write")
-    options = parser.parse_args(argv)
-    if min(options.images, options.tests) < 1:
-        raise UserError("--images and --tests must be at least 1")
-    study = read_study(options.study, options.data)
-    index = _class_index(study, options.phase)
+    config = load_config(LabelShiftConfig, argv)
+    study = read_study(config.study, config.data)
+    index = _class_index(study, config.phase)
     found = choose_sets(
-        _predicted_fractions(study, options.target, options.run, index),
-        _labelled_fractions(study, options.target, index),
-        low=options.low,
-        high=options.high,
-        images=options.images,
-        tests=options.tests,
+        _predicted_fractions(study, config.target, config.run, index),
+        _labelled_fractions(study, config.target, index),
+        low=config.low,
+        high=config.high,
+        images=config.images,
+        tests=config.tests,
     )
-    content = shifted_study(read_recipe(options.study), options.target, found)
-    if options.data is not None:
-        content["data"] = str(options.data)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    content = shifted_study(read_recipe(config.study), config.target, found)
+    if config.data is not None:
+        content["data"] = str(config.data)
+    config.out.parent.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    write_atomically(options.out, text.encode())
+    write_atomically(config.out, text.encode())
     for name, chosen in (("high", found.high), ("low", found.low), ("test", found.test)):
         print(f"{name}: {len(chosen.names)} images, mean fraction {chosen.mean:.1%}")
-    print(options.out)
+    print(config.out)
 
 
 def shifted_study(content: Mapping[str, Any], target: str, found: LabelShift) -> dict[str, Any]:

@@ -6,10 +6,10 @@ python -m pretrain.archs [--json]        prints the table
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from shards.cli import ArgumentParser, UserError, program
-from shards.settings import nearest
+from shards.cli import UserError, program
+from shards.settings import load_config, nearest
 
 # Beyond the table: smp takes any timm model that has this before its name (pretrain.timm_models).
 TIMM_PREFIX = "tu-"
@@ -155,11 +155,16 @@ def _of_timm(timm_name: str) -> ArchSpec:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ArchsConfig:
+    """Print the encoders that can be trained."""
+
+    json: Annotated[bool, "for programs: an object per arch"] = False
+
+
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description="Print the encoders that can be trained.")
-    parser.add_argument("--json", action="store_true", help="for programs: an object per arch")
-    if parser.parse_args(argv).json:
+    if load_config(ArchsConfig, argv).json:
         print(json.dumps({name: asdict(spec) for name, spec in ARCHS.items()}, indent=1))
     else:
         _print_table()

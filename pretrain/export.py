@@ -12,9 +12,10 @@ import math
 import platform
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -33,21 +34,26 @@ from pretrain.run_folder import read_run, read_sources
 from pretrain.timm_export import TIMM_FOLDER, TimmExport, write_timm_folder
 from pretrain.timm_models import encoder_options
 from pretrain.weights import StateDict, load_strictly
-from shards.cli import ArgumentParser, UserError, console, program, warn
+from shards.cli import UserError, console, program, warn
 from shards.schema import file_sha256
-from shards.settings import as_plain
+from shards.settings import Positional, as_plain, load_config
 
 _ENCODER = "encoder."  # prefix of the encoder's tensors in the classifier
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Export the encoder of a training run's best epoch."""
+
+    run_dir: Annotated[Path, Positional, "run folder"]
+    out: Annotated[Path | None, "folder to write [RUN_DIR/export]"] = None
+
+
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description="Export the encoder of a training run's best epoch.")
-    parser.add_argument("run_dir", type=Path, help="folder of the run")
-    parser.add_argument("--out", type=Path, help="folder to write [RUN_DIR/export]")
-    arguments = parser.parse_args(argv)
-    out = arguments.out or arguments.run_dir / "export"
-    card = export_encoder(arguments.run_dir, out)
+    config = load_config(ExportConfig, argv)
+    out = config.out or config.run_dir / "export"
+    card = export_encoder(config.run_dir, out)
     if not card.converged:
         warn("this run did not converge: it guesses, or answers one class only; do not publish it")
     console.print(f"{card.arch}, top-1 {card.metrics['top1']:.2%} on {len(card.classes)} classes")

@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
+from typing import Annotated
 
 import torch
 from safetensors.torch import save_file
@@ -30,9 +31,9 @@ from pretrain.model import Classifier, bare_encoder, imagenet_tag
 from pretrain.publish import publish
 from pretrain.timm_export import TIMM_FOLDER, TimmExport, write_timm_folder
 from pretrain.weights import StateDict, load_strictly
-from shards.cli import ArgumentParser, UserError, console, program, warn
+from shards.cli import UserError, console, program, warn
 from shards.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo, file_sha256
-from shards.settings import nearest
+from shards.settings import Positional, load_config, nearest
 
 ADDRESS = "https://nasa-public-data.s3.amazonaws.com/microscopy_segmentation_models"
 IMAGE_SIZE = 224  # pixels; paper A does not say, and this is what its archs are used with
@@ -76,24 +77,27 @@ class NasaFile:
         return _TAGS[self.init]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImportConfig:
+    """Turn encoders that NASA published into exports, and publish them."""
+
+    files: Annotated[tuple[str, ...], Positional, "….pth.tar, or only its name"]
+    out: Annotated[Path, "each export goes to OUT/ARCH.TAG"] = Path("imported")
+    registry: Annotated[str | None, "URL of a registry where they are published too"] = None
+
+
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(
-        description="Turn encoders that NASA published into exports, and publish them.",
-    )
-    parser.add_argument("files", nargs="+", metavar="FILE", help="….pth.tar, or only its name")
-    parser.add_argument("--out", type=Path, default=Path("imported"), help="[imported]")
-    parser.add_argument("--registry", metavar="URL", help="publish them there, too")
-    arguments = parser.parse_args(argv)
-    for file in arguments.files:
+    config = load_config(ImportConfig, argv)
+    for file in config.files:
         told = parse_file_name(Path(file).name)
         with TemporaryDirectory(prefix="nasa-") as scratch:
-            out = arguments.out / f"{told.arch}.{told.tag}"
+            out = config.out / f"{told.arch}.{told.tag}"
             card = import_file(_at_hand(file, Path(scratch)), out)
         console.print(f"{out}: published top-1 {card.metrics['top1']:.2%}", markup=False)
-        if arguments.registry:
+        if config.registry:
             # Paper A published two that guess; they stay what they are, and are marked.
-            print(publish(out, told.tag, arguments.registry, not_converged=True))
+            print(publish(out, told.tag, config.registry, not_converged=True))
         else:
             print(out)
 

@@ -11,7 +11,7 @@ by training's: with the row below, the last one with the first.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ from pretrain.mixing import mix
 from pretrain.order import Ids
 from pretrain.staging import stage
 from pretrain.store import ShardSplit, open_split
-from shards.cli import ArgumentParser, UserError, program
+from shards.cli import UserError, program
 from shards.settings import load_config
 
 ROWS = 5
@@ -40,22 +40,22 @@ _DPI = 120
 Picture = npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreviewConfig(TrainConfig):
+    """Draw a contact sheet of the augmentations; takes every setting of training."""
+
+    out: Annotated[Path, "picture to write"] = Path("preview.png")
+
+
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(
-        description=__doc__.splitlines()[0],
-        epilog="and all settings of training, with --config: python pretrain/train.py --help",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--out", type=Path, default=Path("preview.png"), help="picture to write")
-    own, settings = parser.parse_known_args(argv)
     # No network sees these images, so any architecture will do.
-    config = load_config(TrainConfig, settings, {"arch": "resnet18"})
+    config = load_config(PreviewConfig, argv, {"arch": "resnet18"})
     data = open_split(stage(config.shards, config.cache_dir), "train")
     if not len(data):
         raise UserError(f"{config.shards} has no training images")
-    draw_sheet(data, config, own.out)
-    print(f"{own.out}: in each column, can the eye still tell the classes apart?")
+    draw_sheet(data, config, config.out)
+    print(f"{config.out}: in each column, can the eye still tell the classes apart?")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,29 +19,34 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.progress import TransferSpeedColumn as SpeedColumn
 
 from pretrain.cache import default_cache, fetch, part_of
-from shards.cli import ArgumentParser, UserError, console, program, warn
+from shards.cli import UserError, console, program, warn
 from shards.schema import MANIFEST_NAME, Manifest, file_sha256, idx_file, index_file, read_manifest
+from shards.settings import Positional, load_config
 from shards.stores import filesystem, is_url
 
 MARKS_NAME = "staged.json"  # name -> size and time of each file when its SHA-256 was right
 _FILES_AT_ONCE = 8  # hides the latency of object stores
 
 
+@dataclass(frozen=True, kw_only=True)
+class StagingConfig:
+    """Copy a shard set from a URL to the local cache."""
+
+    url: Annotated[str, Positional, "of the set: s3://…, https://…, or another that fsspec opens"]
+    cache_dir: Annotated[Path | None, "[~/.cache/micrograph-pretrain]"] = None
+    check: Annotated[bool, "hash every file that is there, not only those that changed"] = False
+
+
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description="Copy a shard set from a URL to the local cache.")
-    parser.add_argument("url", help="of the set: s3://…, https://…, what fsspec knows")
-    parser.add_argument("--cache-dir", type=Path, help=f"[{default_cache()}]")
-    help_ = "hash every byte of what is there already (else only files whose size or time changed)"
-    parser.add_argument("--check", action="store_true", help=help_)
-    arguments = parser.parse_args(argv)
-    print(stage(arguments.url, arguments.cache_dir, check=arguments.check))
+    config = load_config(StagingConfig, argv)
+    print(stage(config.url, config.cache_dir, check=config.check))
 
 
 def stage(location: str, cache_dir: Path | None = None, *, check: bool = False) -> Path:

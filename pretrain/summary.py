@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Annotated
 
 import numpy as np
 from rich.console import Console
@@ -23,7 +24,8 @@ from pretrain.pace import duration
 from pretrain.run_folder import RunPaths, read_run, read_sources, read_story
 from pretrain.status import Status, read_status
 from pretrain.tracking import read_metrics, seconds_left
-from shards.cli import ArgumentParser, UserError, program, warn
+from shards.cli import UserError, program, warn
+from shards.settings import Positional, load_config
 
 _LISTED = 5  # worst classes, and most confused pairs
 _SILENCE = 900.0  # seconds without a sign of life after which a run has probably been killed
@@ -31,16 +33,21 @@ _BARS = "▁▂▃▄▅▆▇█"
 _CURVE_WIDTH = 60  # characters
 
 
+@dataclass(frozen=True, kw_only=True)
+class SummaryConfig:
+    """Show the state of training runs and how good they are."""
+
+    run: Annotated[tuple[Path, ...], Positional, "run folders"]
+    json: Annotated[bool, "everything, as a JSON list"] = False
+
+
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description="Tell how training runs stand and how good they are.")
-    parser.add_argument("run", nargs="+", type=Path, help="folder of a run")
-    parser.add_argument("--json", action="store_true", help="all of it, as a JSON list")
-    arguments = parser.parse_args(argv)
-    summaries = _summarise_all(arguments.run)
-    if arguments.json:
+    config = load_config(SummaryConfig, argv)
+    summaries = _summarise_all(config.run)
+    if config.json:
         print(json.dumps([asdict(summary) for summary in summaries], indent=1))
-    elif len(arguments.run) == 1:
+    elif len(config.run) == 1:
         _print_one(summaries[0])
     else:
         _print_table(summaries)

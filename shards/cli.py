@@ -5,6 +5,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from rich.console import Console
@@ -30,13 +31,19 @@ class UserError(Exception):
     """Something the user can put right: says what was found and what to do, in one line."""
 
 
+def program_name() -> str:
+    """How this program was started, as `python -m shards.write`."""
+    spec = sys.modules["__main__"].__spec__  # Python 3.14's argparse does the same
+    if spec is None:
+        return Path(sys.argv[0]).name
+    return f"python -m {spec.name.removesuffix('.__main__')}"
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """argparse, but a bad command line is a `UserError`, and usage says `python -m`."""
 
     def __init__(self, **options: Any) -> None:
-        spec = sys.modules["__main__"].__spec__  # Python 3.14's argparse does the same
-        if spec is not None:
-            options.setdefault("prog", f"python -m {spec.name.removesuffix('.__main__')}")
+        options.setdefault("prog", program_name())
         super().__init__(**options)
 
     def error(self, message: str) -> NoReturn:

@@ -12,17 +12,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any
 
 import requests
 from pooch.downloaders import doi_to_repository
 from rich.console import Console
 from rich.table import Table
 
-from shards.cli import ArgumentParser, UserError, console, program, progress, progress_bar, warn
+from shards.cli import UserError, console, program, progress, progress_bar, warn
 from shards.corpus import read_corpus
 from shards.download import TIMEOUT, download
 from shards.public import Dataset, RemoteFile, find_dataset, find_table, read_table
+from shards.settings import Positional, load_config
 from shards.sources import is_image_name
 
 RECORD_NAME = "FETCHED.json"  # what was obtained, beside it
@@ -42,25 +43,28 @@ class Sums:
         return checksum in (f"sha256:{self.sha256}", f"md5:{self.md5}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class FetchConfig:
+    """Fetch a public dataset; without a name, list them."""
+
+    name: Annotated[str | None, Positional, "dataset, or recipe of several"] = None
+    list: Annotated[bool, "list the datasets"] = False
+    dir: Annotated[Path, "files go to DIR/NAME"] = Path("data/raw")
+    datasets: Annotated[Path | None, "another table of datasets"] = None
+
+
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description="Fetch a public dataset; without a name, list them.")
-    parser.add_argument("name", nargs="?", metavar="NAME", help="dataset, or recipe of several")
-    parser.add_argument("--list", action="store_true", help="list the datasets")
-    parser.add_argument(
-        "--dir", type=Path, default=Path("data/raw"), help="files go to DIR/NAME [%(default)s]"
-    )
-    parser.add_argument("--datasets", type=Path, metavar="FILE", help="another table of datasets")
-    given = parser.parse_args(argv)
-    path = find_table(given.datasets)
+    config = load_config(FetchConfig, argv)
+    path = find_table(config.datasets)
     table = read_table(path)
-    if given.name is None or given.list:
+    if config.name is None or config.list:
         _print_table(table.values())
         return
     failed = []
-    for name in _wanted(given.name, table, path.parent):
+    for name in _wanted(config.name, table, path.parent):
         try:
-            print(fetch(find_dataset(table, name), given.dir))
+            print(fetch(find_dataset(table, name), config.dir))
         except UserError as error:  # the others may be had all the same
             failed.append(error)
     if failed:

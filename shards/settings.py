@@ -3,11 +3,15 @@
 A program's settings are one flat, frozen dataclass. A field's default lives there and nowhere else;
 its help is the string of `Annotated[type, "help"]`; its flag is the name with dashes. Types: int,
 float, str, bool, Path, Literal, `tuple[str, ...]`, and `X | None` (None is spelled `none`).
+
+    run_dir: Annotated[Path, Positional, "run folder"]                # RUN_DIR, required
+    names: Annotated[tuple[str, ...], Positional, "[all]"] = ()       # [NAMES ...]
 """
 
 import argparse
 import dataclasses
 import difflib
+import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,10 +20,19 @@ from typing import Any, Literal, TypeVar, Union
 
 import yaml
 
-from shards.cli import ArgumentParser, UserError
+from shards.cli import ArgumentParser, UserError, program_name
 
 C = TypeVar("C")
 
+
+class Positional:
+    """Marks a field that is given by its place on the command line, not by a flag.
+
+    A default makes it optional; a tuple takes all that is left. A recipe may give it too.
+    """
+
+
+_CONFIG = "config"  # a program with a field of this name reads the file itself
 _RECIPES = "configs"  # the folder of the project's own
 # A wheel holds them inside this package, a checkout beside it.
 _HOMES = (Path(__file__).parent, Path(__file__).parents[1])
@@ -29,25 +42,58 @@ _FALSE = {"false", "no", "off", "0"}
 
 
 def load_config(
-    cls: type[C], argv: Sequence[str] | None, recipe: Mapping[str, Any] | None = None
+    cls: type[C],
+    argv: Sequence[str] | None,
+    recipe: Mapping[str, Any] | None = None,
+    *,
+    prog: str | None = None,
 ) -> C:
     """Build `cls` from its defaults, an optional YAML recipe and the command line.
 
     `recipe` stands in for a `--config` file that a program finds by itself; the file wins over it.
+    `prog`: the program's name in its usage, by default as it was started.
     Raises `UserError` for an unknown key, a wrong type or choice, a missing value, or a
     `ValueError` of the dataclass's own `__post_init__`.
     """
-    parser = _parser(cls)
-    flags, unknown = parser.parse_known_args(argv)
-    given = {name: value for name, value in vars(flags).items() if value is not None}
+    parser = _parser(cls, prog or program_name())
+    # Intermixed: `RUN --json RUN` names two runs.
+    flags, unknown = parser.parse_known_intermixed_args(argv)
+    # An absent positional is None, or [] where it takes several.
+    given = {name: value for name, value in vars(flags).items() if value not in (None, [])}
     names = [field.name for field in dataclasses.fields(_as_dataclass(cls))]
     if unknown:
-        raise UserError(_unknown_flag(unknown[0], names))
-    config_file = given.pop("config", None)
+        token = next((token for token in unknown if token.startswith("-")), unknown[0])
+        raise UserError(_unknown_flag(token, names))
+    config_file = None if _CONFIG in names else given.pop(_CONFIG, None)
     values = dict(recipe or {})
     if config_file is not None:
         values |= read_recipe(Path(config_file))
     return build_config(cls, values | given)
+
+
+def load_command(
+    commands: Mapping[str, type[C]], argv: Sequence[str] | None, description: str
+) -> tuple[str, C]:
+    """Read `COMMAND [settings]`: the command's name, and its settings as `load_config` reads them.
+
+    The first line of each dataclass's docstring is its command's help. Raises `UserError` as
+    `load_config` does, and for a missing or unknown command.
+    """
+    name, *rest = sys.argv[1:] if argv is None else argv or [""]
+    if name in ("-h", "--help"):
+        print(f"usage: {program_name()} COMMAND [options]\n\n{description}\n\ncommands:")
+        for command, cls in commands.items():
+            print(f"  {command:12} {_summary(cls)}")
+        print("\nCOMMAND --help shows a command's settings")
+        sys.exit()
+    if name not in commands:
+        like = nearest(name, commands)
+        raise UserError(
+            (f"unknown command {name!r}" if name else "no command")
+            + (f"; nearest is {like!r}" if like else "")
+            + f" (one of {', '.join(commands)})"
+        )
+    return name, load_config(commands[name], rest, prog=f"{program_name()} {name}")
 
 
 def build_config(
@@ -63,8 +109,9 @@ def build_config(
     for key in values:
         if key not in fields:
             raise UserError(f"unknown setting {key!r}; {_nearest(key, fields)}")
-    hints = typing.get_type_hints(cls)
-    converted = {key: _convert(key, value, hints[key]) for key, value in values.items()}
+    hints = typing.get_type_hints(cls, include_extras=True)
+    plain_hints = {name: _strip_annotated(hint)[0] for name, hint in hints.items()}
+    converted = {key: _convert(key, value, plain_hints[key]) for key, value in values.items()}
     missing = [
         name
         for name, field in fields.items()
@@ -73,7 +120,9 @@ def build_config(
         and field.default_factory is dataclasses.MISSING
     ]
     if missing:
-        flags = ", ".join(_flag(name) for name in missing)
+        flags = ", ".join(
+            name.upper() if _is_positional(hints[name]) else _flag(name) for name in missing
+        )
         raise UserError(f"missing {flags} (see --help)")
     try:
         return cls(**converted, **ready)
@@ -135,7 +184,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _as_dataclass(cls: type[Any]) -> Any:
@@ -144,33 +193,64 @@ def _as_dataclass(cls: type[Any]) -> Any:
     return cls
 
 
-def _parser(cls: type[Any]) -> argparse.ArgumentParser:
-    doc = (cls.__doc__ or "").strip().splitlines()
+def _parser(cls: type[Any], prog: str) -> argparse.ArgumentParser:
+    fields = dataclasses.fields(_as_dataclass(cls))
+    hints = typing.get_type_hints(cls, include_extras=True)
+    places = [_place(field, hints[field.name]) for field in fields]
     parser = ArgumentParser(
-        description=doc[0] if doc else None,
+        prog=prog,
+        usage=" ".join(["%(prog)s", *filter(None, places), "[options]"]),
+        description=_summary(cls),
         allow_abbrev=False,  # an abbreviation would change meaning when a setting is added
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML recipe; flags win over it")
-    hints = typing.get_type_hints(cls, include_extras=True)
-    for field in dataclasses.fields(_as_dataclass(cls)):
-        _add_flag(parser, field, hints[field.name])
+    if _CONFIG not in hints:
+        parser.add_argument("--config", metavar="FILE", help="YAML recipe; flags win over it")
+    for field in fields:
+        _add_setting(parser, field, hints[field.name])
     return parser
 
 
-def _add_flag(parser: argparse.ArgumentParser, field: Any, hint: Any) -> None:
+def _summary(cls: type[Any]) -> str | None:
+    doc = (cls.__doc__ or "").strip().splitlines()
+    return doc[0] if doc else None
+
+
+def _place(field: Any, hint: Any) -> str:
+    """A positional field in the usage line; "" for a flag."""
+    if not _is_positional(hint):
+        return ""
+    name = field.name.upper()
+    if typing.get_origin(_strip_annotated(hint)[0]) is tuple:
+        name += " ..."
+    return name if field.default is dataclasses.MISSING else f"[{name}]"
+
+
+def _is_positional(hint: Any) -> bool:
+    return Positional in typing.get_args(hint)[1:]
+
+
+def _add_setting(parser: argparse.ArgumentParser, field: Any, hint: Any) -> None:
     base, notes = _strip_annotated(hint)
     text = notes.replace("%", "%%")
     if field.default is dataclasses.MISSING:
         text += " (required)"
     elif field.default not in (None, ()):  # a help text says itself what these stand for
         text += f" [{_spell(field.default)}]".replace("%", "%%")
-    if base is bool:
+    if _is_positional(hint):
+        # A recipe may give even a required one: what is missing is found by `build_config`.
+        several = typing.get_origin(base) is tuple
+        parser.add_argument(
+            field.name, nargs="*" if several else "?", metavar=field.name.upper(), help=text
+        )
+    elif base is bool:
         parser.add_argument(
             _flag(field.name), action=argparse.BooleanOptionalAction, default=None, help=text
         )
     elif typing.get_origin(base) is tuple:
-        parser.add_argument(_flag(field.name), nargs="+", metavar="VALUE", default=None, help=text)
+        (item, *_) = typing.get_args(base)
+        metavar = _metavar(item) if typing.get_origin(item) is Literal else "VALUE"
+        parser.add_argument(_flag(field.name), nargs="+", metavar=metavar, default=None, help=text)
     else:
         parser.add_argument(_flag(field.name), metavar=_metavar(base), default=None, help=text)
 

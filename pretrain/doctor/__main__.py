@@ -9,7 +9,8 @@ Takes the settings of pretrain/train.py. Exit code 0: it will run; 1: something 
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated
 
 import torch.distributed
 from rich.console import Console
@@ -18,7 +19,7 @@ from rich.table import Table
 from pretrain.config import TrainConfig
 from pretrain.doctor import machine, material, trial
 from pretrain.doctor.finding import Finding, Place, find_place
-from shards.cli import ArgumentParser, UserError, console, program
+from shards.cli import UserError, console, program
 from shards.settings import load_config
 
 Check = Callable[[TrainConfig, Place], Iterator[Finding]]
@@ -43,24 +44,21 @@ TRIALS: dict[str, Check] = {"training": trial.check_training}
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DoctorConfig(TrainConfig):
+    """Check whether a training would run here, and how long; takes every setting of training."""
+
+    trial: Annotated[bool, "train a few steps, to estimate memory and time"] = True
+    json: Annotated[bool, "print the findings as a JSON list"] = False
+
+
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(add_help=False, usage="python -m pretrain.doctor [options] [settings]")
-    parser.description = "Check whether a training would run here, and how long it would take."
-    help_ = "do not train a little: no memory and time estimate"
-    parser.add_argument("--no-trial", action="store_true", help=help_)
-    parser.add_argument("--json", action="store_true", help="print the findings as a JSON list")
-    parser.add_argument("-h", "--help", action="store_true", help="this, and all settings")
-    options, rest = parser.parse_known_args(argv)
-    if options.help:
-        parser.print_help()
-        print("\nThe settings are those of the training:\n")
-        rest = ["--help"]
-    config = load_config(TrainConfig, rest)
+    config = load_config(DoctorConfig, argv)
     place = find_place()
-    findings = examine(config, place, with_trial=not options.no_trial)
+    findings = examine(config, place, with_trial=config.trial)
     if place.rank == 0:
-        if options.json:
+        if config.json:
             print(json.dumps([asdict(finding) for finding in findings], indent=1))
         else:
             _print(findings)

@@ -8,7 +8,15 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from shards.cli import UserError
-from shards.settings import build_config, dump_config, load_config, nearest, read_recipe
+from shards.settings import (
+    Positional,
+    build_config,
+    dump_config,
+    load_command,
+    load_config,
+    nearest,
+    read_recipe,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -339,3 +347,91 @@ def test_help_shows_only_the_first_line_of_the_docstring(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "readers of the code" not in _help(monkeypatch, capsys)
+
+
+# Positional arguments and commands
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show:
+    """Show some runs."""
+
+    run_dir: Annotated[Path, Positional, "run folder"]
+    others: Annotated[tuple[Path, ...], Positional, "compared with [none]"] = ()
+    as_json: Annotated[bool, "for programs"] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Count:
+    """Count the runs."""
+
+    root: Annotated[Path, Positional, "folder of runs"] = Path("runs")
+
+
+COMMANDS: dict[str, type[Show] | type[Count]] = {"show": Show, "count": Count}
+
+
+@pytest.mark.parametrize(
+    ("flags", "others", "as_json"),
+    [
+        ("a", (), False),
+        ("a b c --as-json", (Path("b"), Path("c")), True),
+        ("--as-json a b", (Path("b"),), True),
+        ("a --as-json b", (Path("b"),), True),
+    ],
+)
+def test_positional_settings_may_stand_among_flags(
+    flags: str, others: tuple[Path, ...], as_json: bool
+) -> None:
+    wanted = Show(run_dir=Path("a"), others=others, as_json=as_json)
+    assert load_config(Show, flags.split()) == wanted
+
+
+def test_recipe_may_give_a_positional_setting(recipe: WriteRecipe) -> None:
+    config = Show(run_dir=Path("a"), others=(Path("b"),))
+    path = str(recipe(dump_config(config)))
+    assert load_config(Show, ["--config", path]) == config
+    assert load_config(Show, ["z", "--config", path]).run_dir == Path("z")
+
+
+def test_missing_positional_is_named_as_in_the_usage() -> None:
+    with pytest.raises(UserError, match=r"missing RUN_DIR \(see --help\)"):
+        load_config(Show, [])
+
+
+def test_unknown_flag_is_named_before_the_value_that_follows_it() -> None:
+    with pytest.raises(UserError, match="unknown flag '--json'; nearest is '--as-json'"):
+        load_config(Show, ["x", "--json", "y"])
+
+
+def test_usage_shows_positional_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    for cls, usage in ((Show, "RUN_DIR [OTHERS ...] [options]"), (Count, "[ROOT] [options]")):
+        with pytest.raises(SystemExit):
+            load_config(cls, ["--help"], prog="micrograph show")
+        assert f"usage: micrograph show {usage}\n" in capsys.readouterr().out
+
+
+def test_command_has_its_own_settings() -> None:
+    assert load_command(COMMANDS, ["show", "a"], "") == ("show", Show(run_dir=Path("a")))
+    assert load_command(COMMANDS, ["count"], "") == ("count", Count())
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], r"no command \(one of show, count\)"),
+        (["shaw"], "unknown command 'shaw'; nearest is 'show'"),
+        (["count", "--as-json"], "unknown flag '--as-json'"),
+    ],
+)
+def test_wrong_command_is_refused(argv: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_command(COMMANDS, argv, "")
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        load_command(COMMANDS, ["--help"], "Look at runs.")
+    shown = capsys.readouterr().out
+    assert "Look at runs." in shown
+    assert "  show         Show some runs.\n  count        Count the runs.\n" in shown
