@@ -7,7 +7,8 @@ OUT/labels.png. Exits with 1 if training would reject the data. Imports no torch
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -96,39 +97,38 @@ def check(config: SegmentConfig) -> Findings:
     faults, warnings = _check_pairs(found)
     masks: dict[Pair, RawMask] = {}
     for pair in (pair for part in found.values() for pair in part.pairs):
-        try:
+        with _collect(faults):
             masks[pair] = read_mask(pair.mask)
-        except UserError as error:
-            faults.append(str(error))
     classes: tuple[MaskClass, ...] = ()
-    try:
+    with _collect(faults):
         if config.classes:
             classes = parse_classes(config.classes)
         else:
             proposal = propose_classes(masks.values())
             classes = proposal.classes
             faults += [] if proposal.certain else [unclear_masks_message(proposal)]
-    except UserError as error:
-        faults.append(str(error))
-    splits = {}
+    splits: dict[str, tuple[LabelledImage, ...]] = {}
     for split, part in found.items():
-        items = []
+        splits[split] = ()
         for pair in part.pairs:
             if pair in masks and classes:
-                try:
-                    items.append(read_labelled_image(pair, masks[pair], classes))
-                except UserError as error:
-                    faults.append(str(error))
-        splits[split] = tuple(items)
+                with _collect(faults):
+                    splits[split] += (read_labelled_image(pair, masks[pair], classes),)
     everything = [item for items in splits.values() for item in items]
     if everything:
-        try:
+        with _collect(faults):
             check_classes_present(classes, everything, splits.get("train", splits.get("all", ())))
-        except UserError as error:
-            faults.append(str(error))
     names = {split: [pair.name for pair in part.pairs] for split, part in found.items()}
     warnings += _find_leaks(names, splits, config.specimen)
     return Findings(classes, splits, tuple(faults), tuple(warnings))
+
+
+@contextmanager
+def _collect(faults: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        faults.append(str(error))
 
 
 def _check_pairs(found: dict[str, SplitFiles]) -> tuple[list[str], list[str]]:

@@ -245,10 +245,10 @@ def _warnings(scores: Sequence[float]) -> list[str]:
     ]
 
 
-def _print(records: Sequence[Path], most: int = 20) -> None:
+def _print(records: Sequence[Path], shown: int = 20) -> None:
     if not records:
         return
-    contents = [json.loads(path.read_text(encoding="utf-8")) for path in records[:most]]
+    contents = [json.loads(path.read_text(encoding="utf-8")) for path in records[:shown]]
     table = Table("image", *contents[0]["classes"], "entropy", "novelty", box=None)
     for content in contents:
         novelty = content["novelty"]
@@ -259,8 +259,8 @@ def _print(records: Sequence[Path], most: int = 20) -> None:
             "" if novelty is None else f"{novelty:.2f}",
         )
     Console().print(table)
-    if len(records) > most:
-        print(f"… and {len(records) - most} more")
+    if len(records) > shown:
+        print(f"… and {len(records) - shown} more")
     print(records[0].parents[1])
 
 

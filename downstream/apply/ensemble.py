@@ -85,19 +85,19 @@ def load_members(runs: Sequence[Path], temperatures: Sequence[float]) -> list[Me
         Member(load_segmenter(run), temperature)
         for run, temperature in zip(runs, temperatures, strict=True)
     ]
-    wanted = members[0].segmenter.card
+    reference = members[0].segmenter.card
     for run, member in zip(runs, members, strict=True):
         card = member.segmenter.card
-        assert card is not None and wanted is not None  # a loaded segmenter has one
-        if card.classes != wanted.classes:
+        assert card is not None and reference is not None  # a loaded segmenter has one
+        if card.classes != reference.classes:
             raise UserError(
                 f"{run} has the classes {' '.join(card.classes)}, but {runs[0]} has "
-                f"{' '.join(wanted.classes)}; an ensemble needs the same"
+                f"{' '.join(reference.classes)}; an ensemble needs the same"
             )
-        if card.preparation != wanted.preparation:
+        if card.preparation != reference.preparation:
             raise UserError(
                 f"the training images of {run} were prepared by: {_preparation(card)}; those of "
-                f"{runs[0]} by: {_preparation(wanted)}; an ensemble needs the same"
+                f"{runs[0]} by: {_preparation(reference)}; an ensemble needs the same"
             )
     return members
 

@@ -111,10 +111,12 @@ class OutputWriter:
         lookup = np.zeros(256, np.int64)
         lookup[self._legend.values] = np.arange(len(self._legend.values))
         mask = lookup[self._mask.every(step)]
-        shares = self._counts / self._counts.sum()
+        fractions = self._counts / self._counts.sum()
         names = {
-            f"{name} {share:.1%}": class_colour(index)
-            for index, (name, share) in enumerate(zip(self._legend.names, shares, strict=True))
+            f"{name} {fraction:.1%}": class_colour(index)
+            for index, (name, fraction) in enumerate(
+                zip(self._legend.names, fractions, strict=True)
+            )
         }
         shown = f"every {step}th pixel" if step > 1 else "image"
         rows = [[Panel(pixels, shown), Panel(overlay(pixels, mask), "classes")]]

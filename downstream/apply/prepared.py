@@ -5,7 +5,7 @@ A card's `preparation` lists what adaptation did to the images: crop the data ba
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from downstream.uda.prepare import scaling_method, working_shape
 from shards.images import Pixels
 
 Shape = tuple[int, int]
-ReadRows = Callable[[int, int], Maps]
 
 _SUPPORT = 2  # pixels on each side of the centre that the widest filter, bicubic, uses
 
@@ -49,10 +48,16 @@ def prepared_reader(reader: ImageReader, preparation: Mapping[str, Any]) -> Imag
 
     def read(top: int, bottom: int) -> Pixels:
         if source == target:
-            rows = reader.rows(top, bottom)
+            pixels = reader.rows(top, bottom)
         else:
-            rows = _scaled_pixels(reader, source, target, top, bottom, method)
-        return 255 - rows if preparation.get("invert") else rows
+            low, high = _needed_rows(source[0], target[0], top, bottom)
+            channels = reader.rows(low, high).transpose(2, 0, 1).astype(np.float32)
+            resized = [
+                _resized_rows(channel, low, source, target, (top, bottom), method)
+                for channel in channels
+            ]
+            pixels = np.rint(np.stack(resized, axis=2)).clip(0, 255).astype(np.uint8)
+        return 255 - pixels if preparation.get("invert") else pixels
 
     return replace(reader, height=target[0], width=target[1], _read=read)
 
@@ -67,64 +72,40 @@ def native_bands(bands: Iterable[Band], working: Shape, native: Shape) -> Iterat
     slab, start = first.maps, first.top  # rows that may still be needed
     for top in range(0, native[0], BAND_ROWS):
         bottom = min(top + BAND_ROWS, native[0])
-        low, high = _needed(working[0], native[0], top, bottom)
+        low, high = _needed_rows(working[0], native[0], top, bottom)
         while start + slab.shape[1] < high:
             slab = np.concatenate([slab[:, max(low - start, 0) :], next(waiting).maps], axis=1)
             start = max(low, start)
-        yield Band(top, _scaled_maps(slab, start, working, native, top, bottom))
+        resized = [
+            _resized_rows(
+                channel[low - start : high - start],
+                low,
+                working,
+                native,
+                (top, bottom),
+                Image.Resampling.BILINEAR,
+            )
+            for channel in slab
+        ]
+        yield Band(top, np.stack(resized))
 
 
-def _scaled_pixels(
-    reader: ImageReader,
-    source: Shape,
-    target: Shape,
-    top: int,
-    bottom: int,
-    method: Image.Resampling,
-) -> Pixels:
-    channels = []
-    for channel in range(3):
-
-        def read(low: int, high: int, channel: int = channel) -> Maps:
-            return reader.rows(low, high)[..., channel].astype(np.float32)
-
-        channels.append(_scaled(read, source, target, top, bottom, method))
-    return np.rint(np.stack(channels, axis=2)).clip(0, 255).astype(np.uint8)
-
-
-def _scaled_maps(
-    slab: Maps, start: int, working: Shape, native: Shape, top: int, bottom: int
+def _resized_rows(
+    channel: Maps, low: int, source: Shape, target: Shape, rows: Shape, method: Image.Resampling
 ) -> Maps:
-    bilinear = Image.Resampling.BILINEAR
-    channels = []
-    for values in slab:
+    """The `rows` from top to bottom of a resized channel, as if it were resized as a whole.
 
-        def read(low: int, high: int, values: Maps = values) -> Maps:
-            return values[low - start : high - start]
-
-        channels.append(_scaled(read, working, native, top, bottom, bilinear))
-    return np.stack(channels)
-
-
-def _scaled(
-    read: ReadRows,
-    source: Shape,
-    target: Shape,
-    top: int,
-    bottom: int,
-    method: Image.Resampling,
-) -> Maps:
-    """Rows `top` to `bottom` of the resized image, equal to those of resizing it as a whole."""
-    low, high = _needed(source[0], target[0], top, bottom)
+    `channel` is the part of it from row `low` that `_needed_rows` says.
+    """
     ratio = source[0] / target[0]
     # Pillow's filters read pixels outside the box, whose corners may be fractional. It is exact for
     # float images, but not for 8-bit ones.
-    box = (0, top * ratio - low, source[1], bottom * ratio - low)
-    rows = Image.fromarray(np.ascontiguousarray(read(low, high)))
-    return np.asarray(rows.resize((target[1], bottom - top), method, box))
+    box = (0, rows[0] * ratio - low, source[1], rows[1] * ratio - low)
+    image = Image.fromarray(np.ascontiguousarray(channel))
+    return np.asarray(image.resize((target[1], rows[1] - rows[0]), method, box))
 
 
-def _needed(source: int, target: int, top: int, bottom: int) -> tuple[int, int]:
+def _needed_rows(source: int, target: int, top: int, bottom: int) -> tuple[int, int]:
     """The source rows needed for rows `top` to `bottom` of the target."""
     ratio = source / target
     reach = math.ceil(_SUPPORT * max(ratio, 1)) + 1

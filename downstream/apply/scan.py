@@ -254,16 +254,16 @@ def _window_limits(reader: ImageReader, dtype: np.dtype[Any]) -> tuple[float, fl
             block = reader._read(top, min(top + _BLOCK_ROWS, reader.height))
             counts += np.bincount(block.ravel(), minlength=1 << 16)
         # Nearest-rank percentiles from the histogram, without sorting the pixels.
-        reached = np.cumsum(counts)
+        ranks = np.cumsum(counts)
         low, high = (
-            float(np.searchsorted(reached, share / 100 * (reached[-1] - 1), side="right"))
-            for share in WINDOW_PERCENTILES
+            float(np.searchsorted(ranks, percentile / 100 * (ranks[-1] - 1), side="right"))
+            for percentile in WINDOW_PERCENTILES
         )
         return low, high
     sample = np.concatenate(
         [reader._read(top, top + 1) for top in range(0, reader.height, _SAMPLE_STEP)]
     ).astype(np.float64)
     if not np.isfinite(sample).all():
-        raise RejectedImage("corrupt", "holds values that are not finite")
+        raise RejectedImage("corrupt", "contains values that are not finite")
     low, high = np.percentile(sample, WINDOW_PERCENTILES)
     return float(low), float(high)

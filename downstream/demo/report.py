@@ -83,10 +83,10 @@ def draw_report(folders: DemoFolders) -> None:
     plt.close(figure)
 
 
-def _draw_samples(figure: SubFigure, folders: DemoFolders, most: int = 14) -> None:
+def _draw_samples(figure: SubFigure, folders: DemoFolders, classes: int = 14) -> None:
     source = plain_source(str(folders.corpus))
     listing = list_sources([source])
-    shown = {label: _first_image(listing, label) for label in range(len(listing.classes))[:most]}
+    shown = {label: _first_image(listing, label) for label in range(len(listing.classes))[:classes]}
     count = sum(len(source.files) for source in listing.sources)
     figure.suptitle(f"Micrographs: {count} images of {len(listing.classes)} classes", weight="bold")
     columns = -(-len(shown) // 2)
@@ -139,8 +139,8 @@ def _draw_curves(figure: SubFigure, folders: DemoFolders) -> None:
         axis.grid(alpha=0.3)
 
 
-def _draw_masks(figure: SubFigure, folders: DemoFolders, most: int = 8) -> None:
-    names = sorted(path.name for path in (folders.labelled / "test").iterdir())[:most]
+def _draw_masks(figure: SubFigure, folders: DemoFolders, images: int = 8) -> None:
+    names = sorted(path.name for path in (folders.labelled / "test").iterdir())[:images]
     figure.suptitle("Segmentation after one labelled image: test images", weight="bold")
     rows: list[tuple[str, Path]] = [("label", folders.labelled / "test_annot")]
     for arm in ARMS:

@@ -36,8 +36,7 @@ def _draw_fractions(
     groups = [item.fractions for item in shown]
     if len(measured) > 1:
         labels, groups = [*labels, ALL], [*groups, dict(overall)]
-    figure = Figure(figsize=(max(5, 1.5 + 0.5 * len(labels)), 4.5), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = _figure_by_image(labels)
     for index, name in enumerate(overall):
         values = np.array([group[name].value for group in groups])
         lows = np.array([group[name].low for group in groups])
@@ -47,11 +46,7 @@ def _draw_fractions(
         axis.errorbar(
             places, values, errors, fmt="o", capsize=3, color=_colour(index), label=name, ms=4
         )
-    axis.set_xticks(
-        range(len(labels)), [_shorten(label) for label in labels], rotation=60, ha="right"
-    )
     axis.set(ylabel="area fraction", ylim=(0, None), title=f"{config.confidence:.0%} intervals")
-    axis.grid(axis="y", alpha=0.3)
     figure.legend(loc="outside upper right", ncols=4)
     return figure
 
@@ -81,8 +76,7 @@ def _draw_sizes(config: MeasureConfig, measured: Sequence[MaskMeasurement]) -> F
 
 def _draw_layers(config: MeasureConfig, measured: Sequence[MaskMeasurement]) -> Figure:
     shown = measured[:MAX_IMAGES]
-    figure = Figure(figsize=(max(5, 1.5 + 0.5 * len(shown)), 4.5), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = _figure_by_image([item.name for item in shown])
     for number, name in enumerate(config.layers):
         index = list(measured[0].fractions).index(layer_parts(name)[0])
         means = np.array([item.layers[name].mean for item in shown]) * config.length
@@ -92,16 +86,22 @@ def _draw_layers(config: MeasureConfig, measured: Sequence[MaskMeasurement]) -> 
         axis.errorbar(
             places, means, spreads, fmt=marker, capsize=3, color=_colour(index), label=name
         )
-    names = [_shorten(item.name) for item in shown]
-    axis.set_xticks(range(len(shown)), names, rotation=60, ha="right")
     axis.set(
         ylabel=f"thickness in {config.length_unit}",
         ylim=(0, None),
         title="mean and spread along the layer",
     )
-    axis.grid(axis="y", alpha=0.3)
     figure.legend(loc="outside upper right", ncols=4)
     return figure
+
+
+def _figure_by_image(names: Sequence[str]) -> tuple[Figure, Any]:
+    """A figure and its axes, with a tick for each image."""
+    figure = Figure(figsize=(max(5, 1.5 + 0.5 * len(names)), 4.5), layout="constrained")
+    axis = figure.subplots()
+    axis.set_xticks(range(len(names)), [_shorten(name) for name in names], rotation=60, ha="right")
+    axis.grid(axis="y", alpha=0.3)
+    return figure, axis
 
 
 def _colour(index: int) -> tuple[float, ...]:
@@ -109,5 +109,5 @@ def _colour(index: int) -> tuple[float, ...]:
     return tuple(c / 255 for c in class_colour(index)) if index else (0.5, 0.5, 0.5)
 
 
-def _shorten(name: str, most: int = 24) -> str:
-    return name if len(name) <= most else f"{name[: most - 8]}…{name[-7:]}"
+def _shorten(name: str, length: int = 24) -> str:
+    return name if len(name) <= length else f"{name[: length - 8]}…{name[-7:]}"

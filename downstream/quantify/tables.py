@@ -61,7 +61,7 @@ def size_rows(config: MeasureConfig, measured: Sequence[MaskMeasurement]) -> lis
             {
                 "class": name,
                 "regions": len(weight),
-                "cut by the border": int(sum(part.touches_border.sum() for part in found)),
+                "touching the border": int(sum(part.touches_border.sum() for part in found)),
                 f"regions per {unit}²": float(weight.sum()) / area,
                 f"mean diameter {unit}": mean,
                 f"std diameter {unit}": spread,
@@ -114,7 +114,7 @@ def region_rows(config: MeasureConfig, measured: Sequence[MaskMeasurement]) -> l
                         f"major axis {unit}": float(found.major[i]) * length,
                         f"minor axis {unit}": float(found.minor[i]) * length,
                         "aspect": float(found.aspect[i]),
-                        "cut by the border": bool(found.touches_border[i]),
+                        "touching the border": bool(found.touches_border[i]),
                         "weight": float(found.weight[i]),
                     }
                 )
@@ -129,8 +129,8 @@ def layer_rows(config: MeasureConfig, measured: Sequence[MaskMeasurement]) -> li
             "class": name,
             f"thickness {unit}": layer.mean * length,
             f"std {unit}": layer.std * length,
-            f"least {unit}": layer.min * length,
-            f"most {unit}": layer.max * length,
+            f"min {unit}": layer.min * length,
+            f"max {unit}": layer.max * length,
             f"area/length {unit}": layer.area_over_length * length,
             f"length {unit}": layer.length * length,
             "pieces": layer.pieces,

@@ -26,11 +26,7 @@ def build_augmentation(
     ]
     if augmentation == "extended":
         steps += [*_deformations(), v2.CenterCrop(crop_size)]
-    if augmentation != "none":
-        steps += _orientations(orientation)
-    if augmentation in ("paper", "extended"):
-        steps += _photometry()
-    compose: nn.Module = v2.Compose(steps)
+    compose: nn.Module = v2.Compose(steps + _without_crop(augmentation, orientation))
     return compose
 
 
@@ -61,10 +57,7 @@ def build_tile_augmentation(
     steps: list[nn.Module] = []
     if augmentation == "extended":
         steps += [MirrorMargin(ignore), *_deformations(), CutMargin()]
-    if augmentation != "none":
-        steps += _orientations(orientation)
-    if augmentation in ("paper", "extended"):
-        steps += _photometry()
+    steps += _without_crop(augmentation, orientation)
     compose: nn.Module = v2.Compose(steps or [v2.Identity()])
     return compose
 
@@ -108,6 +101,12 @@ class RandomGamma(nn.Module):
             v2.functional.adjust_gamma(item, gamma) if isinstance(item, tv_tensors.Image) else item
             for item in inputs
         )
+
+
+def _without_crop(augmentation: Augmentation, orientation: Orientation) -> list[nn.Module]:
+    """The steps that do not change the size."""
+    steps = _orientations(orientation) if augmentation != "none" else []
+    return steps + (_photometry() if augmentation in ("paper", "extended") else [])
 
 
 def _orientations(orientation: Orientation) -> list[nn.Module]:

@@ -116,6 +116,6 @@ def _draw_legend(
         x += 16 + draw.textlength(name, font) + 12
 
 
-def _shorten(text: str, side: int) -> str:
-    most = side // 6  # pixels of a letter
-    return text if len(text) <= most else text[: most - 1] + "…"
+def _shorten(text: str, width: int) -> str:
+    letters = width // 6  # pixels per letter
+    return text if len(text) <= letters else text[: letters - 1] + "…"

@@ -80,12 +80,12 @@ def _propose_from_indices(counts: Counter[int]) -> ClassProposal:
     if len(values) > MAX_CLASSES:
         total = sum(counts.values())
         first, second = counts.most_common(2)
-        share = (first[1] + second[1]) / total
-        if share > 0.5:
+        fraction = (first[1] + second[1]) / total
+        if fraction > 0.5:
             raise UserError(
-                f"the masks contain {len(values)} values, {share:.1%} of the pixels {first[0]} and "
-                f"{second[0]}: borders were smoothed or compressed; export them without smoothing, "
-                "as PNG"
+                f"the masks contain {len(values)} values, {fraction:.1%} of the pixels {first[0]} "
+                f"and {second[0]}: borders were smoothed or compressed; export them without "
+                "smoothing, as PNG"
             )
         raise UserError(f"the masks contain {len(values)} values: these are grey images, not masks")
     shown = ", ".join(map(str, values[:8]))

@@ -187,11 +187,11 @@ def _interpolated(rng: np.random.Generator, cells: npt.NDArray[np.int64], place:
     """A random curve along `place` for each cell, 0 … 1, linear between integers."""
     table = rng.random(_TABLE, np.float32)
     low = np.floor(place)
-    share = (place - low).astype(np.float32)
+    weight = (place - low).astype(np.float32)
     index = low.astype(np.int64)
     before = table[_slots(cells, index)]
     after = table[_slots(cells, index + 1)]
-    return np.asarray(before + share * (after - before), np.float32)
+    return np.asarray(before + weight * (after - before), np.float32)
 
 
 def _hashed(rng: np.random.Generator, cells: npt.NDArray[np.int64]) -> Field:

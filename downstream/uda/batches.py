@@ -6,7 +6,7 @@ do not affect those for the source.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -27,15 +27,7 @@ Stream = Literal[
     "masked_network",
     "discriminators",
 ]
-_STREAMS: dict[Stream, int] = {
-    "source": 0,
-    "target": 1,
-    "source_network": 2,
-    "target_network": 3,
-    "masking": 4,
-    "masked_network": 5,
-    "discriminators": 6,
-}
+_STREAMS = {name: index for index, name in enumerate(get_args(Stream))}
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ def choose_sets(
         raise UserError(f"low must be below high, not {low} and {high}")
     if len(train) < 2 * images:
         raise UserError(f"2 x {images} training images are needed, but there are {len(train)}")
-    few, many = (nearest_mean(train, images, wanted) for wanted in (low, high))
+    few, many = (nearest_mean(train, images, mean) for mean in (low, high))
     shared = set(few.names) & set(many.names)
     if shared:
         span = f"{min(train.values()):.0%} to {max(train.values()):.0%}"
@@ -65,11 +65,11 @@ def choose_sets(
     return LabelShift(many, few, nearest_mean(unseen, tests, (few.mean + many.mean) / 2))
 
 
-def nearest_mean(fractions: Mapping[str, float], count: int, wanted: float) -> Chosen:
-    """The `count` consecutive images, sorted by fraction, with the mean nearest to `wanted`."""
+def nearest_mean(fractions: Mapping[str, float], count: int, mean: float) -> Chosen:
+    """The `count` consecutive images, sorted by fraction, with the mean nearest to `mean`."""
     names: Sequence[str] = sorted(fractions, key=lambda name: (fractions[name], name))
     values = np.array([fractions[name] for name in names])
     sums = np.concatenate(([0.0], np.cumsum(values)))
     means = (sums[count:] - sums[:-count]) / count
-    start = int(np.abs(means - wanted).argmin())
+    start = int(np.abs(means - mean).argmin())
     return Chosen(tuple(names[start : start + count]), float(means[start]))

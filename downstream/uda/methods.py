@@ -185,8 +185,8 @@ class SelfTraining:
             view = self._normalise(torch.stack([self._jitter(image) for image in images]))
             view = masked_view(view, config.mask_block, config.mask_ratio)
         loss = config.teacher_weight * cross_entropy(predict(view), labels, weight)
-        shares = class_shares("teacher_fraction_", pseudo[valid], self._classes)
-        return loss, shares | {"teacher_confidence": float(weight.mean())}
+        fractions = class_fractions("teacher_fraction_", pseudo[valid], self._classes)
+        return loss, fractions | {"teacher_confidence": float(weight.mean())}
 
     def update(self, student: nn.Module) -> None:
         """Update the teacher after a step of the student."""
@@ -201,8 +201,8 @@ class SelfTraining:
         self.teacher.load_state_dict(state)
 
 
-def class_shares(prefix: str, labels: torch.Tensor, classes: int) -> Measured:
+def class_fractions(prefix: str, labels: torch.Tensor, classes: int) -> Measured:
     """The fraction of each class among labels `(n,)`, by `prefix` and class index."""
     counts = torch.bincount(labels.flatten().long(), minlength=classes)
-    shares = (counts / counts.sum().clamp(min=1)).tolist()
-    return {f"{prefix}{index}": share for index, share in enumerate(shares)}
+    fractions = (counts / counts.sum().clamp(min=1)).tolist()
+    return {f"{prefix}{index}": fraction for index, fraction in enumerate(fractions)}

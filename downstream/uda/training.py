@@ -28,7 +28,7 @@ from downstream.uda.methods import (
     Measured,
     Outputs,
     SelfTraining,
-    class_shares,
+    class_fractions,
     cross_entropy,
 )
 from downstream.uda.schedule import poly_lr
@@ -115,7 +115,7 @@ class Trainer:
             else Adversary(config, parts.critic, self._classes, study.context_margin, device)
         )
         self.teacher = SelfTraining(config, segmenter, self._classes) if parts.teacher else None
-        shares = class_shares("", source.masks[source.masks != IGNORE], self._classes)
+        shares = class_fractions("", source.masks[source.masks != IGNORE], self._classes)
         self.watch = Watch(config, study.class_names, tuple(shares.values()))
         self._saved_at = time.monotonic()
 
@@ -236,7 +236,7 @@ class Trainer:
             measured["loss_adversarial"] = float(loss.detach())
             measured |= self.adversary.train_discriminators(source, target)
             predicted = target.main.detach().argmax(1)[counted != IGNORE]
-            measured |= class_shares("student_fraction_", predicted, self._classes)
+            measured |= class_fractions("student_fraction_", predicted, self._classes)
         if self.teacher is not None:
             loss, pseudo = self.teacher.consistency(
                 lambda view: self._predict(view, "target", step, "masked_network").main,

@@ -66,11 +66,7 @@ def test_all_faults_are_told_at_once(
     with pytest.raises(SystemExit):
         main([str(white), "--out", str(tmp_path / "out"), *flags])
     told = capsys.readouterr()
-    for fault in (
-        "bare.png has no mask",
-        "has 64 x 32 pixels but its mask has 64 x 64",
-        "is a JPEG",
-    ):
+    for fault in ("bare.png has no mask", "its mask has 64 x 64", "is a JPEG"):
         assert fault in told.out
     assert "mask orphan.png has no image" in told.err
     assert "specimen 050317#3 is in train and val" in told.err

@@ -84,17 +84,16 @@ def test_palettes_that_contradict_each_other_are_refused(tmp_path: Path) -> None
         propose_classes(masks)
 
 
-def test_grey_in_three_channels_counts_as_indices(tmp_path: Path) -> None:
-    raw = saved(tmp_path, np.repeat(MASK[..., None], 3, axis=2))
+@pytest.mark.parametrize(
+    "image", [np.repeat(MASK[..., None], 3, axis=2), Image.fromarray(MASK * 255).convert("1")]
+)
+def test_grey_rgb_and_one_bit_masks_are_indices(
+    image: np.ndarray | Image.Image, tmp_path: Path
+) -> None:
+    raw = saved(tmp_path, image)
     proposal = propose_classes([raw])
     assert proposal.certain
     assert np.array_equal(mask_to_indices(raw, proposal.classes), MASK)
-
-
-def test_a_one_bit_mask_is_zero_and_one(tmp_path: Path) -> None:
-    raw = saved(tmp_path, Image.fromarray(MASK * 255).convert("1"))
-    assert propose_classes([raw]).certain
-    assert np.array_equal(raw.values, MASK)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
@@ -124,20 +123,16 @@ def test_a_vivid_colour_without_a_class_does_not_fall_into_the_rest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "why"),
+    ("masks", "why"),
     [
-        (np.random.default_rng(0).integers(0, 256, (40, 40)), "grey images, not masks"),
-        (np.zeros((40, 40), np.uint8), "contain only 0"),
+        ([np.random.default_rng(0).integers(0, 256, (40, 40))], "grey images, not masks"),
+        ([np.zeros((40, 40), np.uint8)], "contain only 0"),
+        ([MASK, OVERLAY], "convert them to one kind"),
     ],
 )
-def test_what_is_no_mask_is_refused(values: np.ndarray, why: str) -> None:
+def test_images_that_are_not_masks_are_rejected(masks: list[np.ndarray], why: str) -> None:
     with pytest.raises(UserError, match=why):
-        propose_classes([RawMask("m", values)])
-
-
-def test_coloured_masks_beside_index_masks_are_refused() -> None:
-    with pytest.raises(UserError, match="convert them to one kind"):
-        propose_classes([RawMask("a", MASK), RawMask("b", OVERLAY)])
+        propose_classes([RawMask("m", values) for values in masks])
 
 
 def test_half_transparent_and_fractional_masks_are_refused(tmp_path: Path) -> None:

@@ -59,10 +59,8 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
 
 def test_the_spread_of_an_ensemble_widens_the_interval() -> None:
     region = coins(24, 6, 0.2, 0)
-    alone, together = (
-        estimate_fraction(region, 0.95),
-        estimate_fraction(region, 0.95, model_error=0.05),
-    )
+    alone = estimate_fraction(region, 0.95)
+    together = estimate_fraction(region, 0.95, model_error=0.05)
     assert together.standard_error == pytest.approx(np.hypot(alone.standard_error, 0.05))
     assert together.low < alone.low and together.high > alone.high
 
@@ -93,9 +91,8 @@ def test_regions_that_the_border_cuts_do_not_bias_number_and_size() -> None:
     assert np.mean(numbers) == pytest.approx(true, rel=0.1)
     kept = inside.weight > 0
     assert weighted_mean(inside.diameter, inside.weight) == pytest.approx(24.5, abs=0.7)
-    assert not inside.touches_border[kept].any() and inside.aspect[kept] == pytest.approx(
-        1, abs=0.06
-    )
+    assert not inside.touches_border[kept].any()
+    assert inside.aspect[kept] == pytest.approx(1, abs=0.06)
 
 
 def test_specks_and_diagonals() -> None:

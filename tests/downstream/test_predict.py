@@ -133,15 +133,16 @@ def test_an_image_unlike_the_labelled_ones_is_told_of(
 
 
 @pytest.mark.parametrize("orientation", ["any", "hflip"])
-def test_each_view_is_undone(orientation: str) -> None:
+def test_each_tta_transform_is_undone(orientation: str) -> None:
     image = torch.rand(1, 3, 8, 8)
-    seen = [there(image) for there, _ in tta_transforms(orientation)]
-    assert len({view.numpy().tobytes() for view in seen}) == (8 if orientation == "any" else 2)
-    for there, back in tta_transforms(orientation):
-        torch.testing.assert_close(back(there(image)), image)
+    found = tta_transforms(orientation)
+    transformed = [transform(image) for transform, _ in found]
+    assert len({one.numpy().tobytes() for one in transformed}) == (8 if orientation == "any" else 2)
+    for one, (_, undo) in zip(transformed, found, strict=True):
+        torch.testing.assert_close(undo(one), image)
 
 
-def test_views_make_a_prediction_that_turns_with_the_image() -> None:
+def test_with_tta_the_prediction_rotates_with_the_image() -> None:
     torch.manual_seed(0)
     network = torch.nn.Conv2d(3, 2, 5, padding=2)
     segmenter = Segmenter(network, IMAGENET_MEAN, IMAGENET_STD, torch.device("cpu"))

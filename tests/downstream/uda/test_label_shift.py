@@ -96,11 +96,8 @@ def test_a_run_makes_the_experiment_of_any_target(
     drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "study.yaml"
-    content = yaml.safe_load(STUDY.read_text()) | {
-        "data": str(drawn),
-        "tile_core": 32,
-        "context_margin": 8,
-    }
+    content = yaml.safe_load(STUDY.read_text()) | {"data": str(drawn)}
+    content |= {"tile_core": 32, "context_margin": 8}
     content["targets"] = {"light": {"data": "T3", "pixel_size_nm": 126.6, "invert": True}}
     file.write_text(yaml.safe_dump(content))
     run = tmp_path / "run"
@@ -124,9 +121,8 @@ def test_a_run_makes_the_experiment_of_any_target(
     assert list(sets) == ["light", "lightv"]
     names = {name: {image.name for image in images.train} for name, images in sets.items()}
     assert not names["light"] & names["lightv"]
-    assert all(
-        len(images.test) == 2 and images.test[0].mask is not None for images in sets.values()
-    )
+    for images in sets.values():
+        assert len(images.test) == 2 and images.test[0].mask is not None
 
 
 @pytest.mark.parametrize(

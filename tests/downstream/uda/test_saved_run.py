@@ -1,6 +1,5 @@
 """A saved DeepLabV2 is a segmenter like any other: loaded, applied and explained from its card."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -71,10 +70,8 @@ def test_the_card_tells_all_that_is_needed_to_load(options: dict[str, Any], tmp_
     model = save_run(tmp_path / "run", **options)
     loaded = load_segmenter(tmp_path / "run", torch.device("cpu"))
     images = torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        assert torch.allclose(
-            loaded.model(images), model(images), atol=1e-3
-        )  # memory formats differ
+    with torch.no_grad():  # memory formats differ
+        assert torch.allclose(loaded.model(images), model(images), atol=1e-3)
 
 
 def test_it_predicts_and_explains_images_of_any_size(tmp_path: Path) -> None:
@@ -136,13 +133,3 @@ def test_an_image_that_is_too_small_once_prepared_is_told(tmp_path: Path) -> Non
     Image.fromarray(pixels).save(tmp_path / "image.png")
     with pytest.raises(UserError, match=r"too small to be explained: 48 x 31 pixels"):
         explain.explain(load_segmenter(tmp_path / "run"), tmp_path / "image.png")
-
-
-def test_cards_from_before_decoder_options_still_load(tmp_path: Path) -> None:
-    save_run(tmp_path / "run", "Unet")
-    path = RunPaths(tmp_path / "run").card
-    content = json.loads(path.read_text())
-    del content["decoder_options"]
-    path.write_text(json.dumps(content))
-    card = load_segmenter(tmp_path / "run", torch.device("cpu")).card
-    assert card is not None and card.decoder_options == {}
