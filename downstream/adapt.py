@@ -4,28 +4,31 @@ python -m downstream.adapt --study configs/downstream/domains/bainite.yaml --tar
 python -m downstream.adapt --config configs/downstream/adapt/paper-b.yaml --study … --target T2
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from downstream.adaptation.build import (
+    RunData,
+    build_network,
+    cut_pools,
+    decoder_options,
+    read_data,
+)
 from downstream.models import bare_model
 from downstream.seg.metrics import score
-from downstream.seg.run_folder import RunPaths, check_same_run, read_or_run
-from downstream.seg.segmenter import Origin, Segmenter, default_device, initial_network
-from downstream.uda.batches import TilePool, cut_tiles
+from downstream.seg.run_folder import RunPaths, finished_results
+from downstream.seg.segmenter import Origin, Segmenter
 from downstream.uda.batchnorm import adapt_bn, export_state, use_domain
-from downstream.uda.config import FREE_SETTINGS, AdaptConfig, DomainName
-from downstream.uda.domains import SOURCE, DomainStudy, read_study
+from downstream.uda.config import AdaptConfig, DomainName
+from downstream.uda.domains import SOURCE, DomainStudy
 from downstream.uda.evaluate import score_images, total_confusion
 from downstream.uda.networks import to_uda_network
-from downstream.uda.prepare import PreparedImage, find_target, prepare_source, prepare_target
+from downstream.uda.prepare import find_target, prepare_target
 from downstream.uda.run_folder import (
-    RunData,
     ScoredDomain,
     check_same_study,
     collapse_of,
@@ -35,13 +38,11 @@ from downstream.uda.run_folder import (
     write_masks,
     write_results,
 )
-from downstream.uda.training import Oracle, Trainer, train
-from pretrain.processes import Interruption
+from downstream.uda.training import Oracle, Trainer, open_run, train
+from pretrain.runs.interruption import Interruption
 from pretrain.timm_models import encoder_options
 from shards.cli import UserError, console, program, warn
 from shards.settings import load_config
-
-DEFAULT_ARCH = "resnet101"  # AdaptSegNet, paper B
 
 
 @program
@@ -63,92 +64,37 @@ def adapt(config: AdaptConfig, interruption: Interruption | None = None) -> dict
         torch.set_num_threads(config.threads)
     data = read_data(config)
     paths = RunPaths(config.run_dir)
-    check_same_run(paths, config, FREE_SETTINGS, lambda: data_sha256(data), str(config.study))
     check_same_study(paths, data.study)
-    return read_or_run(paths, lambda: _run(paths, config, data, interruption))
+    found = finished_results(paths, config, lambda: data_sha256(data), str(config.study))
+    return found or _run(paths, config, data, interruption or Interruption())
 
 
 def _run(
-    paths: RunPaths, config: AdaptConfig, data: RunData, interruption: Interruption | None
+    paths: RunPaths, config: AdaptConfig, data: RunData, interruption: Interruption
 ) -> dict[str, Any]:
-    for name in data.study.targets:
-        find_target(data.study, name)  # what is not there is told before days of training
-    torch.manual_seed(config.seed)
-    segmenter, origin = build_network(config, data.study)
-    trainer = Trainer(segmenter, config, data.study, *cut_pools(config, data))
-    oracle = _oracle(config, data, origin) if config.oracle else None
-    describe(paths, config, data)  # what could not even begin leaves the folder free
-    if interruption is None:
-        state = train(trainer, oracle=oracle)
-    else:
-        interruption.defer()  # from here on there is something to save
-        state = train(trainer, lambda: interruption.requested, oracle)
-    networks = _kept_networks(trainer, config, data.study, origin)
-    domains = _score(networks, config, data)
-    collapse = collapse_of(state, domains, data.study.class_names)
-    write_masks(paths, domains)
-    kept = networks["target"].model.state_dict()
-    options = _decoder_options(config)
-    card = write_kept(paths, kept, origin, config, data.study, domains, options, collapse)
-    results = write_results(paths, config, data, card, trainer, state, domains)
-    shutil.rmtree(paths.checkpoints, ignore_errors=True)
+    with open_run(config, lambda: interruption.requested) as run:
+        for name in data.study.targets:
+            find_target(data.study, name)  # an absent one fails before days of training
+        torch.manual_seed(config.seed)
+        segmenter, origin = build_network(config, data.study)
+        trainer = Trainer(segmenter, config, data.study, *cut_pools(config, data), run)
+        oracle = _oracle(config, data, origin) if config.oracle else None
+        describe(paths, data)
+        run.begin(config)
+        interruption.defer()
+        state = train(trainer, oracle)
+        networks = _kept_networks(trainer, config, data.study, origin)
+        domains = _score(networks, config, data)
+        collapse = collapse_of(state, domains, data.study.class_names)
+        write_masks(paths, domains)
+        kept = networks["target"].model.state_dict()
+        options = decoder_options(config)
+        card = write_kept(paths, kept, origin, config, data.study, domains, options, collapse)
+        results = write_results(paths, config, data, card, trainer, state, domains)
+        run.end(state)
     if collapse:
         warn(f"this run collapsed: {collapse}")
     return results
-
-
-def read_data(config: AdaptConfig) -> RunData:
-    """The images that training and validation see; the targets' test images come when all is done.
-
-    No label of a target is read unless the method is a reference that is supervised by them.
-    """
-    study = read_study(config.study, config.data)
-    inner = study.tile_core if config.inner is None else config.inner
-    ring = study.context_margin if config.ring is None else config.ring
-    study = replace(study, tile_core=inner, context_margin=ring)
-    if config.target is not None:
-        study.target(config.target)  # a misspelt one is told before any image is read
-    train, val = prepare_source(study, config.folds, config.fold)
-    target: tuple[PreparedImage, ...] = ()
-    if config.uses_target:
-        assert config.target is not None
-        labelled = config.parts.target_labels
-        target = prepare_target(study, config.target, with_labels=labelled).train
-    return RunData(study, train, val, target)
-
-
-def build_network(config: AdaptConfig, study: DomainStudy) -> tuple[Segmenter, Origin]:
-    model, origin = initial_network(
-        config.network,
-        config.arch,
-        config.init,
-        len(study.classes),
-        default_arch=DEFAULT_ARCH,
-        decoder_options=_decoder_options(config),
-    )
-    return Segmenter(to_uda_network(model), origin.mean, origin.std, default_device()), origin
-
-
-def cut_pools(config: AdaptConfig, data: RunData) -> tuple[TilePool, TilePool | None]:
-    """What is learnt from with labels, and what without."""
-    study, compat = data.study, config.compat_padding
-    if config.parts.target_labels:
-        return cut_tiles(study, data.target, labelled=True, compat_padding=compat), None
-    source = cut_tiles(study, data.train, labelled=True, compat_padding=compat)
-    if not config.uses_target:
-        return source, None
-    return source, cut_tiles(study, data.target, labelled=False, compat_padding=compat)
-
-
-def _decoder_options(config: AdaptConfig) -> dict[str, Any]:
-    """What `bare_model` takes beside the encoder's name."""
-    if config.network == "Unet":
-        return {}
-    return {
-        "dilations": list(config.dilations),
-        "aux": config.multi_level,
-        "one_logit": config.one_logit,
-    }
 
 
 def _oracle(config: AdaptConfig, data: RunData, origin: Origin) -> Oracle:
@@ -179,7 +125,7 @@ def _kept_networks(
     def plain(domain: DomainName) -> Segmenter:
         options = encoder_options(origin.arch)
         model = bare_model(
-            config.network, origin.arch, len(study.classes), options, _decoder_options(config)
+            config.network, origin.arch, len(study.classes), options, decoder_options(config)
         )
         with use_domain(trainer.kept, domain):
             model.load_state_dict(export_state(trainer.kept))

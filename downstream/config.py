@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from downstream.seg.classes import parse_classes
 from downstream.seg.specimens import compile_pattern
+from micrograph.field_marks import Mark
 from pretrain.archs import find_arch
 
 Decoder = Literal[
@@ -22,29 +23,34 @@ Decoder = Literal[
 Orientation = Literal["any", "hflip"]
 Augmentation = Literal["none", "basic", "paper", "extended"]
 Balance = Literal["none", "inverse_frequency"]
-MicroOver = Literal["all", "foreground"]
+MicroIouClasses = Literal["all", "foreground"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
 DEFAULT_ARCH = "resnet18"
-
-# Settings that do not change what an epoch computes.
-FREE_SETTINGS = frozenset({"data", "run_dir", "threads", "checkpoint_minutes"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegmentConfig:
     """Fine-tune a segmenter on a few labelled micrographs, from a pre-trained encoder or none."""
 
-    data: Annotated[Path, "folder of train/ and train_annot/, val/ …, or of images/ and masks/"]
-    train: Annotated[tuple[str, ...], "folders or single images of it to train on"] = ("train",)
-    val: Annotated[tuple[str, ...], "the same, to validate on"] = ("val",)
-    test: Annotated[tuple[str, ...], "the same, to score the result on; may be absent"] = ("test",)
+    data: Annotated[
+        Path, "folder of train/ and train_annot/, val/ …, or of images/ and masks/", Mark.LOCATION
+    ]
+    train: Annotated[
+        tuple[str, ...], "folders or single images of it to train on", Mark.PRIVATE
+    ] = ("train",)
+    val: Annotated[tuple[str, ...], "the same, to validate on", Mark.PRIVATE] = ("val",)
+    test: Annotated[
+        tuple[str, ...], "the same, to score the result on; may be absent", Mark.PRIVATE
+    ] = ("test",)
     folds: Annotated[
         int | None, "part train and val anew, specimens kept whole [only where there is no val: 5]"
     ] = None
     fold: Annotated[int, "the fold that validates, from 0"] = 0
     specimen: Annotated[
-        str | None, "regular expression, group 1 is the specimen [the name without its counter]"
+        str | None,
+        "regular expression, group 1 is the specimen [the name without its counter]",
+        Mark.PRIVATE,
     ] = None
     classes: Annotated[
         tuple[str, ...],
@@ -56,7 +62,7 @@ class SegmentConfig:
     init: Annotated[str, "random, imagenet, an encoder's folder or file, or a registry's name"] = (
         "random"
     )
-    run_dir: Annotated[Path, "folder for the results"] = Path("runs/segment")
+    run_dir: Annotated[Path, "folder for the results", Mark.LOCATION] = Path("runs/segment")
     seed: Annotated[int, "decides initial weights, order and augmentation"] = 0
 
     crop_size: Annotated[int, "side of the training crops in pixels (paper A)"] = 512
@@ -74,21 +80,25 @@ class SegmentConfig:
         "inverse_frequency"
     )
     lr: Annotated[float, "of Adam in the first stage (paper A)"] = 2e-4
-    second_lr: Annotated[float | None, "of the second stage, from the best so far; none: one"] = (
+    stage2_lr: Annotated[float | None, "of the second stage, from the best so far; none: one"] = (
         1e-5
     )
     encoder_lr_factor: Annotated[float, "the encoder's lr, in shares of lr (paper B: 0.1)"] = 1.0
-    patience: Annotated[int, "epochs without a better validation IoU, each stage (paper A)"] = 30
-    max_epochs: Annotated[int, "upper bound for each stage"] = 1000
-    max_minutes: Annotated[float | None, "upper bound for the training, both stages [none]"] = None
-    micro_over: Annotated[
-        MicroOver, "classes that micro_iou sums over; foreground: all but the first (EBC)"
+    patience: Annotated[
+        int, "epochs without a better validation IoU, each stage (paper A)", Mark.LENGTH
+    ] = 30
+    max_epochs: Annotated[int, "upper bound for each stage", Mark.LENGTH] = 1000
+    max_minutes: Annotated[
+        float | None, "upper bound for the training, both stages [none]", Mark.LENGTH
+    ] = None
+    micro_iou_classes: Annotated[
+        MicroIouClasses, "classes that micro_iou sums over; foreground: all but the first (EBC)"
     ] = "all"
     boundary_tolerance: Annotated[float, "pixels by which boundaries may differ"] = 3.0
 
     precision: Annotated[Precision, "of the arithmetic; fp16 needs a GPU"] = "fp32"
-    threads: Annotated[int | None, "of torch [all cores]"] = None
-    checkpoint_minutes: Annotated[float, "between two checkpoints"] = 5.0
+    threads: Annotated[int | None, "of torch [all cores]", Mark.FREE_ON_RESUME] = None
+    checkpoint_minutes: Annotated[float, "between two checkpoints", Mark.FREE_ON_RESUME] = 5.0
 
     def __post_init__(self) -> None:
         if self.arch is not None:
@@ -105,8 +115,8 @@ class SegmentConfig:
         for name in ("batch_size", "samples_per_epoch"):
             if (value := getattr(self, name)) is not None and value < 2:
                 raise ValueError(f"{name} must be at least 2 (batch norm), not {value}")
-        if self.lr <= 0 or (self.second_lr is not None and self.second_lr <= 0):
-            raise ValueError("lr and second_lr must be above 0 (second_lr: none for one stage)")
+        if self.lr <= 0 or (self.stage2_lr is not None and self.stage2_lr <= 0):
+            raise ValueError("lr and stage2_lr must be above 0 (stage2_lr: none for one stage)")
         if self.encoder_lr_factor < 0:
             raise ValueError(f"encoder_lr_factor must not be negative: {self.encoder_lr_factor}")
         if not 0 <= self.cross_entropy_share <= 1:

@@ -107,7 +107,9 @@ def recommend(config: SegmentConfig, candidates: Sequence[Candidate], out: Path)
     failures = {}
 
     def run(candidate: Candidate) -> None:
-        scores[candidate.name] = probe(candidate, data, samples, config.micro_over, config.seed)
+        scores[candidate.name] = probe(
+            candidate, data, samples, config.micro_iou_classes, config.seed
+        )
 
     for candidate in progress(candidates, "probe"):
         try:

@@ -4,7 +4,6 @@ python -m downstream.segment --data DIR --init EXPORT
 python -m downstream.segment --config configs/downstream/super3.yaml --data benchmark
 """
 
-import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,22 +11,18 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from downstream.config import FREE_SETTINGS, SegmentConfig
+from downstream.config import SegmentConfig
 from downstream.seg.augment import fitting_crop
 from downstream.seg.dataset import LabelledSet, data_sha256, read_labelled_set
 from downstream.seg.results import evaluate, write_best, write_pictures, write_results
-from downstream.seg.run_folder import RunPaths, check_same_run, read_or_run, write_json
+from downstream.seg.run_folder import RunPaths, finished_results, write_json
 from downstream.seg.segmenter import build_segmenter, default_device
-from downstream.seg.training import fine_tune
-from pretrain.atomic import write_atomically
-from pretrain.processes import Interruption
+from downstream.seg.training import fine_tune, open_run
+from pretrain.runs.interruption import Interruption
 from shards.cli import UserError, console, program, warn
-from shards.settings import dump_config, load_config
+from shards.settings import load_config
 
 PAN_LEAST_SIDE = 128  # pixels
-
-# Settings that a run may go on with.
-_FREE_ON_RESUME = FREE_SETTINGS | {"max_epochs", "max_minutes", "patience"}
 
 
 @program
@@ -50,39 +45,33 @@ def segment(config: SegmentConfig, interruption: Interruption | None = None) -> 
     data = read_labelled_set(config)
     _check_crops(config, data)
     paths = RunPaths(config.run_dir)
-    free = FREE_SETTINGS if paths.results.exists() else _FREE_ON_RESUME
-    check_same_run(paths, config, free, lambda: data_sha256(data), str(config.data))
-    return read_or_run(paths, lambda: _run(paths, config, data, interruption))
+    found = finished_results(paths, config, lambda: data_sha256(data), str(config.data))
+    return found or _run(paths, config, data, interruption or Interruption())
 
 
 def _run(
-    paths: RunPaths,
-    config: SegmentConfig,
-    data: LabelledSet,
-    interruption: Interruption | None,
+    paths: RunPaths, config: SegmentConfig, data: LabelledSet, interruption: Interruption
 ) -> dict[str, Any]:
-    torch.manual_seed(config.seed)
-    segmenter, origin = build_segmenter(config, len(data.classes), _device(config))
-    _describe(paths, config, data)  # what could not even begin leaves the folder free
-    if interruption is None:
-        state = fine_tune(segmenter, config, data)
-    else:
+    with open_run(config, lambda: interruption.requested) as run:
+        torch.manual_seed(config.seed)
+        segmenter, origin = build_segmenter(config, len(data.classes), _device(config))
+        _describe(paths, data)
+        run.begin(config)
         interruption.defer()
-        state = fine_tune(segmenter, config, data, lambda: interruption.requested)
-    val = evaluate(segmenter, data.val, config)
-    test = evaluate(segmenter, data.test, config) if data.test else None
-    shown = test or val
-    write_pictures(paths, shown, data)
-    card = write_best(paths, segmenter, origin, config, data, val, state)
-    results = write_results(paths, config, data, card, state, val, test)
-    shutil.rmtree(paths.checkpoints, ignore_errors=True)
+        state = fine_tune(segmenter, config, data, run)
+        val = evaluate(segmenter, data.val, config)
+        test = evaluate(segmenter, data.test, config) if data.test else None
+        write_pictures(paths, test or val, data)
+        card = write_best(paths, segmenter, origin, config, data, val, state)
+        results = write_results(paths, config, data, card, state, val, test)
+        run.end(state)
     if not card.converged:
         warn(f"this run collapsed: {card.collapse}")
     return results
 
 
-def _describe(paths: RunPaths, config: SegmentConfig, data: LabelledSet) -> None:
-    """Write what makes the folder this run's: now, not when the work is done."""
+def _describe(paths: RunPaths, data: LabelledSet) -> None:
+    """Write `data.json`."""
     description = {
         "sha256": data_sha256(data),
         "classes": list(data.class_names),
@@ -92,7 +81,6 @@ def _describe(paths: RunPaths, config: SegmentConfig, data: LabelledSet) -> None
         },
     }
     write_json(paths.data, description)
-    write_atomically(paths.config, dump_config(config).encode())
 
 
 def _check_crops(config: SegmentConfig, data: LabelledSet) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from launch.programs import find_program
 from launch.state import TaskState
+from pretrain.runs.metrics_log import read_metrics
 from pretrain.status import read_status
-from pretrain.tracking import read_metrics
 from shards.cli import UserError
 
 Metrics = dict[str, float]

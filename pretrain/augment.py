@@ -49,10 +49,10 @@ def draw_training(
 ) -> Draws:
     """Paper A's augmentations for these samples in this epoch."""
     u = uniforms(config.seed, STREAM_AUGMENT, epoch, ids, 14).T
-    turned = u[0] < config.rotate
+    turned = u[0] < config.rotate_prob
     # Quarter turns are counter-clockwise; 0 where none is drawn.
-    turns = np.where(turned & (config.rotation == "quarter"), 1 + (3 * u[1]).astype(int), 0)
-    rotates = turned & (config.rotation == "any")
+    turns = np.where(turned & (config.rotation_mode == "quarter"), 1 + (3 * u[1]).astype(int), 0)
+    rotates = turned & (config.rotation_mode == "any")
     angle = np.where(rotates, _signed(u[1]) * config.rotate_degrees, 0.0)
     # A square turned by the angle fits into an upright square `grow` times as large.
     grow = abs(np.cos(np.radians(angle))) + abs(np.sin(np.radians(angle)))
@@ -63,7 +63,7 @@ def draw_training(
     window *= np.minimum(1.0, (image / window).min(axis=1))[:, None]
     start = (image - window) * u[4:6].T
     end = start + window
-    flips = np.stack([u[6] < config.vflip, u[7] < config.hflip], axis=1)
+    flips = np.stack([u[6] < config.vflip_prob, u[7] < config.hflip_prob], axis=1)
     # A quarter turn counter-clockwise is a horizontal flip, then a transposition.
     flips ^= np.stack([turns >= 2, (turns == 1) | (turns == 2)], axis=1)
     contrast = 1 + _signed(u[8]) * config.contrast

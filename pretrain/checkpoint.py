@@ -1,8 +1,8 @@
-"""The state of a training run on disk: written whole or not at all, checked when it is read.
+"""The state of a run on disk: written whole or not at all, checked when it is read.
 
 A checkpoint is one file whose name holds the first digits of its SHA-256, so content and checksum
-appear in one rename. Two are kept, and in `good/` the newest that proved sound, to roll back to; a
-damaged newest one is passed over for the one before.
+appear in one rename. Two are kept, and in `good/` the newest with a sound validation, to roll back
+to. A damaged one is skipped for the one before.
 """
 
 import hashlib
@@ -11,65 +11,29 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from pretrain.atomic import write_atomically, writing_to
 from shards.cli import UserError, warn
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 1
 KEPT = 2
 _GOOD = "good"
 _DIGITS = 16  # of the SHA-256 in the name
-# What each version has added to Progress since.
-_ADDED: Mapping[int, Mapping[str, Any]] = {
-    1: {
-        "best_converged": None,
-        "chance_epochs": 0,
-        "skipped_samples": 0,
-        "skipped_steps": 0,
-        "skipped_in_a_row": 0,
-        "first_loss": None,
-        "rollbacks": 0,
-        "lr_factor": 1.0,
-    },
-    2: {"epoch_seconds": 0.0, "lost_epochs": 0},
-}
 _NAME = re.compile(rf"state-(\d{{10}})-([0-9a-f]{{{_DIGITS}}})\.pt")
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
-    """How far a run is: everything that its loop must remember."""
-
-    epoch: int = 0  # completed epochs
-    step: int = 0  # completed steps of the epoch after
-    loss_sum: float = 0.0  # over the samples of that epoch so far, all processes
-    epoch_seconds: float = 0.0  # that the epoch so far has taken, in all attempts
-    best_top1: float = -1.0
-    best_epoch: int = 0
-    best_converged: bool | None = None  # whether its model did more than guess; None: not known
-    stale_epochs: int = 0  # validations since the best
-    chance_epochs: int = 0  # latest validations in a row at which the model only guessed
-    skipped_samples: int = 0  # of the epoch so far, that loss_sum leaves out
-    skipped_steps: int = 0  # of the whole run
-    skipped_in_a_row: int = 0
-    first_loss: float | None = None  # mean of the first sound step
-    rollbacks: int = 0
-    lost_epochs: int = 0  # completed ones that roll-backs have undone
-    lr_factor: float = 1.0  # what the roll-backs have made of the learning rate
-    micro_batch_size: int = 0
-    threads: int = 0
-    finished: str = ""  # why the run ended; empty while it goes on
+P = TypeVar("P")  # a dataclass: how far a trainer is
 
 
-def save_checkpoint(folder: Path, progress: Progress, state: Mapping[str, Any]) -> None:
-    """Write `state` (tensors and plain values) and `progress`; then drop all but the newest two.
+def save_checkpoint(folder: Path, progress: Any, state: Mapping[str, Any]) -> None:
+    """Write `state` (tensors and plain values) and `progress`, a dataclass of plain values.
 
-    Raises `UserError` when the disk takes it not; the checkpoints before stay untouched.
+    Then drop all but the newest two. Raises `UserError` when the disk is full or not writable; the
+    checkpoints before stay untouched.
     """
     buffer = io.BytesIO()
     content = {"schema_version": SCHEMA_VERSION, "progress": asdict(progress), **state}
@@ -87,7 +51,7 @@ def save_checkpoint(folder: Path, progress: Progress, state: Mapping[str, Any]) 
 def mark_good(folder: Path) -> None:
     """Keep the newest checkpoint to roll back to, in place of the one kept for it before.
 
-    Raises `UserError` when the disk takes it not; the one before stays.
+    Raises `UserError` when the disk is full or not writable; the one before stays.
     """
     newest, good = list_checkpoints(folder)[-1], folder / _GOOD
     with writing_to(good):
@@ -106,21 +70,21 @@ def has_good(folder: Path) -> bool:
     return bool(list_checkpoints(folder / _GOOD))
 
 
-def load_good(folder: Path) -> tuple[Progress, dict[str, Any]] | None:
+def load_good(folder: Path, kind: type[P]) -> tuple[P, dict[str, Any]] | None:
     """As `load_checkpoint`, of the state that was marked good."""
-    return load_checkpoint(folder / _GOOD)
+    return load_checkpoint(folder / _GOOD, kind)
 
 
-def load_checkpoint(folder: Path) -> tuple[Progress, dict[str, Any]] | None:
-    """The newest sound checkpoint, its tensors on the CPU; None when there is none at all.
+def load_checkpoint(folder: Path, kind: type[P]) -> tuple[P, dict[str, Any]] | None:
+    """The newest undamaged checkpoint: progress, a `kind`, and state, its tensors on the CPU.
 
-    Raises `UserError` when there are checkpoints and none can be used.
+    None when there is no checkpoint. Raises `UserError` when there are some and none can be used.
     """
     paths = [*list_checkpoints(folder / _GOOD), *list_checkpoints(folder)]
     for path in reversed(paths):
         content = _read(path)
         if content is not None:
-            return Progress(**content.pop("progress")), content
+            return kind(**content.pop("progress")), content
     if paths:
         raise UserError(
             f"no checkpoint in {folder} can be read; delete the folder to start anew, "
@@ -155,10 +119,6 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
     content: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     found = content.pop("schema_version", None)
-    while found in _ADDED:
-        # Only Progress has grown; who came before did none of what its new fields count.
-        content["progress"] |= _ADDED[found]
-        found += 1
     if found != SCHEMA_VERSION:
         raise UserError(
             f"{path} has schema_version {found!r}, this version reads {SCHEMA_VERSION}; "

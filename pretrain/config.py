@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from micrograph.field_marks import Mark
 from pretrain.archs import find_arch
 from pretrain.inits import resolve_init
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "gpu"]
-Rotation = Literal["any", "quarter"]
+RotationMode = Literal["any", "quarter"]
 Choice = Literal["auto", "always", "never"]
 Schedule = Literal["step", "cosine", "constant"]
 Optimizer = Literal["sgd", "adam", "adamw"]
@@ -17,8 +18,8 @@ Crop = Literal["random", "whole"]
 Loss = Literal["cross_entropy", "bce"]
 
 _SHARES = (
-    *("hflip", "vflip", "rotate", "brightness", "contrast", "noise"),
-    *("class_weights", "class_balance", "mix_share"),
+    *("hflip_prob", "vflip_prob", "rotate_prob", "brightness", "contrast", "noise"),
+    *("class_weight_power", "class_balance_power", "mix_prob"),
 )
 
 
@@ -33,23 +34,27 @@ class TrainConfig:
         "random"
     )
     shards: Annotated[
-        str, "folder made by python -m shards.write, or its URL (s3://, https://)"
+        str, "folder made by python -m shards.write, or its URL (s3://, https://)", Mark.LOCATION
     ] = "data/shards"
     cache_dir: Annotated[
-        Path | None, "where shards from a URL go [~/.cache/micrograph-pretrain]"
+        Path | None, "where shards from a URL go [~/.cache/micrograph-pretrain]", Mark.LOCATION
     ] = None
-    run_dir: Annotated[Path | None, "folder of this run [runs/ARCH.INIT]"] = None
+    run_dir: Annotated[Path | None, "folder of this run [runs/ARCH.INIT]", Mark.LOCATION] = None
     image_size: Annotated[int, "side of the training crops in pixels"] = 224
     seed: Annotated[int, "decides initial weights, order and augmentation"] = 0
 
-    epochs: Annotated[int, "upper bound; early stopping usually ends first"] = 300
-    patience: Annotated[int, "epochs without a better validation top-1 before stopping"] = 30
+    epochs: Annotated[int, "upper bound; early stopping usually ends first", Mark.LENGTH] = 300
+    patience: Annotated[
+        int, "epochs without a better validation top-1 before stopping", Mark.LENGTH
+    ] = 30
     batch_size: Annotated[int, "global: over all processes and accumulated micro-batches"] = 1024
-    micro_batch_size: Annotated[int | None, "per process and forward pass [what fits]"] = None
+    micro_batch_size: Annotated[
+        int | None, "per process and forward pass [what fits]", Mark.FREE_ON_RESUME
+    ] = None
 
     optimizer: Annotated[Optimizer, "sgd has momentum; adam and adamw have torch's betas"] = "sgd"
     lr: Annotated[float, "peak learning rate"] = 0.1
-    lr_batch_size: Annotated[
+    lr_reference_batch_size: Annotated[
         int | None, "batch size that lr is meant for; lr grows in proportion [as it is]"
     ] = None
     momentum: Annotated[float, "of sgd"] = 0.9
@@ -67,10 +72,10 @@ class TrainConfig:
         float | None, "half-life of averaged weights, which are then what is kept [no averaging]"
     ] = None
     loss: Annotated[Loss, "cross_entropy; bce: a sigmoid per class, as paper B"] = "cross_entropy"
-    class_weights: Annotated[
+    class_weight_power: Annotated[
         float, "power of the inverse class frequency in the loss; 1: classes count alike"
     ] = 0.0
-    class_balance: Annotated[
+    class_balance_power: Annotated[
         float, "power of the inverse class frequency in drawing; 1: classes come equally often"
     ] = 0.0
     label_smoothing: Annotated[float, "share of the target given to all classes alike"] = 0.0
@@ -82,11 +87,11 @@ class TrainConfig:
     ] = "random"
     crop_area_min: Annotated[float, "smallest crop, as a share of the image's area"] = 0.25
     crop_aspect_max: Annotated[float, "largest stretch of a crop (random resizing)"] = 1.333
-    hflip: Annotated[float, "probability of a horizontal flip"] = 0.5
-    vflip: Annotated[float, "probability of a vertical flip"] = 0.5
-    rotate: Annotated[float, "probability of a rotation"] = 0.5
-    rotation: Annotated[
-        Rotation, "any: an angle up to rotate_degrees; quarter: by 90, 180 or 270 degrees"
+    hflip_prob: Annotated[float, "probability of a horizontal flip"] = 0.5
+    vflip_prob: Annotated[float, "probability of a vertical flip"] = 0.5
+    rotate_prob: Annotated[float, "probability of a rotation"] = 0.5
+    rotation_mode: Annotated[
+        RotationMode, "any: an angle up to rotate_degrees; quarter: by 90, 180 or 270 degrees"
     ] = "any"
     rotate_degrees: Annotated[float, "largest angle, either way"] = 45.0
     brightness: Annotated[float, "largest shift, as a share of full scale"] = 0.2
@@ -95,31 +100,43 @@ class TrainConfig:
 
     mixup: Annotated[float, "alpha of mixup's Beta distribution; 0: none"] = 0.0
     cutmix: Annotated[float, "alpha of cutmix's; with mixup, half of the samples each"] = 0.0
-    mix_share: Annotated[float, "share of the samples that are mixed at all"] = 1.0
+    mix_prob: Annotated[float, "share of the samples that are mixed at all"] = 1.0
 
     # A step without finite loss and gradient is skipped; guards.py tells the rest.
-    skip_limit: Annotated[int, "skipped steps in a row before the run rolls back"] = 5
-    loss_limit: Annotated[float, "times the first step's loss: above it the run rolls back"] = 20.0
-    rollback_lr: Annotated[float, "factor of the learning rate from a roll-back on"] = 0.2
-    rollback_limit: Annotated[int, "roll-backs before the run fails"] = 3
+    max_skipped_steps: Annotated[int, "skipped steps in a row before the run rolls back"] = 5
+    divergence_ratio: Annotated[
+        float, "times the first step's loss: above it the run rolls back"
+    ] = 20.0
+    rollback_lr_factor: Annotated[float, "factor of the learning rate from a roll-back on"] = 0.2
+    max_rollbacks: Annotated[int, "roll-backs before the run fails", Mark.FREE_ON_RESUME] = 3
 
     device: Annotated[Device, "where to train"] = "auto"
     precision: Annotated[Precision, "of the forward pass"] = "fp32"
     compile: Annotated[bool, "torch.compile; a minute at the start, needs a C++ compiler"] = False
     sync_bn: Annotated[bool, "batch norm over the batches of all GPUs, not of each"] = False
-    threads: Annotated[int | None, "of torch, per process [cores / processes]"] = None
-    loader_threads: Annotated[int | None, "of the loader, per process [cores / processes]"] = None
-    resident: Annotated[
-        Choice, "keep decoded images in the device's memory; auto: where they take half at most"
+    threads: Annotated[
+        int | None, "of torch, per process [cores / processes]", Mark.FREE_ON_RESUME
+    ] = None
+    loader_threads: Annotated[
+        int | None, "of the loader, per process [cores / processes]", Mark.FREE_ON_RESUME
+    ] = None
+    cache_images: Annotated[
+        Choice,
+        "keep decoded images in the device's memory; auto: where they take half at most",
+        Mark.FREE_ON_RESUME,
     ] = "auto"
     gpu_decode: Annotated[Choice, "decode on the GPU; auto: where a self-test succeeds"] = "auto"
 
-    checkpoint_minutes: Annotated[float, "between checkpoints inside an epoch"] = 10.0
-    record_ids: Annotated[bool, "write which samples each step had to ids-RANK-of-WORLD.jsonl"] = (
-        False
-    )
-    wandb: Annotated[bool, "log to Weights & Biases too (WANDB_MODE=offline works)"] = False
-    wandb_project: Annotated[str, "project there"] = "micrograph-pretrain"
+    checkpoint_minutes: Annotated[
+        float, "between checkpoints inside an epoch", Mark.FREE_ON_RESUME
+    ] = 10.0
+    record_ids: Annotated[
+        bool, "write which samples each step had to ids-RANK-of-WORLD.jsonl", Mark.FREE_ON_RESUME
+    ] = False
+    wandb: Annotated[
+        bool, "log to Weights & Biases too (WANDB_MODE=offline works)", Mark.FREE_ON_RESUME
+    ] = False
+    wandb_project: Annotated[str, "project there", Mark.FREE_ON_RESUME] = "micrograph-pretrain"
 
     def __post_init__(self) -> None:
         smallest = find_arch(self.arch).min_size
@@ -127,9 +144,9 @@ class TrainConfig:
             raise ValueError(
                 f"image_size {self.image_size} is under {self.arch}'s {smallest} pixels"
             )
-        for name in ("epochs", "patience", "batch_size", "lr_decay_epochs", "skip_limit"):
+        for name in ("epochs", "patience", "batch_size", "lr_decay_epochs", "max_skipped_steps"):
             _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        for name in ("micro_batch_size", "threads", "loader_threads", "lr_batch_size"):
+        for name in ("micro_batch_size", "threads", "loader_threads", "lr_reference_batch_size"):
             value = getattr(self, name)
             _require(name, value, value is None or value >= 1, "at least 1")
         for name in _SHARES:
@@ -139,8 +156,13 @@ class TrainConfig:
         _require(
             "clip_grad", self.clip_grad, self.clip_grad is None or self.clip_grad > 0, "above 0"
         )
-        _require("loss_limit", self.loss_limit, self.loss_limit > 1, "above 1")
-        _require("rollback_lr", self.rollback_lr, 0 < self.rollback_lr < 1, "between 0 and 1")
+        _require("divergence_ratio", self.divergence_ratio, self.divergence_ratio > 1, "above 1")
+        _require(
+            "rollback_lr_factor",
+            self.rollback_lr_factor,
+            0 < self.rollback_lr_factor < 1,
+            "between 0 and 1",
+        )
         _require(
             "ema_epochs", self.ema_epochs, self.ema_epochs is None or self.ema_epochs > 0, "above 0"
         )
@@ -149,18 +171,20 @@ class TrainConfig:
         _require("crop_area_min", self.crop_area_min, self.crop_area_min <= 1, "at most 1")
         _require("crop_aspect_max", self.crop_aspect_max, self.crop_aspect_max >= 1, "at least 1")
         nonnegative = ("weight_decay", "warmup_epochs", "rotate_degrees", "seed", "mixup", "cutmix")
-        for name in (*nonnegative, "rollback_limit"):
+        for name in (*nonnegative, "max_rollbacks"):
             _require(name, getattr(self, name), getattr(self, name) >= 0, "not negative")
 
     @property
     def peak_lr(self) -> float:
         """The learning rate after warm-up, for the batch size of this run."""
-        return self.lr * (self.batch_size / self.lr_batch_size if self.lr_batch_size else 1.0)
+        return self.lr * (
+            self.batch_size / self.lr_reference_batch_size if self.lr_reference_batch_size else 1.0
+        )
 
     @property
     def mixes(self) -> bool:
         """Whether mixup or cutmix make images of two samples."""
-        return bool(self.mixup or self.cutmix) and self.mix_share > 0
+        return bool(self.mixup or self.cutmix) and self.mix_prob > 0
 
     @property
     def run_folder(self) -> Path:

@@ -3,9 +3,9 @@
 import math
 from dataclasses import replace
 
-from pretrain.checkpoint import Progress
 from pretrain.config import TrainConfig
 from pretrain.metrics import Scores
+from pretrain.training.progress import Progress
 
 
 def after_epoch(config: TrainConfig, progress: Progress, scores: Scores) -> tuple[Progress, bool]:

@@ -20,6 +20,7 @@ from typing import Annotated, Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from micrograph.field_marks import Mark, plain_without
 from pretrain.archs import find_arch
 from pretrain.card import (
     CARD_NAME,
@@ -30,13 +31,13 @@ from pretrain.card import (
 )
 from pretrain.metrics import class_accuracy
 from pretrain.model import Classifier, bare_encoder, imagenet_tag
-from pretrain.run_folder import read_run, read_sources
+from pretrain.run_folder import BEST_METADATA, read_run, read_sources
 from pretrain.timm_export import TIMM_FOLDER, TimmExport, write_timm_folder
 from pretrain.timm_models import encoder_options
 from pretrain.weights import StateDict, load_strictly
 from shards.cli import UserError, console, program, warn
 from shards.schema import file_sha256
-from shards.settings import Positional, as_plain, load_config
+from shards.settings import Positional, load_config
 
 _ENCODER = "encoder."  # prefix of the encoder's tensors in the classifier
 
@@ -66,7 +67,7 @@ def export_encoder(run_dir: Path, out: Path) -> Card:
     Raises `UserError` when the run has no finished epoch, or `out` holds something else.
     """
     config, manifest, paths = read_run(run_dir)
-    state, story = _read_best(paths.best)
+    state, best = _read_best(paths.best)
     if out.exists() and not (out / CARD_NAME).exists():
         raise UserError(f"{out} exists and is no export; choose another --out")
     model = Classifier(config.arch, bare_encoder(config.arch), len(manifest.classes), dropout=0.0)
@@ -107,12 +108,12 @@ def export_encoder(run_dir: Path, out: Path) -> Card:
             mean=manifest.mean,
             std=manifest.std,
             image_size=config.image_size,
-            converged=story["converged"],
-            metrics=story["scores"] | {"epoch": story["epoch"]},
-            class_accuracy=class_accuracy(story["confusion"]),
+            converged=best["converged"],
+            metrics=best["scores"] | {"epoch": best["epoch"]},
+            class_accuracy=class_accuracy(best["confusion"]),
             corpus_hash=manifest.corpus_hash,
             sources=sources,
-            config=as_plain(config),
+            config=plain_without(config, Mark.PRIVATE),
             versions=_versions(),
             sha256=file_sha256(partial / ENCODER_NAME),
         )
@@ -132,7 +133,7 @@ def _read_best(path: Path) -> tuple[StateDict, dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return state, json.loads(file.metadata()["story"])
+            return state, json.loads(file.metadata()[BEST_METADATA])
     except (SafetensorError, KeyError, ValueError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
 

@@ -1,7 +1,7 @@
-"""A process's micro-batches up to a fault, which waits until all processes can end together.
+"""The micro-batches of a step in one process; an error is held back until all can end together.
 
 In a backward pass processes wait for each other: if one left in the middle of a step, the others
-would wait for it until their launcher, or a time limit of minutes, ended them without a word.
+would hang until their launcher or a time-out ended them without a message.
 """
 
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ from pretrain.loader import Batch, Step
 _BLANKS = 2  # batch norm wants more than one image
 
 
-class Feed:
-    """The batches of one step. After a fault they are blank, and the step must not count."""
+class StepBatches:
+    """The batches of one step; after a `fault` they are blank, and the step must not count."""
 
     def __init__(self, step: Step, side: int, device: torch.device) -> None:
         self._step = step
@@ -31,7 +31,7 @@ class Feed:
         if self.fault is None:
             try:
                 return next(self._step.batches)
-            except Exception as error:  # whatever it is, the others must hear of it
+            except Exception as error:  # of any kind: the other processes must end too
                 self.fault = error
         images = torch.zeros(_BLANKS, 3, self._side, self._side, device=self._device)
         labels = torch.zeros(_BLANKS, dtype=torch.int64, device=self._device)

@@ -1,10 +1,11 @@
-"""What keeps a run honest: steps without finite numbers, divergence, a model that only guesses.
+"""Divergence: steps without finite numbers, a loss that explodes, a model that only guesses.
 
-A step whose loss or gradient is not finite is skipped by all processes. After `skip_limit` of them
-in a row, or when the loss exceeds `loss_limit` times that of the first step, the run rolls back to
-the last good checkpoint (the newest after an epoch with a sound validation, or the initial state)
-and goes on with its learning rate times `rollback_lr`; after `rollback_limit` roll-backs it fails.
-The data come again in the same order, so an epoch that counts still has each sample once.
+A step whose loss or gradient is not finite is skipped by all processes. After `max_skipped_steps`
+of them in a row, or when the loss exceeds `divergence_ratio` times that of the first step, the run
+rolls back to the last good checkpoint (the newest after an epoch with a sound validation, or the
+initial state) and goes on with its learning rate times `rollback_lr_factor`; after `max_rollbacks`
+roll-backs it fails. The data come again in the same order, so an epoch that counts still has each
+sample once.
 """
 
 import math
@@ -15,9 +16,10 @@ from accelerate import Accelerator
 from torch import nn
 
 from pretrain.archs import find_arch
-from pretrain.checkpoint import Progress
 from pretrain.config import TrainConfig
 from pretrain.metrics import Scores
+from pretrain.runs.skips import count_skips
+from pretrain.training.progress import Progress
 from shards.cli import UserError
 
 _FIRST_CHANCE_WARNING = 5  # epochs; repeated when they have doubled
@@ -42,53 +44,19 @@ def gradient_norm(model: nn.Module, accelerator: Accelerator) -> float:
     return float(torch.nn.utils.get_total_norm(gradients))
 
 
-class Statistics:
-    """A model's running statistics, to be put back: a bad step's forward pass spoils them for good.
-
-    Copied in one kernel per type of number: hundreds of small ones would cost a GPU's host a
-    millisecond a step.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        by_type: dict[torch.dtype, list[torch.Tensor]] = {}
-        for buffer in model.buffers():
-            by_type.setdefault(buffer.dtype, []).append(buffer)
-        self._pairs = [(now, [b.clone() for b in now]) for now in by_type.values()]
-
-    def keep(self) -> None:
-        """Remember them as they are now; at first, as when this was made."""
-        for now, kept in self._pairs:
-            torch._foreach_copy_(kept, now)
-
-    def put_back(self) -> None:
-        """Make them what they were at the last `keep`."""
-        for now, kept in self._pairs:
-            torch._foreach_copy_(now, kept)
-
-
 def count_step(progress: Progress, samples: int, loss_sum: float, *, sound: bool) -> Progress:
     """Progress after one more step; a skipped one adds nothing to the epoch's loss."""
-    progress = replace(progress, step=progress.step + 1)
+    progress = count_skips(replace(progress, step=progress.step + 1), finite=sound)
     if not sound:
-        return replace(
-            progress,
-            skipped_samples=progress.skipped_samples + samples,
-            skipped_steps=progress.skipped_steps + 1,
-            skipped_in_a_row=progress.skipped_in_a_row + 1,
-        )
+        return replace(progress, skipped_samples=progress.skipped_samples + samples)
     first_loss = loss_sum / samples if progress.first_loss is None else progress.first_loss
-    return replace(
-        progress,
-        loss_sum=progress.loss_sum + loss_sum,
-        skipped_in_a_row=0,
-        first_loss=first_loss,
-    )
+    return replace(progress, loss_sum=progress.loss_sum + loss_sum, first_loss=first_loss)
 
 
 def check_divergence(config: TrainConfig, progress: Progress, loss: float) -> None:
     """Raise `Diverged` when too many steps were skipped or the loss (mean of a step) exploded."""
     at = f"in epoch {progress.epoch + 1}, step {progress.step}"
-    if progress.skipped_in_a_row >= config.skip_limit:
+    if progress.skipped_in_a_row >= config.max_skipped_steps:
         raise Diverged(
             f"{progress.skipped_in_a_row} steps in a row without finite loss and gradient {at}",
             progress,
@@ -99,14 +67,17 @@ def check_divergence(config: TrainConfig, progress: Progress, loss: float) -> No
 
 def exploded(config: TrainConfig, progress: Progress, loss: float) -> bool:
     """Whether a mean loss is far above that of the first step, where the model could only guess."""
-    return progress.first_loss is not None and not loss <= config.loss_limit * progress.first_loss
+    return (
+        progress.first_loss is not None
+        and not loss <= config.divergence_ratio * progress.first_loss
+    )
 
 
 def is_good(config: TrainConfig, progress: Progress, scores: Scores) -> bool:
     """Whether the state after a validation is one to roll back to."""
     # Not the training loss, which may be of another kind: a guess has the log of the classes.
     guess = max(progress.first_loss or 0.0, math.log(len(scores.confusion)))
-    return not progress.skipped_in_a_row and scores.loss <= config.loss_limit * guess
+    return not progress.skipped_in_a_row and scores.loss <= config.divergence_ratio * guess
 
 
 def after_rollback(config: TrainConfig, good: Progress, fault: Diverged) -> Progress:
@@ -115,7 +86,7 @@ def after_rollback(config: TrainConfig, good: Progress, fault: Diverged) -> Prog
     Raises `UserError` when it has rolled back often enough.
     """
     now = fault.progress
-    if now.rollbacks >= config.rollback_limit:
+    if now.rollbacks >= config.max_rollbacks:
         raise UserError(
             f"training diverged: {fault}, after {now.rollbacks} roll-backs, at "
             f"{now.lr_factor:g} times the learning rate; {remedy(config)}, in a new --run-dir"
@@ -124,7 +95,7 @@ def after_rollback(config: TrainConfig, good: Progress, fault: Diverged) -> Prog
         good,
         rollbacks=now.rollbacks + 1,
         lost_epochs=now.lost_epochs + now.epoch - good.epoch,
-        lr_factor=now.lr_factor * config.rollback_lr,
+        lr_factor=now.lr_factor * config.rollback_lr_factor,
         skipped_steps=now.skipped_steps,
         first_loss=now.first_loss,
         threads=now.threads,

@@ -10,7 +10,7 @@ from torch import nn
 
 from pretrain.config import TrainConfig
 from pretrain.host_pixels import PREFETCH
-from pretrain.processes import together
+from pretrain.processes import sync_errors
 from pretrain.store import ShardSplit
 from shards.cli import UserError, console
 
@@ -35,7 +35,7 @@ def fit_micro_batch(
     if accelerator.device.type != "cuda":
         return min(share, CPU_MICRO_BATCH)
     size = share
-    with together(accelerator):
+    with sync_errors(accelerator):
         per_image = largest_map(model, config.image_size, accelerator.device)
         while size * per_image > _MOST_ELEMENTS or not _fits(
             model, size, config, accelerator, queued_bytes(splits, size, config)

@@ -28,7 +28,7 @@ def mix(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The mixed images, as the batch's, and targets `(N, classes)` float32 that sum to 1."""
     u = uniforms(config.seed, STREAM_MIX, epoch, batch.ids, 5).T
-    mixes = u[0] < config.mix_share
+    mixes = u[0] < config.mix_prob
     cuts = u[1] < _share_of_cutmix(config)
     alpha = np.where(cuts, config.cutmix, config.mixup)
     kept = np.where(mixes, betaincinv(alpha, alpha, u[2]), 1.0)  # inverse of Beta(alpha, alpha)

@@ -65,6 +65,8 @@ def build_objective(
 ) -> Objective:
     """The objective of a run; `labels` are those of all training images."""
     weights = None
-    if config.class_weights:
-        weights = torch.from_numpy(class_weights(labels, classes, config.class_weights)).to(device)
+    if config.class_weight_power:
+        weights = torch.from_numpy(class_weights(labels, classes, config.class_weight_power)).to(
+            device
+        )
     return Objective(config=config, classes=classes, weights=weights)

@@ -1,86 +1,47 @@
-"""A run's folder is opened: for the same run only, and by one trainer at a time.
+"""The check that a folder holds the same run: equal settings, but for those free, and equal data.
 
 Imports no torch.
 """
 
-import fcntl
+from collections.abc import Collection
 from pathlib import Path
-from typing import IO
+from typing import Any
 
-from pretrain.atomic import write_atomically, writing_to
-from pretrain.config import TrainConfig
-from pretrain.inits import resolve_init
-from pretrain.run_folder import RunPaths, read_run
+from micrograph.field_marks import Mark, marked
+from pretrain.runs.run_folder import RunPaths
 from shards.cli import UserError
-from shards.schema import Manifest, manifest_text
-from shards.settings import dump_config
-
-# Settings that do not change what an epoch computes, so a run may go on with others.
-_FREE_ON_RESUME = frozenset(
-    {
-        "run_dir",
-        "shards",  # the corpus hash is compared instead
-        "cache_dir",
-        "epochs",
-        "patience",
-        "threads",
-        "loader_threads",
-        "resident",  # the pixels are those of streaming
-        "micro_batch_size",  # for a GPU with less memory; warned of
-        "checkpoint_minutes",
-        "rollback_limit",
-        "record_ids",
-        "wandb",
-        "wandb_project",
-    }
-)
+from shards.settings import build_config, read_recipe
 
 
-def check_same_run(paths: RunPaths, config: TrainConfig, manifest: Manifest) -> None:
-    """Raise `UserError` when the folder holds a run that this one cannot go on from."""
-    if not paths.config.exists():
+def check_same_settings(
+    folder: Path, config: Any, *, finished: bool = False, fixed: Collection[str] = ()
+) -> None:
+    """Raise `UserError` when the folder holds a run with settings that this one may not change.
+
+    `config` is a settings dataclass, whose marked fields may change (`micrograph.field_marks`): the
+    length of a run until it has `finished`, and none that is `fixed`. No run there is no error.
+    """
+    path = RunPaths(folder).config
+    if not path.exists():
         return
-    before, corpus, _ = read_run(paths.folder)
-    for name in TrainConfig.__dataclass_fields__:
+    cls = type(config)
+    before = build_config(cls, read_recipe(path))
+    free = marked(cls, Mark.FREE_ON_RESUME) | (
+        frozenset() if finished else marked(cls, Mark.LENGTH)
+    )
+    for name in cls.__dataclass_fields__:
         old, new = getattr(before, name), getattr(config, name)
-        free = name in _FREE_ON_RESUME and not (
-            name == "epochs"
-            and config.lr_schedule == "cosine"  # the curve ends with the last epoch
-        )
-        if old != new and not free:
+        if old != new and (name not in free or name in fixed):
             raise UserError(
-                f"{paths.folder} holds a run with {name} {old}, not {new}; "
-                "choose another --run-dir, or delete that folder"
+                f"{folder} holds a run with {name} {old}, not {new}; choose another --run-dir, or "
+                "delete that folder"
             )
-    if corpus.corpus_hash != manifest.corpus_hash:
+
+
+def check_same_data(folder: Path, trained_on: str, found: str, place: str) -> None:
+    """Raise `UserError` when two hashes of the data differ; `place` names where they are now."""
+    if trained_on != found:
         raise UserError(
-            f"{paths.folder} was trained on other shards than {config.shards} now holds; "
-            "choose another --run-dir"
+            f"{folder} was trained on other images or labels than {place} now holds; choose "
+            "another --run-dir, or delete that folder"
         )
-
-
-def lock(file: Path) -> IO[str]:
-    """Hold a run's folder by its lock file until that is closed or this process ends, however."""
-    folder = file.parent
-    with writing_to(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        stream = file.open("w")
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        stream.close()
-        raise UserError(
-            f"another process is training in {folder}; wait for it, or end it "
-            "(a killed launcher can leave its trainer alive)"
-        ) from None
-    return stream
-
-
-def write_description(paths: RunPaths, config: TrainConfig, manifest: Manifest) -> None:
-    """Write what makes the folder a run's. Raises `UserError` when the disk takes it not."""
-    with writing_to(paths.folder):
-        # The manifest first: where config.yaml is, the rest is too.
-        write_atomically(paths.manifest, manifest_text(manifest).encode())
-        if (card := resolve_init(config.init).card_path) and card.is_file():
-            write_atomically(paths.init_card, card.read_bytes())
-        write_atomically(paths.config, dump_config(config).encode())

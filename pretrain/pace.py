@@ -1,13 +1,15 @@
-"""How fast a run goes: images per second, the share of time spent waiting for data, time left.
+"""Throughput: images per second, the share of time spent waiting for data, time left.
 
 Imports no torch.
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from statistics import median
 from typing import TYPE_CHECKING, TypeVar
 
+from pretrain.runs.metrics_log import Record
 from shards.cli import progress_bar
 
 if TYPE_CHECKING:
@@ -15,8 +17,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_LATEST = 5  # epochs by which the time of the next ones is judged
 
-class Pace:
+
+class ThroughputMeter:
     """The clock of one process through all epochs of a run; shows a bar where that is wanted."""
 
     def __init__(
@@ -79,6 +83,22 @@ class Pace:
         steps_left = self._steps_per_epoch * (epochs_left + 1) - step
         per_step = (self._ended - self._started) / timed
         return steps_left * per_step + epochs_left * self._between
+
+
+def seconds_left(records: Sequence[Record], epochs: int) -> float | None:
+    """Until the last of `epochs` ends, judged by the latest epochs; None before the first."""
+    latest = [record["epoch_seconds"] for record in records[-_LATEST:] if "epoch_seconds" in record]
+    return median(latest) * (epochs - records[-1]["epoch"]) if latest else None
+
+
+def seconds_between(records: Sequence[Record], samples: int) -> float:
+    """What the latest epochs, of so many training samples, took beside their training."""
+    beside = [
+        record["epoch_seconds"] - samples / record["images_per_second"]
+        for record in records[-_LATEST:]
+        if record.get("images_per_second") and "epoch_seconds" in record
+    ]
+    return max(0.0, median(beside)) if beside else 0.0
 
 
 def duration(seconds: float) -> str:

@@ -6,6 +6,7 @@ Imports no torch.
 import io
 import time
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure  # not pyplot: no state, no screen
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from pretrain.atomic import write_atomically
-from pretrain.tracking import Confusion, Record, best_record
+from pretrain.runs.metrics_log import Confusion, Record
 from shards.cli import warn
 
 CURVES_NAME = "curves.png"
@@ -98,10 +99,19 @@ def confusion_png(confusion: Confusion, classes: Sequence[str], title: str = "")
     return _png(figure)
 
 
+def best_record(records: Sequence[Record]) -> Record | None:
+    """The epoch whose weights are kept: the first with the highest validation top-1.
+
+    Epochs without a finite loss are not kept, whatever they score.
+    """
+    finite = [record for record in records if isfinite(record.get("val_loss", 0.0))]
+    return max(finite, key=lambda record: record["val_top1"]) if finite else None
+
+
 class Pictures:
     """Keeps `curves.png` and `confusion.png` of a run's folder up to date, without haste.
 
-    Drawing must not slow a run of short epochs down, nor end one: what fails is told and left.
+    Drawing must neither slow down a run of short epochs nor end one: a failure is only warned of.
     """
 
     def __init__(self, folder: Path, classes: Sequence[str]) -> None:

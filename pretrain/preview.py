@@ -33,7 +33,13 @@ from shards.settings import load_config
 
 ROWS = 5
 FULL_DRAWS = 5
-_STILL: Any = {"hflip": 0.0, "vflip": 0.0, "rotate": 0.0, "brightness": 0.0, "contrast": 0.0}
+_STILL: Any = {
+    "hflip_prob": 0.0,
+    "vflip_prob": 0.0,
+    "rotate_prob": 0.0,
+    "brightness": 0.0,
+    "contrast": 0.0,
+}
 _CELL = 1.42  # inches; fifteen columns fill a screen
 _DPI = 120
 
@@ -121,13 +127,13 @@ def _samples(data: ShardSplit) -> Ids:
 def _columns(config: TrainConfig, plain: TrainConfig) -> list[Column]:
     """Only what the configuration does: a strength of nought has no column."""
     columns = [Column("crop alone", {}, plain)]
-    if config.hflip:
-        columns.append(Column("horizontal\nflip", {}, replace(plain, hflip=1.0)))
-    if config.vflip:
-        columns.append(Column("vertical\nflip", {}, replace(plain, vflip=1.0)))
-    if config.rotate:
-        title = "rotation" if config.rotation == "any" else "quarter turn"
-        columns.append(Column(f"{title},\ndrawn", {}, replace(plain, rotate=1.0)))
+    if config.hflip_prob:
+        columns.append(Column("horizontal\nflip", {}, replace(plain, hflip_prob=1.0)))
+    if config.vflip_prob:
+        columns.append(Column("vertical\nflip", {}, replace(plain, vflip_prob=1.0)))
+    if config.rotate_prob:
+        title = "rotation" if config.rotation_mode == "any" else "quarter turn"
+        columns.append(Column(f"{title},\ndrawn", {}, replace(plain, rotate_prob=1.0)))
     for sign in (-1, 1):
         if config.brightness:
             shift = sign * config.brightness
@@ -143,7 +149,7 @@ def _columns(config: TrainConfig, plain: TrainConfig) -> list[Column]:
     for name, alpha in _alphas(config).items():
         if alpha:
             only: Any = {"mixup": 0.0, "cutmix": 0.0} | {name: alpha}
-            alone = replace(config, **only, mix_share=1.0)
+            alone = replace(config, **only, mix_prob=1.0)
             columns.append(Column(f"{name}, with\nthe next row", {}, plain, alone))
     return columns
 
@@ -179,9 +185,9 @@ def _row_label(data: ShardSplit, config: TrainConfig, sample: int) -> str:
     labels = data.index["label"].astype(np.int64)
     label = int(labels[sample])
     name = data.manifest.classes[label].replace("_", " ")
-    if not config.class_balance:
+    if not config.class_balance_power:
         return name
-    drawn = class_quotas(labels, config.class_balance)[label]
+    drawn = class_quotas(labels, config.class_balance_power)[label]
     return f"{name}\n{np.count_nonzero(labels == label)} images,\n{drawn} draws an epoch"
 
 
@@ -193,22 +199,25 @@ def _outline(axis: Any, draws: Draws, row: int) -> None:
 
 
 def _caption(config: TrainConfig) -> str:
-    angle = f"up to {config.rotate_degrees:g}°" if config.rotation == "any" else "by quarter turns"
+    angle = (
+        f"up to {config.rotate_degrees:g}°" if config.rotation_mode == "any" else "by quarter turns"
+    )
     return (
         f"{config.image_size} px; crops of {config.crop_area_min:.0%} to 100% of the area, "
-        f"stretched up to {config.crop_aspect_max:g}; flips {config.hflip:g} and {config.vflip:g}; "
-        f"rotation {config.rotate:g}, {angle}; brightness ±{config.brightness:g}; "
+        f"stretched up to {config.crop_aspect_max:g}; "
+        f"flips {config.hflip_prob:g} and {config.vflip_prob:g}; "
+        f"rotation {config.rotate_prob:g}, {angle}; brightness ±{config.brightness:g}; "
         f"contrast ±{config.contrast:g}; noise up to {config.noise:g}; seed {config.seed}"
-        + (f"\n{_mixing(config)}" if config.mixes or config.class_balance else "")
+        + (f"\n{_mixing(config)}" if config.mixes or config.class_balance_power else "")
     )
 
 
 def _mixing(config: TrainConfig) -> str:
     """What is done with several images, in words."""
     parts = [f"{name} of Beta({alpha:g})" for name, alpha in _alphas(config).items() if alpha]
-    said = [f"{' or '.join(parts)} for {config.mix_share:.0%} of the images"] if parts else []
-    if config.class_balance:
-        said.append(f"classes balanced to the power {config.class_balance:g}")
+    said = [f"{' or '.join(parts)} for {config.mix_prob:.0%} of the images"] if parts else []
+    if config.class_balance_power:
+        said.append(f"classes balanced to the power {config.class_balance_power:g}")
     return "; ".join(said)
 
 

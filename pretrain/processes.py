@@ -1,12 +1,10 @@
-"""What the processes of one run decide and share together; trivial where there is only one."""
+"""What the processes of one training decide and share; trivial where there is only one."""
 
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType, TracebackType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -14,6 +12,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
 from pretrain.config import TrainConfig
+from pretrain.runs.interruption import Interruption
 from pretrain.status import EXIT_INTERRUPTED
 from shards.cli import EXIT_USER_ERROR, UserError
 
@@ -67,31 +66,31 @@ def check_equal(accelerator: Accelerator, name: str, *values: int) -> None:
 
 
 @contextmanager
-def together(
-    accelerator: Accelerator, interruption: "Interruption | None" = None
+def sync_errors(
+    accelerator: Accelerator, interruption: Interruption | None = None
 ) -> Iterator[None]:
-    """Wait for all processes at the end; an error of one inside ends them all.
+    """Wait for all processes at the end; an error in one of them ends them all.
 
-    Without this, who goes on would wait for ever for the one that failed. With `interruption`, a
-    stop that one was asked for ends them all too: only where there is nothing to save. No
-    collective operation may stand inside: one that has failed takes no part in it.
+    Without this, the others would wait for ever for the one that failed. With `interruption`, a
+    request to stop one ends them all too: only where there is nothing to save. No collective
+    operation may stand inside: a process that has failed takes no part in it.
     """
     fault: Exception | None = None
     try:
         yield
-    except Exception as error:  # whatever it is, the others must hear of it
+    except Exception as error:  # of any kind: the other processes must end too
         fault = error
     asked = interruption is not None and interruption.requested
-    told = torch.tensor([fault is not None, asked], dtype=torch.float32)
-    faults, stops = sum_over(accelerator, told).tolist()
+    flags = torch.tensor([fault is not None, asked], dtype=torch.float32)
+    faults, stops = sum_over(accelerator, flags).tolist()
     if faults:
-        end_all(fault)
+        abort_all(fault)
     if stops:
         sys.exit(EXIT_INTERRUPTED)
 
 
-def end_all(fault: Exception | None) -> NoReturn:
-    """End this process, as all others: by its own fault, which says why, or for that of another."""
+def abort_all(fault: Exception | None) -> NoReturn:
+    """End this process, as all others do: with its own error, or because another one failed."""
     if fault is not None:
         raise fault
     sys.exit(EXIT_USER_ERROR)
@@ -112,7 +111,7 @@ def average_statistics(model: nn.Module, accelerator: Accelerator) -> None:
 def synchronise_norms(model: nn.Module, processes: int, device: torch.device) -> nn.Module:
     """Batch norms that see the batches of all processes; the parameters stay the same objects.
 
-    Nothing to do for one process. Raises `UserError` for several on CPUs: torch has it not.
+    Nothing to do for one process. Raises `UserError` for several on CPUs, where torch has none.
     """
     if processes == 1:
         return model
@@ -123,53 +122,3 @@ def synchronise_norms(model: nn.Module, processes: int, device: torch.device) ->
         )
     converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     return converted
-
-
-class Interruption:
-    """Notices SIGTERM and SIGUSR1, which clusters send before a kill.
-
-    One process that has nothing to save yet ends at once. Else they only raise a flag, and all
-    processes end together: in `together`, or when the loop has seen it.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._deferred = int(os.environ.get("WORLD_SIZE", "1")) > 1  # others would wait for it
-        self._owner = os.getpid()
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "Interruption":
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def defer(self) -> None:
-        """From now on there is something to save."""
-        self._deferred = True
-
-    @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Around what takes long and loses nothing: there, end without waiting for the others."""
-        deferred, self._deferred = self._deferred, False
-        try:
-            if self.requested:
-                sys.exit(EXIT_INTERRUPTED)
-            yield
-        finally:
-            self._deferred = deferred
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._owner:  # forked workers inherit the handler
-            return
-        self.requested = True
-        if not self._deferred:
-            sys.exit(EXIT_INTERRUPTED)

@@ -30,8 +30,6 @@ from pretrain.status import read_status
 from shards.cli import ArgumentParser, UserError, console, program, warn
 from shards.schema import file_sha256
 
-# Settings that say where things lie, or which images they are: one may be named by its file.
-_PLACES = ("shards", "data", "study", "run_dir", "cache_dir", "train", "val", "test", "specimen")
 _TIMM_FOLDER = "timm"  # pretrain.timm_export, which needs torch, writes it
 
 
@@ -132,25 +130,25 @@ def _collect(run_dir: Path, folder: Path, licence: str | None) -> AnyCard:
     """Bring what is to be published, and nothing else, to `folder`; returns its card."""
     if is_segmenter(run_dir):
         segmenter = copy_segmenter(run_dir, folder, licence)
-        segmenter = replace(segmenter, **_told(segmenter))
+        segmenter = replace(segmenter, **_public_init(segmenter))
         write_segmenter_card(folder, segmenter)
         return segmenter
     if licence is not None:
         raise UserError("--licence is for segmenters; that of a corpus stands in its recipe")
     encoder = _export(run_dir, folder)
-    encoder = replace(encoder, **_told(encoder))
+    encoder = replace(encoder, **_public_init(encoder))
     write_card(folder, encoder)
     return encoder
 
 
-def _told(card: AnyCard) -> dict[str, Any]:
-    """What changes in a card that others read: nobody needs paths and URLs of who trained.
+def _public_init(card: AnyCard) -> dict[str, Any]:
+    """What changes in a card that others read: an encoder that began from a path does not name it.
 
-    The corpus is told by its hash, sources and classes.
+    Private settings are in no card (`micrograph.field_marks`).
     """
-    told = card.init in ("random", "imagenet") or is_name(card.init)
-    init = card.init if told else UNPUBLISHED
-    config = {name: value for name, value in card.config.items() if name not in _PLACES}
+    public = card.init in ("random", "imagenet") or is_name(card.init)
+    init = card.init if public else UNPUBLISHED
+    config = dict(card.config)
     return {"init": init, "config": config | ({"init": init} if "init" in config else {})}
 
 

@@ -84,8 +84,8 @@ def decide_residence(
     if choice == "always" and sum(sizes) > free:
         names = " and ".join(data.split for data in splits)
         raise UserError(
-            f"resident is 'always', but {names} need {sum(sizes) / GIB:.1f} GiB of {where}; "
-            "use --resident auto, or smaller shards (shards.write --max-side)"
+            f"cache_images is 'always', but {names} need {sum(sizes) / GIB:.1f} GiB of {where}; "
+            "use --cache-images auto, or smaller shards (shards.write --max-side)"
         )
     left = float(free) if choice == "always" else BUDGET * free
     decided = []

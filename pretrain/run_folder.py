@@ -1,63 +1,33 @@
-"""The folder of one training run: what lies where in it, and how others read it.
+"""The folder of one pre-training: what it holds beside what every run has, and how others read it.
 
-config.yaml        the resolved settings; `--config` repeats the run with them
 manifest.json      of the shards it trains on
 init_card.json     of the encoder that it began from, if that was an export
-metrics.jsonl      one line per epoch
-curves.png         the same to look at
+curves.png         metrics.jsonl as curves
 confusion.png      of the best epoch: which classes are taken for which
-status.json        where it stands, for who started it
-checkpoints/       to go on from
-best.safetensors   the classifier after its best epoch, with that epoch's scores
+best.safetensors   the classifier after its best epoch, with that epoch's metadata
 
 Imports no torch.
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from pretrain.atomic import write_atomically, writing_to
 from pretrain.card import read_card_file
 from pretrain.config import TrainConfig
 from pretrain.inits import resolve_init
 from pretrain.registry.pull import pin
+from pretrain.runs.run_folder import RunPaths
 from shards.cli import UserError
-from shards.schema import MANIFEST_NAME, Manifest, SourceInfo, read_manifest
+from shards.schema import MANIFEST_NAME, Manifest, SourceInfo, manifest_text, read_manifest
 from shards.settings import build_config, read_recipe
 
-
-@dataclass(frozen=True, slots=True)
-class RunPaths:
-    """Where things lie in a run's folder."""
-
-    folder: Path
-
-    @property
-    def config(self) -> Path:
-        return self.folder / "config.yaml"
-
-    @property
-    def manifest(self) -> Path:
-        return self.folder / MANIFEST_NAME
-
-    @property
-    def init_card(self) -> Path:
-        return self.folder / "init_card.json"
-
-    @property
-    def lock(self) -> Path:
-        return self.folder / ".lock"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
-
-    @property
-    def best(self) -> Path:
-        return self.folder / "best.safetensors"
+INIT_CARD_NAME = "init_card.json"
+BEST_METADATA = "best_epoch"  # key of the JSON text in the metadata of best.safetensors
 
 
 def read_run(folder: Path) -> tuple[TrainConfig, Manifest, RunPaths]:
@@ -84,15 +54,24 @@ def pin_init(config: TrainConfig) -> TrainConfig:
     return replace(config, init=pin(config.init))
 
 
+def write_description(folder: Path, config: TrainConfig, manifest: Manifest) -> None:
+    """Write what the run trains on and begins from. Raises `UserError` when the disk is full."""
+    with writing_to(folder):
+        write_atomically(folder / MANIFEST_NAME, manifest_text(manifest).encode())
+        if (card := resolve_init(config.init).card_path) and card.is_file():
+            write_atomically(folder / INIT_CARD_NAME, card.read_bytes())
+
+
 def read_sources(manifest: Manifest, paths: RunPaths) -> tuple[SourceInfo, ...]:
     """Of the corpus and of what the run began from: a restriction is not trained away."""
-    if not paths.init_card.exists():
+    card = paths.folder / INIT_CARD_NAME
+    if not card.exists():
         return manifest.sources
-    inherited = read_card_file(paths.init_card).sources
+    inherited = read_card_file(card).sources
     return (*manifest.sources, *(s for s in inherited if s not in manifest.sources))
 
 
-def read_story(paths: RunPaths) -> dict[str, Any] | None:
+def read_best_metadata(paths: RunPaths) -> dict[str, Any] | None:
     """What is known of the kept epoch: `epoch`, `scores`, `converged`, `confusion`; None before it.
 
     Raises `UserError` when the file of its weights is damaged.
@@ -101,7 +80,7 @@ def read_story(paths: RunPaths) -> dict[str, Any] | None:
         return None
     try:
         with safe_open(paths.best, framework="numpy") as file:  # reads no tensor
-            story: dict[str, Any] = json.loads(file.metadata()["story"])
+            metadata: dict[str, Any] = json.loads(file.metadata()[BEST_METADATA])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{paths.best} is damaged: {error}") from error
-    return story
+    return metadata

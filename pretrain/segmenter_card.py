@@ -38,7 +38,7 @@ class SegmenterCard:
     std: tuple[float, ...]
     crop_size: int  # pixels
     orientation: str  # whether up has a meaning: what may be flipped at test time
-    micro_over: str
+    micro_iou_classes: str
     converged: bool  # False: collapsed, see `collapse`; do not use
     collapse: str
     metrics: Mapping[str, float | None]  # of the kept epoch, on the validation images

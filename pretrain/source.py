@@ -34,7 +34,7 @@ def open_sources(
     a micro-batch is tried, which then counts it.
     """
     decode = decode_path(splits[0], config, device)
-    residences = decide_residence(config.resident, splits, device, processes)
+    residences = decide_residence(config.cache_images, splits, device, processes)
     sources = []
     for data, residence in zip(splits, residences, strict=True):
         arena = Arena(data, device) if residence.kept else None

@@ -1,6 +1,7 @@
-"""Where a run stands, in one small file that others may read at any time. Imports no torch.
+"""`status.json`: where a run stands, to be read by other programs at any time. Imports no torch.
 
-`accelerate launch` ends with 1 whatever its trainer ended with, so who requeues runs asks here.
+`accelerate launch` exits with 1 whatever its trainer exited with, so a launcher reads the state of
+a run here.
 """
 
 import json
@@ -9,29 +10,37 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
+from enum import StrEnum
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any
 
 from pretrain.atomic import write_atomically
 from shards.cli import UserError
 
 STATUS_NAME = "status.json"
 
-# interrupted: asked to stop, and saved; the same command goes on. A run that was killed outright
-# leaves "running" behind, with an `updated` that grows old.
-State = Literal["running", "interrupted", "finished", "failed"]
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: saved; the same command resumes
 
-EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: saved; the same command goes on
+
+class RunState(StrEnum):
+    """The states of a run; everything that speaks of them uses these words."""
+
+    RUNNING = "running"  # also left behind by a killed run, with an `updated` that grows old
+    INTERRUPTED = "interrupted"  # asked to stop, and saved: the same command resumes
+    FINISHED = "finished"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
     """How a run is doing, as of `updated`."""
 
-    state: State
+    state: RunState
     reason: str = ""  # why it is no longer running
     epoch: int = 0  # completed
-    epochs: int = 0  # the upper bound; early stopping may come first
+    epochs: int = 0  # the upper bound; early stopping may come first; 0: there is none
+    step: int = 0  # completed, of runs that count in steps
+    steps: int = 0  # their upper bound
     best_top1: float | None = None  # in [0, 1]; None before the first validation
     best_epoch: int = 0
     converged: bool | None = None  # of the best epoch; None before the first validation
@@ -46,36 +55,39 @@ def write_status(folder: Path, status: Status) -> None:
 
 
 @contextmanager
-def told_if_stopped(folder: Path) -> Iterator[None]:
-    """Around what comes before a run has opened, and may take long: a stop is no failure.
+def record_interruption(folder: Path) -> Iterator[None]:
+    """Wrap slow start-up work: a stop here is recorded as interrupted, not failed.
 
-    Of several processes, the first tells.
+    Of several processes, the first writes the status.
     """
     try:
         yield
     except SystemExit as stop:
         if stop.code == EXIT_INTERRUPTED and os.environ.get("RANK", "0") == "0":
-            before = read_status(folder) or Status(state="interrupted")
+            before = read_status(folder) or Status(state=RunState.INTERRUPTED)
             folder.mkdir(parents=True, exist_ok=True)
-            reason = "asked to stop before it began"
-            write_status(
-                folder, replace(before, state="interrupted", reason=reason, updated=time.time())
+            after = replace(
+                before,
+                state=RunState.INTERRUPTED,
+                reason="asked to stop before it began",
+                updated=time.time(),
             )
+            write_status(folder, after)
         raise
 
 
-def how_it_ended(finished: str, error: BaseException | None) -> tuple[State, str]:
-    """State and reason of a run that ended so; `finished` says why, where it came to its end."""
+def outcome(finished: str, error: BaseException | None) -> tuple[RunState, str]:
+    """State and reason of a run that has ended by `error`, or without one as `finished` says."""
     if error is None:
-        return "finished", finished
+        return RunState.FINISHED, finished
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted", "stopped from the keyboard"
+        return RunState.INTERRUPTED, "stopped from the keyboard"
     if isinstance(error, SystemExit):
         if error.code == EXIT_INTERRUPTED:
-            return "interrupted", "asked to stop"
-        return "failed", "another process failed"
-    told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    return "failed", told
+            return RunState.INTERRUPTED, "asked to stop"
+        return RunState.FAILED, "another process failed"
+    known = isinstance(error, UserError)
+    return RunState.FAILED, str(error) if known else f"{type(error).__name__}: {error}"
 
 
 def read_status(folder: Path) -> Status | None:
@@ -85,13 +97,11 @@ def read_status(folder: Path) -> Status | None:
     """
     path = folder / STATUS_NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         known = {field.name for field in fields(Status)}
-        status = Status(**{name: value for name, value in content.items() if name in known})
+        values = {name: value for name, value in content.items() if name in known}
+        return Status(**values | {"state": RunState(content["state"])})
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
-    if status.state not in get_args(State):
-        raise UserError(f"{path} has the unknown state {status.state!r}")
-    return status

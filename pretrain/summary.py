@@ -20,10 +20,11 @@ from rich.console import Console
 from rich.table import Table
 
 from pretrain.card import CARD_NAME
-from pretrain.pace import duration
-from pretrain.run_folder import RunPaths, read_run, read_sources, read_story
+from pretrain.pace import duration, seconds_left
+from pretrain.run_folder import read_best_metadata, read_run, read_sources
+from pretrain.runs.metrics_log import read_metrics
+from pretrain.runs.run_folder import RunPaths
 from pretrain.status import Status, read_status
-from pretrain.tracking import read_metrics, seconds_left
 from shards.cli import UserError, program, warn
 from shards.settings import Positional, load_config
 
@@ -111,14 +112,14 @@ def summarise(folder: Path) -> Summary:
     """Read a run's folder. Raises `UserError` when there is no run in it, or it is damaged."""
     config, manifest, paths = read_run(folder)
     records = read_metrics(folder)
-    story = read_story(paths)
+    best = read_best_metadata(paths)
     sources = read_sources(manifest, paths)
     status = read_status(folder)
     epoch = int(records[-1]["epoch"]) if records else 0
     state, reason = _state(status, epoch, config.epochs)
-    scores = story["scores"] if story else {}
-    counts = np.asarray(story["confusion"] if story else [], dtype=np.int64)
-    converged = story["converged"] if story else None
+    scores = best["scores"] if best else {}
+    counts = np.asarray(best["confusion"] if best else [], dtype=np.int64)
+    converged = best["converged"] if best else None
     return Summary(
         run=str(folder),
         arch=config.arch,
@@ -139,7 +140,7 @@ def summarise(folder: Path) -> Summary:
         epochs=config.epochs,
         seconds_left=seconds_left(records, config.epochs) if state == "running" else None,
         converged=converged,
-        best_epoch=story["epoch"] if story else None,
+        best_epoch=best["epoch"] if best else None,
         top1=scores.get("top1"),
         top5=scores.get("top5"),
         balanced_accuracy=scores.get("balanced_accuracy"),

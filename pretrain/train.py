@@ -15,13 +15,11 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from pretrain.checkpoint import Progress
 from pretrain.config import TrainConfig
 from pretrain.ema import Ema, build_ema
-from pretrain.feed import Feed
+from pretrain.feed import StepBatches
 from pretrain.guards import (
     Diverged,
-    Statistics,
     check_divergence,
     count_step,
     gradient_norm,
@@ -33,23 +31,26 @@ from pretrain.model import build_classifier
 from pretrain.objective import Objective, build_objective
 from pretrain.optim import build_optimizer, learning_rate, set_learning_rate
 from pretrain.order import Ids, Plan, slot_seed
-from pretrain.pace import Pace
+from pretrain.pace import ThroughputMeter
 from pretrain.processes import (
-    Interruption,
-    end_all,
+    abort_all,
     processes_here,
     start_accelerator,
     sum_over,
+    sync_errors,
     synchronise_norms,
     thread_count,
-    together,
 )
-from pretrain.run import Run
+from pretrain.run import TrainingRun
 from pretrain.run_folder import pin_init
+from pretrain.runs.interruption import Interruption
+from pretrain.runs.phases import announce
+from pretrain.runs.skips import BufferSnapshot
 from pretrain.source import Source, open_sources
 from pretrain.staging import stage
-from pretrain.status import told_if_stopped
+from pretrain.status import record_interruption
 from pretrain.store import ShardSplit, open_split
+from pretrain.training.progress import Progress
 from pretrain.validate import validate
 from shards.cli import UserError, console, program, warn
 from shards.settings import load_config
@@ -64,17 +65,19 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def train(config: TrainConfig, interruption: Interruption) -> None:
     """Train to the end, or until interrupted; goes on where an earlier run in the folder ended."""
-    with told_if_stopped(config.run_folder):
+    announce("start")
+    with record_interruption(config.run_folder):
         with interruption.at_once():
             folder = stage(config.shards, config.cache_dir)
         accelerator = start_accelerator(config)
-        with together(accelerator, interruption):
+        with sync_errors(accelerator, interruption):
             train_data, val_data = _open_splits(config, folder)
-        run = Run(config, accelerator, train_data.manifest, interruption)
+        run = TrainingRun(config, accelerator, train_data.manifest, interruption)
     with run:
         torch.manual_seed(config.seed)
         classes = len(train_data.manifest.classes)
-        with run.together():
+        announce("build")
+        with run.sync_errors():
             model: nn.Module = build_classifier(
                 config.arch, config.init, classes, config.dropout, config.image_size
             )
@@ -87,7 +90,7 @@ def train(config: TrainConfig, interruption: Interruption) -> None:
         if progress.finished:
             console.print(f"{run.paths.folder} is finished: {progress.finished}", markup=False)
             return
-        with run.together():
+        with run.sync_errors():
             train_source, val_source = _sources((train_data, val_data), config, accelerator)
         micro_batch_size = _micro_batch_size(
             model, config, progress, accelerator, (train_data, val_data)
@@ -103,18 +106,18 @@ def train(config: TrainConfig, interruption: Interruption) -> None:
         run.watch(model, optimizer, progress)
         labels = train_data.index["label"].astype(np.int64)
         plan = _plan(config, labels, micro_batch_size, accelerator)
-        pace = Pace(
+        meter = ThroughputMeter(
             config.epochs,
             plan.steps_per_epoch,
             visible=accelerator.is_main_process,
             between=run.seconds_between_epochs(),
         )
         objective = build_objective(config, labels, classes, accelerator.device)
-        stats = Statistics(model)
+        snapshot = BufferSnapshot(model)
         training = Training(
-            config, accelerator, run, plan, pace, objective, model, optimizer, ema, stats
+            config, accelerator, run, plan, meter, objective, model, optimizer, ema, snapshot
         )
-        with run.together():
+        with run.sync_errors():
             largest = max(micro_batch_size, plan.largest_slot(accelerator.num_processes))
             train_loader = _loader(train_source, config, accelerator, largest)
             val_loader = _loader(val_source, config, accelerator, micro_batch_size)
@@ -140,14 +143,14 @@ class Training:
 
     config: TrainConfig
     accelerator: Accelerator
-    run: Run
+    run: TrainingRun
     plan: Plan
-    pace: Pace
+    meter: ThroughputMeter
     objective: Objective
     model: nn.Module
     optimizer: Any
     ema: Ema | None
-    statistics: Statistics
+    snapshot: BufferSnapshot
 
 
 def train_epoch(
@@ -155,8 +158,8 @@ def train_epoch(
 ) -> tuple[Progress, dict[str, float]]:
     """Train the rest of an epoch; exits the program, saved, when it is asked to stop.
 
-    Raises `Diverged` when the run must roll back. What keeps one process from making its batches
-    ends all of them, saved.
+    Raises `Diverged` when the run must roll back. An error in one process's
+    batches ends all of them, saved.
     """
     config, accelerator, plan, run = (
         training.config,
@@ -164,34 +167,35 @@ def train_epoch(
         training.plan,
         training.run,
     )
+    announce("epoch")
     rank, world = accelerator.process_index, accelerator.num_processes
     steps_per_epoch, epoch = plan.steps_per_epoch, progress.epoch
     steps = loader.steps(plan, epoch, progress.step, rank, world)
-    for step in training.pace.watch(steps, epoch, progress.step):
+    for step in training.meter.watch(steps, epoch, progress.step):
         lr = progress.lr_factor * learning_rate(config, epoch, step.number, steps_per_epoch)
         set_learning_rate(training.optimizer, lr)
-        training.statistics.keep()
-        feed = Feed(step, config.image_size, accelerator.device)
-        loss_sum = add_gradients(training, step, feed, epoch)
-        # One small reduction tells all processes the loss and what any of them wants.
-        told = torch.tensor(
+        training.snapshot.save()
+        batches = StepBatches(step, config.image_size, accelerator.device)
+        loss_sum = add_gradients(training, step, batches, epoch)
+        # One small reduction: the loss, and whether any process wants to stop, save or fail.
+        flags = torch.tensor(
             [
                 loss_sum,
                 gradient_norm(training.model, accelerator),
                 float(run.interrupted),
                 float(run.checkpoint_due),
-                float(feed.fault is not None),
+                float(batches.fault is not None),
             ],
             dtype=torch.float64,
         )
-        loss_sum, norm, stop, save, faults = sum_over(accelerator, told).tolist()
+        loss_sum, norm, stop, save, faults = sum_over(accelerator, flags).tolist()
         if faults:
-            training.statistics.put_back()
+            training.snapshot.restore()
             run.save(progress)
-            end_all(feed.fault)
+            abort_all(batches.fault)
         sound = math.isfinite(loss_sum) and math.isfinite(norm)
         if not (sound and take_step(training, epoch, step)):
-            training.statistics.put_back()
+            training.snapshot.restore()
         progress = count_step(progress, step.samples, loss_sum, sound=sound)
         check_divergence(config, progress, loss_sum / step.samples)
         if stop:
@@ -202,17 +206,18 @@ def train_epoch(
         "lr": progress.lr_factor
         * learning_rate(config, epoch, steps_per_epoch - 1, steps_per_epoch),
         "train_loss": progress.loss_sum / max(1, plan.samples - progress.skipped_samples),
-        **training.pace.measured(),
+        **training.meter.measured(),
     }
 
 
-def add_gradients(training: Training, step: Step, feed: Feed, epoch: int) -> float:
+def add_gradients(training: Training, step: Step, batches: StepBatches, epoch: int) -> float:
     """Gradients of this process's part of the global batch; returns its summed loss."""
+    announce("step")
     config, accelerator, model = training.config, training.accelerator, training.model
     rank, world = accelerator.process_index, accelerator.num_processes
     training.optimizer.zero_grad(set_to_none=True)
     loss_sum = torch.zeros((), dtype=torch.float64, device=accelerator.device)
-    for position, batch in enumerate(feed):
+    for position, batch in enumerate(batches):
         torch.manual_seed(slot_seed(config.seed, epoch, step.number, position * world + rank))
         is_last = position == step.slots - 1
         with nullcontext() if is_last else accelerator.no_sync(model):
@@ -221,7 +226,7 @@ def add_gradients(training: Training, step: Step, feed: Feed, epoch: int) -> flo
             # the gradient that one process with all samples would have.
             accelerator.backward(loss * (world / step.samples))
         loss_sum += loss.detach().double()
-        if feed.fault is None:
+        if batches.fault is None:
             training.run.record_ids(epoch, step.number, batch.ids)
     return float(loss_sum)
 
@@ -246,6 +251,7 @@ def take_step(training: Training, epoch: int, step: Step) -> bool:
 
 
 def _open_splits(config: TrainConfig, folder: Path) -> tuple[ShardSplit, ShardSplit]:
+    announce("read_data")
     train_data, val_data = open_split(folder, "train"), open_split(folder, "val")
     classes = len(train_data.manifest.classes)
     if classes < 2 or not len(val_data) or not len(train_data):
@@ -259,6 +265,7 @@ def _open_splits(config: TrainConfig, folder: Path) -> tuple[ShardSplit, ShardSp
 def _plan(
     config: TrainConfig, labels: Ids, micro_batch_size: int, accelerator: Accelerator
 ) -> Plan:
+    announce("plan")
     samples = len(labels)
     plan = Plan(
         samples=samples,
@@ -266,7 +273,7 @@ def _plan(
         micro_batch_size=micro_batch_size,
         seed=config.seed,
         labels=labels,
-        balance=config.class_balance,
+        balance=config.class_balance_power,
     )
     world = accelerator.num_processes
     if samples // plan.steps_per_epoch < 2 * world:
@@ -292,8 +299,8 @@ def _micro_batch_size(
     if not accelerator.is_main_process:
         return size
     seen_at_once = size * (accelerator.num_processes if config.sync_bn else 1)
-    if said := norm_warning(model, seen_at_once):
-        warn(said)
+    if warning := norm_warning(model, seen_at_once):
+        warn(warning)
     if before not in (0, size):
         warn(
             f"the run had micro-batches of {before} and now has {size}: its numbers will be "

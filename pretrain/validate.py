@@ -9,7 +9,8 @@ from torch import nn
 
 from pretrain.loader import Loader
 from pretrain.metrics import Counts, Scores
-from pretrain.processes import average_statistics, sum_over, together
+from pretrain.processes import average_statistics, sum_over, sync_errors
+from pretrain.runs.phases import announce
 
 _ROUND = 8  # batches between two looks at whether to stop
 
@@ -27,8 +28,9 @@ def validate(
 
     None, on all of them, when one was asked to stop: on a large split it would take minutes.
     """
-    # Unwrapped: processes may have different numbers of batches, so none may wait for another
-    # but between rounds, in which who has no more of them takes part with none.
+    # Unwrapped: ranks may have different numbers of batches, so they synchronise once per round;
+    # an exhausted rank contributes nothing.
+    announce("validate")
     plain = accelerator.unwrap_model(model)
     average_statistics(plain, accelerator)
     plain.eval()
@@ -38,14 +40,14 @@ def validate(
     unfinished = True
     while unfinished:
         done = 0
-        with together(accelerator):  # an image that one cannot read ends all
+        with sync_errors(accelerator):  # an unreadable image ends all
             for batch in islice(batches, _ROUND):
                 done += 1
                 with accelerator.autocast():
                     logits = plain(batch.images)
                 counts.add(logits, batch.labels)
-        told = torch.tensor([done == _ROUND, interrupted()], dtype=torch.float32)
-        unfinished, stop = (bool(value) for value in sum_over(accelerator, told).tolist())
+        flags = torch.tensor([done == _ROUND, interrupted()], dtype=torch.float32)
+        unfinished, stop = (bool(value) for value in sum_over(accelerator, flags).tolist())
         if unfinished and stop:
             return None
     plain.train()

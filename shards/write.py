@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 
+from micrograph.field_marks import Mark, plain_without
 from shards.assign import Assignment, SplitOptions, assign, check_options
 from shards.catalog import Catalog
 from shards.clean import CleanOptions, DataBars, Masks, Overlays
@@ -38,7 +39,7 @@ from shards.schema import (
     write_index,
     write_manifest,
 )
-from shards.settings import as_plain, load_config
+from shards.settings import load_config
 from shards.sources import Listing, list_sources
 from shards.split import TRAIN, VAL, SplitRule, shuffled
 from shards.tars import write_split
@@ -52,11 +53,15 @@ class WriteConfig:
     """Turn micrographs into WebDataset shards: cleaned, without duplicates, split without leaks."""
 
     source: Annotated[
-        str | None, "folder or archive with one folder per class, table, or URL of one"
+        str | None,
+        "folder or archive with one folder per class, table, or URL of one",
+        Mark.LOCATION,
     ] = None
-    corpus: Annotated[Path | None, "recipe of several sources, see configs/corpora/"] = None
-    out: Annotated[str, "folder to create for the shards, or URL"]
-    work: Annotated[Path | None, "folder for work in progress [OUT.partial]"] = None
+    corpus: Annotated[
+        Path | None, "recipe of several sources, see configs/corpora/", Mark.LOCATION
+    ] = None
+    out: Annotated[str, "folder to create for the shards, or URL", Mark.LOCATION]
+    work: Annotated[Path | None, "folder for work in progress [OUT.partial]", Mark.LOCATION] = None
 
     profile: Annotated[Profile, "fast: JPEG, longest side capped; exact: lossless PNG"] = "fast"
     max_side: Annotated[
@@ -88,15 +93,19 @@ class WriteConfig:
     folds: Annotated[int, "folds: how many"] = 5
     fold: Annotated[int, "folds: the one that validates, from 0"] = 0
     val_source: Annotated[str | None, "source: the source that validates"] = None
-    split_file: Annotated[Path | None, "file: samples.csv of an earlier set, or its folder"] = None
+    split_file: Annotated[
+        Path | None, "file: samples.csv of an earlier set, or its folder", Mark.LOCATION
+    ] = None
     split_overlaps: Annotated[
         bool, "cut a mosaic in space where its class could not validate otherwise"
     ] = False
     seed: Annotated[int, "decides the split and the order"] = 0
 
     shard_samples: Annotated[int, "samples per tar"] = 2048
-    report: Annotated[bool, "write report.html as well"] = True
-    workers: Annotated[int | None, "processes; 1: this one alone [one per core]"] = None
+    report: Annotated[bool, "write report.html as well", Mark.FREE_ON_RESUME] = True
+    workers: Annotated[
+        int | None, "processes; 1: this one alone [one per core]", Mark.FREE_ON_RESUME
+    ] = None
 
     def __post_init__(self) -> None:
         if (self.source is None) == (self.corpus is None):
@@ -251,9 +260,7 @@ def _split_options(config: WriteConfig) -> SplitOptions:
 
 def _content_options(config: WriteConfig) -> dict[str, Any]:
     """The options that decide the bytes: the same shards from another folder or machine."""
-    others = ("source", "corpus", "out", "work", "workers", "report", "split_file")
-    plain = {key: value for key, value in as_plain(config).items() if key not in others}
-    return plain | {"max_side": _max_side(config)}
+    return plain_without(config, Mark.FREE_ON_RESUME) | {"max_side": _max_side(config)}
 
 
 def _write_one_split(

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from downstream.bench.published import EXPERIMENTS, INITS
-from downstream.config import DEFAULT_ARCH, FREE_SETTINGS, SegmentConfig
+from downstream.config import DEFAULT_ARCH, SegmentConfig
 from downstream.seg.run_folder import RunPaths, read_results
+from micrograph.field_marks import Mark, marked, plain_without
 from shards.cli import UserError
 from shards.settings import as_plain, build_config, read_recipe
 
@@ -26,8 +27,9 @@ _OF_FOLDERS = {
     )
 } | {("EBC1/train/111418#4_1426_100Cyc0032.tif", "EBC1/test"): "EBC-3"}
 
-_VARIED = FREE_SETTINGS | {"decoder", "arch", "init", "seed", "fold"}  # by a study
-_OF_EXPERIMENT = {"train", "val", "test", "specimen", "classes", "orientation", "micro_over"}
+# By a study.
+_VARIED = marked(SegmentConfig, Mark.FREE_ON_RESUME) | {"decoder", "arch", "init", "seed", "fold"}
+_OF_EXPERIMENT = {"train", "val", "test", "specimen", "classes", "orientation", "micro_iou_classes"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,5 +174,6 @@ def init_label(init: str, arch: str) -> str:
 
 
 def _twin(config: SegmentConfig, arch: str, data_sha256: str) -> str:
-    settings = {k: v for k, v in as_plain(config).items() if k not in FREE_SETTINGS | {"init"}}
+    settings = plain_without(config, Mark.FREE_ON_RESUME)
+    del settings["init"]
     return json.dumps(settings | {"arch": arch, "data_sha256": data_sha256}, sort_keys=True)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from downstream.seg.run_folder import read_results
 from pretrain.card import read_card
-from pretrain.tracking import read_metrics
+from pretrain.runs.metrics_log import read_metrics
 from shards.cli import UserError
 from shards.corpus import plain_source
 from shards.images import Pixels, RejectedImage, decode_image

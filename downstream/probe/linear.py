@@ -13,7 +13,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from downstream.config import MicroOver
+from downstream.config import MicroIouClasses
 from downstream.probe.candidates import Candidate, build_frozen
 from downstream.probe.features import Features, Positions, hypercolumns
 from downstream.probe.folds import FoldedSet
@@ -49,7 +49,11 @@ def draw_samples(data: FoldedSet, seed: int) -> list[Sample]:
 
 
 def probe(
-    candidate: Candidate, data: FoldedSet, samples: Sequence[Sample], over: MicroOver, seed: int
+    candidate: Candidate,
+    data: FoldedSet,
+    samples: Sequence[Sample],
+    over: MicroIouClasses,
+    seed: int,
 ) -> list[Scores]:
     """The scores of each fold. Raises `UserError` where the encoder cannot be used."""
     encoder = build_frozen(candidate, seed).to(default_device())

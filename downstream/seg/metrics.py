@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from downstream.config import MicroOver
+from downstream.config import MicroIouClasses
 from downstream.seg.masks import Mask
 
 
@@ -45,7 +45,7 @@ def confusion(predicted: torch.Tensor, target: torch.Tensor, classes: int) -> to
     return matrix.cpu()
 
 
-def score(matrix: torch.Tensor, over: MicroOver = "all") -> Scores:
+def score(matrix: torch.Tensor, over: MicroIouClasses = "all") -> Scores:
     """The scores of a confusion matrix, of one image or summed over several."""
     counts = matrix.double()
     hits = counts.diagonal()
@@ -65,7 +65,7 @@ def score(matrix: torch.Tensor, over: MicroOver = "all") -> Scores:
     )
 
 
-def constant_score(matrix: torch.Tensor, over: MicroOver) -> tuple[int, float]:
+def constant_score(matrix: torch.Tensor, over: MicroIouClasses) -> tuple[int, float]:
     """The best constant prediction: its class and its micro IoU.
 
     Uses only the row sums of the confusion matrix, so that of any prediction will do.

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from downstream.config import MicroOver, SegmentConfig
+from downstream.config import MicroIouClasses, SegmentConfig
 from downstream.seg.classes import format_class
 from downstream.seg.dataset import LabelledImage, LabelledSet, data_sha256
 from downstream.seg.losses import class_weights
@@ -41,11 +41,11 @@ from downstream.seg.run_folder import (
 )
 from downstream.seg.segmenter import Origin, Segmenter
 from downstream.seg.training import State
+from micrograph.field_marks import Mark, plain_without
 from pretrain.atomic import write_atomically
 from pretrain.segmenter_card import SCHEMA_VERSION, SegmenterCard, write_segmenter_card
 from pretrain.timm_models import encoder_options
 from shards.schema import file_sha256
-from shards.settings import as_plain
 
 SHOWN = 8  # images on the sheet
 
@@ -82,18 +82,20 @@ def evaluate(
         classes = len(channels)
         matrix = confusion(torch.from_numpy(predicted), torch.from_numpy(item.mask), classes)
         edges = boundaries(predicted, item.mask, classes, config.boundary_tolerance)
-        images.append(Evaluated(item, predicted, matrix, score(matrix, config.micro_over), edges))
+        images.append(
+            Evaluated(item, predicted, matrix, score(matrix, config.micro_iou_classes), edges)
+        )
     total = torch.stack([image.confusion for image in images]).sum(0)
     per_class = zip(*(image.boundaries.f1 for image in images), strict=True)
     mean_edges = Boundaries(
         boundary_f1=mean_defined([image.boundaries.boundary_f1 for image in images]),
         f1=tuple(mean_defined(values) for values in per_class),
     )
-    return Evaluation(tuple(images), score(total, config.micro_over), total, mean_edges)
+    return Evaluation(tuple(images), score(total, config.micro_iou_classes), total, mean_edges)
 
 
 def collapse_of(
-    evaluation: Evaluation, names: Sequence[str], finished: str, over: MicroOver
+    evaluation: Evaluation, names: Sequence[str], finished: str, over: MicroIouClasses
 ) -> str:
     """Why a network is of no use, or "": diverged, one class only, or no better than a constant.
 
@@ -128,7 +130,7 @@ def write_best(
         for name, value in segmenter.model.state_dict().items()
     }
     write_atomically(paths.best, save(tensors))
-    collapse = collapse_of(val, data.class_names, state.finished, config.micro_over)
+    collapse = collapse_of(val, data.class_names, state.finished, config.micro_iou_classes)
     card = SegmenterCard(
         schema_version=SCHEMA_VERSION,
         decoder=config.decoder,
@@ -141,12 +143,12 @@ def write_best(
         std=origin.std,
         crop_size=config.crop_size,
         orientation=config.orientation,
-        micro_over=config.micro_over,
+        micro_iou_classes=config.micro_iou_classes,
         converged=not collapse,
         collapse=collapse,
         metrics={"micro_iou": val.scores.micro_iou, "miou": val.scores.miou},
         sources=origin.sources,
-        config=as_plain(config),
+        config=plain_without(config, Mark.PRIVATE),
         versions=versions(),
         sha256=file_sha256(paths.best),
     )
@@ -166,7 +168,7 @@ def write_results(
     """Write `results.json`, the last file of a run, and return what it holds."""
     names = data.class_names
     weights = class_weights((item.mask for item in data.train), len(names), config.balance)
-    _, constant = constant_score(val.confusion, config.micro_over)
+    _, constant = constant_score(val.confusion, config.micro_iou_classes)
     content = {
         "schema_version": SCHEMA_VERSION,
         "classes": list(names),
@@ -179,7 +181,7 @@ def write_results(
         "data_sha256": data_sha256(data),
         "balance": config.balance,
         "class_weights": dict(zip(names, weights, strict=True)),
-        "micro_over": config.micro_over,
+        "micro_iou_classes": config.micro_iou_classes,
         "boundary_tolerance": config.boundary_tolerance,
         "finished": state.finished,
         "converged": card.converged,
@@ -191,7 +193,7 @@ def write_results(
         },
         "epochs": state.epoch,
         "steps": state.step,
-        "skipped_steps": state.skipped_total,
+        "skipped_steps": state.skipped_steps,
         "minutes": state.minutes,
         "val_constant_micro_iou": constant,  # of the best constant answer
         "val": _split_results(val, names),

@@ -1,9 +1,7 @@
-"""The folder of one segmentation run: what lies where in it, and how others read it. No torch.
+"""The folder of one segmentation run: what it holds beside what every run has. No torch.
 
-config.yaml         the resolved settings; `--config` repeats the run with them
 data.json           the images of each split, and a hash of all pixels and labels
-metrics.jsonl       one line per epoch
-checkpoints/        to go on from; removed when the run is done
+checkpoints/        removed when the run is finished
 best.safetensors    the network with the best validation micro IoU
 card.json           what its user must know: decoder, encoder, classes, mean and std
 masks/NAME.png      class indices, of the test images (without a test, of the validation images)
@@ -14,17 +12,16 @@ results.json        all scores; there only when all is done
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pretrain.atomic import write_atomically
 from pretrain.card import CARD_NAME
-from pretrain.opening import lock
+from pretrain.opening import check_same_data, check_same_settings
 from pretrain.segmenter_card import SEGMENTER_NAME
 from shards.cli import UserError, console
-from shards.settings import build_config, read_recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +37,6 @@ class RunPaths:
     @property
     def data(self) -> Path:
         return self.folder / "data.json"
-
-    @property
-    def metrics(self) -> Path:
-        return self.folder / "metrics.jsonl"
-
-    @property
-    def lock(self) -> Path:
-        return self.folder / ".lock"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
 
     @property
     def best(self) -> Path:
@@ -78,45 +63,23 @@ class RunPaths:
         return self.folder / "results.json"
 
 
-def check_same_run(
-    paths: RunPaths,
-    config: Any,
-    free: frozenset[str],
-    data_sha256: Callable[[], str],
-    owner: str,
-) -> None:
-    """Raise `UserError` when the folder holds another run than `config`, or one on other data.
+def finished_results(
+    paths: RunPaths, config: Any, data_sha256: Callable[[], str], place: str
+) -> dict[str, Any] | None:
+    """The results of this run where it has finished; None where there is something to train.
 
-    `config` is a settings dataclass, of which the `free` ones may change; `owner` of the data is
-    named in the error.
+    Raises `UserError` when the folder holds a run with other settings, or on other data than
+    `place` now holds.
     """
-    if not paths.config.exists():
-        return
-    before = build_config(type(config), read_recipe(paths.config))
-    for name in type(config).__dataclass_fields__:
-        old, new = getattr(before, name), getattr(config, name)
-        if old != new and name not in free:
-            raise UserError(
-                f"{paths.folder} holds a run with {name} {old}, not {new}; choose another "
-                "--run-dir, or delete that folder"
-            )
-    if paths.data.exists() and read_data(paths.folder)["sha256"] != data_sha256():
-        raise UserError(
-            f"{paths.folder} was trained on other images or labels than {owner} now has; "
-            "choose another --run-dir, or delete that folder"
-        )
-
-
-def read_or_run(paths: RunPaths, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What a finished run found; else what `run` finds, alone in the folder.
-
-    Raises `UserError` where another process is at work there.
-    """
-    if paths.results.exists():  # it may lie where nobody can write
-        console.print(f"{paths.folder} is finished", markup=False)
-        return read_results(paths.folder)
-    with lock(paths.lock):
-        return run()
+    finished = paths.results.exists()
+    check_same_settings(paths.folder, config, finished=finished)
+    if paths.data.exists():
+        before = read_data(paths.folder)["sha256"]
+        check_same_data(paths.folder, before, data_sha256(), place)
+    if not finished:
+        return None
+    console.print(f"{paths.folder} is finished", markup=False)
+    return read_results(paths.folder)
 
 
 def read_results(run_dir: Path) -> dict[str, Any]:
@@ -132,24 +95,6 @@ def read_data(run_dir: Path) -> dict[str, Any]:
     """`sha256`, `classes`, and the names of the images in `splits`, of a run that has begun."""
     description: dict[str, Any] = json.loads(RunPaths(run_dir).data.read_text(encoding="utf-8"))
     return description
-
-
-def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The epochs of a run so far; a last line cut short by a kill is left out."""
-    path = RunPaths(run_dir).metrics
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            continue
-    return records
-
-
-def write_metrics(run_dir: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Write the epochs anew: after a resume, those after the checkpoint are gone."""
-    lines = "".join(json.dumps(_plain(record)) + "\n" for record in records)
-    write_atomically(RunPaths(run_dir).metrics, lines.encode())
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -5,12 +5,10 @@ validation IoU has not risen for 30 epochs. With one training image an epoch is 
 """
 
 import itertools
-import json
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,15 +20,14 @@ from downstream.seg.augment import build_augmentation
 from downstream.seg.dataset import LabelledImage, LabelledSet
 from downstream.seg.losses import CrossEntropyDice, class_weights
 from downstream.seg.metrics import Scores, confusion, score
-from downstream.seg.run_folder import RunPaths, read_metrics, write_metrics
 from downstream.seg.segmenter import Segmenter
-from pretrain.checkpoint import Progress, load_checkpoint, save_checkpoint
-from pretrain.status import EXIT_INTERRUPTED
+from pretrain.runs.run import Run
+from pretrain.runs.skips import MAX_SKIPPED_STEPS, BufferSnapshot, count_skips
+from pretrain.status import RunState, Status
 from shards.cli import console, progress_bar
 
 StateDict = dict[str, torch.Tensor]
 
-MAX_SKIPPED = 10  # steps in a row whose loss is not finite
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -50,28 +47,52 @@ class State:
     best_epoch: int = 0
     best_stage: int = 1
     minutes: float = 0.0
-    skipped: int = 0  # steps in a row without a finite loss
-    skipped_total: int = 0
+    skipped_in_a_row: int = 0  # steps without a finite loss
+    skipped_steps: int = 0
     finished: str = ""  # why it ended; empty while it goes on
+
+    @property
+    def position(self) -> str:
+        """Where it is, for people."""
+        steps = f", and {self.epoch_step} steps" if self.epoch_step else ""
+        return f"epoch {self.epoch}, stage {self.stage}{steps}"
+
+
+def open_run(config: SegmentConfig, interrupted: Callable[[], bool] = lambda: False) -> Run[State]:
+    """The run of `config`, to be entered; `interrupted` says whether it was asked to stop."""
+    stages = 1 if config.stage2_lr is None else 2
+
+    def describe(state: State) -> Status:
+        return Status(
+            state=RunState.RUNNING,
+            epoch=state.epoch,
+            epochs=stages * config.max_epochs,
+            step=state.step,
+            best_epoch=state.best_epoch,
+        )
+
+    return Run(
+        config.run_dir,
+        State(),
+        describe,
+        checkpoint_minutes=config.checkpoint_minutes,
+        interrupted=interrupted,
+    )
 
 
 def fine_tune(
-    segmenter: Segmenter,
-    config: SegmentConfig,
-    data: LabelledSet,
-    interrupted: Callable[[], bool] = lambda: False,
+    segmenter: Segmenter, config: SegmentConfig, data: LabelledSet, run: Run[State]
 ) -> State:
     """Train until the last stage ends; the segmenter then holds the best weights of both.
 
-    Goes on from the checkpoint in the run's folder. Exits with `EXIT_INTERRUPTED`, saved, when
-    asked to stop.
+    Resumes from the checkpoint in the run's folder. Exits, saved, when asked to stop.
     """
-    trainer = Trainer(segmenter, config, data)
+    trainer = Trainer(segmenter, config, data, run)
     state = trainer.resume()
     with progress_bar() as bar:
         task = bar.add_task(f"fine-tune {config.run_dir.name}", total=None, note="")
         while not state.finished:
-            state = trainer.train_epoch(state, interrupted)
+            state = trainer.train_epoch(state)
             state = trainer.end_epoch(state)
             note = f"stage {state.stage}, best {state.best_score:.1%}"
             bar.update(task, completed=state.epoch, note=note)
@@ -82,9 +103,10 @@ def fine_tune(
 class Trainer:
     """What changes in training: the weights, their optimizer, and the best so far."""
 
-    def __init__(self, segmenter: Segmenter, config: SegmentConfig, data: LabelledSet) -> None:
-        self.segmenter, self.config, self.data = segmenter, config, data
-        self.paths = RunPaths(config.run_dir)
+    def __init__(
+        self, segmenter: Segmenter, config: SegmentConfig, data: LabelledSet, run: Run[State]
+    ) -> None:
+        self.segmenter, self.config, self.data, self.run = segmenter, config, data, run
         classes = len(data.classes)
         self.weights = class_weights((item.mask for item in data.train), classes, config.balance)
         weights = torch.tensor(self.weights, device=segmenter.device)
@@ -95,39 +117,37 @@ class Trainer:
         self._items = [_on_device(item, segmenter.device) for item in data.train]
         self._optimizer = self._build_optimizer(1)
         self._scaler = torch.amp.GradScaler(enabled=config.precision == "fp16")
+        self._snapshot = BufferSnapshot(segmenter.model)
         self._best: StateDict = {}
-        self._saved_at = self._told_at = time.monotonic()
+        self._timed_at = time.monotonic()
 
     def resume(self) -> State:
         """Load the newest checkpoint, if there is one."""
-        found = load_checkpoint(self.paths.checkpoints)
+        found = self.run.resume()
+        state = State() if found is None else found[0]
+        self.run.metrics.rewind("epoch", state.epoch)
+        self.run.record(state)
         if found is None:
-            write_metrics(self.paths.folder, [])
-            return State()
-        _, content = found
-        state = State(**content["state"])
+            return state
+        content = found[1]
         self._optimizer = self._build_optimizer(state.stage)
         self.segmenter.model.load_state_dict(content["model"])
         self._optimizer.load_state_dict(content["optimizer"])
         self._scaler.load_state_dict(content["scaler"])
         self._best = content["best"]
-        records = read_metrics(self.paths.folder)
-        write_metrics(self.paths.folder, [r for r in records if r["epoch"] <= state.epoch])
-        where = f"epoch {state.epoch}, stage {state.stage}"
-        where += f", and {state.epoch_step} steps" if state.epoch_step else ""
-        console.print(f"resuming after {where}")
+        console.print(f"resuming after {state.position}")
         # An epoch that has begun is ended first, as it would have been; so there always is a best.
         return replace(state, finished="" if state.epoch_step else self._why_finished(state))
 
-    def train_epoch(self, state: State, interrupted: Callable[[], bool] = lambda: False) -> State:
+    def train_epoch(self, state: State) -> State:
         """What is left of a pass over the epoch's crops; saves when asked to stop, and exits."""
         batches = epoch_batches(len(self._items), self.config, state.epoch)
         for positions in itertools.islice(batches, state.epoch_step, None):
-            if state.skipped >= MAX_SKIPPED:
+            if state.skipped_in_a_row >= MAX_SKIPPED_STEPS:
                 break
-            self._stop_or_save(state, interrupted)
+            self._stop_or_save(state)
             state = self._timed(self._train_step(state, positions))
-        self._stop_or_save(state, interrupted)
+        self._stop_or_save(state)
         return state
 
     def end_epoch(self, state: State) -> State:
@@ -156,7 +176,7 @@ class Trainer:
                 stale_epochs=0,
             )
         self._record(state, loss, scores)
-        if self._stage_ended(state) and state.stage == 1 and self.config.second_lr is not None:
+        if self._stage_ended(state) and state.stage == 1 and self.config.stage2_lr is not None:
             state = replace(state, stage=2, stage_epoch=0, stale_epochs=0)
             # From the best so far; its score is not forgotten, so the second stage cannot lose it.
             self.segmenter.model.load_state_dict(self._best)
@@ -175,30 +195,27 @@ class Trainer:
             with self._autocast():
                 predicted = self.segmenter.predict(item.pixels)
             total += confusion(torch.from_numpy(predicted), torch.from_numpy(item.mask), classes)
-        return score(total, self.config.micro_over)
+        return score(total, self.config.micro_iou_classes)
 
     def save(self, state: State) -> None:
         """Write a checkpoint."""
         content = {
-            "state": asdict(state),
             "model": self.segmenter.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
             "best": self._best,
         }
-        save_checkpoint(self.paths.checkpoints, Progress(epoch=state.epoch), content)
-        self._saved_at = time.monotonic()
+        self.run.save(state, content)
 
     def restore_best(self) -> None:
         """Give the segmenter the best weights of all epochs."""
         self.segmenter.model.load_state_dict(self._best)
 
-    def _stop_or_save(self, state: State, interrupted: Callable[[], bool]) -> None:
-        if interrupted():
+    def _stop_or_save(self, state: State) -> None:
+        if self.run.interrupted():
             self.save(state)
-            console.print("asked to stop: saved; the same command goes on from here")
-            sys.exit(EXIT_INTERRUPTED)
-        if time.monotonic() - self._saved_at >= 60 * self.config.checkpoint_minutes:
+            self.run.stop()
+        if self.run.checkpoint_due:
             self.save(state)
 
     def _train_step(self, state: State, positions: list[int]) -> State:
@@ -208,22 +225,25 @@ class Trainer:
         torch.manual_seed(self.config.seed * 1_000_003 + state.step)
         images, masks = self._draw(positions)
         self._optimizer.zero_grad(set_to_none=True)
+        self._snapshot.save()
         with self._autocast():
             logits = self.segmenter.logits(images)
         loss = self._loss(logits.float(), masks)
-        if not torch.isfinite(loss):
-            total = state.skipped_total + 1
-            return replace(state, skipped=state.skipped + 1, skipped_total=total)
+        finite = bool(torch.isfinite(loss))
+        state = count_skips(state, finite=finite)
+        if not finite:
+            self._snapshot.restore()
+            return state
         self._scaler.scale(loss).backward()
         self._scaler.step(self._optimizer)
         self._scaler.update()
         total_loss = state.loss_sum + float(loss.detach())
-        return replace(state, skipped=0, losses=state.losses + 1, loss_sum=total_loss)
+        return replace(state, losses=state.losses + 1, loss_sum=total_loss)
 
     def _timed(self, state: State) -> State:
-        """With the minutes since it was last told."""
-        before, self._told_at = self._told_at, time.monotonic()
-        return replace(state, minutes=state.minutes + (self._told_at - before) / 60)
+        """`state` with the minutes since the last call added."""
+        before, self._timed_at = self._timed_at, time.monotonic()
+        return replace(state, minutes=state.minutes + (self._timed_at - before) / 60)
 
     def _draw(self, positions: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Augmented crops `(N, 3, S, S)` uint8 and their masks `(N, S, S)` int64."""
@@ -237,7 +257,7 @@ class Trainer:
 
     def _build_optimizer(self, stage: int) -> torch.optim.Adam:
         """Anew for each stage, as the public code does: no momentum of the first in the second."""
-        lr = self.config.lr if stage == 1 else self.config.second_lr
+        lr = self.config.lr if stage == 1 else self.config.stage2_lr
         assert lr is not None
         model: Any = self.segmenter.model
         encoder = {id(parameter) for parameter in model.encoder.parameters()}
@@ -260,8 +280,7 @@ class Trainer:
             "best_micro_iou": state.best_score,
             "minutes": state.minutes,
         }
-        with self.paths.metrics.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record) + "\n")
+        self.run.metrics.append(record)
 
     def _stage_ended(self, state: State) -> bool:
         return (
@@ -271,11 +290,11 @@ class Trainer:
 
     def _why_finished(self, state: State) -> str:
         config = self.config
-        if state.skipped >= MAX_SKIPPED:
-            return f"diverged: no finite loss in {MAX_SKIPPED} steps"
+        if state.skipped_in_a_row >= MAX_SKIPPED_STEPS:
+            return f"diverged: no finite loss in {MAX_SKIPPED_STEPS} steps"
         if config.max_minutes is not None and state.minutes >= config.max_minutes:
             return f"{config.max_minutes:g} minutes are over"
-        last = state.stage == 2 or config.second_lr is None
+        last = state.stage == 2 or config.stage2_lr is None
         if last and state.stale_epochs >= config.patience:
             return f"no better micro IoU in {config.patience} epochs"
         if last and state.stage_epoch >= config.max_epochs:

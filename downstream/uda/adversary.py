@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from downstream.uda.config import Critic, DomainName, Gan
+from downstream.uda.config import DiscriminatorInput, DomainName, Gan
 from downstream.uda.discriminator import Discriminator, discriminator_input
 
 _LABELS: dict[DomainName, float] = {"source": 0.0, "target": 1.0}
@@ -30,14 +30,17 @@ def domain_loss(output: torch.Tensor, domain: DomainName, gan: Gan) -> torch.Ten
 
 
 def adversarial_loss(
-    discriminator: Discriminator, target_logits: torch.Tensor, input_kind: Critic, gan: Gan
+    discriminator: Discriminator,
+    target_logits: torch.Tensor,
+    kind: DiscriminatorInput,
+    gan: Gan,
 ) -> torch.Tensor:
     """The segmenter's loss: target predictions should be classified as source.
 
     The discriminator gets no gradient.
     """
     with frozen(discriminator):
-        output = discriminator(discriminator_input(target_logits, input_kind))
+        output = discriminator(discriminator_input(target_logits, kind))
     return domain_loss(output, "source", gan)
 
 
@@ -45,15 +48,15 @@ def discriminator_loss(
     discriminator: Discriminator,
     source_logits: torch.Tensor,
     target_logits: torch.Tensor,
-    input_kind: Critic,
+    kind: DiscriminatorInput,
     gan: Gan,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The discriminator's loss and accuracy; each domain has half the weight.
 
     The segmenter gets no gradient.
     """
-    source = discriminator(discriminator_input(source_logits.detach(), input_kind))
-    target = discriminator(discriminator_input(target_logits.detach(), input_kind))
+    source = discriminator(discriminator_input(source_logits.detach(), kind))
+    target = discriminator(discriminator_input(target_logits.detach(), kind))
     loss = (domain_loss(source, "source", gan) + domain_loss(target, "target", gan)) / 2
     return loss, accuracy(source, target, gan)
 

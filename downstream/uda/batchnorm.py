@@ -1,4 +1,4 @@
-"""Batch norm between two domains: whose statistics does a network keep, and may they move?
+"""Batch norm between two domains: which statistics a network keeps, and whether they move.
 
 A network at rest holds the target's; `use_domain` puts the source's in their place for a while.
 """

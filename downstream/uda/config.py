@@ -13,6 +13,7 @@ from typing import Annotated, Literal, get_args
 
 from downstream.config import Augmentation
 from downstream.uda.encoders import DILATIONS, dilation_error
+from micrograph.field_marks import Mark
 from pretrain.archs import TIMM_PREFIX, find_arch
 
 MethodName = Literal[
@@ -23,8 +24,8 @@ Network = Literal["DeepLabV2", "Unet"]
 BnMode = Literal["frozen", "shared", "domain"]
 Style = Literal["none", "fda"]
 Gan = Literal["bce", "ls"]
-Critic = Literal["softmax", "entropy"]
-CriticCrop = Literal["inner", "none"]
+DiscriminatorInput = Literal["softmax", "entropy"]
+DiscriminatorCrop = Literal["tile_core", "none"]
 Optimizer = Literal["adamw", "adam", "sgd"]
 AdaptPrecision = Literal["fp32", "bf16"]
 
@@ -33,7 +34,7 @@ AdaptPrecision = Literal["fp32", "bf16"]
 class Parts:
     """What a method is composed of; a method is a row of `METHODS`."""
 
-    critic: Critic | None = None  # what discriminators see of a prediction; None: there are none
+    discriminator: DiscriminatorInput | None = None  # None: there is none
     teacher: bool = False
     bn_adapt: bool = False  # re-estimate statistics on the target after training
     target_labels: bool = False  # trains on them: a reference, no adaptation
@@ -43,30 +44,29 @@ METHODS: Mapping[MethodName, Parts] = MappingProxyType(
     {
         "source_only": Parts(),
         "bn_adapt": Parts(bn_adapt=True),
-        "adaptsegnet": Parts(critic="softmax"),
-        "advent": Parts(critic="entropy"),
+        "adaptsegnet": Parts(discriminator="softmax"),
+        "advent": Parts(discriminator="entropy"),
         "mean_teacher": Parts(teacher=True),
         "target_supervised": Parts(target_labels=True),
     }
 )
-
-# Settings that do not change what a step computes.
-FREE_SETTINGS = frozenset({"run_dir", "threads", "checkpoint_minutes", "data"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdaptConfig:
     """Adapt a segmenter from a labelled source domain to an unlabelled target domain."""
 
-    study: Annotated[Path, "YAML file of the domains, such as configs/downstream/domains/*.yaml"]
-    data: Annotated[Path | None, "folder that takes the place of the study's"] = None
+    study: Annotated[
+        Path, "YAML file of the domains, such as configs/downstream/domains/*.yaml", Mark.PRIVATE
+    ]
+    data: Annotated[Path | None, "folder that takes the place of the study's", Mark.LOCATION] = None
     target: Annotated[str | None, "domain to adapt to [none: only for source_only]"] = None
     method: Annotated[MethodName, "source_only and target_supervised are the two references"] = (
         "adaptsegnet"
     )
     teacher: Annotated[bool, "add mean_teacher's teacher to another method"] = False
     style: Annotated[Style, "source images get the target's low amplitudes (FDA)"] = "none"
-    run_dir: Annotated[Path, "folder for the results"] = Path("runs/adapt")
+    run_dir: Annotated[Path, "folder for the results", Mark.LOCATION] = Path("runs/adapt")
     seed: Annotated[int, "decides initial weights, order and augmentation"] = 0
     folds: Annotated[int | None, "parts of the source, specimens kept whole [study's; 5 (B)]"] = (
         None
@@ -84,8 +84,12 @@ class AdaptConfig:
     bn: Annotated[BnMode, "batch norm: frozen, shared (ASN), or statistics per domain"] = "domain"
     bn_affine: Annotated[bool, "train its scale and shift (ASN: no)"] = True
 
-    inner: Annotated[int | None, "side of what counts in a tile, pixels [study's; 512 (B)]"] = None
-    ring: Annotated[int | None, "pixels around it that only give context [study's; 62 (B)]"] = None
+    tile_core: Annotated[int | None, "side of what counts in a tile, pixels [study's; 512 (B)]"] = (
+        None
+    )
+    context_margin: Annotated[
+        int | None, "pixels around it that only give context [study's; 62 (B)]"
+    ] = None
     compat_padding: Annotated[bool, "mirrored pixels count in the loss (B does not say)"] = False
     augmentation: Annotated[Augmentation, "of both domains (B: extended)"] = "extended"
     batch_size: Annotated[int, "tiles of each domain per step (B)"] = 8
@@ -108,10 +112,10 @@ class AdaptConfig:
     )
     adv_aux_weight: Annotated[float, "of the auxiliary one (ASN; its README 5e-5)"] = 0.0002
     gan: Annotated[Gan, "bce (ASN, B), or least squares (ASN's README: better)"] = "bce"
-    critic_lr: Annotated[float, "of the discriminators' Adam, betas 0.9, 0.99 (ASN)"] = 1e-4
-    critic_crop: Annotated[
-        CriticCrop, "discriminators see what counts, or the ring too (B does not say)"
-    ] = "inner"
+    discriminator_lr: Annotated[float, "of the discriminators' Adam, betas 0.9, 0.99 (ASN)"] = 1e-4
+    discriminator_crop: Annotated[
+        DiscriminatorCrop, "discriminators see what counts, or the margin too (B does not say)"
+    ] = "tile_core"
 
     fda_beta: Annotated[float, "half side of what FDA swaps, in shares of the spectrum (FDA)"] = (
         0.01
@@ -129,9 +133,9 @@ class AdaptConfig:
         bool, "also say what choosing by target labels would give, apart from the result"
     ] = False
     precision: Annotated[AdaptPrecision, "of the segmenter; the discriminators keep fp32"] = "fp32"
-    threads: Annotated[int | None, "of torch [all cores]"] = None
+    threads: Annotated[int | None, "of torch [all cores]", Mark.FREE_ON_RESUME] = None
     log_steps: Annotated[int, "steps per line of metrics.jsonl"] = 50
-    checkpoint_minutes: Annotated[float, "between two checkpoints"] = 5.0
+    checkpoint_minutes: Annotated[float, "between two checkpoints", Mark.FREE_ON_RESUME] = 5.0
 
     def __post_init__(self) -> None:
         if self.arch is not None:
@@ -144,7 +148,7 @@ class AdaptConfig:
                 raise ValueError(f"setting {name!r} must be at least 1, not {getattr(self, name)}")
         if self.fold < 0 or (self.folds is not None and self.fold >= self.folds):
             raise ValueError(f"there is no fold {self.fold} of {self.folds}; folds count from 0")
-        for name in ("lr", "critic_lr", "head_lr_factor"):
+        for name in ("lr", "discriminator_lr", "head_lr_factor"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
         weights = ("aux_weight", "adv_weight", "adv_aux_weight", "teacher_weight", "weight_decay")
@@ -179,7 +183,7 @@ class AdaptConfig:
         """What the method is composed of, `teacher` added where it is asked for."""
         row = METHODS[self.method]
         return Parts(
-            critic=row.critic,
+            discriminator=row.discriminator,
             teacher=row.teacher or self.teacher,
             bn_adapt=row.bn_adapt,
             target_labels=row.target_labels,
@@ -193,7 +197,7 @@ class AdaptConfig:
     @property
     def trains_on_target(self) -> bool:
         """Whether unlabelled target images pass through the network in training."""
-        return self.parts.critic is not None or self.parts.teacher
+        return self.parts.discriminator is not None or self.parts.teacher
 
     @property
     def training_bn(self) -> BnMode:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from downstream.uda.config import Critic
+from downstream.uda.config import DiscriminatorInput
 
 _WIDTHS = (64, 128, 256, 512)
 
@@ -31,12 +31,12 @@ class Discriminator(nn.Module):
             return self.layers(maps.float())  # type: ignore[no-any-return]
 
 
-def input_channels(classes: int, input_kind: Critic) -> int:
+def input_channels(classes: int, kind: DiscriminatorInput) -> int:
     """The number of channels of `discriminator_input`."""
-    return 1 if input_kind == "softmax" and classes == 2 else classes
+    return 1 if kind == "softmax" and classes == 2 else classes
 
 
-def discriminator_input(logits: torch.Tensor, input_kind: Critic) -> torch.Tensor:
+def discriminator_input(logits: torch.Tensor, kind: DiscriminatorInput) -> torch.Tensor:
     """The discriminator's input for logits `(N, C, H, W)`: float32 maps from 0 to 1.
 
     `softmax`: the probabilities (Tsai et al., section 3.2); of two classes only the second, because
@@ -45,7 +45,7 @@ def discriminator_input(logits: torch.Tensor, input_kind: Critic) -> torch.Tenso
     distinguish a certain foreground from a certain background.
     """
     logs = logits.float().log_softmax(1)
-    if input_kind == "entropy":
+    if kind == "entropy":
         return -(logs.exp() * logs) / math.log(logits.shape[1])
     probabilities = logs.exp()
     return probabilities[:, 1:] if logits.shape[1] == 2 else probabilities

@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from downstream.seg.segmenter import Segmenter
 from downstream.uda.adversary import adversarial_loss, discriminator_loss
 from downstream.uda.batches import seed_stream
-from downstream.uda.config import AdaptConfig, Critic
+from downstream.uda.config import AdaptConfig, DiscriminatorInput
 from downstream.uda.discriminator import Discriminator, input_channels
 from downstream.uda.masking import masked_view
 from downstream.uda.teacher import Teacher
@@ -65,17 +65,17 @@ class Adversary:
     def __init__(
         self,
         config: AdaptConfig,
-        input_kind: Critic,
+        kind: DiscriminatorInput,
         classes: int,
         context_margin: int,
         device: torch.device,
     ) -> None:
-        self._config, self._input_kind = config, input_kind
-        self._margin = context_margin if config.critic_crop == "inner" else 0
+        self._config, self._kind = config, kind
+        self._margin = context_margin if config.discriminator_crop == "tile_core" else 0
         self._weights = {"main": config.adv_weight}
         if config.has_aux:
             self._weights["aux"] = config.adv_aux_weight
-        channels = input_channels(classes, self._input_kind)
+        channels = input_channels(classes, self._kind)
         seed_stream(
             config.seed, "discriminators", 0
         )  # does not affect the segmenter's random numbers
@@ -84,7 +84,7 @@ class Adversary:
         )
         self.discriminators.to(device)
         self.optimizer = torch.optim.Adam(
-            self.discriminators.parameters(), lr=config.critic_lr, betas=_DISCRIMINATOR_BETAS
+            self.discriminators.parameters(), lr=config.discriminator_lr, betas=_DISCRIMINATOR_BETAS
         )
 
     def adversarial_loss(self, target: Outputs) -> torch.Tensor:
@@ -92,7 +92,7 @@ class Adversary:
         losses = [
             self._weights[level]
             * adversarial_loss(
-                self._discriminator(level), self._crop(logits), self._input_kind, self._config.gan
+                self._discriminator(level), self._crop(logits), self._kind, self._config.gan
             )
             for level, logits in target.levels()
         ]
@@ -109,7 +109,7 @@ class Adversary:
                 self._discriminator(level),
                 self._crop(on_source),
                 self._crop(on_target),
-                self._input_kind,
+                self._kind,
                 self._config.gan,
             )
             loss.backward()  # type: ignore[no-untyped-call]

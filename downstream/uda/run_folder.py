@@ -1,9 +1,7 @@
-"""The folder of one adaptation: whose it is, the network that is kept, the results.
+"""The folder of one adaptation: its data, the network that is kept, the results.
 
-config.yaml            the resolved settings; `--config` repeats the run with them
 data.json              the images that are trained on, and a hash of all that training sees
-metrics.jsonl          one line per `log_steps` steps
-checkpoints/           to go on from; removed when the run is done
+checkpoints/           removed when the run is finished
 best.safetensors       the last weights, or the teacher's; never chosen by a score
 card.json              what its user must know
 masks/DOMAIN/NAME.png  class indices as predicted, at native size
@@ -21,6 +19,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
+from downstream.adaptation.build import RunData
 from downstream.seg.classes import format_class
 from downstream.seg.metrics import constant_score, score
 from downstream.seg.results import versions
@@ -31,29 +30,18 @@ from downstream.seg.run_folder import (
     write_json,
 )
 from downstream.seg.segmenter import Origin
-from downstream.uda.config import FREE_SETTINGS, AdaptConfig
+from downstream.uda.config import AdaptConfig
 from downstream.uda.domains import SOURCE, DomainStudy
 from downstream.uda.evaluate import ScoredImage, domain_results, total_confusion
-from downstream.uda.prepare import PreparedImage
 from downstream.uda.training import State, Trainer
+from micrograph.field_marks import Mark, plain_without
 from pretrain.atomic import write_atomically
 from pretrain.segmenter_card import SCHEMA_VERSION, SegmenterCard, write_segmenter_card
 from pretrain.timm_models import encoder_options
 from shards.cli import UserError
 from shards.schema import file_sha256
-from shards.settings import as_plain, dump_config
 
 Split = Literal["val", "test"]
-
-
-@dataclass(frozen=True, slots=True)
-class RunData:
-    """The images of a run; of the target only those that training sees."""
-
-    study: DomainStudy
-    train: tuple[PreparedImage, ...]  # source
-    val: tuple[PreparedImage, ...]  # source
-    target: tuple[PreparedImage, ...]  # without masks, unless the method is supervised by them
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +67,8 @@ def check_same_study(paths: RunPaths, study: DomainStudy) -> None:
             )
 
 
-def describe(paths: RunPaths, config: AdaptConfig, data: RunData) -> None:
-    """Write what makes the folder this run's: now, not when the work is done."""
+def describe(paths: RunPaths, data: RunData) -> None:
+    """Write `data.json`."""
     description = {
         "sha256": data_sha256(data),
         "study": data.study.name,
@@ -92,7 +80,6 @@ def describe(paths: RunPaths, config: AdaptConfig, data: RunData) -> None:
         },
     }
     write_json(paths.data, description)
-    write_atomically(paths.config, dump_config(config).encode())
 
 
 def collapse_of(state: State, domains: Mapping[str, ScoredDomain], names: Sequence[str]) -> str:
@@ -146,12 +133,12 @@ def write_kept(
         std=origin.std,
         crop_size=study.tile_core + 2 * study.context_margin,
         orientation=study.orientation,
-        micro_over="all",
+        micro_iou_classes="all",
         converged=not collapse,
         collapse=collapse,
         metrics={"micro_iou": scores.micro_iou, "miou": scores.miou},
         sources=origin.sources,
-        config=as_plain(config),
+        config=plain_without(config, Mark.PRIVATE),
         versions=versions(),
         sha256=file_sha256(paths.best),
         preparation=_preparation(config, study),
@@ -214,9 +201,9 @@ def write_results(
             for name, domain in domains.items()
         },
         "oracle": oracle,
-        "skipped_steps": state.skipped_total,
+        "skipped_steps": state.skipped_steps,
         "seconds_per_step": state.seconds / max(1, state.step),
-        "watch": trainer.watch.summary(),
+        "watch": trainer.monitor.summary(),
     }
     write_json(paths.results, content)
     return read_results(paths.folder)
@@ -224,7 +211,7 @@ def write_results(
 
 def run_id(paths: RunPaths, config: AdaptConfig) -> str:
     """Names a run by its settings and data: what RDT's reference is stored as."""
-    settings = {k: v for k, v in as_plain(config).items() if k not in FREE_SETTINGS}
+    settings = plain_without(config, Mark.FREE_ON_RESUME)
     data = {k: v for k, v in read_data(paths.folder).items() if k != "splits"}
     text = json.dumps([settings, data], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

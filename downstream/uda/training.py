@@ -5,19 +5,16 @@ target's, from two forward passes (so that batch norm never mixes the domains); 
 discriminators, on the same predictions; then all optimisers move.
 """
 
-import json
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from downstream.seg.augment import build_tile_augmentation
-from downstream.seg.run_folder import RunPaths, read_metrics, write_metrics
 from downstream.seg.segmenter import Segmenter
 from downstream.uda.batches import Stream, TilePool, draw_batch, seed_stream
 from downstream.uda.batchnorm import set_bn_mode, use_domain
@@ -34,13 +31,12 @@ from downstream.uda.methods import (
 from downstream.uda.schedule import poly_lr
 from downstream.uda.style import fda
 from downstream.uda.tile_plan import IGNORE
-from downstream.uda.watch import Watch
-from pretrain.checkpoint import Progress, load_checkpoint, save_checkpoint
-from pretrain.guards import Statistics
-from pretrain.status import EXIT_INTERRUPTED
+from downstream.uda.watch import TrainingMonitor
+from pretrain.runs.run import Run
+from pretrain.runs.skips import MAX_SKIPPED_STEPS, BufferSnapshot, count_skips
+from pretrain.status import RunState, Status
 from shards.cli import console, progress_bar, warn
 
-MAX_SKIPPED = 10  # steps in a row without a finite loss and gradient
 ORACLE_LOOKS = 10  # how often an oracle looks at the target's labels
 
 Oracle = Callable[["Trainer"], float]  # mIoU on labelled target images
@@ -51,24 +47,39 @@ class State:
     """How far an adaptation is: everything that its loop must remember."""
 
     step: int = 0  # completed
-    skipped: int = 0  # steps in a row without finite numbers
-    skipped_total: int = 0
+    skipped_in_a_row: int = 0  # steps without a finite loss and gradient
+    skipped_steps: int = 0
     seconds: float = 0.0  # in steps
     oracle_miou: float | None = None
     oracle_step: int = 0
     finished: str = ""  # why it ended; empty while it goes on
 
+    @property
+    def position(self) -> str:
+        """Where it is, for people."""
+        return f"step {self.step}"
 
-def train(
-    trainer: "Trainer",
-    interrupted: Callable[[], bool] = lambda: False,
-    oracle: Oracle | None = None,
-) -> State:
+
+def open_run(config: AdaptConfig, interrupted: Callable[[], bool] = lambda: False) -> Run[State]:
+    """The run of `config`, to be entered; `interrupted` says whether it was asked to stop."""
+
+    def describe(state: State) -> Status:
+        return Status(state=RunState.RUNNING, step=state.step, steps=config.steps)
+
+    return Run(
+        config.run_dir,
+        State(),
+        describe,
+        checkpoint_minutes=config.checkpoint_minutes,
+        interrupted=interrupted,
+    )
+
+
+def train(trainer: "Trainer", oracle: Oracle | None = None) -> State:
     """Train until the last step.
 
-    Goes on from the checkpoint in the run's folder. Exits with `EXIT_INTERRUPTED`, saved, when
-    asked to stop. `oracle` is shown the trainer now and then; what it says is written down and
-    changes nothing.
+    Resumes from the checkpoint in the run's folder. Exits, saved, when asked to stop. `oracle` sees
+    the trainer now and then; its score is recorded and changes nothing.
     """
     state = trainer.resume()
     config = trainer.config
@@ -76,10 +87,9 @@ def train(
         name = " ".join([config.method, *([config.target] if config.target else [])])
         task = bar.add_task(name, total=config.steps, completed=state.step, note="")
         while not state.finished:
-            if interrupted():
+            if trainer.run.interrupted():
                 trainer.save(state)
-                console.print("asked to stop: saved; the same command goes on from here")
-                sys.exit(EXIT_INTERRUPTED)
+                trainer.run.stop()
             state = trainer.train_step(state)
             state = trainer.end_step(state, oracle)
             bar.update(task, completed=state.step, note=trainer.note)
@@ -96,9 +106,9 @@ class Trainer:
         study: DomainStudy,
         source: TilePool,
         target: TilePool | None,
+        run: Run[State],
     ) -> None:
-        self.segmenter, self.config, self.study = segmenter, config, study
-        self.paths = RunPaths(config.run_dir)
+        self.segmenter, self.config, self.study, self.run = segmenter, config, study, run
         self.note = ""
         device, parts = segmenter.device, config.parts
         self._pools: dict[DomainName, TilePool] = {"source": source.to(device)}
@@ -107,62 +117,59 @@ class Trainer:
         self._augment = build_tile_augmentation(config.augmentation, study.orientation, IGNORE)
         segmenter.model.train()
         set_bn_mode(segmenter.model, config.training_bn, affine=config.bn_affine)
+        self._snapshot = BufferSnapshot(segmenter.model)
         self._optimizer = self._build_optimizer()
         self._classes = len(study.classes)
         self.adversary = (
             None
-            if parts.critic is None
-            else Adversary(config, parts.critic, self._classes, study.context_margin, device)
+            if parts.discriminator is None
+            else Adversary(config, parts.discriminator, self._classes, study.context_margin, device)
         )
         self.teacher = SelfTraining(config, segmenter, self._classes) if parts.teacher else None
         shares = class_fractions("", source.masks[source.masks != IGNORE], self._classes)
-        self.watch = Watch(config, study.class_names, tuple(shares.values()))
-        self._saved_at = time.monotonic()
+        self.monitor = TrainingMonitor(config, study.class_names, tuple(shares.values()))
 
     def resume(self) -> State:
         """Load the newest checkpoint, if there is one."""
-        found = load_checkpoint(self.paths.checkpoints)
+        found = self.run.resume()
+        state = State() if found is None else found[0]
+        self.run.metrics.rewind("step", state.step)
+        self.run.record(state)
         if found is None:
-            write_metrics(self.paths.folder, [])
-            return State()
-        _, content = found
-        state = State(**content["state"])
+            return state
+        content = found[1]
         self.segmenter.model.load_state_dict(content["model"])
         self._optimizer.load_state_dict(content["optimizer"])
         for part, saved in ((self.adversary, "adversary"), (self.teacher, "teacher")):
             if part is not None:
                 part.load_state_dict(content[saved])
-        records = [r for r in read_metrics(self.paths.folder) if r["step"] <= state.step]
-        write_metrics(self.paths.folder, records)
-        self.watch.load(content["watch"], records)
-        console.print(f"resuming after step {state.step}")
+        self.monitor.load(content["watch"], self.run.metrics.records)
+        console.print(f"resuming after {state.position}")
         return replace(state, finished=self._why_finished(state))
 
     def train_step(self, state: State) -> State:
         """One step of all networks, or of none where a loss or gradient is not finite."""
         began = time.monotonic()
         step, model = state.step, self.segmenter.model
-        statistics = Statistics(model)
+        self._snapshot.save()
         lr = self._set_rates(step)
         self._optimizer.zero_grad(set_to_none=True)
         measured = self._gradients(step)
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         measured["gradient_norm"] = float(torch.nn.utils.get_total_norm(gradients))
-        sound = all(math.isfinite(value) for value in measured.values())
-        if sound:
+        finite = all(math.isfinite(value) for value in measured.values())
+        if finite:
             self._optimizer.step()
             if self.adversary is not None:
-                self.adversary.step(self._rate(step, self.config.critic_lr, warmup=0))
+                self.adversary.step(self._rate(step, self.config.discriminator_lr, warmup=0))
             if self.teacher is not None:
                 self.teacher.update(model)
-            self.watch.add(measured | {"lr": lr})
+            self.monitor.add(measured | {"lr": lr})
         else:
-            statistics.put_back()
+            self._snapshot.restore()
         return replace(
-            state,
+            count_skips(state, finite=finite),
             step=step + 1,
-            skipped=0 if sound else state.skipped + 1,
-            skipped_total=state.skipped_total + (not sound),
             seconds=state.seconds + time.monotonic() - began,
         )
 
@@ -177,23 +184,20 @@ class Trainer:
             miou = oracle(self)
             if state.oracle_miou is None or miou > state.oracle_miou:
                 state = replace(state, oracle_miou=miou, oracle_step=state.step)
-        minutes = (time.monotonic() - self._saved_at) / 60
-        if minutes >= config.checkpoint_minutes or state.finished:
+        if self.run.checkpoint_due or state.finished:
             self.save(state)
         return state
 
     def save(self, state: State) -> None:
         """Write a checkpoint."""
         content = {
-            "state": asdict(state),
             "model": self.segmenter.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "adversary": None if self.adversary is None else self.adversary.state_dict(),
             "teacher": None if self.teacher is None else self.teacher.state_dict(),
-            "watch": self.watch.state_dict(),
+            "watch": self.monitor.state_dict(),
         }
-        save_checkpoint(self.paths.checkpoints, Progress(step=state.step), content)
-        self._saved_at = time.monotonic()
+        self.run.save(state, content)
 
     @property
     def kept(self) -> nn.Module:
@@ -302,18 +306,17 @@ class Trainer:
         return poly_lr(step, total, base, self.config.poly_power, warmup)
 
     def _record(self, state: State) -> None:
-        record = self.watch.close_window(state.step, state.seconds)
+        record = self.monitor.close_window(state.step, state.seconds)
         if record is None:  # all steps since the last one were skipped
             return
-        with self.paths.metrics.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record) + "\n")
+        self.run.metrics.append(record)
         self.note = f"loss {record['loss_source']:.3f}"
-        for said in self.watch.new_warnings():
-            warn(said)
+        for warning in self.monitor.new_warnings():
+            warn(warning)
 
     def _why_finished(self, state: State) -> str:
-        if state.skipped >= MAX_SKIPPED:
-            return f"diverged: no finite loss and gradient in {MAX_SKIPPED} steps"
+        if state.skipped_in_a_row >= MAX_SKIPPED_STEPS:
+            return f"diverged: no finite loss and gradient in {MAX_SKIPPED_STEPS} steps"
         if state.step >= self.config.steps:
             return f"all {self.config.steps} steps done"
         return ""

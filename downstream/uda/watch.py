@@ -1,4 +1,4 @@
-"""Watches a training for what unlabelled targets hide: a critic that wins, a teacher that drifts.
+"""Monitors what unlabelled targets hide: a discriminator that wins, a teacher that drifts.
 
 Adversarial and self-training fail silently: the source's loss falls all the same. What is measured
 per step is averaged over a window (a line of `metrics.jsonl`) and held against bounds.
@@ -10,7 +10,7 @@ from typing import Any
 from downstream.uda.config import AdaptConfig
 
 # A discriminator that is nearly always right no longer says in which direction to go.
-CRITIC_WINS = 0.95  # accuracy, mean of the last windows
+DISCRIMINATOR_WINS = 0.95  # accuracy, mean of the last windows
 DRIFT_BOUND = 0.15  # change of a phase fraction of the teacher's since its first good windows
 VANISHED = 0.005  # phase fraction on the target of a class that is no rarity in the source
 _RARE = 0.02
@@ -20,7 +20,7 @@ _SETTLING = 0.25  # share of the steps that says nothing yet
 Record = dict[str, float]
 
 
-class Watch:
+class TrainingMonitor:
     """Means over the window so far, the records of those before, and what was warned of."""
 
     def __init__(
@@ -30,7 +30,7 @@ class Watch:
         self._sums: Record = {}
         self._count = 0
         self._records: list[Record] = []
-        self.warnings: dict[str, str] = {}  # kind -> what was said, once
+        self.warnings: dict[str, str] = {}  # kind -> text, each given once
 
     def add(self, measured: Mapping[str, float]) -> None:
         """Count a sound step."""
@@ -49,9 +49,9 @@ class Watch:
         return record
 
     def new_warnings(self) -> list[str]:
-        """What the last window gives to say for the first time."""
-        found = {**self._critic_wins(), **self._drifts(), **self._vanishes()}
-        new = {kind: said for kind, said in found.items() if kind not in self.warnings}
+        """Warnings that the last window gives reason for, each returned once."""
+        found = {**self._discriminator_wins(), **self._drifts(), **self._vanishes()}
+        new = {kind: text for kind, text in found.items() if kind not in self.warnings}
         self.warnings |= new
         return list(new.values())
 
@@ -74,15 +74,16 @@ class Watch:
         self._sums, self._count = dict(state["sums"]), state["count"]
         self.warnings, self._records = dict(state["warnings"]), list(records)
 
-    def _critic_wins(self) -> dict[str, str]:
+    def _discriminator_wins(self) -> dict[str, str]:
         accuracy = self._recent("discriminator_accuracy_main")
-        if accuracy is None or self._early(self._records[-1]) or accuracy < CRITIC_WINS:
+        if accuracy is None or self._early(self._records[-1]) or accuracy < DISCRIMINATOR_WINS:
             return {}
         return {
-            "critic": f"the discriminator tells source from target in {accuracy:.0%} of all places "
-            f"around step {self._records[-1]['step']:.0f}: the segmenter does not follow it; "
-            f"try a lower --critic-lr than {self._config.critic_lr:g}, or a higher --adv-weight "
-            f"than {self._config.adv_weight:g}"
+            "discriminator": "the discriminator tells source from target in "
+            f"{accuracy:.0%} of all places around step {self._records[-1]['step']:.0f}: the "
+            "segmenter does not follow it; try a lower --discriminator-lr than "
+            f"{self._config.discriminator_lr:g}, or a higher --adv-weight than "
+            f"{self._config.adv_weight:g}"
         }
 
     def _drifts(self) -> dict[str, str]:

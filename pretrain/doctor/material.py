@@ -17,11 +17,11 @@ from pretrain.config import TrainConfig
 from pretrain.doctor.finding import Finding, Place
 from pretrain.inits import resolve_init
 from pretrain.model import build_classifier, imagenet_tag
-from pretrain.run_folder import RunPaths
+from pretrain.runs.metrics_log import read_metrics
+from pretrain.runs.run_folder import RunPaths
 from pretrain.source import decode_path
 from pretrain.staging import stage
 from pretrain.store import ShardSplit, open_split
-from pretrain.tracking import read_metrics
 from pretrain.weights import read_encoder
 from shards.cli import cores
 from shards.images import RejectedImage, decode_image

@@ -110,7 +110,7 @@ def _train_a_little(
         micro_batch_size=size,
         seed=config.seed,
         labels=labels,
-        balance=config.class_balance,
+        balance=config.class_balance_power,
     )
     loader = Loader(
         data,

@@ -24,7 +24,7 @@ _RECIPE = (
     "batch_size",
     "optimizer",
     "lr",
-    "second_lr",
+    "stage2_lr",
     "lr_schedule",
     "weight_decay",
     "loss",

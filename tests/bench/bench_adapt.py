@@ -1,6 +1,7 @@
 """Time of a step of each adaptation method against source_only, all in one run.
 
-python tests/bench/bench_adapt.py [--arch resnet18] [--inner 96] [--ring 16] [--batch 4]
+python tests/bench/bench_adapt.py [--arch resnet18] [--tile-core 96] [--context-margin 16]
+    [--batch 4]
 
 Methods take turns, a step each, so that whatever else the machine does falls on all of them alike.
 CPU time is given beside the clock's: on a busy machine it is the steadier of the two.
@@ -18,9 +19,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from downstream.adapt import build_network, cut_pools, read_data
+from downstream.adaptation.build import build_network, cut_pools, read_data
 from downstream.uda.config import AdaptConfig
-from downstream.uda.training import State, Trainer
+from downstream.uda.training import State, Trainer, open_run
 
 METHODS: dict[str, dict[str, Any]] = {
     "source_only": {"method": "source_only"},
@@ -36,8 +37,8 @@ METHODS: dict[str, dict[str, Any]] = {
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--arch", default="resnet18")
-    parser.add_argument("--inner", type=int, default=96)
-    parser.add_argument("--ring", type=int, default=16)
+    parser.add_argument("--tile-core", type=int, default=96)
+    parser.add_argument("--context-margin", type=int, default=16)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--augmentation", default="extended")
@@ -46,12 +47,12 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         base = AdaptConfig(
-            study=write_study(Path(folder), 2 * options.inner),
+            study=write_study(Path(folder), 2 * options.tile_core),
             target="other",
             run_dir=Path(folder) / "run",
             arch=options.arch,
-            inner=options.inner,
-            ring=options.ring,
+            tile_core=options.tile_core,
+            context_margin=options.context_margin,
             batch_size=options.batch,
             augmentation=options.augmentation,
         )
@@ -76,7 +77,7 @@ def main() -> None:
 def build(config: AdaptConfig) -> Trainer:
     data = read_data(config)
     segmenter, _ = build_network(config, data.study)
-    return Trainer(segmenter, config, data.study, *cut_pools(config, data))
+    return Trainer(segmenter, config, data.study, *cut_pools(config, data), open_run(config))
 
 
 def write_study(folder: Path, side: int) -> Path:

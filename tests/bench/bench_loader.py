@@ -41,7 +41,7 @@ from pretrain.loader import Loader
 from pretrain.model import build_classifier
 from pretrain.optim import build_optimizer
 from pretrain.order import Plan
-from pretrain.pace import Pace
+from pretrain.pace import ThroughputMeter
 from pretrain.resident import Arena
 from pretrain.store import ShardSplit, open_split
 from shards.cli import cores
@@ -53,7 +53,7 @@ WARM_UP = 12  # batches: past all that was made ahead
 STEPS = 8  # of training, per way
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(arch="resnet18", batch_size=BATCH)
-QUARTER = replace(CONFIG, rotation="quarter")
+QUARTER = replace(CONFIG, rotation_mode="quarter")
 
 Batches = Iterator[Any]
 
@@ -227,16 +227,16 @@ def _transform(config: TrainConfig) -> Callable[[bytes], torch.Tensor]:
     stretch = config.crop_aspect_max
     bilinear = v2.InterpolationMode.BILINEAR
     turns: v2.Transform = v2.RandomRotation(config.rotate_degrees, interpolation=bilinear)  # type: ignore[arg-type]
-    if config.rotation == "quarter":
+    if config.rotation_mode == "quarter":
         turns = v2.RandomChoice([v2.RandomRotation((angle, angle)) for angle in (90, 180, 270)])
     augment = v2.Compose(
         [
             v2.RandomResizedCrop(
                 config.image_size, (config.crop_area_min, 1), (1 / stretch, stretch), bilinear
             ),
-            v2.RandomHorizontalFlip(config.hflip),
-            v2.RandomVerticalFlip(config.vflip),
-            v2.RandomApply([turns], config.rotate),
+            v2.RandomHorizontalFlip(config.hflip_prob),
+            v2.RandomVerticalFlip(config.vflip_prob),
+            v2.RandomApply([turns], config.rotate_prob),
             v2.ToDtype(torch.float32, scale=True),
             v2.ColorJitter(config.brightness, config.contrast),
             v2.GaussianNoise(sigma=config.noise / 2, clip=False),
@@ -283,7 +283,7 @@ def _fed_and_unfed(data: ShardSplit) -> Table:
         loader = Loader(
             data, CONFIG, micro_batch_size=BATCH, device=CPU, threads=cores(), arena=arena
         )
-        pace = Pace(1, plan.steps_per_epoch, visible=False)
+        pace = ThroughputMeter(1, plan.steps_per_epoch, visible=False)
         for step in itertools.islice(pace.watch(loader.steps(plan, 1, 0, 0, 1), 0, 0), STEPS + 1):
             for batch in step.batches:
                 train(batch.images, batch.labels)

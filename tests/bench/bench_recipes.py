@@ -17,14 +17,14 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from rich.console import Console
 from rich.table import Table
 
-from pretrain.tracking import read_metrics
+from pretrain.runs.metrics_log import read_metrics
 from pretrain.train import main as train
 
 MODERN = Path(__file__).parents[2] / "configs" / "pretrain" / "modern.yaml"
 # Name of the runs -> label, colour, and the flags that differ from the defaults.
 RECIPES = {
     "modern": ("modern.yaml", "tab:orange", ["--config", str(MODERN)]),
-    "paper-linear": ("paper A, lr 0.1 per 1024", "tab:blue", ["--lr-batch-size", "1024"]),
+    "paper-linear": ("paper A, lr 0.1 per 1024", "tab:blue", ["--lr-reference-batch-size", "1024"]),
     "paper": ("paper A, lr 0.1", "0.45", []),
 }
 DPI = 110

@@ -16,21 +16,22 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from pretrain.checkpoint import Progress
 from pretrain.config import TrainConfig
-from pretrain.guards import Statistics
 from pretrain.loader import Batch, Loader, Step
 from pretrain.memory import fit_micro_batch
 from pretrain.model import build_classifier
 from pretrain.objective import build_objective
 from pretrain.optim import build_optimizer
 from pretrain.order import Plan
-from pretrain.pace import Pace
-from pretrain.processes import Interruption, start_accelerator, thread_count
-from pretrain.run import Run
+from pretrain.pace import ThroughputMeter
+from pretrain.processes import start_accelerator, thread_count
+from pretrain.run import TrainingRun
+from pretrain.runs.interruption import Interruption
+from pretrain.runs.skips import BufferSnapshot
 from pretrain.source import Source, open_sources
 from pretrain.store import open_split
 from pretrain.train import Training, train_epoch
+from pretrain.training.progress import Progress
 
 WARM_UP = 4  # steps: kernels are chosen, the queue is full
 EPOCH = 88_000  # images, about as MicroNet's; ids lead to those there are by their remainder
@@ -69,7 +70,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 def _measure_loader(options: argparse.Namespace) -> None:
     config = _config(
         image_size=options.image_size,
-        resident="always" if options.how == "resident" else "never",
+        cache_images="always" if options.how == "resident" else "never",
         device=options.device,
         gpu_decode=options.gpu_decode,
     )
@@ -96,12 +97,15 @@ def _measure_training(options: argparse.Namespace, scratch: Path) -> None:
         run_dir=scratch / "run",
     )
     ways = {
-        "full size, streaming": replace(config, resident="never"),
-        "512 px, resident": replace(config, resident="always", shards=str(options.small)),
+        "full size, streaming": replace(config, cache_images="never"),
+        "512 px, resident": replace(config, cache_images="always", shards=str(options.small)),
     }
     accelerator = start_accelerator(config)
     manifest = open_split(Path(config.shards), "train").manifest
-    with Interruption() as interruption, Run(config, accelerator, manifest, interruption) as run:
+    with (
+        Interruption() as interruption,
+        TrainingRun(config, accelerator, manifest, interruption) as run,
+    ):
         device, classes = accelerator.device, len(manifest.classes)
         model: Any = build_classifier(config.arch, "random", classes, config.dropout)
         model.to(device, memory_format=torch.channels_last)
@@ -122,12 +126,12 @@ def _measure_training(options: argparse.Namespace, scratch: Path) -> None:
             accelerator=accelerator,
             run=run,
             plan=Plan(samples=0, batch_size=config.batch_size, micro_batch_size=size, seed=0),
-            pace=Pace(1, 1, visible=False),
+            pace=ThroughputMeter(1, 1, visible=False),
             objective=build_objective(config, labels, classes, device),
             model=model,
             optimizer=optimizer,
             ema=None,
-            statistics=Statistics(model),
+            snapshot=BufferSnapshot(model),
         )
         name = f"{config.arch}{', compiled' if config.compile else ''}, micro-batches of {size}"
         print(name, flush=True)
@@ -148,7 +152,7 @@ def _measure_training(options: argparse.Namespace, scratch: Path) -> None:
 
 def _config(**settings: Any) -> TrainConfig:
     # No guard may end a measurement, and no checkpoint fall into it.
-    never = {"skip_limit": 10**6, "loss_limit": 1e9, "checkpoint_minutes": 1e9}
+    never = {"max_skipped_steps": 10**6, "divergence_ratio": 1e9, "checkpoint_minutes": 1e9}
     return TrainConfig(**({"arch": "resnet50"} | never | settings))
 
 

@@ -76,7 +76,7 @@ def test_images_of_other_imaging_lie_farther_than_those_of_the_same(
     benchmark: Path, tmp_path: Path
 ) -> None:
     config = recipe("super4", benchmark)
-    short = {"max_epochs": 4, "second_lr": None, "samples_per_epoch": 16, "batch_size": 4}
+    short = {"max_epochs": 4, "stage2_lr": None, "samples_per_epoch": 16, "batch_size": 4}
     small = {"arch": "resnet18", "crop_size": 128, "threads": 1, "run_dir": tmp_path}
     segment(replace(config, **short, **small))  # type: ignore[arg-type]
     limit = assess(tmp_path).novelty_limit

@@ -33,7 +33,7 @@ def finished_run(data: Path, run: Path, decoder: str = "Unet", arch: str = SMALL
         batch_size=2,
         samples_per_epoch=8,
         max_epochs=1,
-        second_lr=None,
+        stage2_lr=None,
         threads=1,
     )
     segment(config)

@@ -30,7 +30,7 @@ def runs(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     """Two runs on the squares, the first with its trust files."""
     folder = tmp_path_factory.mktemp("runs")
     flags = ["--data", str(squares), "--crop-size", "64", "--batch-size", "4", "--threads", "1"]
-    flags += ["--samples-per-epoch", "32", "--max-epochs", "2", "--second-lr", "none"]
+    flags += ["--samples-per-epoch", "32", "--max-epochs", "2", "--stage2-lr", "none"]
     flags += ["--augmentation", "basic", "--lr", "2e-3", "--balance", "none", "--arch", SMALL_ARCH]
     for seed in ("0", "1"):
         segment.main([*flags, "--run-dir", str(folder / seed), "--seed", seed])

@@ -42,7 +42,7 @@ def run(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         batch_size=2,
         samples_per_epoch=4,
         max_epochs=1,
-        second_lr=None,
+        stage2_lr=None,
         threads=1,
     )
     segment(config)

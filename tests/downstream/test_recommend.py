@@ -96,7 +96,7 @@ def test_what_is_printed_can_be_run(
     command = shlex.split(told.strip().splitlines()[-1])
     assert command[:3] == ["python", "-m", "downstream.segment"]
     monkeypatch.chdir(tmp_path)
-    segment_main([*command[3:], "--max-epochs", "1", "--second-lr", "none", "--threads", "1"])
+    segment_main([*command[3:], "--max-epochs", "1", "--stage2-lr", "none", "--threads", "1"])
     assert (tmp_path / "runs" / f"random-{ARCH}" / "results.json").is_file()
 
 

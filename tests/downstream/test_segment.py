@@ -22,9 +22,9 @@ from downstream.seg.training import State, Trainer
 from downstream.segment import main, segment
 from downstream.trust import assess
 from pretrain.archs import ARCHS
-from pretrain.opening import lock
+from pretrain.runs.run_folder import lock_folder
 from pretrain.segmenter_card import read_segmenter_card
-from pretrain.status import EXIT_INTERRUPTED
+from pretrain.status import EXIT_INTERRUPTED, RunState, read_status
 from shards.cli import EXIT_USER_ERROR, UserError
 from shards.schema import IMAGENET_MEAN, IMAGENET_STD, file_sha256
 
@@ -33,7 +33,7 @@ DECODERS = ("Unet", "UnetPlusPlus", "Linknet", "FPN", "PSPNet", "PAN", "DeepLabV
 
 def flags(data: Path, run: Path, *more: str) -> list[str]:
     base = ["--data", str(data), "--run-dir", str(run), "--crop-size", "64", "--batch-size", "4"]
-    base += ["--samples-per-epoch", "32", "--max-epochs", "2", "--second-lr", "1e-4"]
+    base += ["--samples-per-epoch", "32", "--max-epochs", "2", "--stage2-lr", "1e-4"]
     base += ["--threads", "1", "--balance", "none", "--arch", SMALL_ARCH]
     return [*base, "--augmentation", "basic", "--lr", "2e-3", *more]
 
@@ -93,6 +93,18 @@ def test_the_finished_run_predicts_what_was_scored(finished: Path, squares: Path
         assert np.array_equal(segmenter.predict(item.pixels), wanted)
 
 
+def test_the_card_names_no_image_and_no_place(finished: Path, squares: Path) -> None:
+    config = json.loads((finished / "card.json").read_text())["config"]
+    assert not {"data", "run_dir", "train", "val", "test", "specimen"} & config.keys()
+    assert config["lr"] == 2e-3 and str(squares) not in json.dumps(config)
+
+
+def test_a_finished_run_says_so_in_its_status(finished: Path) -> None:
+    status = read_status(finished)
+    assert status is not None and status.state == RunState.FINISHED
+    assert (status.epoch, status.epochs) == (4, 4)
+
+
 def test_a_finished_run_is_read_and_not_repeated(
     finished: Path, squares: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,7 +120,7 @@ def test_a_finished_run_is_read_and_not_repeated(
 def test_two_processes_cannot_write_one_run(
     squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with lock(tmp_path / "run" / ".lock"), pytest.raises(SystemExit) as end:
+    with lock_folder(tmp_path / "run"), pytest.raises(SystemExit) as end:
         main(flags(squares, tmp_path / "run"))
     assert end.value.code == EXIT_USER_ERROR
     assert "another process is training in" in capsys.readouterr().err
@@ -130,6 +142,8 @@ def test_a_signal_stops_a_run_at_a_step_and_the_same_command_goes_on(
         patch.setattr(Trainer, "_train_step", interrupted_step)
         main(flags(squares, run))
     assert end.value.code == EXIT_INTERRUPTED
+    status = read_status(run)
+    assert status is not None and (status.state, status.step) == ("interrupted", 11)
     main(flags(squares, run))
     assert "resuming after epoch 1, stage 1, and 3 steps" in capsys.readouterr().err
     assert file_sha256(run / "best.safetensors") == file_sha256(finished / "best.safetensors")
@@ -168,7 +182,7 @@ def test_every_decoder_makes_a_step_from_one_image(
         precision="bf16",
         crop_size=128,
         max_epochs=1,
-        second_lr=None,
+        stage2_lr=None,
         run_dir=tmp_path / "run",
     )
     results = segment(config)
@@ -195,7 +209,7 @@ def test_a_vision_transformer_is_trained_trusted_and_applied(
     large_squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, arch = tmp_path / "run", "tu-vit_tiny_patch16_224"
-    small = ["--max-epochs", "1", "--samples-per-epoch", "2", "--second-lr", "none"]
+    small = ["--max-epochs", "1", "--samples-per-epoch", "2", "--stage2-lr", "none"]
     with pytest.raises(SystemExit):
         main(flags(large_squares, run, *small, "--arch", arch))  # by default on a U-Net
     main(flags(large_squares, run, *small, "--arch", arch, "--decoder", "DPT"))
@@ -230,7 +244,7 @@ def test_an_encoder_that_is_neither_name_nor_folder_is_named() -> None:
         (["--crop-size", "256"], "use --crop-size 64"),
         (["--data", "absent"], "no such folder"),
         (["--decoder", "PAN"], "less than 128 pixels, and there is one of 64; try FPN"),
-        (["--second-lr", "0"], "lr and second_lr must be above 0"),
+        (["--stage2-lr", "0"], "lr and stage2_lr must be above 0"),
         (["--classes", "rest=0", "crack=255"], "holds values 1, which no class stands for"),
     ],
 )

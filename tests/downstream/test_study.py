@@ -243,7 +243,7 @@ def test_the_study_reads_what_segment_writes(tmp_path: Path, squares: Path) -> N
             run_dir=tmp_path / f"{init}.{seed}",
             crop_size=32,
             max_epochs=1,
-            second_lr=None,
+            stage2_lr=None,
             threads=1,
         )
         segment(config)

@@ -10,10 +10,11 @@ from networks import SMALL_ARCH
 from downstream.config import SegmentConfig
 from downstream.seg.dataset import LabelledSet, read_labelled_set
 from downstream.seg.metrics import Scores, score
-from downstream.seg.run_folder import read_metrics
 from downstream.seg.segmenter import build_segmenter
-from downstream.seg.training import MAX_SKIPPED, State, Trainer, epoch_batches, fine_tune
+from downstream.seg.training import State, Trainer, epoch_batches, fine_tune, open_run
 from pretrain.checkpoint import load_checkpoint
+from pretrain.runs.metrics_log import read_metrics
+from pretrain.runs.skips import MAX_SKIPPED_STEPS
 from pretrain.status import EXIT_INTERRUPTED
 
 CPU = torch.device("cpu")
@@ -39,7 +40,7 @@ def trainer(config: SegmentConfig) -> tuple[Trainer, LabelledSet]:
     torch.manual_seed(config.seed)
     data = read_labelled_set(config)
     segmenter, _ = build_segmenter(config, len(data.classes), CPU)
-    return Trainer(segmenter, config, data), data
+    return Trainer(segmenter, config, data, open_run(config)), data
 
 
 def scores(micro_iou: float) -> Scores:
@@ -91,7 +92,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 ) -> None:
     config = replace(config, patience=10, samples_per_epoch=6)
     whole, data = trainer(config)
-    end = fine_tune(whole.segmenter, config, data)
+    end = fine_tune(whole.segmenter, config, data, open_run(config))
     wanted = [{**r, "minutes": 0} for r in read_metrics(config.run_dir)]
 
     again = replace(config, run_dir=config.run_dir.with_name("again"))
@@ -99,12 +100,12 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     calls = iter([False] * (asked - 1) + [True])
     cut, _ = trainer(again)
     with pytest.raises(SystemExit) as stop:
-        fine_tune(cut.segmenter, again, data, lambda: next(calls))
+        fine_tune(cut.segmenter, again, data, open_run(again, lambda: next(calls)))
     assert stop.value.code == EXIT_INTERRUPTED
-    found = load_checkpoint(again.run_dir / "checkpoints")
-    assert found is not None and found[1]["state"]["step"] == steps
+    found = load_checkpoint(again.run_dir / "checkpoints", State)
+    assert found is not None and found[0].step == steps
     other, _ = trainer(replace(again, seed=5))  # its first weights must not matter
-    resumed = fine_tune(other.segmenter, again, data)
+    resumed = fine_tune(other.segmenter, again, data, open_run(again))
     assert replace(resumed, minutes=0) == replace(end, minutes=0)
     assert [{**r, "minutes": 0} for r in read_metrics(again.run_dir)] == wanted
     own = other.segmenter.model.state_dict()
@@ -115,14 +116,18 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_called_so(config: Segment
     found, data = trainer(config)
     with torch.no_grad():
         found.segmenter.model.segmentation_head[0].bias.fill_(float("nan"))
-    state = fine_tune(found.segmenter, replace(config, max_epochs=50, patience=50), data)
-    assert state.finished == f"diverged: no finite loss in {MAX_SKIPPED} steps"
-    assert state.skipped_total == MAX_SKIPPED
+    longer = replace(config, max_epochs=50, patience=50)
+    before = [buffer.clone() for buffer in found.segmenter.model.buffers()]
+    state = fine_tune(found.segmenter, longer, data, open_run(longer))
+    assert state.finished == f"diverged: no finite loss in {MAX_SKIPPED_STEPS} steps"
+    assert state.skipped_steps == MAX_SKIPPED_STEPS
+    after = list(found.segmenter.model.buffers())
+    assert all(torch.equal(now, then) for now, then in zip(after, before, strict=True))
 
 
 def test_minutes_bound_a_run(config: SegmentConfig) -> None:
     found, data = trainer(replace(config, max_minutes=1e-9))
-    state = fine_tune(found.segmenter, found.config, data)
+    state = fine_tune(found.segmenter, found.config, data, found.run)
     assert state == replace(state, epoch=1, finished="1e-09 minutes are over")
 
 

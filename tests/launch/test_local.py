@@ -20,7 +20,7 @@ from launch.local import main as run_local
 from launch.local import thread_flags
 from launch.state import grid_states
 from pretrain.registry.stores import open_registry
-from pretrain.tracking import read_metrics
+from pretrain.runs.metrics_log import read_metrics
 
 Wait = Callable[..., None]
 EPOCHS = 12  # so many that neither of two tasks is over before the other has one behind it
@@ -82,7 +82,7 @@ def test_a_grid_of_segmentations_runs_fails_is_retried_and_collected(
 name: study
 program: downstream.segment
 root: out
-settings: {arch: resnet18, max_epochs: 1, second_lr: none, batch_size: 2, crop_size: 64}
+settings: {arch: resnet18, max_epochs: 1, stage2_lr: none, batch_size: 2, crop_size: 64}
 axes: {data: [labels, later], seed: [0]}
 then: ["touch {folder}/then"]
 """)

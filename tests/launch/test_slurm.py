@@ -18,8 +18,8 @@ from launch.state import Kind, grid_states
 from launch.status import main as print_status
 from launch.tasks import Grid
 from pretrain.registry.stores import open_registry
-from pretrain.run_folder import RunPaths
-from pretrain.tracking import read_metrics
+from pretrain.runs.metrics_log import read_metrics
+from pretrain.runs.run_folder import RunPaths
 
 pytestmark = [
     pytest.mark.slow,

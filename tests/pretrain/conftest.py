@@ -111,7 +111,7 @@ class Nursery:
     ) -> list[int]:
         """The process ids of a new trainer's processes; `last`: more flags, for the last alone.
 
-        `stops`: which process sends itself a signal, beginning which function of pretrain.train for
+        `stops`: which process sends itself a signal, in which phase of `pretrain.runs.phases`, at
         the how-manieth time, and the signal.
         """
         self._doing.write_text("")

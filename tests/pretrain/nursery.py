@@ -2,27 +2,34 @@
 
 Reads an order per line from stdin, `{"argv", "last", "log", "doing", "world", "stops"}` (`last`:
 flags that only the last process gets, behind the others). Answers with the process ids, then with
-how each ended (as `Popen.returncode`). The trainer is the real one, in a session of its own; it
-only notes in the file `doing` with which part it is busy, and where `stops` names it, `[rank,
-function, call, signal]`, sends itself a signal when it begins that call of that function: a signal
+how each ended (as `Popen.returncode`). The trainer is the real one, in a session of its own; a
+listener notes in the file `doing` with which part it is busy, and where `stops` names it, `[rank,
+phase, call, signal]`, sends it a signal when it enters that phase for the `call`-th time: a signal
 from outside would find it now here, now there.
 """
 
 import atexit
-import functools
 import itertools
 import json
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pretrain.plots  # noqa: F401 - imported late by the trainer
 from pretrain import train as trainer
-from pretrain.run import Run
+from pretrain.runs.phases import Phase, listen
+
+_PARTS: dict[Phase, str] = {
+    "start": "warm-up",
+    "epoch": "training",
+    "validate": "validation",
+    "record": "saving",
+    "stop": "saving",
+    "end": "ended",
+}
 
 
 def serve() -> None:
@@ -65,15 +72,7 @@ def _become_trainer(argv: list[str], log: Path, doing: Path) -> NoReturn:
         for number in (1, 2):
             os.dup2(stream.fileno(), number)
     file = os.open(doing, os.O_WRONLY)
-    for owner, name, part in (
-        (trainer, "train", "warm-up"),
-        (trainer, "train_epoch", "training"),
-        (trainer, "validate", "validation"),
-        (Run, "end_epoch", "saving"),
-        (Run, "stop", "saving"),
-        (Run, "report", "ended"),
-    ):
-        setattr(owner, name, _noted(getattr(owner, name), file, part.ljust(10).encode()))
+    listen(lambda phase: _note(file, phase))
     status = 0
     try:
         trainer.main(argv)
@@ -90,25 +89,19 @@ def _leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _noted(function: Callable[..., Any], file: int, part: bytes) -> Any:
-    @functools.wraps(function)
-    def noted(*args: Any, **kwargs: Any) -> Any:
-        os.pwrite(file, part, 0)
-        return function(*args, **kwargs)
-
-    return noted
+def _note(file: int, phase: Phase) -> None:
+    if phase in _PARTS:
+        os.pwrite(file, _PARTS[phase].ljust(10).encode(), 0)
 
 
-def _stop(name: str, call: int, number: int) -> None:
-    function, calls = getattr(trainer, name), itertools.count(1)
+def _stop(phase: Phase, call: int, number: int) -> None:
+    calls = itertools.count(1)
 
-    @functools.wraps(function)
-    def stopped(*args: Any, **kwargs: Any) -> Any:
-        if next(calls) == call:
+    def strike(entered: Phase) -> None:
+        if entered == phase and next(calls) == call:
             signal.raise_signal(number)
-        return function(*args, **kwargs)
 
-    setattr(trainer, name, stopped)
+    listen(strike)
 
 
 if __name__ == "__main__":

@@ -41,14 +41,14 @@ def test_flips_swap_the_bounds_of_half_the_samples() -> None:
     draws = draw_training(CONFIG, 0, IDS, HEIGHTS, WIDTHS)
     flipped = (draws.roi_start > draws.roi_end).mean(axis=0)
     assert np.all(abs(flipped - 0.5) < 0.04)
-    unflipped = TrainConfig(arch="resnet18", hflip=0, vflip=0)
+    unflipped = TrainConfig(arch="resnet18", hflip_prob=0, vflip_prob=0)
     draws = draw_training(unflipped, 0, IDS, HEIGHTS, WIDTHS)
     assert np.all(draws.roi_start < draws.roi_end)
 
 
 def test_angles_are_even_within_their_bound_and_zero_where_none_is_drawn() -> None:
     draws = draw_training(CONFIG, 0, IDS, HEIGHTS, WIDTHS)
-    assert abs(draws.rotates.mean() - CONFIG.rotate) < 0.04
+    assert abs(draws.rotates.mean() - CONFIG.rotate_prob) < 0.04
     assert not draws.angle[~draws.rotates].any()
     counts, _ = np.histogram(draws.angle[draws.rotates], bins=9, range=(-45, 45))
     assert counts.sum() == draws.rotates.sum()
@@ -56,7 +56,7 @@ def test_angles_are_even_within_their_bound_and_zero_where_none_is_drawn() -> No
 
 
 def test_crops_cover_the_stated_share_of_the_area() -> None:
-    config = TrainConfig(arch="resnet18", rotate=0, crop_aspect_max=1.0, crop_area_min=0.25)
+    config = TrainConfig(arch="resnet18", rotate_prob=0, crop_aspect_max=1.0, crop_area_min=0.25)
     squares = np.full(4000, 400)
     draws = draw_training(config, 0, IDS, squares, squares)
     sides = abs(draws.roi_end - draws.roi_start)
@@ -96,7 +96,9 @@ def test_paper_bs_recipe_resizes_the_whole_image_and_nothing_else() -> None:
 
 
 def test_quarter_turns_are_even_and_never_an_angle() -> None:
-    config = TrainConfig(arch="resnet18", rotation="quarter", rotate=0.75, hflip=0, vflip=0)
+    config = TrainConfig(
+        arch="resnet18", rotation_mode="quarter", rotate_prob=0.75, hflip_prob=0, vflip_prob=0
+    )
     draws = draw_training(config, 0, IDS, HEIGHTS, WIDTHS)
     assert not draws.rotates.any()
     assert not draws.angle.any()
@@ -108,7 +110,7 @@ def test_quarter_turns_are_even_and_never_an_angle() -> None:
 
 
 def test_stretches_are_even_in_their_logarithm() -> None:
-    config = TrainConfig(arch="resnet18", rotate=0, crop_aspect_max=1.5, crop_area_min=0.1)
+    config = TrainConfig(arch="resnet18", rotate_prob=0, crop_aspect_max=1.5, crop_area_min=0.1)
     squares = np.full(4000, 900)
     draws = draw_training(config, 0, IDS, squares, squares)
     height, width = abs(draws.roi_end - draws.roi_start).T
@@ -120,10 +122,10 @@ def test_stretches_are_even_in_their_logarithm() -> None:
 
 def test_the_scale_of_a_rotated_crop_is_that_of_an_upright_one() -> None:
     # The window grows by as much as its size after the resize, where it fits into the image.
-    config = TrainConfig(arch="resnet18", rotate=1, crop_area_min=0.05, crop_aspect_max=1.0)
+    config = TrainConfig(arch="resnet18", rotate_prob=1, crop_area_min=0.05, crop_aspect_max=1.0)
     squares = np.full(4000, 2000)
     rotated = draw_training(config, 0, IDS, squares, squares)
-    upright = draw_training(replace(config, rotate=0.0), 0, IDS, squares, squares)
+    upright = draw_training(replace(config, rotate_prob=0.0), 0, IDS, squares, squares)
     small = abs(upright.roi_end - upright.roi_start).max(axis=1) < 2000 / 2**0.5 - 1
 
     def scale(draws: Draws) -> np.ndarray:

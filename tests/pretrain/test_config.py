@@ -42,7 +42,7 @@ def test_the_defaults_are_paper_as() -> None:
         (["--arch", "resnet18", "--epochs", "many"], "'epochs' must be a whole number"),
         (["--arch", "vgg11", "--image-size", "31"], "image_size 31 is under vgg11's 32 pixels"),
         (["--arch", "resnet18", "--lr", "-1"], "'lr' must be above 0"),
-        (["--arch", "resnet18", "--hflip", "2"], "'hflip' must be from 0 to 1"),
+        (["--arch", "resnet18", "--hflip-prob", "2"], "'hflip_prob' must be from 0 to 1"),
         ([], "missing --arch"),
     ],
 )

@@ -9,14 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from pretrain.checkpoint import Progress, load_checkpoint
+from pretrain.checkpoint import load_checkpoint
 from pretrain.config import TrainConfig
 from pretrain.loader import Loader
 from pretrain.model import build_classifier
 from pretrain.order import Plan
-from pretrain.run_folder import RunPaths, read_story
+from pretrain.run_folder import read_best_metadata
+from pretrain.runs.run_folder import RunPaths
 from pretrain.status import EXIT_INTERRUPTED, read_status
 from pretrain.store import open_split
+from pretrain.training.progress import Progress
 
 SAMPLES, VAL_SAMPLES = 48, 12
 TOLERANCE = 1e-5
@@ -34,7 +36,7 @@ def run_in(nursery: Any, world: int, argv: list[str]) -> None:
 
 
 def state_of(run: Path) -> tuple[Progress, dict[str, torch.Tensor]]:
-    found = load_checkpoint(RunPaths(run).checkpoints)
+    found = load_checkpoint(RunPaths(run).checkpoints, Progress)
     assert found is not None
     return found[0], found[1]["model"]
 
@@ -74,7 +76,7 @@ def test_one_process_and_two_end_with_the_same_weights_and_counts(
     assert ids_of(runs[1]) == ids_of(runs[2]) == planned(8, 4)
     (alone, weights), (both, others) = state_of(runs[1]), state_of(runs[2])
     assert alone.best_epoch == both.best_epoch
-    stories = [read_story(RunPaths(run)) for run in runs.values()]
+    stories = [read_best_metadata(RunPaths(run)) for run in runs.values()]
     assert stories[0] is not None and stories[1] is not None
     assert stories[0]["confusion"] == stories[1]["confusion"]
     assert sum(map(sum, stories[1]["confusion"])) == VAL_SAMPLES
@@ -144,7 +146,7 @@ def test_two_processes_then_one_then_two_lose_and_repeat_no_sample(
     argv = flags(shards, run, "vgg11", *more)
     for world, call, step in ((2, 3, 3), (1, 4, 7)):  # the second goes on from the third step
         one = world - 1  # of them, which is enough
-        nursery.start(argv, world, stops=(one, "add_gradients", call, signal.SIGTERM))
+        nursery.start(argv, world, stops=(one, "step", call, signal.SIGTERM))
         assert nursery.wait() == [EXIT_INTERRUPTED] * world, nursery.log.read_text()
         status = read_status(run)
         assert status is not None and status.state == "interrupted"

@@ -8,9 +8,10 @@ import pytest
 from networks import SMALL_ARCH
 
 from pretrain.checkpoint import load_checkpoint
-from pretrain.run_folder import RunPaths
-from pretrain.tracking import read_metrics
+from pretrain.runs.metrics_log import read_metrics
+from pretrain.runs.run_folder import RunPaths
 from pretrain.train import main as train
+from pretrain.training.progress import Progress
 from shards.cli import EXIT_USER_ERROR
 
 TIMING = {"images_per_second", "data_wait", "epoch_seconds"}
@@ -36,7 +37,7 @@ def test_a_full_disk_loses_nothing_and_a_larger_one_goes_on(
         except SystemExit as end:
             assert end.code == EXIT_USER_ERROR
         (line,) = [ln for ln in capsys.readouterr().err.splitlines() if ln.startswith("error:")]
-        found = load_checkpoint(RunPaths(run).checkpoints)  # raises where none is sound
+        found = load_checkpoint(RunPaths(run).checkpoints, Progress)  # raises where none is sound
         at = (0, 0) if found is None else (found[0].epoch, found[0].step)
         assert line.startswith(f"error: cannot write to {run}")
         assert "No space left on device" in line

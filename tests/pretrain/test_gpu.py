@@ -10,9 +10,10 @@ from accelerate.state import AcceleratorState
 from pretrain.checkpoint import load_checkpoint
 from pretrain.doctor.__main__ import main as doctor
 from pretrain.export import export_encoder
-from pretrain.run_folder import RunPaths
-from pretrain.tracking import read_metrics
+from pretrain.runs.metrics_log import read_metrics
+from pretrain.runs.run_folder import RunPaths
 from pretrain.train import main as train
+from pretrain.training.progress import Progress
 
 pytestmark = [
     pytest.mark.gpu,
@@ -42,13 +43,13 @@ def test_a_run_learns_is_stopped_and_goes_on(
     run = tmp_path / "run"
     flags = ["--arch", "resnet18", "--shards", str(shards), "--image-size", "64", "--lr", "0.02"]
     flags += ["--batch-size", "16", "--micro-batch-size", "4", "--run-dir", str(run)]
-    flags += ["--device", "gpu", "--precision", precision, "--resident", resident, *more]
+    flags += ["--device", "gpu", "--precision", precision, "--cache-images", resident, *more]
     train([*flags, "--epochs", "2"])
     train([*flags, "--epochs", "8"])
     records = read_metrics(run)
     assert [record["epoch"] for record in records] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert min(record["train_loss"] for record in records[1:]) < records[0]["train_loss"]
-    found = load_checkpoint(RunPaths(run).checkpoints)
+    found = load_checkpoint(RunPaths(run).checkpoints, Progress)
     assert found is not None and found[0].skipped_in_a_row == 0
     assert export_encoder(run, tmp_path / "out").arch == "resnet18"
 

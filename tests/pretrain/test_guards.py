@@ -10,12 +10,11 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from pretrain.checkpoint import Progress, load_checkpoint
+from pretrain.checkpoint import load_checkpoint
 from pretrain.config import TrainConfig
 from pretrain.export import main as export
 from pretrain.guards import (
     Diverged,
-    Statistics,
     after_rollback,
     chance_warning,
     check_divergence,
@@ -25,13 +24,15 @@ from pretrain.guards import (
     norm_warning,
 )
 from pretrain.metrics import Scores
-from pretrain.run_folder import RunPaths
+from pretrain.runs.metrics_log import read_metrics
+from pretrain.runs.run_folder import RunPaths
+from pretrain.runs.skips import BufferSnapshot
 from pretrain.status import read_status
-from pretrain.tracking import read_metrics
 from pretrain.train import main as train
+from pretrain.training.progress import Progress
 from shards.cli import EXIT_USER_ERROR, UserError
 
-CONFIG = TrainConfig(arch="vgg11", skip_limit=3, rollback_limit=2, rollback_lr=0.1)
+CONFIG = TrainConfig(arch="vgg11", max_skipped_steps=3, max_rollbacks=2, rollback_lr_factor=0.1)
 
 
 def scores(*confusion: tuple[int, ...], loss: float = 1.0) -> Scores:
@@ -91,14 +92,14 @@ def test_a_nan_in_one_gradient_shows_in_the_norm() -> None:
 
 def test_running_statistics_survive_a_bad_batch() -> None:
     norm = nn.BatchNorm1d(2)
-    statistics = Statistics(norm)
+    snapshot = BufferSnapshot(norm)
     for _ in range(2):
         norm(torch.randn(8, 2))
-        statistics.keep()
+        snapshot.save()
     before = [buffer.clone() for buffer in norm.buffers()]
     norm(torch.full((8, 2), math.nan))
     assert norm.running_mean is not None and norm.running_mean.isnan().all()
-    statistics.put_back()
+    snapshot.restore()
     assert all(now.equal(then) for now, then in zip(norm.buffers(), before, strict=True))
     assert norm.num_batches_tracked == 2
 
@@ -165,12 +166,12 @@ def test_a_rate_too_high_is_lowered_until_it_learns(
     tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "recovers"
-    base = [*tiny, "--run-dir", str(run), "--lr", "1e3", "--rollback-lr", "2e-5"]
+    base = [*tiny, "--run-dir", str(run), "--lr", "1e3", "--rollback-lr-factor", "2e-5"]
     train([*base, "--epochs", "2"])
     assert "back to the initial state, on with 2e-05 times" in capsys.readouterr().err
     assert [record["epoch"] for record in read_metrics(run)] == [1, 2]
     assert [record["lr"] for record in read_metrics(run)] == pytest.approx([0.02, 0.02])
-    found = load_checkpoint(RunPaths(run).checkpoints)
+    found = load_checkpoint(RunPaths(run).checkpoints, Progress)
     assert found is not None and found[0].rollbacks == 1
     train([*base, "--epochs", "3"])  # a new process: the rate is still the lower one
     assert read_metrics(run)[-1]["lr"] == pytest.approx(0.02)

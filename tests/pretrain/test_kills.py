@@ -17,10 +17,11 @@ import pytest
 import torch
 from waiting import wait_for
 
-from pretrain.checkpoint import Progress, list_checkpoints, load_checkpoint
-from pretrain.run_folder import RunPaths
+from pretrain.checkpoint import list_checkpoints, load_checkpoint
+from pretrain.runs.metrics_log import read_metrics
+from pretrain.runs.run_folder import RunPaths
 from pretrain.status import EXIT_INTERRUPTED, read_status
-from pretrain.tracking import read_metrics
+from pretrain.training.progress import Progress
 
 ROOT = Path(__file__).parents[2]
 TIMING = {"images_per_second", "data_wait", "epoch_seconds"}
@@ -157,7 +158,7 @@ def _assert_interrupted(run: Path) -> None:
 
 def _assert_equal_bit_for_bit(one: Path, other: Path) -> None:
     assert RunPaths(one).best.read_bytes() == RunPaths(other).best.read_bytes()
-    found, expected = (load_checkpoint(RunPaths(run).checkpoints) for run in (other, one))
+    found, expected = (load_checkpoint(RunPaths(run).checkpoints, Progress) for run in (other, one))
     assert found is not None and expected is not None
     assert found[0] == expected[0]
     torch.testing.assert_close(found[1], expected[1], rtol=0, atol=0)
@@ -169,7 +170,7 @@ def _assert_equal_bit_for_bit(one: Path, other: Path) -> None:
 
 
 def _newest(run: Path) -> Progress | None:
-    found = load_checkpoint(RunPaths(run).checkpoints)
+    found = load_checkpoint(RunPaths(run).checkpoints, Progress)
     return None if found is None else found[0]
 
 

@@ -91,9 +91,9 @@ def test_validation_pixels_are_the_resized_centre_normalised(shards: Path, corpu
 
 
 def test_flips_mirror_the_pixels(shards: Path) -> None:
-    still = {"rotate": 0.0, "brightness": 0.0, "contrast": 0.0, "noise": 0.0}
-    plain = TrainConfig(arch="resnet18", image_size=32, hflip=0, vflip=0, **still)  # type: ignore[arg-type]
-    turned = TrainConfig(arch="resnet18", image_size=32, hflip=1, vflip=1, **still)  # type: ignore[arg-type]
+    still = {"rotate_prob": 0.0, "brightness": 0.0, "contrast": 0.0, "noise": 0.0}
+    plain = TrainConfig(arch="resnet18", image_size=32, hflip_prob=0, vflip_prob=0, **still)  # type: ignore[arg-type]
+    turned = TrainConfig(arch="resnet18", image_size=32, hflip_prob=1, vflip_prob=1, **still)  # type: ignore[arg-type]
     for a, b in zip(
         read_epoch(make_loader(shards, plain)), read_epoch(make_loader(shards, turned)), strict=True
     ):
@@ -119,7 +119,7 @@ def test_a_rotated_crop_shows_the_image_turned_by_the_drawn_angle(tmp_path: Path
         )
     )
     config = TrainConfig(
-        arch="resnet18", image_size=48, rotate=1, brightness=0, contrast=0, noise=0
+        arch="resnet18", image_size=48, rotate_prob=1, brightness=0, contrast=0, noise=0
     )
     data = open_split(tmp_path / "out", "train")
     loader = make_loader(tmp_path / "out", config)

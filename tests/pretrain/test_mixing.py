@@ -58,7 +58,7 @@ def test_a_sample_mixes_by_its_own_draw() -> None:
 
 
 def test_only_a_share_of_the_samples_is_mixed() -> None:
-    _, targets = mix(config(mixup=1.0, mix_share=0.25), 0, batch(list(range(400))), 400)
+    _, targets = mix(config(mixup=1.0, mix_prob=0.25), 0, batch(list(range(400))), 400)
     untouched = (targets.max(1).values == 1).float().mean().item()
     assert untouched == pytest.approx(0.75, abs=0.08)  # four deviations
 

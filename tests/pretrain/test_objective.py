@@ -48,14 +48,14 @@ def test_smoothing_gives_every_class_a_share() -> None:
 @pytest.mark.parametrize("loss", ["cross_entropy", "bce"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_labels_and_one_hot_shares_lose_alike(loss: str, smoothing: float) -> None:
-    each = objective(loss=loss, label_smoothing=smoothing, class_weights=1.0)
+    each = objective(loss=loss, label_smoothing=smoothing, class_weight_power=1.0)
     shares = nn.functional.one_hot(LABELS, 3).float()
     assert each.loss(LOGITS, LABELS).item() == pytest.approx(each.loss(LOGITS, shares).item())
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "bce"])
 def test_class_weights_scale_each_images_loss(loss: str) -> None:
-    plain, weighted = objective(loss=loss), objective(loss=loss, class_weights=1.0)
+    plain, weighted = objective(loss=loss), objective(loss=loss, class_weight_power=1.0)
     # Classes of 3, 2 and 1 images weigh 2/3, 1 and 2: mean 1 over the six images.
     for row, weight in ((0, 2 / 3), (1, 2.0)):
         one = slice(row, row + 1)

@@ -40,7 +40,7 @@ def test_a_constant_rate_stays_after_the_warm_up() -> None:
 
 
 def test_the_rate_grows_with_the_batch_if_asked_to() -> None:
-    config = TrainConfig(arch="resnet18", lr=0.1, lr_batch_size=256, batch_size=1024)
+    config = TrainConfig(arch="resnet18", lr=0.1, lr_reference_batch_size=256, batch_size=1024)
     assert learning_rate(config, 0, 0, 10) == pytest.approx(0.4)
 
 

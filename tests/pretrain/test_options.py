@@ -18,22 +18,32 @@ from pretrain.checkpoint import load_checkpoint
 from pretrain.config import TrainConfig
 from pretrain.ema import build_ema
 from pretrain.export import export_encoder
-from pretrain.guards import Statistics
 from pretrain.loader import Step
 from pretrain.memory import check_kernels, fit_micro_batch, largest_map
 from pretrain.model import build_classifier
 from pretrain.optim import build_optimizer
 from pretrain.order import Plan
 from pretrain.processes import synchronise_norms
-from pretrain.run import RunPaths
-from pretrain.tracking import read_metrics
+from pretrain.runs.metrics_log import read_metrics
+from pretrain.runs.run_folder import RunPaths
+from pretrain.runs.skips import BufferSnapshot
 from pretrain.train import Training, take_step
 from pretrain.train import main as train
+from pretrain.training.progress import Progress
 from shards.cli import UserError
 
 TOGETHER = ["--optimizer", "adam", "--lr", "1e-3", "--ema-epochs", "0.5", "--mixup", "0.4"]
-TOGETHER += ["--cutmix", "1", "--mix-share", "0.7", "--class-balance", "0.5", "--dropout", "0.2"]
-TOGETHER += ["--class-weights", "0.5", "--loss", "bce", "--clip-grad", "1"]
+TOGETHER += [
+    "--cutmix",
+    "1",
+    "--mix-prob",
+    "0.7",
+    "--class-balance-power",
+    "0.5",
+    "--dropout",
+    "0.2",
+]
+TOGETHER += ["--class-weight-power", "0.5", "--loss", "bce", "--clip-grad", "1"]
 
 
 @pytest.fixture(autouse=True)
@@ -56,12 +66,12 @@ def test_a_run_with_all_options_resumes_bit_for_bit(
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(flags(shards, whole, *TOGETHER))
     every_step = flags(shards, killed, *TOGETHER, "--checkpoint-minutes", "1e-6")
-    nursery.start(every_step, stops=(0, "add_gradients", 9, SIGKILL))
+    nursery.start(every_step, stops=(0, "step", 9, SIGKILL))
     assert nursery.wait() == [-SIGKILL], nursery.log.read_text()
-    stopped = load_checkpoint(killed / "checkpoints")
+    stopped = load_checkpoint(killed / "checkpoints", Progress)
     assert stopped is not None and (stopped[0].epoch, stopped[0].step) == (1, 2)
     train(every_step)
-    one, other = (load_checkpoint(run / "checkpoints") for run in (whole, killed))
+    one, other = (load_checkpoint(run / "checkpoints", Progress) for run in (whole, killed))
     assert one is not None
     assert other is not None
     assert one[0] == other[0]  # progress
@@ -87,7 +97,7 @@ def test_the_average_is_what_is_kept_and_bf16_keeps_weights_in_fp32(
 ) -> None:
     run = tmp_path / "run"
     train(flags(shards, run, "--epochs", "1", "--ema-epochs", "1", "--precision", "bf16"))
-    found = load_checkpoint(run / "checkpoints")
+    found = load_checkpoint(run / "checkpoints", Progress)
     assert found is not None
     model, average = found[1]["model"], found[1]["ema"]
     kept = load_file(RunPaths(run).best)
@@ -125,7 +135,18 @@ def test_a_step_that_fp16_leaves_out_moves_no_average(optimizer: Any) -> None:
     plan = Plan(samples=8, batch_size=8, micro_batch_size=8, seed=0)
     unused: Any = None
     training = Training(
-        *(config, accelerator, unused, plan, unused, unused, model, steps, ema, Statistics(model))
+        *(
+            config,
+            accelerator,
+            unused,
+            plan,
+            unused,
+            unused,
+            model,
+            steps,
+            ema,
+            BufferSnapshot(model),
+        )
     )
     for scale, taken in ((1e9, False), (1e-30, True)):
         accelerator.backward(model(torch.full((1, 2), scale)).sum())
@@ -167,7 +188,7 @@ def test_a_compiled_run_exports_under_the_usual_names(shards: Path, tmp_path: Pa
     run = tmp_path / "run"
     train(flags(shards, run, "--compile", "--epochs", "1", "--ema-epochs", "1"))
     names = list(build_classifier(SMALL_ARCH, "random", 3, 0.0).state_dict())
-    found = load_checkpoint(run / "checkpoints")
+    found = load_checkpoint(run / "checkpoints", Progress)
     assert found is not None
     assert list(found[1]["model"]) == list(found[1]["ema"]) == names
     assert export_encoder(run, tmp_path / "out").arch == SMALL_ARCH

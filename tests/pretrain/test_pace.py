@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from pretrain.loader import Batch, Step
-from pretrain.pace import Pace, duration
-from pretrain.tracking import seconds_between, seconds_left
+from pretrain.pace import ThroughputMeter, duration, seconds_between, seconds_left
 
 BATCH = Batch(torch.zeros(1, 3, 1, 1), torch.zeros(1, dtype=torch.int64), np.zeros(1, np.int64))
 
@@ -33,7 +32,7 @@ def slow_steps(count: int, seconds: float, slept: list[float]) -> Iterator[Step]
 
 
 def test_the_time_that_batches_take_to_come_is_the_share_of_waiting() -> None:
-    pace = Pace(epochs=1, steps_per_epoch=5, visible=False)
+    pace = ThroughputMeter(epochs=1, steps_per_epoch=5, visible=False)
     waited: list[float] = []
     trained: list[float] = []
     for step in pace.watch(slow_steps(5, 0.06, waited), 0, 0):
@@ -45,7 +44,7 @@ def test_the_time_that_batches_take_to_come_is_the_share_of_waiting() -> None:
 
 
 def test_an_epoch_with_no_step_left_has_no_speed() -> None:
-    pace = Pace(epochs=1, steps_per_epoch=5, visible=False)
+    pace = ThroughputMeter(epochs=1, steps_per_epoch=5, visible=False)
     assert list(pace.watch(iter(()), 0, 5)) == []
     assert pace.measured()["images_per_second"] == pace.measured()["data_wait"] == 0
 

@@ -74,7 +74,7 @@ def by_dali(data: ShardSplit, config: TrainConfig, arena: Arena | None = None) -
 
 @pytest.mark.parametrize("rotation", ["any", "quarter"])
 def test_both_ways_give_the_same_pictures(pictures: ShardSplit, rotation: str) -> None:
-    config = TrainConfig(arch="resnet18", image_size=SIDE, rotation=rotation, rotate=0.8)  # type: ignore[arg-type]
+    config = TrainConfig(arch="resnet18", image_size=SIDE, rotation_mode=rotation, rotate_prob=0.8)  # type: ignore[arg-type]
     items = work(pictures, config)
     host, dali = (
         make(HostPixels(pictures, config, 2, None), items),
@@ -105,9 +105,11 @@ def test_validation_pictures_are_the_same_both_ways(pictures: ShardSplit) -> Non
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_quarter_turns_are_exact(pictures: ShardSplit, turns: int) -> None:
-    still = {"hflip": 0.0, "vflip": 0.0, "noise": 0.0}
-    upright = TrainConfig(arch="resnet18", image_size=SIDE, rotate=0, **still)  # type: ignore[arg-type]
-    turning = TrainConfig(arch="resnet18", image_size=SIDE, rotate=1, rotation="quarter", **still)  # type: ignore[arg-type]
+    still = {"hflip_prob": 0.0, "vflip_prob": 0.0, "noise": 0.0}
+    upright = TrainConfig(arch="resnet18", image_size=SIDE, rotate_prob=0, **still)  # type: ignore[arg-type]
+    turning = TrainConfig(
+        arch="resnet18", image_size=SIDE, rotate_prob=1, rotation_mode="quarter", **still
+    )  # type: ignore[arg-type]
     wanted = make(HostPixels(pictures, upright, 1, None), work(pictures, upright))
     items = work(pictures, turning)
     got = make(HostPixels(pictures, turning, 1, None), items)

@@ -78,8 +78,7 @@ def test_an_encoder_is_published_listed_and_found_by_its_name(
 
 def test_where_it_was_trained_is_not_told(tmp_path: Path, root: str) -> None:
     home = str(tmp_path / "secret")
-    places = {"shards": f"s3://{home}", "run_dir": home, "cache_dir": home, "init": f"{home}/a.b"}
-    config = {"lr": 0.01, **places}
+    config = {"lr": 0.01, "init": f"{home}/a.b"}
     publish(make_export(tmp_path / "one", init=f"{home}/a.b", config=config), "first", root)
     folder = pull("resnet18.first", root)
     assert all("secret" not in path.read_text() for path in folder.rglob("*.[jm]*"))

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from pretrain.publish import publish
-from pretrain.run_folder import RunPaths, read_run, read_sources
+from pretrain.registry.pull import pull
+from pretrain.run_folder import INIT_CARD_NAME, read_run, read_sources
+from pretrain.runs.run_folder import RunPaths
 from pretrain.status import read_status, write_status
 from pretrain.train import main as train
 
@@ -23,11 +25,13 @@ def test_a_run_states_the_version_it_began_from_and_goes_on_with_it(
     ).split()
     train([*small, "--epochs", "1"])
     first = Path("runs/mobilenet_v2.random")
-    publish(first, "tiny", root, not_converged=True)
+    name = publish(first, "tiny", root, not_converged=True)
+    card = (pull(str(name), root) / "card.json").read_text()
+    assert str(shards) not in card and "run_dir" not in card and '"lr": 0.01' in card
     train([*small, "--epochs", "1", "--init", "mobilenet_v2.tiny"])
     second = Path("runs/mobilenet_v2.tiny")
     assert read_run(second)[0].init == "mobilenet_v2.tiny@1"
-    assert RunPaths(second).init_card.is_file()
+    assert (second / INIT_CARD_NAME).is_file()
     assert read_sources(read_run(second)[1], RunPaths(second)) == read_run(first)[1].sources
     publish(second, "tiny", root, not_converged=True)
     train([*small, "--epochs", "2", "--init", "mobilenet_v2.tiny"])

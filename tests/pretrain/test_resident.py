@@ -43,7 +43,7 @@ def test_images_are_kept_where_they_fit(shards: Path) -> None:
     (crowded,) = decide_residence("auto", [data], CPU, processes=crowd)
     assert not crowded.kept
     assert "too large" in crowded.reason
-    with pytest.raises(UserError, match="resident is 'always', but train need"):
+    with pytest.raises(UserError, match="cache_images is 'always', but train need"):
         decide_residence("always", [data], CPU, processes=2 * crowd)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.status import STATUS_NAME, Status, read_status, told_if_stopped, write_status
+from pretrain.status import STATUS_NAME, Status, read_status, record_interruption, write_status
 from shards.cli import UserError
 
 
@@ -38,7 +38,7 @@ def test_a_stop_before_the_run_opens_is_no_failure(tmp_path: Path, epoch: int | 
     if epoch is not None:
         folder.mkdir()
         write_status(folder, Status(state="running", epoch=epoch))
-    with pytest.raises(SystemExit), told_if_stopped(folder):
+    with pytest.raises(SystemExit), record_interruption(folder):
         raise SystemExit(75)
     status = read_status(folder)
     assert status is not None
@@ -46,6 +46,6 @@ def test_a_stop_before_the_run_opens_is_no_failure(tmp_path: Path, epoch: int | 
 
 
 def test_another_exit_before_the_run_opens_says_nothing(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit), told_if_stopped(tmp_path):
+    with pytest.raises(SystemExit), record_interruption(tmp_path):
         raise SystemExit(2)
     assert read_status(tmp_path) is None

@@ -10,7 +10,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from pretrain.config import TrainConfig
-from pretrain.run_folder import RunPaths
+from pretrain.run_folder import BEST_METADATA
+from pretrain.runs.run_folder import RunPaths
 from pretrain.status import Status, write_status
 from pretrain.summary import main, sparkline, summarise
 from shards.cli import UserError
@@ -45,8 +46,8 @@ def make_run(shards: Path, folder: Path, top1: float, *, converged: bool = True)
     lines = "".join(json.dumps(record) + "\n" for record in records)
     (folder / "metrics.jsonl").write_text(lines)
     scores = {"loss": 1.0, "top1": top1, "top5": 1.0, "balanced_accuracy": top1}
-    story = {"epoch": 2, "scores": scores, "converged": converged, "confusion": CONFUSION}
-    save_file({"x": np.zeros(1)}, paths.best, metadata={"story": json.dumps(story)})
+    best = {"epoch": 2, "scores": scores, "converged": converged, "confusion": CONFUSION}
+    save_file({"x": np.zeros(1)}, paths.best, metadata={BEST_METADATA: json.dumps(best)})
     return folder
 
 

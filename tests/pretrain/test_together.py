@@ -18,8 +18,10 @@ from waiting import wait_for
 
 from pretrain.checkpoint import list_checkpoints, load_checkpoint
 from pretrain.order import Plan
-from pretrain.run_folder import RunPaths
+from pretrain.runs.phases import Phase
+from pretrain.runs.run_folder import RunPaths
 from pretrain.status import EXIT_INTERRUPTED, read_status
+from pretrain.training.progress import Progress
 from shards.cli import EXIT_USER_ERROR
 from shards.schema import read_index, read_manifest
 
@@ -74,7 +76,7 @@ def test_an_image_that_one_process_cannot_decode_ends_both(
     assert len(errors) == 1, errors
     assert f"{shard} has a damaged image at byte {row['offset']}" in errors[0]
     assert f"python -m shards.verify {bad}" in errors[0]
-    found = load_checkpoint(RunPaths(run).checkpoints)
+    found = load_checkpoint(RunPaths(run).checkpoints, Progress)
     assert found is not None and (found[0].epoch, found[0].step) == (0, saved)
     status = read_status(run)
     assert status is not None and status.reason == "another process failed"
@@ -85,18 +87,18 @@ class Stop:
     """That one process is asked to stop, and where the run then stands."""
 
     rank: int
-    function: str  # of pretrain.train, at whose beginning it is asked
+    phase: Phase  # at whose beginning it is asked
     saved: tuple[int, int] | None  # epoch and step of the checkpoint
     call: int = 1
 
 
 STOPS = [
-    Stop(1, "_open_splits", None),  # before the run has opened its folder
-    Stop(0, "build_classifier", None),
-    Stop(1, "_plan", (0, 0)),  # the warm-up ends: a checkpoint of no step
+    Stop(1, "read_data", None),  # before the run has opened its folder
+    Stop(0, "build", None),
+    Stop(1, "plan", (0, 0)),  # the warm-up ends: a checkpoint of no step
     Stop(0, "validate", (0, STEPS)),  # all steps are done, and not yet the validation
-    Stop(0, "build_classifier", (0, STEPS)),
-    Stop(1, "add_gradients", (1, 4), call=4),
+    Stop(0, "build", (0, STEPS)),
+    Stop(1, "step", (1, 4), call=4),
     Stop(1, "validate", (1, STEPS)),
 ]
 
@@ -112,16 +114,16 @@ def test_a_stop_of_one_process_stops_both_in_every_part_of_a_run(
     assert nursery.wait() == [0, 0], _log(nursery)
     for number, stop in enumerate(STOPS):
         sent = SIGUSR1 if number % 2 else SIGTERM
-        asked = (stop.rank, stop.function, stop.call, sent)
+        asked = (stop.rank, stop.phase, stop.call, sent)
         nursery.start([*flags, "--run-dir", str(stopped)], world=2, stops=asked)
         assert nursery.wait() == [EXIT_INTERRUPTED] * 2, (stop, _log(nursery))
         status = read_status(stopped)
         assert status is not None and status.state == "interrupted", (stop, status)
-        found = load_checkpoint(RunPaths(stopped).checkpoints)
+        found = load_checkpoint(RunPaths(stopped).checkpoints, Progress)
         assert (found and (found[0].epoch, found[0].step)) == stop.saved, stop
     nursery.start([*flags, "--run-dir", str(stopped)], world=2)
     assert nursery.wait() == [0, 0], _log(nursery)
-    one, other = (load_checkpoint(RunPaths(run).checkpoints) for run in (whole, stopped))
+    one, other = (load_checkpoint(RunPaths(run).checkpoints, Progress) for run in (whole, stopped))
     assert one is not None and other is not None and one[0] == other[0]
     torch.testing.assert_close(other[1]["optimizer"], one[1]["optimizer"], rtol=0, atol=0)
     _assert_equal_weights(other[1]["model"], one[1]["model"])
@@ -155,11 +157,11 @@ def test_a_killed_process_ends_the_job_and_the_run_goes_on_exactly(
     print(f"the job ended {time.monotonic() - struck:.1f} s after one of its processes was killed")
     with RunPaths(killed).lock.open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # no trainer is left
-    found = load_checkpoint(checkpoints)
+    found = load_checkpoint(checkpoints, Progress)
     assert found is not None and found[0].epoch < 3
     nursery.start([*flags, "--run-dir", str(killed)], world=2)
     assert nursery.wait() == [0, 0], _log(nursery)
-    one, other = (load_checkpoint(RunPaths(run).checkpoints) for run in (whole, killed))
+    one, other = (load_checkpoint(RunPaths(run).checkpoints, Progress) for run in (whole, killed))
     assert one is not None and other is not None and one[0] == other[0]
     _assert_equal_weights(other[1]["model"], one[1]["model"])
 

@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 from waiting import wait_for
 
 from pretrain.checkpoint import load_checkpoint
-from pretrain.run_folder import RunPaths
+from pretrain.runs.metrics_log import read_metrics
+from pretrain.runs.run_folder import RunPaths
 from pretrain.status import EXIT_INTERRUPTED
-from pretrain.tracking import read_metrics
 from pretrain.train import main as train
+from pretrain.training.progress import Progress
 from shards.cli import EXIT_USER_ERROR
 from shards.write import WriteConfig, write_shards
 
@@ -66,9 +67,9 @@ def test_a_run_killed_twice_in_mid_epoch_ends_as_if_never_killed(
     run = tmp_path / "killed"
     every_step = flags(shards, run, "--checkpoint-minutes", "1e-6")
     for call, at in ((3, (0, 2)), (7, (1, 2))):  # its third step, and the seventh of the next
-        nursery.start(every_step, stops=(0, "add_gradients", call, signal.SIGKILL))
+        nursery.start(every_step, stops=(0, "step", call, signal.SIGKILL))
         assert nursery.wait() == [-signal.SIGKILL], nursery.log.read_text()
-        found = load_checkpoint(RunPaths(run).checkpoints)
+        found = load_checkpoint(RunPaths(run).checkpoints, Progress)
         assert found is not None and (found[0].epoch, found[0].step) == at
     train(every_step)
     assert_equal_runs(uninterrupted, run)
@@ -78,9 +79,9 @@ def test_a_terminated_run_saves_and_goes_on(
     shards: Path, uninterrupted: Path, tmp_path: Path, nursery: Any
 ) -> None:
     run = tmp_path / "terminated"
-    nursery.start(flags(shards, run), stops=(0, "add_gradients", 9, signal.SIGTERM))
+    nursery.start(flags(shards, run), stops=(0, "step", 9, signal.SIGTERM))
     assert nursery.wait() == [EXIT_INTERRUPTED], nursery.log.read_text()
-    found = load_checkpoint(RunPaths(run).checkpoints)
+    found = load_checkpoint(RunPaths(run).checkpoints, Progress)
     assert found is not None and (found[0].epoch, found[0].step) == (1, 3)
     train(flags(shards, run))
     assert_equal_runs(uninterrupted, run)
@@ -115,9 +116,9 @@ def test_an_epoch_takes_the_time_of_all_its_attempts(
 ) -> None:
     run = tmp_path / "interrupted"
     argv = flags(shards, run, "--epochs", "1")
-    nursery.start(argv, stops=(0, "add_gradients", 4, signal.SIGTERM))
+    nursery.start(argv, stops=(0, "step", 4, signal.SIGTERM))
     assert nursery.wait() == [EXIT_INTERRUPTED], nursery.log.read_text()
-    found = load_checkpoint(RunPaths(run).checkpoints)
+    found = load_checkpoint(RunPaths(run).checkpoints, Progress)
     assert found is not None and (found[0].epoch, found[0].step) == (0, 4)
     assert found[0].epoch_seconds > 0
     before = time.monotonic()

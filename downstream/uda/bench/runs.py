@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from downstream.bench.runs import init_label
 from downstream.seg.run_folder import RunPaths, read_data
-from downstream.uda.config import FREE_SETTINGS, METHODS, AdaptConfig
+from downstream.uda.config import METHODS, AdaptConfig
+from micrograph.field_marks import Mark, marked
 from shards.cli import UserError
 from shards.settings import as_plain, build_config, read_recipe
 
@@ -25,7 +26,7 @@ SUPERVISED = "target_supervised"
 
 Counts = npt.NDArray[np.int64]
 # What tells variants apart, or may differ within one.
-_VARIED = FREE_SETTINGS | {
+_VARIED = marked(AdaptConfig, Mark.FREE_ON_RESUME) | {
     *("fold", "seed", "target", "method", "teacher", "style", "gan"),
     *("network", "arch", "init", "augmentation", "bn", "steps", "oracle", "log_steps"),
 }
@@ -270,7 +271,7 @@ def _variant(config: AdaptConfig, arch: str | None, labels: Mapping[str, str]) -
 def _method(config: AdaptConfig) -> str:
     """The method and what is added to it."""
     name: str = config.method
-    if config.parts.critic is not None:
+    if config.parts.discriminator is not None:
         name += " single-level" * (not config.multi_level) + " ls" * (config.gan == "ls")
     if config.teacher and not METHODS[config.method].teacher:
         name += " + teacher"

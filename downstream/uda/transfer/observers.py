@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from downstream.adapt import read_data
+from downstream.adaptation.build import read_data
 from downstream.apply.ensemble import load_members
 from downstream.seg.run_folder import RunPaths
 from downstream.uda.config import AdaptConfig

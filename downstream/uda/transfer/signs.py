@@ -157,7 +157,7 @@ def _describe(
     """Features and statistics of crops of an image, nothing of it mirrored."""
     segmenter.model.eval()
     with watch_moments(segmenter.model.get_submodule("encoder")) as watch:
-        side = study.inner + 2 * study.ring
+        side = study.tile_core + 2 * study.context_margin
         features = crop_features(scan_of(image.name, image.pixels), segmenter, side)
     return features, watch.moments()
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,25 +13,28 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from downstream.adapt import adapt, build_network, cut_pools, read_data
+from downstream.adapt import adapt
+from downstream.adaptation.build import build_network, cut_pools, read_data
 from downstream.apply.config import PredictConfig
 from downstream.predict import predict
 from downstream.uda.config import AdaptConfig
 from downstream.uda.domains import read_study
 from downstream.uda.methods import cross_entropy
 from downstream.uda.tile_plan import IGNORE
-from downstream.uda.training import MAX_SKIPPED, State, Trainer, train
+from downstream.uda.training import State, Trainer, open_run, train
+from pretrain.runs.skips import MAX_SKIPPED_STEPS
 from pretrain.segmenter_card import read_segmenter_card, write_segmenter_card
-from pretrain.status import EXIT_INTERRUPTED
+from pretrain.status import EXIT_INTERRUPTED, read_status
 from shards.cli import UserError
 
 
-def trainer(config: AdaptConfig) -> Trainer:
+def trainer(config: AdaptConfig, interrupted: Callable[[], bool] = lambda: False) -> Trainer:
     torch.manual_seed(config.seed)
     data = read_data(config)
     segmenter, _ = build_network(config, data.study)
     config.run_dir.mkdir(parents=True, exist_ok=True)
-    return Trainer(segmenter, config, data.study, *cut_pools(config, data))
+    run = open_run(config, interrupted)
+    return Trainer(segmenter, config, data.study, *cut_pools(config, data), run)
 
 
 def weights(found: Trainer) -> dict[str, torch.Tensor]:
@@ -73,16 +77,16 @@ def test_an_adversary_without_weight_is_source_only_bit_for_bit(config: AdaptCon
         {"method": "mean_teacher", "network": "Unet", "optimizer": "sgd", "bn": "shared"},
     ],
 )
-def test_killed_and_resumed_is_uninterrupted_with_critics_and_teacher(
+def test_killed_and_resumed_is_uninterrupted_with_discriminators_and_teacher(
     config: AdaptConfig, changed: dict[str, Any]
 ) -> None:
     config = replace(config, steps=5, warmup_steps=2, **changed)
     whole = adapt(config)
     again = replace(config, run_dir=config.run_dir.with_name("again"))
     calls = iter([False, False, False, True])  # inside a window of the log
-    cut = trainer(again)
+    cut = trainer(again, lambda: next(calls))
     with pytest.raises(SystemExit) as stop:
-        train(cut, lambda: next(calls))
+        train(cut)
     assert stop.value.code == EXIT_INTERRUPTED
     with (again.run_dir / "metrics.jsonl").open("a") as stream:
         stream.write('{"step": 4, "loss_so')  # a kill in the middle of a line
@@ -201,20 +205,23 @@ def test_losses_are_float32_where_the_network_computes_in_bf16(config: AdaptConf
     )
     assert features == [torch.bfloat16] * 2
     assert fooling.dtype == consistency.dtype == torch.float32
-    assert found.train_step(State()).skipped == 0
+    assert found.train_step(State()).skipped_steps == 0
 
 
 def test_steps_without_finite_numbers_change_nothing_and_end_the_run(config: AdaptConfig) -> None:
     found = trainer(replace(config, steps=50, adv_weight=float("inf")))
     before = {name: value.clone() for name, value in weights(found).items()}
     state = train(found)
-    assert state.finished == f"diverged: no finite loss and gradient in {MAX_SKIPPED} steps"
-    assert state.skipped_total == MAX_SKIPPED
+    assert state.finished == f"diverged: no finite loss and gradient in {MAX_SKIPPED_STEPS} steps"
+    assert state.skipped_steps == MAX_SKIPPED_STEPS
     assert equal(before, weights(found))
 
 
 def test_a_folder_takes_one_run_and_a_finished_one_is_only_read(config: AdaptConfig) -> None:
     results = adapt(replace(config, steps=2))
+    status = read_status(config.run_dir)
+    assert status is not None and (status.state, status.step, status.steps) == ("finished", 2, 2)
+    assert not {"study", "data", "run_dir"} & read_segmenter_card(config.run_dir).config.keys()
     stamp = (config.run_dir / "results.json").stat().st_mtime_ns
     assert adapt(replace(config, steps=2)) == results
     assert (config.run_dir / "results.json").stat().st_mtime_ns == stamp

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from downstream.uda.adversary import accuracy, adversarial_loss, discriminator_loss, domain_loss
-from downstream.uda.config import Critic, Gan
+from downstream.uda.config import DiscriminatorInput, Gan
 from downstream.uda.discriminator import Discriminator, discriminator_input, input_channels
 
 
@@ -71,21 +71,21 @@ def test_a_perfect_discriminator_makes_the_adversarial_loss_exceed_ln_2() -> Non
     assert adversarial_loss(discriminator, source, "softmax", "bce") < math.log(2)
 
 
-@pytest.mark.parametrize("input_kind", ["softmax", "entropy"])
+@pytest.mark.parametrize("kind", ["softmax", "entropy"])
 @pytest.mark.parametrize("gan", ["bce", "ls"])
-def test_neither_step_reaches_the_other_network(input_kind: Critic, gan: Gan) -> None:
+def test_neither_step_reaches_the_other_network(kind: DiscriminatorInput, gan: Gan) -> None:
     torch.manual_seed(0)
     segmenter = nn.Conv2d(3, 2, 3, padding=1)
-    discriminator = Discriminator(input_channels(2, input_kind))
+    discriminator = Discriminator(input_channels(2, kind))
     images = torch.randn(2, 3, 32, 32)
-    adversarial_loss(discriminator, segmenter(images), input_kind, gan).backward()
+    adversarial_loss(discriminator, segmenter(images), kind, gan).backward()
     assert not gradients(discriminator)
     assert all(gradient.abs().max() > 0 for gradient in gradients(segmenter))
     assert len(gradients(segmenter)) == 2
     assert all(parameter.requires_grad for parameter in discriminator.parameters())
     segmenter.zero_grad()
     logits = segmenter(images), segmenter(-images)
-    discriminator_loss(discriminator, *logits, input_kind, gan)[0].backward()
+    discriminator_loss(discriminator, *logits, kind, gan)[0].backward()
     assert not gradients(segmenter)
     assert len(gradients(discriminator)) == 10
     assert all(gradient.abs().max() > 0 for gradient in gradients(discriminator))
@@ -101,11 +101,13 @@ def test_two_classes_are_judged_by_one_probability_or_two_informations() -> None
     assert torch.allclose(flat.sum(1), torch.ones(1, 2, 2))  # the entropy over log C
 
 
-@pytest.mark.parametrize("input_kind", ["softmax", "entropy"])
+@pytest.mark.parametrize("kind", ["softmax", "entropy"])
 @pytest.mark.parametrize("classes", [2, 3, 19])
-def test_inputs_have_their_channels_and_lie_in_0_to_1(input_kind: Critic, classes: int) -> None:
-    maps = discriminator_input(torch.randn(2, classes, 4, 4) * 5, input_kind)
-    assert maps.shape[1] == input_channels(classes, input_kind)
+def test_inputs_have_their_channels_and_lie_in_0_to_1(
+    kind: DiscriminatorInput, classes: int
+) -> None:
+    maps = discriminator_input(torch.randn(2, classes, 4, 4) * 5, kind)
+    assert maps.shape[1] == input_channels(classes, kind)
     assert maps.min() >= 0 and maps.max() <= 1
 
 

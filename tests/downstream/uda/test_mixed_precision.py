@@ -6,7 +6,7 @@ import torch
 from downstream.models import create_model
 from downstream.uda.adversary import adversarial_loss, discriminator_loss
 from downstream.uda.batchnorm import adapt_bn, set_bn_mode, use_domain
-from downstream.uda.config import Critic
+from downstream.uda.config import DiscriminatorInput
 from downstream.uda.deeplab import DeepLabV2
 from downstream.uda.discriminator import Discriminator, input_channels
 from downstream.uda.masking import masked_view
@@ -21,16 +21,16 @@ GPU_CASES = [("cuda", arch, 636) for arch in ("resnet50", "efficientnet-b0", "dp
     ("device", "arch", "side"),
     [*CASES, *(pytest.param(*case, marks=pytest.mark.gpu) for case in GPU_CASES)],
 )
-@pytest.mark.parametrize("input_kind", ["softmax", "entropy"])
+@pytest.mark.parametrize("kind", ["softmax", "entropy"])
 def test_a_step_of_both_networks_in_bf16(
-    device: str, arch: str, side: int, input_kind: Critic
+    device: str, arch: str, side: int, kind: DiscriminatorInput
 ) -> None:
     torch.manual_seed(0)
     model = create_model("DeepLabV2", arch, 2, decoder_options={"aux": True})
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     assert isinstance(model, DeepLabV2)
     set_bn_mode(model, "domain")
-    discriminator = Discriminator(input_channels(2, input_kind)).to(device)
+    discriminator = Discriminator(input_channels(2, kind)).to(device)
     source, target = torch.randn(2, 2, 3, side, side, device=device)
     target = fda(target * 255, source * 255, 0.01) / 255
     with torch.autocast(device, torch.bfloat16):
@@ -39,10 +39,8 @@ def test_a_step_of_both_networks_in_bf16(
         on_target, aux = model.forward_heads(masked_view(target, 32, 0.7))
         assert aux is not None and on_target.dtype == aux.dtype == torch.float32
         assert on_target.shape == (2, 2, side, side)
-        adversarial = adversarial_loss(discriminator, on_target, input_kind, "bce")
-        discriminating, _ = discriminator_loss(
-            discriminator, on_source, on_target, input_kind, "bce"
-        )
+        adversarial = adversarial_loss(discriminator, on_target, kind, "bce")
+        discriminating, _ = discriminator_loss(discriminator, on_source, on_target, kind, "bce")
     assert adversarial.dtype == discriminating.dtype == torch.float32
     (adversarial + aux.square().mean()).backward()
     assert all(parameter.grad is None for parameter in discriminator.parameters())

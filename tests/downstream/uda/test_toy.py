@@ -18,7 +18,7 @@ def test_source_only_fails_on_other_contrast_and_what_adapts_recovers(config: Ad
     config = replace(
         config,
         network="Unet",
-        inner=32,
+        tile_core=32,
         batch_size=3,
         steps=60,
         lr=2e-3,

@@ -1,0 +1,1 @@
+"""What adaptation to another domain is made of."""

@@ -1,0 +1,78 @@
+"""An adaptation before its first step: the images that it sees, its tiles, its network."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from downstream.seg.segmenter import Origin, Segmenter, default_device, initial_network
+from downstream.uda.batches import TilePool, cut_tiles
+from downstream.uda.config import AdaptConfig
+from downstream.uda.domains import DomainStudy, read_study
+from downstream.uda.networks import to_uda_network
+from downstream.uda.prepare import PreparedImage, prepare_source, prepare_target
+
+DEFAULT_ARCH = "resnet101"  # AdaptSegNet, paper B
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """The images of a run; of the target only those that training sees."""
+
+    study: DomainStudy
+    train: tuple[PreparedImage, ...]  # source
+    val: tuple[PreparedImage, ...]  # source
+    target: tuple[PreparedImage, ...]  # without masks, unless the method is supervised by them
+
+
+def read_data(config: AdaptConfig) -> RunData:
+    """The images that training and validation see; the targets' test images come when all is done.
+
+    No label of a target is read unless the method is a reference that is supervised by them.
+    """
+    study = read_study(config.study, config.data)
+    core = study.tile_core if config.tile_core is None else config.tile_core
+    margin = study.context_margin if config.context_margin is None else config.context_margin
+    study = replace(study, tile_core=core, context_margin=margin)
+    if config.target is not None:
+        study.target(config.target)  # a misspelt one fails before any image is read
+    train, val = prepare_source(study, config.folds, config.fold)
+    target: tuple[PreparedImage, ...] = ()
+    if config.uses_target:
+        assert config.target is not None
+        labelled = config.parts.target_labels
+        target = prepare_target(study, config.target, with_labels=labelled).train
+    return RunData(study, train, val, target)
+
+
+def build_network(config: AdaptConfig, study: DomainStudy) -> tuple[Segmenter, Origin]:
+    """The network before training, and what is known of the encoder that it begins from."""
+    model, origin = initial_network(
+        config.network,
+        config.arch,
+        config.init,
+        len(study.classes),
+        default_arch=DEFAULT_ARCH,
+        decoder_options=decoder_options(config),
+    )
+    return Segmenter(to_uda_network(model), origin.mean, origin.std, default_device()), origin
+
+
+def cut_pools(config: AdaptConfig, data: RunData) -> tuple[TilePool, TilePool | None]:
+    """What is learnt from with labels, and what without."""
+    study, compat = data.study, config.compat_padding
+    if config.parts.target_labels:
+        return cut_tiles(study, data.target, labelled=True, compat_padding=compat), None
+    source = cut_tiles(study, data.train, labelled=True, compat_padding=compat)
+    if not config.uses_target:
+        return source, None
+    return source, cut_tiles(study, data.target, labelled=False, compat_padding=compat)
+
+
+def decoder_options(config: AdaptConfig) -> dict[str, Any]:
+    """The options of `bare_model` beside the encoder's name."""
+    if config.network == "Unet":
+        return {}
+    return {
+        "dilations": list(config.dilations),
+        "aux": config.multi_level,
+        "one_logit": config.one_logit,
+    }

@@ -1,0 +1,1 @@
+"""What every program shares; imports nothing of ours and no torch."""

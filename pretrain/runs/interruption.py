@@ -1,0 +1,64 @@
+"""A request to stop, as clusters send it before a kill: noticed, and obeyed where it is safe.
+
+Imports no torch.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any
+
+from pretrain.status import EXIT_INTERRUPTED
+
+
+class Interruption:
+    """Handles SIGTERM and SIGUSR1.
+
+    A single process that has nothing to save yet exits at once. Otherwise the signals only set a
+    flag; the training loop saves and exits, all processes together.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._deferred = int(os.environ.get("WORLD_SIZE", "1")) > 1  # others would wait for it
+        self._owner = os.getpid()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interruption":
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def defer(self) -> None:
+        """From now on only set the flag: there is something to save."""
+        self._deferred = True
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Exit at once inside, without waiting for the others: for slow work that loses nothing."""
+        deferred, self._deferred = self._deferred, False
+        try:
+            if self.requested:
+                sys.exit(EXIT_INTERRUPTED)
+            yield
+        finally:
+            self._deferred = deferred
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._owner:  # forked workers inherit the handler
+            return
+        self.requested = True
+        if not self._deferred:
+            sys.exit(EXIT_INTERRUPTED)

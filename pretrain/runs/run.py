@@ -1,0 +1,140 @@
+"""One run on disk, in the hands of the process that writes it: locked, saved, resumed, ended."""
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Generic, NoReturn, Protocol, TypeVar
+
+from pretrain.atomic import writing_to
+from pretrain.checkpoint import load_checkpoint, mark_good, save_checkpoint
+from pretrain.runs.metrics_log import MetricsLog
+from pretrain.runs.run_folder import RunPaths, lock_folder, write_config
+from pretrain.status import EXIT_INTERRUPTED, STATUS_NAME, RunState, Status, outcome, write_status
+from shards.cli import UserError, console, warn
+
+
+class Progress(Protocol):
+    """How far a trainer is: a frozen dataclass of plain values, all that its loop must remember."""
+
+    @property
+    def finished(self) -> str:
+        """Why training has ended; empty while it goes on."""
+
+    @property
+    def position(self) -> str:
+        """Where it is, for people: `epoch 3, step 17`."""
+
+
+P = TypeVar("P", bound=Progress)
+
+
+class Run(Generic[P]):
+    """The folder of a run while this process trains in it.
+
+    `describe` tells how far a run is, for `status.json`; its state, reason and time are added here.
+    A run that fails before `begin` leaves nothing but its lock file, so the folder stays free.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        start: P,
+        describe: Callable[[P], Status],
+        *,
+        checkpoint_minutes: float,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.folder = folder
+        self.metrics = MetricsLog(folder)
+        self.interrupted = interrupted
+        self._checkpoints = RunPaths(folder).checkpoints
+        self._kind = type(start)
+        self._progress = self._saved = start
+        self._describe = describe
+        self._checkpoint_seconds = 60 * checkpoint_minutes
+        self._saved_at = time.monotonic()
+        self._lock: IO[str] | None = None
+        self._begun = False
+
+    def __enter__(self) -> "Run[P]":
+        self._lock = lock_folder(self.folder)
+        self.metrics = MetricsLog(self.folder)  # of no other process any more
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._begun:
+            self.write_status(*outcome(self._progress.finished, error))
+        if self._lock is not None:
+            self._lock.close()
+
+    def begin(self, config: Any) -> None:
+        """Write the settings: from here on the folder is this run's, whatever becomes of it."""
+        write_config(self.folder, config)
+        self._begun = True
+
+    def resume(self) -> tuple[P, dict[str, Any]] | None:
+        """Progress and state of the newest checkpoint; None where the run has to start anew."""
+        found = load_checkpoint(self._checkpoints, self._kind)
+        if found is not None:
+            self._progress = self._saved = found[0]
+        return found
+
+    def record(self, progress: P) -> None:
+        """Write to `status.json` that training is as far as `progress`."""
+        self._progress = progress
+        self.write_status(RunState.RUNNING)
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether the last checkpoint is older than the settings allow."""
+        return time.monotonic() - self._saved_at >= self._checkpoint_seconds
+
+    def save(self, progress: P, state: Mapping[str, Any], *, good: bool = False) -> None:
+        """Write a checkpoint, `good` to roll back to."""
+        with self.writing():
+            save_checkpoint(self._checkpoints, progress, state)
+            if good:
+                mark_good(self._checkpoints)
+        self._saved_at = time.monotonic()
+        self._saved = progress
+        self.record(progress)
+
+    def stop(self) -> NoReturn:
+        """Exit, saved, as this process was asked to."""
+        console.print("asked to stop: saved; the same command goes on from here")
+        sys.exit(EXIT_INTERRUPTED)
+
+    def end(self, progress: P) -> None:
+        """The run has done all that it was asked for: drop its checkpoints."""
+        self._progress = progress
+        shutil.rmtree(self._checkpoints, ignore_errors=True)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Wrap writing into the folder: a full disk becomes an error that says how to go on."""
+        try:
+            with writing_to(self.folder):
+                yield
+        except UserError as error:
+            raise UserError(
+                f"{error}; with room for it, the same command goes on after {self._saved.position}"
+            ) from error
+
+    def write_status(self, state: RunState, reason: str = "") -> None:
+        """Write `status.json`; a failure to do so is only warned of."""
+        status = self._describe(self._progress)
+        try:
+            status = replace(status, state=state, reason=reason, updated=time.time())
+            write_status(self.folder, status)
+        except OSError as error:  # the run itself is worth more
+            warn(f"cannot write {self.folder / STATUS_NAME}: {error.strerror}")

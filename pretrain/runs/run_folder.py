@@ -1,0 +1,68 @@
+"""What lies in the folder of every run, and how others read it. Imports no torch.
+
+config.yaml     the resolved settings; `--config` repeats the run with them
+metrics.jsonl   one line per epoch, or per window of steps
+status.json     where the run stands (pretrain.runs.status)
+checkpoints/    to resume from
+.lock           held by the process that trains
+"""
+
+import fcntl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from pretrain.atomic import write_atomically, writing_to
+from shards.cli import UserError
+from shards.settings import dump_config
+
+
+@dataclass(frozen=True, slots=True)
+class RunPaths:
+    """Paths in a run's folder that all trainers have in common."""
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.yaml"
+
+    @property
+    def lock(self) -> Path:
+        return self.folder / ".lock"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        return self.folder / "best.safetensors"
+
+
+def write_config(folder: Path, config: Any) -> None:
+    """Write the settings, which make the folder this run's; whatever describes its data is there.
+
+    Raises `UserError` when the folder cannot be written.
+    """
+    with writing_to(folder):
+        write_atomically(RunPaths(folder).config, dump_config(config).encode())
+
+
+def lock_folder(folder: Path) -> IO[str]:
+    """Lock a run's folder until the stream is closed or this process ends, however it ends.
+
+    Raises `UserError` when another process holds the lock, or the folder cannot be written.
+    """
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = RunPaths(folder).lock.open("w")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        stream.close()
+        raise UserError(
+            f"another process is training in {folder}; wait for it, or end it "
+            "(a killed launcher can leave its trainer alive)"
+        ) from None
+    return stream
