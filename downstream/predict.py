@@ -30,16 +30,16 @@ from rich.console import Console
 from rich.table import Table
 
 from downstream.apply.blend import Tiling, blended_bands
+from downstream.apply.calibration_file import read_calibration, read_reference
 from downstream.apply.config import PredictConfig
 from downstream.apply.ensemble import Ensemble, Member, load_members, no_tta, tta_transforms
 from downstream.apply.inputs import find_images, split_arguments
 from downstream.apply.legend import Legend, build_legend, write_classes
-from downstream.apply.novelty import Reference, image_score
+from downstream.apply.novelty import Reference, ood_score
 from downstream.apply.picture import OutputWriter
 from downstream.apply.prepared import native_bands, open_prepared
 from downstream.apply.reach import has_global_context
 from downstream.apply.scan import ImageReader, file_stamp
-from downstream.apply.trust_file import read_reference, read_trust
 from downstream.seg.classes import parse_classes
 from downstream.seg.run_folder import write_json
 from downstream.seg.segmenter import STRIDE, Segmenter
@@ -54,8 +54,8 @@ _NOT_COMPARED = ("runs", "images", "out", "overwrite", "threads", "batch_size")
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
-    """A run's view of which images are like its labelled ones."""
+class OodDetector:
+    """Tells which images are unlike the labelled ones of a run."""
 
     segmenter: Segmenter
     reference: Reference
@@ -64,7 +64,7 @@ class Judge:
 
     def score(self, reader: ImageReader) -> float:
         """Above 1: the image is unlike them."""
-        return image_score(reader, self.segmenter, self.reference, self.crop_size) / self.limit
+        return ood_score(reader, self.segmenter, self.reference, self.crop_size) / self.limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Predictor:
     config: PredictConfig
     ensemble: Ensemble
     legend: Legend
-    judges: tuple[Judge, ...]
+    detectors: tuple[OodDetector, ...]
     settings: dict[str, Any]  # that determine the outputs
     preparation: Mapping[str, Any]  # of images, from the card of an adapted network
 
@@ -129,27 +129,25 @@ def open_predictor(config: PredictConfig) -> Predictor:
     """Load the runs. Raises `UserError` if one is not finished, or if their classes differ."""
     runs = [find_segmenter(run) for run in config.runs]
     cards = [read_segmenter_card(run) for run in runs]
-    found = [read_trust(run, card.sha256) for run, card in zip(runs, cards, strict=True)]
-    for run, trust, card in zip(runs, found, cards, strict=True):
-        if trust is None:
-            hint = f"; python -m downstream.trust {run} adds both"
+    found = [read_calibration(run, card.sha256) for run, card in zip(runs, cards, strict=True)]
+    for run, calibration, card in zip(runs, found, cards, strict=True):
+        if calibration is None:
+            hint = f"; python -m downstream.calibrate {run} adds both"
             console.print(
                 f"{run}: probabilities are not calibrated, and unusual images are not detected"
                 f"{'' if card.adapted or is_published(run) else hint}",
                 markup=False,
             )
-    temperatures = [trust.temperature if trust else 1.0 for trust in found]
+    temperatures = [calibration.temperature if calibration else 1.0 for calibration in found]
     members = load_members(runs, temperatures)
     _report_global_context(config, members, cards)
     tta = tta_transforms(_orientation(cards)) if config.tta else no_tta()
     legend = build_legend(parse_classes(cards[0].classes))
-    Tiling(config.tile, config.overlap, STRIDE).axes(
-        STRIDE, STRIDE
-    )  # raises early for invalid sizes
-    judges = [
-        Judge(member.segmenter, read_reference(run), trust.novelty_limit, card.crop_size)
-        for run, member, trust, card in zip(runs, members, found, cards, strict=True)
-        if trust is not None
+    Tiling(config.tile, config.overlap, STRIDE).axes(STRIDE, STRIDE)  # raises for invalid sizes
+    detectors = [
+        OodDetector(member.segmenter, read_reference(run), calibration.ood_limit, card.crop_size)
+        for run, member, calibration, card in zip(runs, members, found, cards, strict=True)
+        if calibration is not None
     ]
     settings = {k: v for k, v in as_plain(config).items() if k not in _NOT_COMPARED}
     settings["members"] = [
@@ -158,7 +156,7 @@ def open_predictor(config: PredictConfig) -> Predictor:
     ensemble = Ensemble(members, len(legend.classes), tta)
     if done := cards[0].spelled_preparation:
         console.print(f"images are prepared as in training: {done}", markup=False)
-    return Predictor(config, ensemble, legend, tuple(judges), settings, cards[0].preparation)
+    return Predictor(config, ensemble, legend, tuple(detectors), settings, cards[0].preparation)
 
 
 def _report_global_context(
@@ -204,7 +202,7 @@ def _predict_one(path: Path, predictor: Predictor) -> dict[str, Any]:
     config, ensemble, legend = predictor.config, predictor.ensemble, predictor.legend
     stamp = file_stamp(path)
     whole, reader = open_prepared(path, predictor.preparation, crop_bar=config.crop_bar)
-    scores = [judge.score(reader) for judge in predictor.judges]
+    scores = [detector.score(reader) for detector in predictor.detectors]
     ensemble.reset_fractions()
     tiling = Tiling(config.tile, config.overlap, STRIDE, config.batch_size)
     members = len(predictor.settings["members"])
@@ -228,7 +226,7 @@ def _predict_one(path: Path, predictor: Predictor) -> dict[str, Any]:
         "member_fractions": ensemble.fractions.tolist(),  # mean probabilities
         "mean_entropy": totals.entropy,
         "mean_disagreement": totals.disagreement if members > 1 else None,
-        "novelty": max(scores, default=math.nan),
+        "ood_score": max(scores, default=math.nan),
         "warnings": warnings,
         "seconds": round(time.monotonic() - began, 1),
         "stamp": stamp,
@@ -249,14 +247,14 @@ def _print(records: Sequence[Path], shown: int = 20) -> None:
     if not records:
         return
     contents = [json.loads(path.read_text(encoding="utf-8")) for path in records[:shown]]
-    table = Table("image", *contents[0]["classes"], "entropy", "novelty", box=None)
+    table = Table("image", *contents[0]["classes"], "entropy", "OOD score", box=None)
     for content in contents:
-        novelty = content["novelty"]
+        ood = content["ood_score"]
         table.add_row(
             Path(content["image"]).name,
             *(f"{share:.2%}" for share in content["fractions"]),
             f"{content['mean_entropy']:.3f}",
-            "" if novelty is None else f"{novelty:.2f}",
+            "" if ood is None else f"{ood:.2f}",
         )
     Console().print(table)
     if len(records) > shown:

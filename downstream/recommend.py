@@ -1,14 +1,14 @@
-"""Which encoders to try on my few labelled images? A short cross-validated probe, with its doubt.
+"""Which encoders are worth fine-tuning on a few labelled images? A cross-validated linear probe.
 
-python -m downstream.recommend DIR [--config classes.yaml] [--encoders NAME …] [--study ROOT]
+python -m downstream.recommend DATA [--config classes.yaml] [--encoders NAME …] [--record LABEL]
 
-Freezes each encoder, fits a linear classifier of single pixels on all labelled images but some, and
-scores it on those, in turn. Prints who is best, who cannot be told from the best, whether that is
-more than random weights of the same architecture do, and the commands to go on with. The test
-images are not looked at. `--study` adds what the runs of a study say about decoders and
-initialisations.
+Freezes each encoder, fits a linear classifier of single pixels on all labelled images but one fold,
+scores it on that fold, and repeats this for every fold. Prints the best encoder, those that cannot
+be distinguished from it, whether it beats random weights of the same architecture, and commands for
+fine-tuning. Test images are not read. `--study` adds what the runs of a study say about decoders
+and initialisations; `--record` keeps the scores in the registry, whose lists then show them.
 
-OUT/recommend.json   every fold's score      OUT/recommend.png   the same to look at
+OUT/recommend.json   every fold's score      OUT/recommend.png   the same as a figure
 """
 
 import re
@@ -16,7 +16,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from rich.console import Console
@@ -24,54 +24,73 @@ from rich.table import Table
 
 from downstream.config import SegmentConfig
 from downstream.probe.advice import PAPER_DECODERS, study_lines
-from downstream.probe.candidates import Candidate, find_candidates, random_twin
+from downstream.probe.candidates import Candidate, find_candidates, is_entry, random_twin
 from downstream.probe.folds import FoldedSet, read_folds
 from downstream.probe.linear import draw_samples, probe
 from downstream.probe.picture import draw_ranking
 from downstream.probe.ranking import CONFIDENCE, Interval, Ranked, paired_interval, rank_candidates
+from downstream.probing.record import SEED, open_for_recording, pin_entries, record_scores
 from downstream.seg.augment import fitting_crop
 from downstream.seg.metrics import Scores, mean_defined
 from downstream.seg.run_folder import write_json
-from shards.cli import ArgumentParser, UserError, console, program, progress, warn
-from shards.settings import build_config, read_recipe
+from pretrain.registry.pull import REGISTRY_VARIABLE
+from shards.cli import UserError, console, program, progress, warn
+from shards.settings import Positional, build_config, load_config, read_recipe
 
 MOST_COMMANDS = 3
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecommendConfig:
+    """Rank encoders by a linear probe on a few labelled images."""
+
+    data: Annotated[Path, Positional, "folder of images and masks"]
+    config: Annotated[Path | None, "recipe of downstream.segment: splits and classes"] = None
+    classes: Annotated[tuple[str, ...], "NAME=VALUE: what mask values mean"] = ()
+    encoders: Annotated[
+        tuple[str, ...],
+        "names in a registry, folders of exports, imagenet:ARCH, ARCH for random weights "
+        "[all of the registry that converged]",
+    ] = ()
+    registry: Annotated[str | None, f"URL [${REGISTRY_VARIABLE}]"] = None
+    study: Annotated[
+        Path | None, "folder of finished runs: what they say of decoders and initialisations"
+    ] = None
+    record: Annotated[
+        str | None, "label: keep the scores in the registry, beside its encoders, under this name"
+    ] = None
+    folds: Annotated[int | None, "[as many as images, at most 5]"] = None
+    seed: Annotated[int, "for pixels and random weights"] = SEED
+    threads: Annotated[int | None, "CPU threads of torch [all cores]"] = None
+    out: Annotated[Path, "folder for recommend.json and recommend.png"] = Path("runs/recommend")
+
+    def __post_init__(self) -> None:
+        if self.record is not None and self.seed != SEED:
+            raise ValueError(f"--record needs --seed {SEED}: scores of other seeds do not compare")
+
+    def segment_config(self) -> SegmentConfig:
+        """Where the labelled images are and what their masks mean. Raises `UserError`."""
+        values = read_recipe(self.config) if self.config else {}
+        values |= {"data": self.data, "seed": self.seed}
+        values |= {"classes": self.classes} if self.classes else {}
+        values |= {"folds": self.folds} if self.folds else {}
+        return build_config(SegmentConfig, values)
+
+
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description="Probe encoders on a few labelled images.")
-    parser.add_argument("data", metavar="DIR", help="folder of images and masks")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="recipe: splits and classes")
-    parser.add_argument("--classes", nargs="+", metavar="NAME=VALUE", help="what values mean")
-    parser.add_argument(
-        "--encoders",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="names in a registry, folders of exports, imagenet:ARCH, ARCH for random weights "
-        "[all of the registry]",
-    )
-    parser.add_argument("--registry", metavar="URL", help="[that of the environment]")
-    help_ = "folder of finished runs: what they say of decoders and initialisations"
-    parser.add_argument("--study", type=Path, metavar="ROOT", help=help_)
-    parser.add_argument("--folds", type=int, metavar="N", help="[as many as images, at most 5]")
-    parser.add_argument("--seed", type=int, default=0, help="of pixels and random weights [0]")
-    parser.add_argument("--threads", type=int, metavar="N", help="of torch [all cores]")
-    help_ = "folder for recommend.json and recommend.png [runs/recommend]"
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/recommend"), metavar="DIR", help=help_
-    )
-    options = parser.parse_args(argv)
-    values: dict[str, Any] = read_recipe(options.config) if options.config else {}
-    values |= {"data": options.data, "seed": options.seed}
-    values |= {"classes": options.classes} if options.classes else {}
-    values |= {"folds": options.folds} if options.folds else {}
+    options = load_config(RecommendConfig, argv)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    config = build_config(SegmentConfig, values)
+    config = options.segment_config()
     study = study_lines(options.study) if options.study else []
-    candidates = find_candidates(options.encoders, options.registry)
+    names, store = options.encoders, None
+    if options.record is not None:
+        store = open_for_recording(options.registry, options.record)
+        names = pin_entries(names, store)
+    candidates = find_candidates(names, options.registry)
+    if store is not None and not any(is_entry(candidate.name) for candidate in candidates):
+        raise UserError("--record needs encoders of the registry; give their names to --encoders")
     findings = recommend(config, candidates, options.out)
     _print_table(findings)
     for line in (*_verdict(findings), "", *(study or [PAPER_DECODERS]), ""):
@@ -79,6 +98,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for command in _commands(config, options.config, findings):
         print(command)
     console.print(f"picture: {options.out / 'recommend.png'}", markup=False)
+    if store is not None and options.record is not None:
+        recorded = record_scores(candidates, findings.scores, findings.data, store, options.record)
+        console.print(f"recorded beside {len(recorded)} encoders as {options.record}", markup=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +110,15 @@ class Findings:
     data: FoldedSet
     candidates: Mapping[str, Candidate]
     ranked: tuple[Ranked, ...]  # best first, the control among them
-    mious: Mapping[str, float]  # mean over the folds, of classes that occur
+    scores: Mapping[str, Sequence[Scores]]  # of each fold, by name
     best: str  # of the candidates
     control: str  # random weights of the best one's architecture
     gain: Interval | None  # the best less the control; None where the best is random itself
     failures: Mapping[str, str]
+
+    def miou(self, name: str) -> float:
+        """The mean over the folds, of classes that occur."""
+        return mean_defined([fold.miou for fold in self.scores[name]])
 
 
 def recommend(config: SegmentConfig, candidates: Sequence[Candidate], out: Path) -> Findings:
@@ -130,14 +156,14 @@ def recommend(config: SegmentConfig, candidates: Sequence[Candidate], out: Path)
         data=data,
         candidates=known | {control.name: control},
         ranked=tuple(rank_candidates(micro)),
-        mious={name: mean_defined([s.miou for s in found]) for name, found in scores.items()},
+        scores=scores,
         best=best.name,
         control=control.name,
         gain=None if best == control else paired_interval(micro[best.name], micro[control.name]),
         failures=failures,
     )
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "recommend.json", _plain(findings))
+    write_json(out / "recommend.json", _to_json(findings))
     title = f"{len(data.items)} labelled {'parts' if data.quarters else 'images'} of {config.data}"
     draw_ranking(findings.ranked, control.name, title, out / "recommend.png")
     return findings
@@ -147,7 +173,7 @@ def _micro(scores: Mapping[str, Sequence[Scores]]) -> dict[str, list[float]]:
     return {name: [one.micro_iou for one in found] for name, found in scores.items()}
 
 
-def _plain(findings: Findings) -> dict[str, Any]:
+def _to_json(findings: Findings) -> dict[str, Any]:
     return {
         "classes": [entry.name for entry in findings.data.classes],
         "images": [item.name for item in findings.data.items],
@@ -159,7 +185,7 @@ def _plain(findings: Findings) -> dict[str, Any]:
                 "encoder": item.name,
                 "flags": list(findings.candidates[item.name].flags),
                 "micro_iou": item.mean,
-                "miou": findings.mious[item.name],
+                "miou": findings.miou(item.name),
                 "folds": list(item.scores),
                 "behind_best": asdict(item.behind),
                 "worth_a_try": item.worth_a_try,
@@ -179,15 +205,15 @@ def _print_table(findings: Findings) -> None:
         table.add_row(
             item.name,
             f"{item.mean:.1%}",
-            f"{findings.mious[item.name]:.1%}",
-            _spell(item.behind) if number else "",
+            f"{findings.miou(item.name):.1%}",
+            _format_interval(item.behind) if number else "",
             "" if item.worth_a_try else "worse",
         )
     Console().print(table)
 
 
 def _verdict(findings: Findings) -> list[str]:
-    """What the probe can tell, and what it cannot."""
+    """What the probe shows, and what it cannot decide."""
     data, ranked = findings.data, findings.ranked
     what = "quarters of one image" if data.quarters else "labelled images"
     lines = [
@@ -196,25 +222,24 @@ def _verdict(findings: Findings) -> list[str]:
     equal = [item.name for item in ranked[1:] if item.worth_a_try]
     if equal:
         lines.append(
-            f"The probe cannot tell {len(equal)} of {len(ranked) - 1} others from the best."
+            f"The probe cannot distinguish {len(equal)} of the {len(ranked) - 1} others from the "
+            "best."
         )
-    gain = findings.gain
-    if gain is None:
-        lines.append("Random weights did best: the probe sees no use in any of these encoders.")
-    elif gain.low > 0:
-        lines.append(f"{findings.best} is {_spell(gain)} points better than {findings.control}.")
-    elif gain.mean > 0:
-        lines.append(
-            f"{findings.best} is {_spell(gain)} points better than {findings.control}: so few "
-            "images cannot tell whether that is more than chance."
-        )
-    else:
-        lines.append(
-            f"{findings.best} is no better than {findings.control}: {_spell(gain)} points."
-        )
+    lines.append(_gain_line(findings.gain, findings.best, findings.control))
     if not data.specimens:
-        lines.append("Folds share a specimen, so all scores are better than on a new one.")
+        lines.append("Folds share a specimen: expect lower scores on a new one.")
     return lines
+
+
+def _gain_line(gain: Interval | None, best: str, control: str) -> str:
+    if gain is None:
+        return "Random weights did best: none of these encoders helps the probe."
+    points = _format_interval(gain)
+    if gain.low > 0:
+        return f"{best} is {points} points better than {control}."
+    if gain.mean > 0:
+        return f"{best} is {points} points better than {control}, which may be chance."
+    return f"{best} is not better than {control}: {points} points."
 
 
 def _commands(config: SegmentConfig, recipe: Path | None, findings: Findings) -> list[str]:
@@ -246,7 +271,7 @@ def _folder_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", parts[-1])
 
 
-def _spell(interval: Interval) -> str:
+def _format_interval(interval: Interval) -> str:
     points = (100 * value for value in (interval.mean, interval.low, interval.high))
     return "{:.1f} [{:.1f}, {:.1f}]".format(*points)
 

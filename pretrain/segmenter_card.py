@@ -17,9 +17,9 @@ from shards.schema import SourceInfo, parse_versioned, read_versioned
 
 SCHEMA_VERSION = 1
 SEGMENTER_NAME = "best.safetensors"
-# What downstream.trust leaves beside it, for downstream.predict.
-TRUST_NAME = "trust.json"
-REFERENCE_NAME = "novelty.safetensors"
+# Calibration, and the features that out-of-distribution images are detected by.
+CALIBRATION_NAME = "calibration.json"
+REFERENCE_NAME = "ood_reference.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)

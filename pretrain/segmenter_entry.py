@@ -1,4 +1,4 @@
-"""What of a segmenter's folder is published: network, card, what trust needs; no image, no name.
+"""What of a segmenter's folder is published: network, card, calibration; no image, no name.
 
 Imports no torch.
 """
@@ -11,9 +11,9 @@ from typing import Any
 
 from pretrain.card import CARD_NAME
 from pretrain.segmenter_card import (
+    CALIBRATION_NAME,
     REFERENCE_NAME,
     SEGMENTER_NAME,
-    TRUST_NAME,
     SegmenterCard,
     read_segmenter_card,
 )
@@ -22,7 +22,7 @@ from shards.schema import SourceInfo, file_sha256
 
 TRAINED_ON = "the training set"  # a source beside those of the encoder
 _DATA_NAME = "data.json"  # of a run's folder: the images of each split
-_IMAGES = "novelty_scores"  # in trust.json, by the images' names
+_IMAGES = "ood_scores"  # in calibration.json, by the images' names
 
 
 def is_segmenter(folder: Path) -> bool:
@@ -43,18 +43,18 @@ def copy_segmenter(run: Path, folder: Path, licence: str | None) -> SegmenterCar
     shutil.copyfile(run / SEGMENTER_NAME, folder / SEGMENTER_NAME)
     if file_sha256(folder / SEGMENTER_NAME) != card.sha256:
         raise UserError(f"{run / SEGMENTER_NAME} is not what its {CARD_NAME} describes")
-    if not card.adapted:  # of which downstream.trust knows nothing
-        _copy_trust(run, folder, card.sha256)
+    if not card.adapted:  # of which downstream.calibrate knows nothing
+        _copy_calibration(run, folder, card.sha256)
     return replace(card, sources=_sources(run, card, licence))
 
 
-def _copy_trust(run: Path, folder: Path, sha256: str) -> None:
-    """What downstream.trust found, the images' names left out."""
-    path = run / TRUST_NAME
+def _copy_calibration(run: Path, folder: Path, sha256: str) -> None:
+    """What downstream.calibrate found, the images' names left out."""
+    path = run / CALIBRATION_NAME
     if not path.is_file():
         console.print(
-            f"{run} has no {TRUST_NAME}: its users get probabilities as they come, and no warning "
-            f"of unlike images; python -m downstream.trust {run} before publishing gives both",
+            f"{run} has no {CALIBRATION_NAME}: users get uncalibrated probabilities and no warning "
+            f"of unlike images; run python -m downstream.calibrate {run} before publishing",
             markup=False,
             soft_wrap=True,
         )
@@ -67,9 +67,9 @@ def _copy_trust(run: Path, folder: Path, sha256: str) -> None:
             return
         shutil.copyfile(run / REFERENCE_NAME, folder / REFERENCE_NAME)
     except (ValueError, KeyError, AttributeError, TypeError, OSError) as error:
-        raise UserError(f"{path} is damaged: {error!r}; run downstream.trust again") from error
+        raise UserError(f"{path} is damaged: {error!r}; run downstream.calibrate again") from error
     content[_IMAGES] = {f"image {number}": score for number, score in enumerate(scores, 1)}
-    (folder / TRUST_NAME).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (folder / CALIBRATION_NAME).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _sources(run: Path, card: SegmenterCard, licence: str | None) -> tuple[SourceInfo, ...]:

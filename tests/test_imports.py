@@ -96,8 +96,6 @@ LIGHT += ["downstream.bainite"] + [
         "encoders",
         "prepare",
         "tile_plan",
-        "transfer.config",
-        "transfer.rehearsal",
     )
 ]
 HEAVY = ("torch", "nvidia.dali", "wandb", "accelerate", "segmentation_models_pytorch")

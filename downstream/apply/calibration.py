@@ -1,9 +1,9 @@
-"""How true are the probabilities? One temperature for all logits makes them truer.
+"""Temperature scaling of a segmenter's probabilities, and their calibration error.
 
-Guo et al. 2017 (arXiv 1706.04599), section 4.2. Dice trains a network to be too sure of itself;
-dividing the logits by a temperature changes no mask, but the probabilities. The
-expected calibration error (their eq. 3) parts the pixels by confidence into bins of equal width
-and averages |accuracy - confidence|.
+Guo et al. 2017 (arXiv 1706.04599), section 4.2. Networks trained with Dice are overconfident;
+dividing the logits by a temperature changes the probabilities but no mask. The expected calibration
+error (their eq. 3) is the mean of |accuracy - confidence| over bins of confidence of equal width,
+weighted by their pixels.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from downstream.seg.dataset import LabelledImage
 from downstream.seg.segmenter import Segmenter
 
 BINS = 15  # as Guo et al.
-MAX_PIXELS = 2_000_000  # used of a split; more change the third digit
+MAX_PIXELS = 2_000_000  # sampled from a split; more change only the third digit
 _RANGE = (np.log(0.05), np.log(20.0))  # of the temperature
 
 LogProbabilities = npt.NDArray[np.float32]
@@ -41,7 +41,7 @@ class Reliability:
 def collect(
     segmenter: Segmenter, items: Sequence[LabelledImage]
 ) -> tuple[LogProbabilities, Labels]:
-    """Log probabilities `(N, C)` and labels `(N,)` of pixels drawn evenly from the images."""
+    """Log probabilities `(N, C)` and labels `(N,)` of every n-th pixel of the images."""
     step = max(1, sum(item.mask.size for item in items) // MAX_PIXELS)
     logs, labels = [], []
     for item in items:
@@ -52,7 +52,7 @@ def collect(
 
 
 def fit_temperature(logs: LogProbabilities, labels: Labels) -> float:
-    """The temperature with the lowest negative log likelihood, from 0.05 to 20."""
+    """The temperature of the lowest negative log-likelihood, between 0.05 and 20."""
     tensor, target = torch.from_numpy(logs), torch.from_numpy(labels)
 
     def nll(log_temperature: float) -> float:
@@ -63,7 +63,7 @@ def fit_temperature(logs: LogProbabilities, labels: Labels) -> float:
 
 
 def reliability(logs: LogProbabilities, labels: Labels, temperature: float = 1.0) -> Reliability:
-    """Measure the calibration of `(N, C)` against `(N,)` at a temperature."""
+    """Measure the calibration of log probabilities `(N, C)` against labels `(N,)`."""
     scaled = torch.log_softmax(torch.from_numpy(logs) / temperature, 1)
     nll = float(torch.nn.functional.nll_loss(scaled, torch.from_numpy(labels)))
     best, predicted = scaled.exp().max(1)
@@ -80,15 +80,15 @@ def reliability(logs: LogProbabilities, labels: Labels, temperature: float = 1.0
 
 
 def draw_reliability(path: Path, before: Reliability, after: Reliability, title: str) -> None:
-    """Accuracy over confidence, and how many pixels are that sure."""
+    """Draw accuracy against confidence, above the share of pixels of each confidence."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True, gridspec_kw={"height_ratios": (3, 1)})
     figure.suptitle(title)
-    named = (("as it comes", before), ("with the temperature", after))
+    named = (("uncalibrated", before), ("calibrated", after))
     for column, (name, found) in enumerate(named):
         top, bottom = axes[0, column], axes[1, column]
-        top.plot([0, 1], [0, 1], color="grey", linestyle=":", label="true")
-        top.plot(found.confidence, found.accuracy, "o-", color="tab:blue", label="found")
+        top.plot([0, 1], [0, 1], color="grey", linestyle=":", label="perfect")
+        top.plot(found.confidence, found.accuracy, "o-", color="tab:blue", label="measured")
         top.set(title=f"{name}: ECE {found.ece:.2%}", ylabel="accuracy", ylim=(0, 1))
         top.legend(loc="upper left", fontsize=8)
         bottom.bar((np.arange(BINS) + 0.5) / BINS, found.share, 1 / BINS, color="tab:grey")

@@ -1,9 +1,9 @@
 """Grad-CAM: which parts of an image speak for a class, by the library pytorch-grad-cam.
 
 Selvaraju et al. 2017 (arXiv 1610.02391); for segmentation the score is the mean logit over the
-pixels that were given the class (Vinogradova et al. 2020, arXiv 2002.11434). The library's own
-targets index a channel, which fails for networks of one output channel: there the second class has
-the channel's logit and the first its negative.
+pixels that were assigned the class (Vinogradova et al. 2020, arXiv 2002.11434). The library's own
+targets index a channel, which fails for networks with one output channel: there the score of the
+second class is the channel's logit and that of the first its negative.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,9 +24,9 @@ Hook = Callable[[nn.Module, object, object], None]
 
 @dataclass(frozen=True, slots=True)
 class ClassScore:
-    """The mean logit of class `index` over `region` `(H, W)`, of an output `(C, H, W)`.
+    """The mean logit of class `index` over `region` `(H, W)` of an output `(C, H, W)`.
 
-    Of two classes, less that of the other.
+    With two classes, the other class's logit is subtracted.
     """
 
     index: int
@@ -44,10 +44,10 @@ class ClassScore:
 
 
 def class_heat(network: nn.Module, image: torch.Tensor, layer: nn.Module, index: int) -> Heat:
-    """How much each place of a normalised image `(1, 3, H, W)` speaks for a class: 0 to 1 `(H, W)`.
+    """How much each pixel of a normalised image `(1, 3, H, W)` speaks for a class, `(H, W)`.
 
-    1 is the strongest place of the image itself: heats of two images do not compare. Where no pixel
-    has the class, its score is taken over all of them.
+    Scaled to a maximum of 1 in each image, so heat maps of two images are not comparable. If no
+    pixel is assigned the class, its score is averaged over all pixels.
     """
     with torch.no_grad():
         output = network(image)[0]
@@ -65,14 +65,14 @@ def predicted(output: torch.Tensor) -> torch.Tensor:
 
 
 def encoder_layer(network: nn.Module, stage: int, image: torch.Tensor) -> nn.Module:
-    """The module whose output is the encoder's feature map number `stage` (-1: the deepest).
+    """The module that outputs the encoder's feature map number `stage` (-1: the deepest).
 
-    Raises `UserError` where the encoder computes that map outside of any module.
+    Raises `UserError` if no module outputs that map.
     """
     encoder = network.get_submodule("encoder")
     if isinstance(encoder, TimmViTEncoder):
         raise UserError(
-            "Grad-CAM needs feature maps, and the blocks of this vision transformer pass on tokens"
+            "Grad-CAM needs feature maps, but the blocks of this vision transformer output tokens"
         )
     outputs: list[tuple[nn.Module, torch.Tensor]] = []
     handles = [
@@ -89,16 +89,16 @@ def encoder_layer(network: nn.Module, stage: int, image: torch.Tensor) -> nn.Mod
     if not -len(maps) <= stage < len(maps) or stage in (0, -len(maps)):
         raise UserError(f"stage must be 1 to {len(maps) - 1}, or -1 for the last; not {stage}")
     wanted = maps[stage]
-    for module, output in reversed(outputs):  # the outermost of those that pass it on
+    for module, output in reversed(outputs):  # the outermost module with this output
         if output.shape == wanted.shape and torch.equal(output, wanted):
             return module
-    raise UserError(f"stage {stage} of this encoder is no module's output; try another of --stages")
+    raise UserError(f"no module of this encoder outputs stage {stage}; try another of --stages")
 
 
 def named_layer(network: nn.Module, name: str) -> nn.Module:
     """The encoder's module of this name, such as `layer3.15`: paper B's "layer 3_16".
 
-    Raises `UserError` naming those that there are where it goes astray.
+    Raises `UserError` with the names of the existing modules.
     """
     module = network.get_submodule("encoder")
     for depth, part in enumerate(name.split(".")):

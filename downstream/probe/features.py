@@ -1,7 +1,7 @@
-"""What a frozen encoder sees at single pixels: its maps of all depths, put together there.
+"""Features of a frozen encoder at single pixels: its maps of all depths, concatenated.
 
-The "hypercolumns" of Hariharan et al. 2015 (arXiv 1411.5752): the deep maps know what a place is,
-the shallow ones where it ends.
+The "hypercolumns" of Hariharan et al. 2015 (arXiv 1411.5752): deep maps tell what a pixel belongs
+to, shallow ones where the boundaries are.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from downstream.seg.segmenter import STRIDE
 from shards.cli import UserError
 from shards.images import Pixels
 
-WINDOW = 512  # pixels that the encoder sees at once at most, so that memory has a bound
+WINDOW = 512  # largest side in pixels of one forward pass, to bound memory
 
 Positions = npt.NDArray[np.int64]
 Features = npt.NDArray[np.float32]
@@ -31,13 +31,13 @@ def hypercolumns(
 ) -> Features:
     """Features `(n, D)` at `positions` `(n, 2)`, row and column, of an image `(H, W, 3)` uint8.
 
-    Raises `UserError` where the encoder does not take images of this size.
+    Raises `UserError` if the encoder does not accept images of this size.
     """
     device = next(encoder.parameters()).device
     normalise = v2.Normalize(list(candidate.mean), list(candidate.std))
     image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
     image = normalise(image.to(device).float() / 255)
-    # Cut evenly, so that no window is a sliver.
+    # Windows of equal size, so that none is a sliver.
     steps = [-(-side // -(-side // WINDOW)) for side in pixels.shape[:2]]
     windows = positions // steps
     found: Features | None = None
@@ -62,14 +62,14 @@ def _maps(encoder: nn.Module, candidate: Candidate, padded: torch.Tensor) -> Seq
         found = encoder(padded)
     except (RuntimeError, AssertionError, ValueError) as error:
         size = f"{padded.shape[3]} x {padded.shape[2]}"
-        raise UserError(f"{candidate.name} does not take {size} pixels: {error}") from error
+        raise UserError(f"{candidate.name} does not accept {size} pixels: {error}") from error
     return feature_maps(encoder, found)
 
 
 def _at(maps: Sequence[torch.Tensor], positions: torch.Tensor, size: torch.Size) -> torch.Tensor:
-    """The maps' values `(n, D)` at pixels `(n, 2)` of an image of `size`, between their pixels."""
+    """Interpolate maps at pixels `(n, 2)` of an image of `size`; returns `(n, D)`."""
     height, width = size
-    x = (positions[:, 1] + 0.5) * 2 / width - 1  # as grid_sample counts: -1 to 1, edge to edge
+    x = (positions[:, 1] + 0.5) * 2 / width - 1  # grid_sample's coordinates: -1 to 1, edge to edge
     y = (positions[:, 0] + 0.5) * 2 / height - 1
     grid = torch.stack([x, y], -1).float()[None, :, None]
     columns = [functional.grid_sample(one.float(), grid, align_corners=False) for one in maps]

@@ -1,6 +1,6 @@
-"""Labelled images in parts, each of which validates once: specimens kept whole. Imports no torch.
+"""Labelled images in cross-validation folds that keep specimens together. Imports no torch.
 
-A single image is cut into quarters. Pixels of one image are alike, so scores are then flattered.
+A single image is cut into quarters; its scores are optimistic, as pixels of one image are alike.
 """
 
 from collections.abc import Sequence
@@ -22,19 +22,19 @@ from shards.cli import UserError, warn
 
 @dataclass(frozen=True, slots=True)
 class FoldedSet:
-    """Labelled images, and which of them each fold holds out."""
+    """Labelled images, and the ones that each fold holds out."""
 
     classes: tuple[MaskClass, ...]
     items: tuple[LabelledImage, ...]
-    folds: tuple[tuple[int, ...], ...]  # positions of the images that validate
-    specimens: bool  # whether no specimen is on both sides of a fold, as far as names tell
-    quarters: bool  # whether the items are the parts of one image
+    folds: tuple[tuple[int, ...], ...]  # indices of the held-out images
+    specimens: bool  # whether no specimen is in two folds, judging by names
+    quarters: bool  # whether the items are quarters of one image
 
 
 def read_folds(config: SegmentConfig) -> FoldedSet:
-    """Read the training and validation images; those of the test are left alone.
+    """Read training and validation images, but no test images.
 
-    Raises `UserError` for missing pairs and masks without meaning.
+    Raises `UserError` for missing pairs and for mask values without a class.
     """
     found = find_splits(config.data, config.entries)
     pairs = [

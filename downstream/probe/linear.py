@@ -1,7 +1,7 @@
-"""The probe: a linear classifier of single pixels on frozen features, each fold held out once.
+"""The linear probe: a pixel classifier on frozen features, cross-validated.
 
-Alain and Bengio 2016 (arXiv 1610.01644). It takes seconds where fine-tuning takes minutes, and
-knows nothing of what fine-tuning would change: see docs/measurements.md for how far they agree.
+Alain and Bengio 2016 (arXiv 1610.01644). It takes seconds where fine-tuning takes minutes, but does
+not see what fine-tuning would change: docs/measurements.md shows how far the two agree.
 """
 
 from collections.abc import Sequence
@@ -21,22 +21,22 @@ from downstream.seg.masks import Mask
 from downstream.seg.metrics import Scores, confusion, score
 from downstream.seg.segmenter import default_device
 
-TRAIN_PIXELS = 6_000  # of all images, drawn evenly from the classes
-VAL_PIXELS = 20_000  # of all images, drawn evenly from the area
-STRENGTH = 1e-2  # scikit-learn's C: features outnumber labelled places, so little
+TRAIN_PIXELS = 6_000  # from all images, the same number for each class
+VAL_PIXELS = 20_000  # from all images, uniformly
+STRENGTH = 1e-2  # scikit-learn's C: strong regularisation, as labels are few for the features
 MAX_STEPS = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Pixels of one image: where to learn and where to be scored."""
+    """Pixels of one image, to train on and to score."""
 
     train: Positions  # (n, 2), row and column
     val: Positions
 
 
 def draw_samples(data: FoldedSet, seed: int) -> list[Sample]:
-    """The pixels by which all candidates are compared: the same ones."""
+    """Draw the pixels, which are the same for all candidates."""
     rng = np.random.default_rng(seed)
     count = len(data.items)
     return [
@@ -55,7 +55,7 @@ def probe(
     over: MicroIouClasses,
     seed: int,
 ) -> list[Scores]:
-    """The scores of each fold. Raises `UserError` where the encoder cannot be used."""
+    """The scores of each fold. Raises `UserError` if the encoder cannot be used."""
     encoder = build_frozen(candidate, seed).to(default_device())
     train, val = [], []
     for item, sample in zip(data.items, samples, strict=True):
@@ -79,7 +79,7 @@ def probe(
 
 
 def _classify(features: Features, labels: npt.NDArray[np.int64], unseen: Features) -> torch.Tensor:
-    """Classes of `unseen` `(n, D)`. With one class alone to learn from, that one."""
+    """Predict the classes of `unseen` `(n, D)`; if `labels` has only one class, that one."""
     if len(np.unique(labels)) == 1:
         return torch.full((len(unseen),), int(labels[0]))
     scaler = StandardScaler().fit(features)
@@ -93,12 +93,12 @@ def _labels(mask: Mask, positions: Positions) -> npt.NDArray[np.int64]:
 
 
 def _even_over_classes(mask: Mask, count: int, rng: np.random.Generator) -> Positions:
-    """Pixels, as many of each class that the mask holds, as far as there are so many."""
+    """Draw pixels, the same number of each class in the mask if it has enough."""
     present = np.unique(mask)
     drawn = []
     for index in present:
-        places = np.flatnonzero(mask == index)
-        drawn.append(rng.choice(places, min(len(places), count // len(present)), replace=False))
+        pixels = np.flatnonzero(mask == index)
+        drawn.append(rng.choice(pixels, min(len(pixels), count // len(present)), replace=False))
     return np.stack(np.unravel_index(np.concatenate(drawn), mask.shape), 1)
 
 

@@ -1,4 +1,4 @@
-"""The probe's picture: every fold's score of every encoder, the best on top."""
+"""The probe's figure: the score of every encoder on every fold, best first."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ _POSSIBLE, _BEHIND = "tab:blue", "0.6"
 
 
 def draw_ranking(ranked: Sequence[Ranked], control: str | None, title: str, path: Path) -> None:
-    """Left the scores by fold, right how far each is behind the best, with its interval."""
+    """Draw the scores by fold (left) and the difference from the best with its interval (right)."""
     shown = ranked[:MOST]
     figure = Figure(figsize=(10, 1.8 + 0.32 * len(shown)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.2, 1))

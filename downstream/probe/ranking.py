@@ -1,8 +1,9 @@
-"""Which encoders are better, and is that more than the choice of folds? Imports no torch.
+"""Rank encoders by cross-validated scores, with paired intervals. Imports no torch.
 
-Scores of folds are not independent: their training images overlap. So the interval of a difference
-is that of Nadeau and Bengio 2003 (doi:10.1023/A:1024068626366): Student's t with the variance of
-the k differences times (1/k + n_held / n_kept) = 1/k + 1/(k - 1). It errs on the wide side.
+Scores of folds are not independent, since their training images overlap. The interval of a
+difference is therefore that of Nadeau and Bengio 2003 (doi:10.1023/A:1024068626366): Student's t
+with the variance of the k differences times (1/k + n_held / n_kept) = 1/k + 1/(k - 1). It is
+conservative.
 """
 
 import math
@@ -17,7 +18,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean difference over the folds and where it may lie; nan for fewer than two folds."""
+    """A mean difference over the folds and its interval, which is nan for fewer than two folds."""
 
     mean: float
     low: float
@@ -26,7 +27,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A candidate's micro IoU in [0, 1], and how it stands to the best one."""
+    """A candidate's micro IoU in [0, 1], and its difference from the best."""
 
     name: str
     scores: tuple[float, ...]  # of each fold
@@ -35,12 +36,12 @@ class Ranked:
 
     @property
     def worth_a_try(self) -> bool:
-        """Whether it may be as good as the best one, for all that the probe can tell."""
+        """Whether the probe cannot distinguish it from the best."""
         return not self.behind.low > 0
 
 
 def rank_candidates(scores: Mapping[str, Sequence[float]]) -> list[Ranked]:
-    """Best mean first; `scores` are each candidate's by fold."""
+    """Rank candidates by mean score, best first; `scores` are those of each fold, by name."""
     means = {name: float(np.mean(values)) for name, values in scores.items()}
     order = sorted(scores, key=lambda name: -means[name])
     best = scores[order[0]]
@@ -51,7 +52,7 @@ def rank_candidates(scores: Mapping[str, Sequence[float]]) -> list[Ranked]:
 
 
 def paired_interval(first: Sequence[float], second: Sequence[float]) -> Interval:
-    """`first` less `second`, fold by fold."""
+    """The interval of `first` minus `second`, paired by fold."""
     differences = np.subtract(first, second)
     mean, folds = float(differences.mean()), len(differences)
     if folds < 2:

@@ -1,16 +1,12 @@
 """What a registry holds, and whether it is still what was published.
 
 python -m pretrain.registry list|show|pull|verify|diff [NAME ...] [--registry URL]
-python -m pretrain.registry score [NAME ...] --data DIR
 python -m pretrain.registry site URL
 """
 
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -43,7 +39,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         "diff": "what is different between two",
         "site": "write a page of all, to be put on any web server",
     }
-    commands.add_parser("score", help="rank the encoders on a few labelled images", add_help=False)
     for command, help_ in helps.items():
         sub = commands.add_parser(command, help=help_, description=help_)
         if command == "diff":
@@ -62,11 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sub.add_argument("--registry", metavar="URL", help=f"[${REGISTRY_VARIABLE}]")
         if command == "pull":
             sub.add_argument("--cache-dir", type=Path, help="[the user's cache]")
-    arguments, others = parser.parse_known_args(argv)
-    if arguments.command == "score":
-        sys.exit(score(others))
-    if others:
-        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    arguments = parser.parse_args(argv)
     given = arguments.url if arguments.command == "site" else None
     url = registry_url(given or arguments.registry)
     if arguments.command == "list":
@@ -162,13 +153,6 @@ def site(url: str, out: Path, *, every_version: bool) -> None:
     print(out)
     if faults:
         raise UserError(f"left out: {'; '.join(faults)}")
-
-
-def score(arguments: Sequence[str]) -> int:
-    """Run the probe, which needs torch and lies downstream: by its name, as it imports us."""
-    if find_spec("torch") is None:
-        raise UserError("scoring needs torch, which is not installed here; pip install '.[train]'")
-    return subprocess.run([sys.executable, "-m", "downstream.score", *arguments]).returncode
 
 
 def _flat(content: object, prefix: str = "") -> dict[str, object]:

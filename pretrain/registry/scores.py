@@ -2,7 +2,7 @@
 
 `scores/LABEL-DATA.json` in a version's folder, DATA a part of the data's SHA-256: only scores on
 the same data compare. They are no part of what was sealed, since they are measured later, and name
-the encoder that they are of by its SHA-256. `downstream.score` measures. Imports no torch.
+the encoder that they are of by its SHA-256. Imports no torch.
 """
 
 import json
@@ -17,7 +17,7 @@ from shards.cli import UserError, warn
 from shards.schema import parse_versioned
 
 SCHEMA_VERSION = 1
-PROBE = "linear-1"  # changes whenever downstream.score would give other numbers
+PROBE = "linear-1"  # name of the measurement; changes whenever it would give other numbers
 _LABEL = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
 ScoredData = tuple[str, str]  # label, SHA-256

@@ -1,7 +1,8 @@
 """An entry of a registry: a folder, closed by `entry.json`, which tells every file's SHA-256.
 
 of an encoder:   encoder.safetensors, card.json, README.md, timm/, entry.json
-of a segmenter:  best.safetensors, card.json, README.md, trust.json, novelty.safetensors, entry.json
+of a segmenter:  best.safetensors, card.json, README.md, entry.json,
+                 calibration.json, ood_reference.safetensors
 
 Where `entry.json` is, the entry is whole: it is written last. Imports no torch.
 """

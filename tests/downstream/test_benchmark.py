@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from downstream.apply.novelty import image_score
+from downstream.apply.calibration_file import read_reference
+from downstream.apply.novelty import ood_score
 from downstream.apply.scan import open_image
-from downstream.apply.trust_file import read_reference
+from downstream.calibrate import calibrate
 from downstream.check import check
 from downstream.config import SegmentConfig
 from downstream.seg.dataset import read_labelled_set
 from downstream.seg.segmenter import load_segmenter
 from downstream.segment import segment
-from downstream.trust import assess
 from shards.settings import build_config, read_recipe
 
 RECIPES = Path(__file__).parents[2] / "configs" / "downstream"
@@ -79,12 +79,12 @@ def test_images_of_other_imaging_lie_farther_than_those_of_the_same(
     short = {"max_epochs": 4, "stage2_lr": None, "samples_per_epoch": 16, "batch_size": 4}
     small = {"arch": "resnet18", "crop_size": 128, "threads": 1, "run_dir": tmp_path}
     segment(replace(config, **short, **small))  # type: ignore[arg-type]
-    limit = assess(tmp_path).novelty_limit
+    limit = calibrate(tmp_path).ood_limit
     segmenter, reference = load_segmenter(tmp_path), read_reference(tmp_path)
 
     def distances(entry: str) -> list[float]:
         scans = [open_image(path) for path in sorted((benchmark / entry).iterdir())]
-        return [image_score(scan, segmenter, reference, 128) / limit for scan in scans]
+        return [ood_score(scan, segmenter, reference, 128) / limit for scan in scans]
 
     same, other = distances("Super1/test"), distances("Super4/test")
     assert np.median(other) > 1.2 * np.median(same)

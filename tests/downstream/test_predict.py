@@ -1,4 +1,4 @@
-"""Prediction with real runs: masks that can be trained on, restarts, ensembles, trust, mistakes."""
+"""Prediction with real runs: masks, restarts, ensembles, calibration, mistakes."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ import torch
 from networks import SMALL_ARCH
 from PIL import Image
 
-from downstream import measure, predict, segment, trust
+from downstream import calibrate, measure, predict, segment
 from downstream.apply.calibration import fit_temperature, reliability
 from downstream.apply.ensemble import Ensemble, Member, entropy, no_tta, tta_transforms
 from downstream.apply.legend import build_legend
@@ -27,14 +27,14 @@ FEW = ["--tile", "64", "--overlap", "32", "--threads", "1"]
 
 @pytest.fixture(scope="module")
 def runs(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two runs on the squares, the first with its trust files."""
+    """Two runs on the squares, the first with its calibration."""
     folder = tmp_path_factory.mktemp("runs")
     flags = ["--data", str(squares), "--crop-size", "64", "--batch-size", "4", "--threads", "1"]
     flags += ["--samples-per-epoch", "32", "--max-epochs", "2", "--stage2-lr", "none"]
     flags += ["--augmentation", "basic", "--lr", "2e-3", "--balance", "none", "--arch", SMALL_ARCH]
     for seed in ("0", "1"):
         segment.main([*flags, "--run-dir", str(folder / seed), "--seed", seed])
-    trust.main([str(folder / "0"), "--threads", "1"])
+    calibrate.main([str(folder / "0"), "--threads", "1"])
     return folder / "0", folder / "1"
 
 
@@ -126,7 +126,7 @@ def test_an_image_unlike_the_labelled_ones_is_told_of(
     said = " ".join(capsys.readouterr().err.split())
     assert "stripes.png: is unlike the labelled images" in said
     scores = {
-        name: json.loads((tmp_path / "out" / "records" / f"{name}.json").read_text())["novelty"]
+        name: json.loads((tmp_path / "out" / "records" / f"{name}.json").read_text())["ood_score"]
         for name in ("alike", "stripes")
     }
     assert scores["stripes"] > 2 * scores["alike"]

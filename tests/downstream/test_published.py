@@ -12,7 +12,7 @@ import torch
 from networks import SMALL_ARCH
 from PIL import Image
 
-from downstream import explain, export, predict, trust
+from downstream import calibrate, explain, export, predict
 from downstream.config import SegmentConfig
 from downstream.models import create_model
 from downstream.seg.segmenter import load_segmenter
@@ -32,7 +32,7 @@ FEW = ["--tile", "64", "--overlap", "32", "--threads", "1"]
 
 @pytest.fixture(scope="module")
 def run(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run with its trust files."""
+    """A finished run with its calibration."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     config = SegmentConfig(
         data=squares,
@@ -46,7 +46,7 @@ def run(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         threads=1,
     )
     segment(config)
-    trust.assess(folder)
+    calibrate.calibrate(folder)
     return folder
 
 
@@ -99,7 +99,7 @@ def test_a_name_predicts_what_its_run_does_and_leaves_the_entry_alone(
     assert (tmp_path / "heat" / "stripes.png").is_file()
     export.main([NAME, "--formats", "smp", "--out", str(tmp_path / "smp")])
     assert (tmp_path / "smp" / "smp").is_dir()
-    trust.main([NAME])
+    calibrate.main([NAME])
     assert "temperature" in capsys.readouterr().out
     assert contents(registry) == before
 
@@ -129,11 +129,11 @@ def test_an_entry_is_not_written_to(
             export.main([location, "--formats", "smp"])
         assert end.value.code == EXIT_USER_ERROR
         assert "is published and stays as it is" in capsys.readouterr().err
-        trust.main([location])
+        calibrate.main([location])
     assert contents(registry) == before
 
 
-def test_without_trust_its_name_says_so(
+def test_a_published_segmenter_without_calibration_is_named(
     run: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bare = tmp_path / "bare"
@@ -146,18 +146,18 @@ def test_without_trust_its_name_says_so(
     capsys.readouterr()  # publishing told of it too
     predict.main([folder, str(image), "--out", str(tmp_path / "out"), *FEW])
     said = " ".join(capsys.readouterr().err.split())
-    assert "no warning of unlike images" in said and "downstream.trust" not in said
+    assert "no warning of unlike images" in said and "downstream.calibrate" not in said
     with pytest.raises(SystemExit):
-        trust.main([folder])
-    assert "was published without trust.json" in " ".join(capsys.readouterr().err.split())
+        calibrate.main([folder])
+    assert "was published without calibration.json" in " ".join(capsys.readouterr().err.split())
 
 
-def test_trust_of_an_adapted_network_is_elsewhere(run: Path, tmp_path: Path) -> None:
+def test_an_adapted_network_is_not_calibrated(run: Path, tmp_path: Path) -> None:
     adapted = Path(shutil.copytree(run, tmp_path / "adapted"))
     card = read_segmenter_card(adapted)
     write_segmenter_card(adapted, replace(card, config={"method": "bn_adapt"}))
-    with pytest.raises(UserError, match=r"is of downstream\.adapt.*downstream\.transfer"):
-        trust.assess(adapted)
+    with pytest.raises(UserError, match=r"is of downstream\.adapt.*downstream\.shift_report"):
+        calibrate.calibrate(adapted)
 
 
 def test_a_segmenters_name_is_no_encoder(squares: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from downstream import predict
+from downstream.calibrate import calibrate
 from downstream.config import SegmentConfig
 from downstream.explain import explain
 from downstream.models import create_model
@@ -20,7 +21,6 @@ from downstream.seg.run_folder import read_results
 from downstream.seg.segmenter import Segmenter, load_segmenter
 from downstream.seg.training import State, Trainer
 from downstream.segment import main, segment
-from downstream.trust import assess
 from pretrain.archs import ARCHS
 from pretrain.runs.run_folder import lock_folder
 from pretrain.segmenter_card import read_segmenter_card
@@ -196,7 +196,7 @@ def test_a_gpu_learns_squares_and_is_applied(precision: str, squares: Path, tmp_
     run, image = tmp_path / "run", squares / "test" / "test0.png"
     main(flags(squares, run, "--precision", precision, "--augmentation", "extended"))
     assert read_results(run)["converged"]
-    assess(run)
+    calibrate(run)
     small_tiles = ["--tile", "64", "--overlap", "32", "--out", str(tmp_path / "out")]
     predict.main([str(run), str(image), *small_tiles])
     assert np.asarray(Image.open(tmp_path / "out" / "test0.png")).shape == (64, 80)
@@ -205,7 +205,7 @@ def test_a_gpu_learns_squares_and_is_applied(precision: str, squares: Path, tmp_
     explain(segmenter, image)
 
 
-def test_a_vision_transformer_is_trained_trusted_and_applied(
+def test_a_vision_transformer_is_trained_calibrated_and_applied(
     large_squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, arch = tmp_path / "run", "tu-vit_tiny_patch16_224"
@@ -213,7 +213,7 @@ def test_a_vision_transformer_is_trained_trusted_and_applied(
     with pytest.raises(SystemExit):
         main(flags(large_squares, run, *small, "--arch", arch))  # by default on a U-Net
     main(flags(large_squares, run, *small, "--arch", arch, "--decoder", "DPT"))
-    assert set(assess(run).novelty_scores) == {"train/a", "val/a"}
+    assert set(calibrate(run).ood_scores) == {"train/a", "val/a"}
     image = str(large_squares / "val" / "a.png")
     small_tiles = ["--tile", "32", "--overlap", "0", "--out", str(tmp_path / "out")]
     predict.main([str(run), image, *small_tiles])
@@ -221,7 +221,7 @@ def test_a_vision_transformer_is_trained_trusted_and_applied(
     assert "averages over the whole tile, and was trained on more" in capsys.readouterr().err
     segmenter = load_segmenter(run)
     assert segmenter.predict(np.zeros((96, 160, 3), np.uint8)).shape == (96, 160)
-    with pytest.raises(UserError, match="this vision transformer pass on tokens"):
+    with pytest.raises(UserError, match="this vision transformer output tokens"):
         explain(segmenter, large_squares / "val" / "a.png")
 
 

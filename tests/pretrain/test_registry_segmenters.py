@@ -23,10 +23,10 @@ NAME = "unet-resnet18.alloy"
 
 
 def make_run(folder: Path, **changes: Any) -> Path:
-    """A folder as downstream.segment and downstream.trust leave it, a few bytes for weights."""
+    """A folder as downstream.segment and downstream.calibrate leave it, a few bytes for weights."""
     folder.mkdir()
     (folder / "best.safetensors").write_bytes(b"network")
-    (folder / "novelty.safetensors").write_bytes(b"features")
+    (folder / "ood_reference.safetensors").write_bytes(b"features")
     (folder / "scores.png").write_bytes(b"a picture of my images")
     splits = {"train": ["secret-1", "secret-2"], "val": ["secret-3"], "test": ["secret-4"]}
     (folder / "data.json").write_text(json.dumps({"splits": splits}))
@@ -53,8 +53,11 @@ def make_run(folder: Path, **changes: Any) -> Path:
     }
     card = SegmenterCard(**(facts | changes))
     write_segmenter_card(folder, card)
-    trust = {"sha256": card.sha256, "novelty_scores": {"train/secret-1": 1.5, "val/secret-3": 1.0}}
-    (folder / "trust.json").write_text(json.dumps(trust))
+    calibration = {
+        "sha256": card.sha256,
+        "ood_scores": {"train/secret-1": 1.5, "val/secret-3": 1.0},
+    }
+    (folder / "calibration.json").write_text(json.dumps(calibration))
     return folder
 
 
@@ -122,7 +125,7 @@ def test_no_image_no_name_and_no_path_of_the_owner_is_told(run: Path, root: str)
     folder = find_segmenter(NAME)
     assert {path.name for path in folder.iterdir()} == {
         *("best.safetensors", "card.json", "README.md", "entry.json", "claim"),
-        *("trust.json", "novelty.safetensors"),
+        *("calibration.json", "ood_reference.safetensors"),
     }
     assert all(b"secret" not in path.read_bytes() for path in folder.iterdir())
     card = read_segmenter_card(folder)
@@ -131,25 +134,25 @@ def test_no_image_no_name_and_no_path_of_the_owner_is_told(run: Path, root: str)
         name="the training set", samples=3, licence=None, restriction=None, citation=None
     )
     assert card.sources == (STEELS, own)
-    assert sorted(json.loads((folder / "trust.json").read_text())["novelty_scores"].values()) == [
+    assert sorted(json.loads((folder / "calibration.json").read_text())["ood_scores"].values()) == [
         1.0,
         1.5,
     ]
 
 
-def test_a_trust_file_of_another_network_stays_behind(
+def test_a_calibration_of_another_network_stays_behind(
     tmp_path: Path, run: Path, root: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (run / "trust.json").write_text(json.dumps({"sha256": "0" * 64, "novelty_scores": {}}))
+    (run / "calibration.json").write_text(json.dumps({"sha256": "0" * 64, "ood_scores": {}}))
     publish(run, "alloy", root)
     assert "is of an earlier network" in capsys.readouterr().err
-    assert not (pull(NAME) / "trust.json").exists()
-    (run / "trust.json").unlink()
+    assert not (pull(NAME) / "calibration.json").exists()
+    (run / "calibration.json").unlink()
     publish(run, "alloy", root)
     said = " ".join(capsys.readouterr().err.split())
     assert "no warning of unlike images" in said
     publish(make_run(tmp_path / "adapted", config={"method": "bn_adapt"}), "adapted", root)
-    assert "downstream.trust" not in capsys.readouterr().err
+    assert "downstream.calibrate" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -177,11 +180,11 @@ def test_a_runs_folder_is_no_encoder_either(run: Path, root: str) -> None:
         find_segmenter(pull("resnet18.steels"))
 
 
-@pytest.mark.parametrize("file", ["best.safetensors", "card.json", "trust.json"])
+@pytest.mark.parametrize("file", ["best.safetensors", "card.json", "calibration.json"])
 def test_a_changed_file_is_refused(run: Path, root: str, file: str) -> None:
     name = publish(run, "alloy", root)
     path = Path(root) / name.folder / "1" / file
-    path.write_bytes(path.read_bytes().replace(b"n", b"m", 1))
+    path.write_bytes(path.read_bytes().replace(b"e", b"m", 1))
     with pytest.raises(UserError, match="is not the file that was published"):
         find_segmenter(NAME)
 

@@ -1,7 +1,8 @@
-"""A registry's encoders scored on labelled images: the same every time, kept beside the entries."""
+"""Probe scores recorded in a registry: reproducible, and shown beside the entries."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +11,7 @@ from pictures import save_labelled
 from safetensors.torch import save_file
 from torch import nn
 
-from downstream.config import SegmentConfig
-from downstream.probe.folds import read_folds
-from downstream.score import Ranked, main, rank
+from downstream.recommend import main
 from pretrain.card import Card, write_card
 from pretrain.model import bare_encoder, init_random
 from pretrain.publish import publish
@@ -21,6 +20,7 @@ from pretrain.registry.contents import read_entry
 from pretrain.registry.names import parse_name
 from pretrain.registry.scores import PROBE, TransferScore, attach_score
 from pretrain.registry.stores import open_registry
+from shards.cli import EXIT_USER_ERROR
 from shards.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo, file_sha256
 
 SOURCE = SourceInfo(name="steels", samples=9, licence="MIT", restriction=None, citation=None)
@@ -70,51 +70,89 @@ def textures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ranked(registry: str, textures: Path) -> Ranked:
-    data = read_folds(SegmentConfig(data=textures, folds=2))
-    names = [parse_name("resnet18.blind@1"), parse_name("resnet18.sees@1")]
-    return rank(open_registry(registry), names, data)
-
-
-def test_what_sees_is_ranked_above_what_is_blind(ranked: Ranked) -> None:
-    assert [str(name) for name, _ in ranked] == ["resnet18.sees@1", "resnet18.blind@1"]
-    (_, sees), (_, blind) = ranked
-    assert sees.miou > 0.9 and (sees.images, sees.folds) == (4, 2)
-    assert blind.miou < 0.6
-    assert sees.random_miou == blind.random_miou  # of the architecture
-
-
-def test_recorded_scores_are_the_same_again_and_stand_wherever_the_entry_does(
-    ranked: Ranked,
-    registry: str,
-    textures: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    recipe = tmp_path / "halves.yaml"
+def recorded(
+    registry: str, textures: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, object]:
+    """What `recommend.json` holds after a call that recorded the scores as `squares`."""
+    folder = tmp_path_factory.mktemp("recommend")
+    recipe = folder / "halves.yaml"
     recipe.write_text("folds: 2\n")
-    place = ["--data", str(textures), "--config", str(recipe), "--registry", registry]
-    main([*place, "--record", "squares"])
-    assert capsys.readouterr().out.splitlines()[1].startswith("resnet18.sees@1")
+    place = ["--config", str(recipe), "--registry", registry, "--out", str(folder)]
+    main([str(textures), *place, "--record", "squares"])
+    content: dict[str, object] = json.loads((folder / "recommend.json").read_text())
+    return content
+
+
+def shown_score(registry: str, name: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    capsys.readouterr()
+    registry_main(["show", name, "--registry", registry, "--json"])
+    (score,) = json.loads(capsys.readouterr().out)["scores"]
+    return dict(score)
+
+
+def test_an_encoder_that_sees_scores_above_a_blind_one(
+    recorded: dict[str, object], registry: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sees = shown_score(registry, "resnet18.sees", capsys)
+    blind = shown_score(registry, "resnet18.blind", capsys)
+    assert sees["miou"] > 0.9 and (sees["images"], sees["folds"]) == (4, 2)
+    assert blind["miou"] < 0.6
+    assert sees["random_miou"] == blind["random_miou"]  # of the architecture
+
+
+def test_recorded_scores_are_those_of_the_report(
+    recorded: dict[str, object], registry: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ranked = recorded["ranked"]
+    assert isinstance(ranked, list)
+    mious = {item["encoder"]: item["miou"] for item in ranked}
+    assert mious.keys() == {"resnet18.sees@1", "resnet18.blind@1", "random resnet18"}
+    score = shown_score(registry, "resnet18.sees", capsys)
+    assert score["label"] == "squares"
+    assert score["miou"] == mious["resnet18.sees@1"]
+    assert score["random_miou"] == mious["random resnet18"]
+
+
+def test_recorded_scores_appear_wherever_the_entry_does(
+    recorded: dict[str, object], registry: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    miou = shown_score(registry, "resnet18.sees", capsys)["miou"]
     registry_main(["list", "--registry", registry])
     heading, *rows = capsys.readouterr().out.splitlines()
     assert "squares " in heading and len(rows) == 2
     registry_main(["show", "resnet18.sees", "--registry", registry])
     assert "4 images in " in " ".join(capsys.readouterr().out.split())
-    registry_main(["show", "resnet18.sees", "--registry", registry, "--json"])
-    (score,) = json.loads(capsys.readouterr().out)["scores"]
-    assert score["label"] == "squares" and score["miou"] > 0.9
-    assert (score["miou"], score["iou"]) == (ranked[0][1].miou, ranked[0][1].iou)
     registry_main(["site", registry, "--out", str(tmp_path / "page.html")])
     page = (tmp_path / "page.html").read_text()
-    assert "best on squares " in page and f"{score['miou']:.1%}" in page
+    assert "best on squares " in page and f"{miou:.1%}" in page
     registry_main(["verify", "--registry", registry])  # what was sealed is as it was
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--record", "Two words"], "a label is up to 40 of a-z"),
+        (["--record", "squares", "--seed", "1"], "--record needs --seed 0"),
+        (["--record", "squares", "--encoders", "resnet18"], "--record needs encoders of the"),
+    ],
+)
+def test_what_cannot_be_recorded_is_refused_before_the_probe(
+    more: list[str],
+    message: str,
+    registry: str,
+    textures: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([str(textures), "--registry", registry, *more])
+    assert end.value.code == EXIT_USER_ERROR
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "change", [{"encoder_sha256": "0" * 64}, {"miou": 7}, {"label": "../x"}, {"schema_version": 9}]
 )
-def test_a_score_that_is_none_is_told_and_hides_no_encoder(
+def test_an_invalid_score_is_reported_and_hides_no_encoder(
     change: dict[str, object], registry: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, name = open_registry(registry), parse_name("resnet18.sees@1")
@@ -129,7 +167,7 @@ def test_a_score_that_is_none_is_told_and_hides_no_encoder(
     (path,) = Path(registry).glob("resnet18.sees/1/scores/other-*.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     registry_main(["list", "--registry", registry])
-    told = capsys.readouterr()
-    assert "resnet18.sees@1" in told.out and "other" not in told.out
-    assert "it is not shown" in told.err
+    printed = capsys.readouterr()
+    assert "resnet18.sees@1" in printed.out and "other" not in printed.out
+    assert "it is not shown" in printed.err
     path.unlink()

@@ -1,8 +1,8 @@
-"""What downstream.trust leaves in a run's folder for predictions: temperature, and a reference.
+"""What downstream.calibrate leaves in a run's folder for predictions.
 
-trust.json             temperature, calibration errors, the novelty scores of the labelled images
-novelty.safetensors    features of the labelled images: mean `(D,)` and precision `(D, D)`
-reliability.png        how true the probabilities are, before and after
+calibration.json             temperature, calibration errors, out-of-distribution scores and limit
+ood_reference.safetensors    features of the labelled images: mean `(D,)` and precision `(D, D)`
+reliability.png              reliability diagram, before and after
 """
 
 from dataclasses import asdict, dataclass
@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save
 from downstream.apply.novelty import Reference
 from downstream.seg.run_folder import write_json
 from pretrain.atomic import write_atomically
-from pretrain.segmenter_card import REFERENCE_NAME, TRUST_NAME
+from pretrain.segmenter_card import CALIBRATION_NAME, REFERENCE_NAME
 from shards.cli import UserError
 from shards.schema import read_versioned
 
@@ -25,39 +25,39 @@ RELIABILITY_NAME = "reliability.png"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trust:
+class Calibration:
     """Facts about the run with this `sha256` of best.safetensors."""
 
-    schema_version: int
+    schema_version: int = SCHEMA_VERSION
     sha256: str
     temperature: float
-    calibration: dict[str, dict[str, float]]  # split -> ece and nll, before and after
-    novelty_limit: float  # an image that scores higher is unlike the labelled ones
-    novelty_scores: dict[str, float]  # of each labelled image, left out
+    errors: dict[str, dict[str, float]]  # split -> ECE and NLL, before and after
+    ood_limit: float  # an image that scores higher is unlike the labelled ones
+    ood_scores: dict[str, float]  # of each labelled image, left out of the reference
 
 
-def write_trust(run: Path, trust: Trust, reference: Reference) -> None:
-    """Write both files; `trust.json` last, for it vouches for the other."""
+def write_calibration(run: Path, calibration: Calibration, reference: Reference) -> None:
+    """Write both files; `calibration.json` last, as it marks the other as complete."""
     arrays = {"mean": reference.mean, "precision": reference.precision}
     write_atomically(run / REFERENCE_NAME, save(arrays))
-    write_json(run / TRUST_NAME, asdict(trust))
+    write_json(run / CALIBRATION_NAME, asdict(calibration))
 
 
-def read_trust(run: Path, sha256: str) -> Trust | None:
-    """The run's trust file, if any. Raises `UserError` for one of other weights."""
-    path = run / TRUST_NAME
+def read_calibration(run: Path, sha256: str) -> Calibration | None:
+    """The run's calibration, if any. Raises `UserError` for that of other weights."""
+    path = run / CALIBRATION_NAME
     if not path.is_file():
         return None
     content: dict[str, Any] = dict(read_versioned(path, SCHEMA_VERSION, absent=""))
     try:
-        trust = Trust(**content)
+        calibration = Calibration(**content)
     except TypeError as error:
         raise UserError(f"{path} is damaged: {error}") from error
-    if trust.sha256 != sha256:
+    if calibration.sha256 != sha256:
         raise UserError(
-            f"{path} is of an earlier network; run python -m downstream.trust {run} again"
+            f"{path} is of an earlier network; run python -m downstream.calibrate {run} again"
         )
-    return trust
+    return calibration
 
 
 def read_reference(run: Path) -> Reference:
@@ -70,5 +70,5 @@ def read_reference(run: Path) -> Reference:
         )
     except (OSError, KeyError, SafetensorError) as error:
         raise UserError(
-            f"{path} is damaged or gone; run python -m downstream.trust {run} again"
+            f"{path} is damaged or missing; run python -m downstream.calibrate {run} again"
         ) from error

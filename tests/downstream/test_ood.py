@@ -1,16 +1,16 @@
-"""The limit of novelty: few labelled images widen it, one odd image among many does not."""
+"""The out-of-distribution limit: widened by few images, not by one outlier of many."""
 
 import numpy as np
 import pytest
 
-from downstream.apply.novelty import novelty_limit
+from downstream.apply.novelty import ood_limit
 
 
 def false_warnings(count: int, scatter: float, trials: int = 1500) -> float:
     """The share of new images, alike to `count` labelled ones, that lie beyond the limit."""
     rng = np.random.default_rng(0)
     scores = np.exp(rng.normal(0, scatter, (trials, count + 1)))
-    return float(np.mean([row[-1] > novelty_limit(row[:-1]) for row in scores]))
+    return float(np.mean([row[-1] > ood_limit(row[:-1]) for row in scores]))
 
 
 @pytest.mark.parametrize("count", [2, 3, 10])
@@ -25,19 +25,19 @@ def test_images_that_vary_more_than_usual_are_seldom_called_far(count: int, shar
 
 def test_few_images_have_a_wider_limit_than_many() -> None:
     scores = [0.9, 1.0, 1.1]
-    limits = [novelty_limit(scores * times) for times in (1, 3, 30)]
+    limits = [ood_limit(scores * times) for times in (1, 3, 30)]
     assert limits[0] > 1.2 * limits[2] and limits[0] > limits[1] > limits[2] > max(scores)
 
 
 def test_images_that_hardly_vary_do_not_call_every_other_far() -> None:
-    assert novelty_limit([1.0, 1.01, 1.02]) > 1.8
+    assert ood_limit([1.0, 1.01, 1.02]) > 1.8
 
 
 def test_one_odd_image_among_many_does_not_silence_the_warnings() -> None:
     alike = [0.9, 0.95, 1.0, 1.0, 1.05, 1.1]
-    assert novelty_limit([*alike, 20.0]) < 2 < 20
+    assert ood_limit([*alike, 20.0]) < 2 < 20
 
 
 def test_the_limit_grows_with_the_scores() -> None:
     scores = np.array([0.8, 1.0, 1.3])
-    assert novelty_limit(3 * scores) == pytest.approx(3 * novelty_limit(scores))
+    assert ood_limit(3 * scores) == pytest.approx(3 * ood_limit(scores))

@@ -1,6 +1,6 @@
 """How often images are called unlike a few labelled ones: those that are alike, and others.
 
-python tests/bench/bench_novelty.py RUN --alike FOLDER … --other FOLDER … [--labelled 3 4 6 10]
+python tests/bench/bench_ood.py RUN --alike FOLDER … --other FOLDER … [--labelled 3 4 6 10]
 
 Of the images in `--alike`, some are drawn at random to stand for the labelled ones; the rest should
 not be called unlike them. Before the limit had the t distribution it was Tukey's outer fence and no
@@ -16,10 +16,10 @@ import torch
 from downstream.apply.novelty import (
     Features,
     crop_features,
+    feature_distance,
     fit_reference,
-    left_out_scores,
-    novelty_limit,
-    score,
+    leave_one_out_scores,
+    ood_limit,
 )
 from downstream.apply.scan import open_image
 from downstream.seg.segmenter import load_segmenter
@@ -60,10 +60,10 @@ def draw(
     order: np.ndarray, count: int, alike: list[Features], other: list[Features]
 ) -> tuple[float, float, float, float, float]:
     labelled = [alike[number] for number in order[:count]]
-    left_out, reference = left_out_scores(labelled), fit_reference(labelled)
-    near = np.array([score(alike[number], reference) for number in order[count:]])
-    far = np.array([score(features, reference) for features in other])
-    limit, fence = novelty_limit(left_out), tukey(left_out)
+    left_out, reference = leave_one_out_scores(labelled), fit_reference(labelled)
+    near = np.array([feature_distance(alike[number], reference) for number in order[count:]])
+    far = np.array([feature_distance(features, reference) for features in other])
+    limit, fence = ood_limit(left_out), tukey(left_out)
     return (
         float((near > limit).mean()),
         float((far > limit).mean()),

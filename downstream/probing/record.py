@@ -1,0 +1,109 @@
+"""Probe scores of a registry's encoders, recorded beside their entries.
+
+The score is the mean IoU over the classes, with random weights of the same architecture beside it.
+It is measured, not estimated: none of the fast estimates of transfer (LEEP, LogME, GBC) ranks
+reliably over data sets (Agostinelli et al., ECCV 2022).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from hashlib import sha256
+
+import numpy as np
+
+from downstream.models import read_encoder_card
+from downstream.probe.candidates import Candidate, is_entry, random_twin
+from downstream.probe.folds import FoldedSet
+from downstream.probe.linear import draw_samples, probe
+from downstream.seg.metrics import Scores, mean_defined
+from pretrain.registry.names import EntryName, parse_name
+from pretrain.registry.pull import pinned_name, registry_url
+from pretrain.registry.scores import (
+    PROBE,
+    SCHEMA_VERSION,
+    TransferScore,
+    attach_score,
+    check_label,
+)
+from pretrain.registry.stores import HUB_PREFIX, Registry, open_registry
+from shards.cli import UserError
+
+SEED = 0  # of pixels and random weights: scores compare only with one seed
+
+
+def open_for_recording(url: str | None, label: str) -> Registry:
+    """The registry to record in. Raises `UserError` for an invalid label and for the hub."""
+    check_label(label)
+    store = open_registry(registry_url(url))
+    if store.url.startswith(HUB_PREFIX):
+        raise UserError("--record needs a registry in files: on the hub a version is a commit")
+    return store
+
+
+def pin_entries(names: Sequence[str], store: Registry) -> tuple[str, ...]:
+    """Names of entries with the version that they mean now; other names as they are."""
+    return tuple(str(pinned_name(store, name)) if is_entry(name) else name for name in names)
+
+
+def record_scores(
+    candidates: Sequence[Candidate],
+    scores: Mapping[str, Sequence[Scores]],
+    data: FoldedSet,
+    store: Registry,
+    label: str,
+) -> list[tuple[EntryName, TransferScore]]:
+    """Put the scores of those candidates that are entries of `store` beside them; returns these.
+
+    `candidates` have pinned names; `scores` are those of each fold with `SEED`, by name. Random
+    weights that are not among them are probed. Raises `UserError` where they cannot be.
+    """
+    by_name = dict(scores)
+    recorded = []
+    for candidate in candidates:
+        if not is_entry(candidate.name) or candidate.name not in scores:
+            continue
+        twin = random_twin(candidate)
+        if twin.name not in by_name:
+            by_name[twin.name] = probe(twin, data, draw_samples(data, SEED), "all", SEED)
+        name, card = parse_name(candidate.name), read_encoder_card(candidate.init)
+        score = _score(label, card.sha256, scores[candidate.name], by_name[twin.name], data)
+        attach_score(store, name, score)
+        recorded.append((name, score))
+    return recorded
+
+
+def _score(
+    label: str,
+    encoder_sha256: str,
+    scores: Sequence[Scores],
+    random: Sequence[Scores],
+    data: FoldedSet,
+) -> TransferScore:
+    ious = {
+        entry.name: mean_defined([fold.iou[index] for fold in scores])
+        for index, entry in enumerate(data.classes)
+    }
+    return TransferScore(
+        schema_version=SCHEMA_VERSION,
+        probe=PROBE,
+        label=label,
+        encoder_sha256=encoder_sha256,
+        data_sha256=_data_sha256(data),
+        images=len(data.items),
+        folds=len(data.folds),
+        miou=mean_defined([fold.miou for fold in scores]),
+        random_miou=mean_defined([fold.miou for fold in random]),
+        iou={name: None if math.isnan(iou) else iou for name, iou in ious.items()},
+        scored=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _data_sha256(data: FoldedSet) -> str:
+    """Of all pixels, labels and folds: only scores of the same compare."""
+    digest = sha256(repr(data.folds).encode())
+    for item in data.items:
+        digest.update(f"{item.name} {item.pixels.shape}".encode())
+        digest.update(item.pixels.tobytes())
+        digest.update(item.mask.astype(np.uint8).tobytes())
+    return digest.hexdigest()
