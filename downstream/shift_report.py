@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from downstream.adapt import read_data
+from downstream.adaptation.build import read_data
 from downstream.adaptation.shift_signals import (
     SIGNAL_NAMES,
     ShiftSignals,

@@ -1,4 +1,4 @@
-"""python -m downstream.check: what a user sees before training."""
+"""downstream.check: faults, proposals and warnings before training."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def white(tmp_path: Path) -> Path:
     return tmp_path / "set"
 
 
-def test_a_sound_set_passes_and_is_drawn(
+def test_a_valid_set_passes_and_is_drawn(
     squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main([str(squares), "--out", str(tmp_path)])
@@ -53,7 +53,7 @@ def test_the_proposed_mapping_can_be_passed_back(
     assert np.array_equal(data.train[0].mask, MASK == 255)
 
 
-def test_all_faults_are_told_at_once(
+def test_all_faults_are_reported_together(
     white: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.fromarray(MASK).save(white / "train_annot" / "orphan.png")

@@ -1,4 +1,4 @@
-"""Images and masks: paired by name, split, leaks noticed."""
+"""Images and masks are paired by name and split; leaks are noticed."""
 
 import shutil
 from dataclasses import replace
@@ -68,7 +68,7 @@ def test_named_files_make_a_split(split_set: Path) -> None:
         ("{}.png", "{}-seg.png"),
     ],
 )
-def test_folders_without_splits_are_parted(image: str, mask: str, tmp_path: Path) -> None:
+def test_folders_without_splits_are_split(image: str, mask: str, tmp_path: Path) -> None:
     for number in range(3):
         save(tmp_path / image.format(f"i{number}"), micrograph(number))
         save(tmp_path / mask.format(f"i{number}"), MASK)
@@ -107,7 +107,7 @@ def test_a_folder_of_data_sets_and_a_missing_one_are_distinguished(tmp_path: Pat
         split_pairs(SegmentConfig(data=tmp_path / "absent"))
 
 
-def test_folds_part_specimens_and_not_images() -> None:
+def test_folds_do_not_split_specimens() -> None:
     names = [f"s{specimen}_S{number:04d}" for specimen in range(5) for number in range(3)]
     pairs = [Pair(Path(f"{name}.png"), Path(f"{name}_mask.png")) for name in names]
     seen = []

@@ -1,4 +1,4 @@
-"""Mask values: read exactly, given a meaning that the user confirmed, or refused."""
+"""Mask values are read exactly and mapped to classes, or rejected."""
 
 from pathlib import Path
 
@@ -26,13 +26,13 @@ def saved(folder: Path, image: np.ndarray | Image.Image, name: str = "m.png") ->
     return read_mask(folder / name)
 
 
-def test_indices_from_zero_speak_for_themselves() -> None:
+def test_indices_from_zero_need_no_confirmation() -> None:
     proposal = propose_classes([RawMask("a", MASK), RawMask("b", MASK * 2)])
     assert proposal.certain
     assert [format_class(c) for c in proposal.classes] == ["class0=0", "class1=1", "class2=2"]
 
 
-def test_black_and_white_masks_need_the_users_word() -> None:
+def test_black_and_white_masks_need_confirmation() -> None:
     proposal = propose_classes([RawMask("a", MASK * 255)])
     assert not proposal.certain
     assert proposal.flags == "--classes background=0 foreground=255"
@@ -51,7 +51,7 @@ def test_an_overlay_is_proposed_as_its_vivid_colours_and_the_rest(tmp_path: Path
     assert np.array_equal(mask_to_indices(raw, SUPER), wanted)
 
 
-def test_red_and_blue_cannot_be_taken_for_each_other(tmp_path: Path) -> None:
+def test_red_and_blue_are_not_swapped(tmp_path: Path) -> None:
     # OpenCV reads BGR; paper A's public code names the classes by colours in that order.
     raw = saved(tmp_path, OVERLAY)
     swapped = parse_classes(("matrix=rest", "secondary=#ff0000", "tertiary=#0000ff"))
@@ -74,7 +74,7 @@ def test_colour_maps_and_palettes(tmp_path: Path) -> None:
     assert np.array_equal(mask_to_indices(palette, by_colour), MASK)
 
 
-def test_palettes_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+def test_contradicting_palettes_are_rejected(tmp_path: Path) -> None:
     masks = []
     for name, palette in (("a", [0, 0, 0, 255, 0, 0]), ("b", [0, 0, 0, 0, 255, 0])):
         picture = Image.fromarray(MASK).convert("P")
@@ -97,12 +97,12 @@ def test_grey_rgb_and_one_bit_masks_are_indices(
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_a_jpeg_is_no_mask(mode: str, tmp_path: Path) -> None:
+def test_a_jpeg_mask_is_rejected(mode: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a JPEG"):
         saved(tmp_path, Image.fromarray(MASK * 255).convert(mode), "m.jpg")
 
 
-def test_smoothed_borders_are_refused(tmp_path: Path) -> None:
+def test_smoothed_borders_are_rejected(tmp_path: Path) -> None:
     big = Image.fromarray(np.kron(MASK, np.ones((4, 4), np.uint8)) * 255)
     with pytest.raises(UserError, match="borders were smoothed or compressed"):
         propose_classes([RawMask("m", np.asarray(big.filter(ImageFilter.GaussianBlur(2))))])
@@ -135,7 +135,7 @@ def test_images_that_are_not_masks_are_rejected(masks: list[np.ndarray], why: st
         propose_classes([RawMask("m", values) for values in masks])
 
 
-def test_half_transparent_and_fractional_masks_are_refused(tmp_path: Path) -> None:
+def test_half_transparent_and_fractional_masks_are_rejected(tmp_path: Path) -> None:
     rgba = np.dstack([OVERLAY, np.full(MASK.shape, 255, np.uint8)])
     rgba[:20, :, 3] = 128
     with pytest.raises(UserError, match=r"half-transparent in 50\.0%"):
@@ -160,6 +160,6 @@ def test_half_transparent_and_fractional_masks_are_refused(tmp_path: Path) -> No
         ("a=1", "b=#ffffff"),
     ],
 )
-def test_unclear_class_lists_are_refused(specs: tuple[str, ...]) -> None:
+def test_unclear_class_lists_are_rejected(specs: tuple[str, ...]) -> None:
     with pytest.raises(UserError):
         parse_classes(specs)

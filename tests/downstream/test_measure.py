@@ -1,4 +1,4 @@
-"""Measures of masks whose truth is known: grids of coins, discs, and strips."""
+"""Measurements of masks with known truth: random grids, discs, and strips."""
 
 import csv
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_a_large_mask_is_averaged_without_a_change_of_the_range() -> None:
     assert np.mean(found) == pytest.approx(24**2, rel=0.15)
 
 
-def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+def test_intervals_cover_the_truth_at_their_confidence() -> None:
     found = [estimate_fraction(coins(24, 6, 0.2, seed), 0.9) for seed in range(150)]
     covered = np.mean([f.low <= 0.2 <= f.high for f in found])
     assert 0.83 <= covered <= 0.97  # 0.9 within three standard errors of 150 draws
@@ -65,7 +65,7 @@ def test_the_spread_of_an_ensemble_widens_the_interval() -> None:
     assert together.low < alone.low and together.high > alone.high
 
 
-def test_an_absent_phase_has_no_error_to_tell() -> None:
+def test_an_absent_phase_has_no_standard_error() -> None:
     fraction = estimate_fraction(np.zeros((64, 64), bool), 0.95)
     assert fraction.value == 0 and np.isnan(fraction.standard_error) and np.isnan(fraction.high)
 
@@ -80,7 +80,7 @@ def test_several_images_give_the_error_of_their_mean(count: int) -> None:
     assert 0.8 <= hits / 200 <= 0.97  # a bootstrap of 12 is a little too narrow
 
 
-def test_regions_that_the_border_cuts_do_not_bias_number_and_size() -> None:
+def test_regions_at_the_border_do_not_bias_number_and_size() -> None:
     """Discs of two sizes: of the large ones the border cuts more."""
     numbers = []
     for seed in range(30):
@@ -105,7 +105,7 @@ def test_specks_and_diagonals() -> None:
 
 
 @pytest.mark.parametrize("thickness", [1, 2, 7, 12])
-def test_a_strip_is_as_thick_as_it_is(thickness: int) -> None:
+def test_the_thickness_of_a_strip(thickness: int) -> None:
     region = np.zeros((60, 200), bool)
     region[20 : 20 + thickness] = True
     for turned in (region, region.T):
@@ -127,7 +127,7 @@ def test_a_slanted_wavy_layer_with_bumps() -> None:
     assert measure_layer(bumpy, 10).mean == pytest.approx(20, rel=0.1)
 
 
-def test_no_layer_is_no_number_nor_is_one_that_the_border_cuts_along_its_length() -> None:
+def test_no_layer_and_one_along_the_border_have_no_thickness() -> None:
     layer = measure_layer(np.zeros((20, 20), bool), 10)
     assert np.isnan(layer.mean) and layer.pieces == 0
     cut = np.zeros((60, 200), bool)

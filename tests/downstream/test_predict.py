@@ -51,7 +51,7 @@ def values_of(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
         return np.asarray(image)
 
 
-def test_a_large_image_gets_a_mask_of_its_size_and_all_that_was_asked_for(
+def test_a_large_image_gets_a_mask_of_its_size_and_all_requested_outputs(
     runs: tuple[Path, Path], tmp_path: Path
 ) -> None:
     tifffile.imwrite(tmp_path / "large.tif", field(150, 203), compression="zlib")
@@ -78,7 +78,7 @@ def test_a_large_image_gets_a_mask_of_its_size_and_all_that_was_asked_for(
     assert (tmp_path / "measured" / "fractions.csv").read_text().count("class1") == 2
 
 
-def test_what_is_done_is_skipped_until_something_changes(
+def test_finished_images_are_skipped_until_something_changes(
     runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images = tmp_path / "images"
@@ -153,7 +153,7 @@ def test_with_tta_the_prediction_rotates_with_the_image() -> None:
     np.testing.assert_allclose(turned, np.rot90(ensemble(tile, ones), 1, (2, 3)), atol=1e-6)
 
 
-def test_entropy_is_one_where_nothing_is_known() -> None:
+def test_the_entropy_of_equal_probabilities_is_one() -> None:
     flat, sure = torch.full((1, 3, 1, 1), 1 / 3), torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1)
     assert float(entropy(flat)) == pytest.approx(1) and float(entropy(sure)) == 0
 

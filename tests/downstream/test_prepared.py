@@ -1,4 +1,4 @@
-"""Images prepared as they stream, and maps brought back, are those of the whole at once."""
+"""Preparing images and resizing maps row by row gives the same as doing it at once."""
 
 import numpy as np
 import pytest

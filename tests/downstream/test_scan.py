@@ -1,4 +1,4 @@
-"""Reading in parts gives what reading at once gives; writing row by row what was written."""
+"""Reading in parts gives the same as reading at once; masks are written row by row."""
 
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ def test_floats_are_windowed_by_a_sample(tmp_path: Path) -> None:
     assert np.abs(all_rows(whole).astype(int) - all_rows(parts)).mean() < 3
 
 
-def test_what_pillow_must_decide_is_read_at_once(tmp_path: Path) -> None:
+def test_files_that_need_pillow_are_read_at_once(tmp_path: Path) -> None:
     Image.fromarray(picture("uint8", (64, 64))).convert("P").save(tmp_path / "palette.tif")
     Image.fromarray(picture("uint8", (64, 64))).save(tmp_path / "lzw.tif", compression="tiff_lzw")
     Image.fromarray(picture("uint8", (64, 64))).save(tmp_path / "grey.png")
@@ -93,7 +93,7 @@ def test_what_pillow_must_decide_is_read_at_once(tmp_path: Path) -> None:
         assert "read in parts" not in open_image(tmp_path / name, whole_pixels=0).notes
 
 
-def test_the_data_bar_is_left_out(tmp_path: Path) -> None:
+def test_the_data_bar_is_cropped(tmp_path: Path) -> None:
     pixels = picture("uint8", (600, 400))
     bar = Image.new("L", (400, 40), 0)
     ImageDraw.Draw(bar).text(
@@ -111,7 +111,7 @@ def test_the_data_bar_is_left_out(tmp_path: Path) -> None:
     np.testing.assert_array_equal(all_rows(reader)[..., 0], flipped[40:])
 
 
-def test_what_is_no_image_is_named(tmp_path: Path) -> None:
+def test_unreadable_files_are_reported(tmp_path: Path) -> None:
     (tmp_path / "x.tif").write_bytes(b"II*\0 and nothing more")
     for path in (tmp_path / "x.tif", tmp_path / "absent.tif"):
         with pytest.raises(UserError, match=f"cannot read {path}"):
@@ -149,7 +149,7 @@ def test_an_interrupted_mask_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_large_masks_become_tiff_by_themselves() -> None:
+def test_large_masks_are_written_as_tiff() -> None:
     assert suffix_for("auto", 20_000**2) == ".tif"
     assert suffix_for("auto", 2048**2) == ".png"
     assert suffix_for("png", 20_000**2) == ".png"

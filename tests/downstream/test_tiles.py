@@ -1,4 +1,4 @@
-"""Tiles: windows that sum to one, stitching that changes nothing, sizes that do not matter."""
+"""Tiles: windows sum to one, stitching is the identity, sizes do not matter."""
 
 import numpy as np
 import pytest
@@ -78,7 +78,7 @@ def test_tiles_of_a_unet_agree_with_the_whole_image(tile: int, overlap: int) -> 
     assert np.abs(predict(pixels, Tiling(tile, overlap, 32), network) - whole).max() < 1e-4
 
 
-def test_the_rim_that_mirroring_adds_counts_for_nothing() -> None:
+def test_mirrored_padding_has_no_weight() -> None:
     counted = []
 
     def forward(tiles: torch.Tensor, windows: Maps) -> Maps:
@@ -91,7 +91,7 @@ def test_the_rim_that_mirroring_adds_counts_for_nothing() -> None:
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(50, 0), (64, 48), (64, 64), (64, -32)])
-def test_sizes_that_do_not_fit_the_stride_are_refused(tile: int, overlap: int) -> None:
+def test_sizes_that_do_not_fit_the_stride_are_rejected(tile: int, overlap: int) -> None:
     with pytest.raises(UserError, match="must be a multiple of 32 pixels"):
         plan_axis(100, tile, overlap, 32)
 
@@ -107,9 +107,7 @@ def test_sizes_that_do_not_fit_the_stride_are_refused(tile: int, overlap: int) -
         ("DPT", "tu-vit_tiny_patch16_224", True),  # attention
     ],
 )
-def test_networks_that_average_over_the_tile_are_known(
-    decoder: str, arch: str, whole: bool
-) -> None:
+def test_networks_with_global_context_are_detected(decoder: str, arch: str, whole: bool) -> None:
     model = create_model(decoder, arch, 2)
     assert has_global_context(model) == whole
     assert model.training  # as it was

@@ -1,4 +1,4 @@
-"""The adversarial game: its labels and inputs; neither step reaches the other network."""
+"""Adversarial losses: labels, inputs, and no gradients in the other network."""
 
 import math
 
@@ -16,7 +16,7 @@ def gradients(module: nn.Module) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(("side", "cells"), [(512, 16), (636, 19), (32, 1)])
-def test_a_discriminator_judges_places(side: int, cells: int) -> None:
+def test_a_discriminator_has_an_output_per_32_pixels(side: int, cells: int) -> None:
     with torch.no_grad():
         assert Discriminator(1)(torch.zeros(1, 1, side, side)).shape == (1, 1, cells, cells)
 
@@ -73,7 +73,7 @@ def test_a_perfect_discriminator_makes_the_adversarial_loss_exceed_ln_2() -> Non
 
 @pytest.mark.parametrize("kind", ["softmax", "entropy"])
 @pytest.mark.parametrize("gan", ["bce", "ls"])
-def test_neither_step_reaches_the_other_network(kind: DiscriminatorInput, gan: Gan) -> None:
+def test_neither_loss_reaches_the_other_network(kind: DiscriminatorInput, gan: Gan) -> None:
     torch.manual_seed(0)
     segmenter = nn.Conv2d(3, 2, 3, padding=1)
     discriminator = Discriminator(input_channels(2, kind))
@@ -91,7 +91,7 @@ def test_neither_step_reaches_the_other_network(kind: DiscriminatorInput, gan: G
     assert all(gradient.abs().max() > 0 for gradient in gradients(discriminator))
 
 
-def test_two_classes_are_judged_by_one_probability_or_two_informations() -> None:
+def test_of_two_classes_one_probability_or_both_informations_are_input() -> None:
     logits = torch.randn(2, 2, 4, 4)
     p = logits.softmax(1)[:, 1]
     assert torch.allclose(discriminator_input(logits, "softmax"), p[:, None])

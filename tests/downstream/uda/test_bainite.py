@@ -1,4 +1,4 @@
-"""Drawn lath bainite: exact masks, the same for the same seed, shifts without a jump."""
+"""Synthetic lath bainite: exact masks, reproducible images, continuous shifts."""
 
 import dataclasses
 import json
@@ -82,9 +82,7 @@ def test_the_program_draws_what_the_study_reads(tmp_path: Path) -> None:
     assert json.loads((out / "domains.json").read_text())["domains"]["T2"]["bainite"] == 0.29
 
 
-def test_the_program_says_what_it_will_not_do(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_invalid_settings_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").touch()
     for flags, message in (

@@ -155,6 +155,6 @@ def test_a_unet_takes_any_size_and_keeps_its_names(size: tuple[int, int]) -> Non
     bare_model("Unet", "resnet18", 3, {}).load_state_dict(network.state_dict())
 
 
-def test_other_decoders_are_refused() -> None:
+def test_other_decoders_are_rejected() -> None:
     with pytest.raises(TypeError, match="cannot adapt a FPN"):
         to_uda_network(create_model("FPN", "resnet18", 2))

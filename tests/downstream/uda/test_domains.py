@@ -1,4 +1,4 @@
-"""A study is read from its file, and what is wrong with it is said."""
+"""Domain studies are read from YAML; faults are reported."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def written(folder: Path, text: str = STUDY) -> Path:
     return path
 
 
-def test_a_study_has_its_domains_in_order_and_defaults_for_the_rest(tmp_path: Path) -> None:
+def test_a_domain_study_has_its_domains_in_order_and_defaults(tmp_path: Path) -> None:
     study = read_study(written(tmp_path))
     assert study.name == "alloy" and list(study.targets) == ["etched", "light"]
     assert study.class_names == ("matrix", "precipitate") and len(study.mask_classes) == 3
@@ -36,7 +36,7 @@ def test_a_study_has_its_domains_in_order_and_defaults_for_the_rest(tmp_path: Pa
     assert study.plan(10, 10).side == 636
 
 
-def test_another_folder_replaces_the_study_s(tmp_path: Path) -> None:
+def test_a_given_folder_overrides_that_of_the_domain_study(tmp_path: Path) -> None:
     study = read_study(written(tmp_path), Path("/elsewhere"))
     assert study.source.data == Path("/elsewhere/sem")
 
@@ -63,11 +63,11 @@ def test_another_folder_replaces_the_study_s(tmp_path: Path) -> None:
         ("data: images\n", "data: images\nfolds: 1\n", "folds must be at least 2"),
     ],
 )
-def test_faults_are_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_faults_are_reported(tmp_path: Path, old: str, new: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_study(written(tmp_path, STUDY.replace(old, new)))
 
 
-def test_an_unknown_target_is_told_of_the_known(tmp_path: Path) -> None:
+def test_an_unknown_target_is_reported_with_the_known(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="etched, light"):
         read_study(written(tmp_path)).target("ligth")

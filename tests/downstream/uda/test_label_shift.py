@@ -1,4 +1,4 @@
-"""The label-shift experiment: sets of images with the fractions that were asked for."""
+"""The label-shift experiment: sets of images with the requested fractions."""
 
 import json
 from dataclasses import replace
@@ -33,7 +33,7 @@ def test_two_training_sets_and_a_test_set_half_way() -> None:
     assert abs(found.test.mean - 0.5) == pytest.approx(0.05)  # of two from tenths
 
 
-def test_no_image_is_trained_and_tested_on() -> None:
+def test_training_and_test_sets_are_disjoint() -> None:
     found = choose_sets(TRAIN, TRAIN, low=0.3, high=0.7, images=3, tests=2)
     assert not {*found.test.names} & {*found.low.names, *found.high.names}
 
@@ -47,7 +47,7 @@ def test_no_image_is_trained_and_tested_on() -> None:
         (3, 2, 0.2, "low must be below high"),
     ],
 )
-def test_what_cannot_be_had_is_told(images: int, tests: int, high: float, words: str) -> None:
+def test_impossible_sets_are_reported(images: int, tests: int, high: float, words: str) -> None:
     with pytest.raises(UserError, match=words):
         choose_sets(TRAIN, TEST, low=0.3, high=high, images=images, tests=tests)
 
@@ -92,7 +92,7 @@ def test_the_drawn_study_has_two_training_fractions_and_one_test_set(drawn: Path
     }
 
 
-def test_a_run_makes_the_experiment_of_any_target(
+def test_a_run_creates_the_experiment_for_any_target(
     drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "study.yaml"

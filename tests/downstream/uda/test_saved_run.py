@@ -125,7 +125,7 @@ def test_in_python_images_are_prepared_as_by_the_program(tmp_path: Path) -> None
     assert 0 < found.mean() < 1
 
 
-def test_an_image_that_is_too_small_once_prepared_is_told(tmp_path: Path) -> None:
+def test_an_image_that_is_too_small_when_prepared_is_reported(tmp_path: Path) -> None:
     save_run(tmp_path / "run", "Unet")
     card = read_segmenter_card(tmp_path / "run")
     write_segmenter_card(tmp_path / "run", replace(card, preparation={"scale": 0.5}))

@@ -12,7 +12,8 @@ import torch
 from networks import SMALL_ARCH
 from torch import nn
 
-from downstream.adapt import adapt, read_data
+from downstream.adapt import adapt
+from downstream.adaptation.build import read_data
 from downstream.adaptation.shift_signals import (
     ShiftSignals,
     Source,

@@ -1,4 +1,4 @@
-"""FDA: amplitudes of low frequency come from the target, all else from the source."""
+"""FDA: low-frequency amplitudes come from the target, all else from the source."""
 
 import pytest
 import torch
@@ -58,7 +58,7 @@ def test_polarity_stays_the_sources() -> None:
     assert torch.corrcoef(torch.stack([mixed.flatten(), stripes.flatten()]))[0, 1] < -0.9
 
 
-def test_bytes_are_taken_and_other_shapes_refused() -> None:
+def test_uint8_is_accepted_and_other_shapes_are_rejected() -> None:
     source = images(0, 16, 16)
     assert torch.equal(fda(source.byte(), source.byte(), 0.0), source)
     with pytest.raises(ValueError, match="equal shapes"):

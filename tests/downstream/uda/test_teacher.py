@@ -1,4 +1,4 @@
-"""The mean teacher: its ramp, its statistics, its labels; and the views that the student gets."""
+"""The mean teacher: ramp, statistics, pseudo-labels; and masked views for the student."""
 
 import copy
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Tiles of paper B: cut and put together again, each pixel counted once, whatever the size."""
+"""Tiles of paper B: cutting and stitching, with each pixel scored once."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_the_paper_s_images_give_four_tiles_of_636() -> None:
     assert share == pytest.approx(717 / 1024)  # 30 % of its square is mirrored
 
 
-def test_images_and_maps_of_another_size_are_refused() -> None:
+def test_images_and_maps_of_another_size_are_rejected() -> None:
     plan = TilePlan(20, 30, 16, 4)
     with pytest.raises(ValueError, match="20 x 30"):
         plan.extract(np.zeros((30, 20)))
