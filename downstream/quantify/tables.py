@@ -1,13 +1,12 @@
 """Tables of measurements: a list of rows for each CSV file. Imports no torch."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 
 from downstream.quantify.config import MeasureConfig
 from downstream.quantify.fractions import Fraction, mean_fraction
@@ -142,12 +141,8 @@ def layer_rows(config: MeasureConfig, measured: Sequence[MaskMeasurement]) -> li
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
     """Write a table; an empty file without rows."""
-    stream = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: format_cell(value) for key, value in row.items()} for row in rows)
-    write_atomically(path, stream.getvalue().encode())
+    table = pandas.DataFrame(rows).map(format_cell).to_csv(index=False) if rows else ""
+    write_atomically(path, table.encode())
 
 
 def format_cell(value: object) -> object:
