@@ -56,11 +56,8 @@ def blended_bands(
         for first in range(0, len(columns.starts), tiling.batch_size):
             lefts = columns.starts[first : first + tiling.batch_size]
             tiles = np.stack([strip[:, left : left + columns.tile] for left in lefts])
-            windows = np.stack(
-                [
-                    row_windows[number][:, None] * column_windows[first + i][None]
-                    for i in range(len(lefts))
-                ]
+            windows = (
+                row_windows[number][:, None] * column_windows[first : first + len(lefts), None]
             )
             inside = windows.copy()  # without the mirrored padding
             inside[:, max(reader.height - top, 0) :] = 0
