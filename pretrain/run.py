@@ -84,12 +84,13 @@ class TrainingRun:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._run.record_outcome(error)
         try:
             self._tracker.close()
         except Exception as fault:  # must not hide how the run itself ended
             warn(f"cannot finish the plots or the wandb run: {fault}")
         self._accelerator.end_training()
-        self._run.__exit__(kind, error, trace)
+        self._run.unlock()
 
     def sync_errors(self) -> AbstractContextManager[None]:
         """Wrap a part of the start: an error in one process, or a stop, ends all of them."""

@@ -72,8 +72,16 @@ class Run(Generic[P]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.record_outcome(error)
+        self.unlock()
+
+    def record_outcome(self, error: BaseException | None) -> None:
+        """Write to `status.json` that the run has ended: by `error`, or by itself."""
         if self._begun:
             self.write_status(*outcome(self._progress.finished, error))
+
+    def unlock(self) -> None:
+        """Let other processes have the folder."""
         if self._lock is not None:
             self._lock.close()
 

@@ -126,7 +126,7 @@ def _measure_training(options: argparse.Namespace, scratch: Path) -> None:
             accelerator=accelerator,
             run=run,
             plan=Plan(samples=0, batch_size=config.batch_size, micro_batch_size=size, seed=0),
-            pace=ThroughputMeter(1, 1, visible=False),
+            meter=ThroughputMeter(1, 1, visible=False),
             objective=build_objective(config, labels, classes, device),
             model=model,
             optimizer=optimizer,

@@ -94,8 +94,8 @@ def even(even_shards: Path) -> list[str]:
     return [*flags, "--device", "cpu"]
 
 
-class Nursery:
-    """Starts trainers by nursery.py, one at a time."""
+class ForkServer:
+    """Starts trainers by fork_server.py, one at a time."""
 
     def __init__(self, process: "subprocess.Popen[str]", folder: Path) -> None:
         self._process = process
@@ -140,11 +140,11 @@ class Nursery:
 
 
 @pytest.fixture(scope="session")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
     with subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("nursery.py"))],
+        [sys.executable, str(Path(__file__).with_name("fork_server.py"))],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
-        yield Nursery(process, tmp_path_factory.mktemp("nursery"))
+        yield ForkServer(process, tmp_path_factory.mktemp("fork_server"))

@@ -30,9 +30,9 @@ def flags(shards: Path, run: Path, arch: str, *more: str) -> list[str]:
     return [*base, *more]
 
 
-def run_in(nursery: Any, world: int, argv: list[str]) -> None:
-    nursery.start(argv, world)
-    assert nursery.wait() == [0] * world, nursery.log.read_text()
+def run_in(fork_server: Any, world: int, argv: list[str]) -> None:
+    fork_server.start(argv, world)
+    assert fork_server.wait() == [0] * world, fork_server.log.read_text()
 
 
 def state_of(run: Path) -> tuple[Progress, dict[str, torch.Tensor]]:
@@ -67,12 +67,12 @@ def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tens
 
 @pytest.mark.slow
 def test_one_process_and_two_end_with_the_same_weights_and_counts(
-    shards: Path, tmp_path: Path, nursery: Any
+    shards: Path, tmp_path: Path, fork_server: Any
 ) -> None:
     more = ["--batch-size", "8", "--micro-batch-size", "4", "--epochs", "4", "--lr", "0.01"]
     runs = {world: tmp_path / str(world) for world in (1, 2)}
     for world, run in runs.items():
-        run_in(nursery, world, flags(shards, run, "vgg11", *more, "--dropout", "0.3"))
+        run_in(fork_server, world, flags(shards, run, "vgg11", *more, "--dropout", "0.3"))
     assert ids_of(runs[1]) == ids_of(runs[2]) == planned(8, 4)
     (alone, weights), (both, others) = state_of(runs[1]), state_of(runs[2])
     assert alone.best_epoch == both.best_epoch
@@ -86,14 +86,14 @@ def test_one_process_and_two_end_with_the_same_weights_and_counts(
 
 
 def test_with_batch_norm_first_gradients_agree_and_statistics_are_averaged(
-    shards: Path, tmp_path: Path, nursery: Any
+    shards: Path, tmp_path: Path, fork_server: Any
 ) -> None:
     lr = 0.1
     more = ["--batch-size", "48", "--micro-batch-size", "24", "--epochs", "1", "--lr", str(lr)]
     more += ["--momentum", "0", "--weight-decay", "0"]  # so a step is the gradient, times lr
     runs = {world: tmp_path / str(world) for world in (1, 2)}
     for world, run in runs.items():
-        run_in(nursery, world, flags(shards, run, "resnet18", *more))
+        run_in(fork_server, world, flags(shards, run, "resnet18", *more))
     weights, others = state_of(runs[1])[1], state_of(runs[2])[1]
     config = TrainConfig(arch="resnet18", image_size=32, batch_size=48)
     model = initial_model(config)
@@ -138,21 +138,21 @@ def averaged_statistics(shards: Path, config: TrainConfig) -> dict[str, torch.Te
 
 @pytest.mark.slow
 def test_two_processes_then_one_then_two_lose_and_repeat_no_sample(
-    shards: Path, tmp_path: Path, nursery: Any
+    shards: Path, tmp_path: Path, fork_server: Any
 ) -> None:
     more = ["--batch-size", "4", "--micro-batch-size", "2", "--epochs", "2", "--lr", "1e-3"]
     whole, run = tmp_path / "whole", tmp_path / "turns"
-    run_in(nursery, 1, flags(shards, whole, "vgg11", *more))
+    run_in(fork_server, 1, flags(shards, whole, "vgg11", *more))
     argv = flags(shards, run, "vgg11", *more)
     for world, call, step in ((2, 3, 3), (1, 4, 7)):  # the second goes on from the third step
         one = world - 1  # of them, which is enough
-        nursery.start(argv, world, stops=(one, "step", call, signal.SIGTERM))
-        assert nursery.wait() == [EXIT_INTERRUPTED] * world, nursery.log.read_text()
+        fork_server.start(argv, world, stops=(one, "step", call, signal.SIGTERM))
+        assert fork_server.wait() == [EXIT_INTERRUPTED] * world, fork_server.log.read_text()
         status = read_status(run)
         assert status is not None and status.state == "interrupted"
         progress, _ = state_of(run)
         assert (progress.epoch, progress.step) == (0, step)
-    run_in(nursery, 2, argv)
+    run_in(fork_server, 2, argv)
     assert ids_of(run) == ids_of(whole) == planned(4, 2)
     assert sorted(i for (epoch, _), ids in ids_of(run).items() if not epoch for i in ids) == list(
         range(SAMPLES)

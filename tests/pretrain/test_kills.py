@@ -59,7 +59,7 @@ BLOWS: list[list[Blow]] = [
 
 @pytest.mark.slow
 def test_a_run_killed_and_stopped_thirty_times_ends_as_if_left_alone(
-    even: list[str], tmp_path: Path, nursery: Any
+    even: list[str], tmp_path: Path, fork_server: Any
 ) -> None:
     flags = [*even, "--micro-batch-size", "4", "--lr", "0.02", "--ema-epochs", "1"]
     flags += ["--dropout", "0.3", "--mixup", "0.4"]
@@ -69,9 +69,9 @@ def test_a_run_killed_and_stopped_thirty_times_ends_as_if_left_alone(
     blocks = random_numbers.sample(BLOWS, len(BLOWS))
     blows = [blow for block in blocks for blow in block]
     assert Counter(blow.signal for blow in blows) == {SIGKILL: 20, SIGTERM: 10}
-    nursery.start([*flags, "--run-dir", str(whole)])
-    spans = _spans(nursery)
-    assert nursery.wait() == [0], nursery.log.read_text()
+    fork_server.start([*flags, "--run-dir", str(whole)])
+    spans = _spans(fork_server)
+    assert fork_server.wait() == [0], fork_server.log.read_text()
     stops: list[tuple[int, int]] = []
     told = [f"parts last {spans}"]
     for blow in blows:
@@ -81,43 +81,43 @@ def test_a_run_killed_and_stopped_thirty_times_ends_as_if_left_alone(
         if blow.launched:
             part = _launch_and_strike(argv, struck, blow, share * spans["training"])
         else:
-            part = _strike(nursery, argv, struck, blow, share * spans[blow.part])
+            part = _strike(fork_server, argv, struck, blow, share * spans[blow.part])
         progress = _newest(struck)
         told.append(f"{blow.signal.name} {blow.launched} in {part}: {progress}")
         if blow.signal == SIGTERM and progress is not None:
             stops.append((progress.epoch, progress.step))
     print(*told, sep="\n")
-    nursery.start([*flags, "--run-dir", str(struck)])
-    assert nursery.wait() == [0], nursery.log.read_text()
+    fork_server.start([*flags, "--run-dir", str(struck)])
+    assert fork_server.wait() == [0], fork_server.log.read_text()
     mid_epoch = Counter(epoch for epoch, step in set(stops) if step)
     assert mid_epoch.most_common(1)[0][1] >= 2, "no epoch was stopped twice"
     _assert_equal_bit_for_bit(whole, struck)
 
 
-def _spans(nursery: Any) -> dict[str, float]:
+def _spans(fork_server: Any) -> dict[str, float]:
     """How many seconds each part of an undisturbed run takes, once."""
     seconds, visits = Counter[str](), Counter[str]()
     part, then = "", time.monotonic()
     deadline = then + 300
     while part != "ended":
-        assert then < deadline, nursery.log.read_text()
+        assert then < deadline, fork_server.log.read_text()
         time.sleep(0.002)
-        now, new = time.monotonic(), nursery.part()
+        now, new = time.monotonic(), fork_server.part()
         seconds[part] += now - then  # type: ignore[assignment]
         visits[new] += new != part
         part, then = new, now
     return {part: seconds[part] / visits[part] for part in visits if visits[part]}
 
 
-def _strike(nursery: Any, argv: list[str], run: Path, blow: Blow, delay: float) -> str:
+def _strike(fork_server: Any, argv: list[str], run: Path, blow: Blow, delay: float) -> str:
     """Start a trainer, strike it `delay` seconds into a part; returns the part it was in then."""
-    (trainer,) = nursery.start(argv)
-    wait_for(lambda: nursery.part() in (blow.part, "ended"))
+    (trainer,) = fork_server.start(argv)
+    wait_for(lambda: fork_server.part() in (blow.part, "ended"))
     time.sleep(delay)
-    part = nursery.part()
+    part = fork_server.part()
     os.kill(trainer, blow.signal)
-    (ended,) = nursery.wait()
-    log = nursery.log.read_text()[-2000:]
+    (ended,) = fork_server.wait()
+    log = fork_server.log.read_text()[-2000:]
     assert ended == (-SIGKILL if blow.signal == SIGKILL else EXIT_INTERRUPTED), (part, log)
     if blow.signal == SIGTERM:
         _assert_interrupted(run)

@@ -61,13 +61,13 @@ def flags(shards: Path, run: Path, *more: str) -> list[str]:
 
 
 def test_a_run_with_all_options_resumes_bit_for_bit(
-    shards: Path, tmp_path: Path, nursery: Any
+    shards: Path, tmp_path: Path, fork_server: Any
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(flags(shards, whole, *TOGETHER))
     every_step = flags(shards, killed, *TOGETHER, "--checkpoint-minutes", "1e-6")
-    nursery.start(every_step, stops=(0, "step", 9, SIGKILL))
-    assert nursery.wait() == [-SIGKILL], nursery.log.read_text()
+    fork_server.start(every_step, stops=(0, "step", 9, SIGKILL))
+    assert fork_server.wait() == [-SIGKILL], fork_server.log.read_text()
     stopped = load_checkpoint(killed / "checkpoints", Progress)
     assert stopped is not None and (stopped[0].epoch, stopped[0].step) == (1, 2)
     train(every_step)

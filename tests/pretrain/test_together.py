@@ -38,16 +38,16 @@ STEPS = 9  # of an epoch
     ],
 )
 def test_an_error_of_one_process_ends_both_and_is_told_once(
-    tiny: list[str], tmp_path: Path, nursery: Any, flag: str, value: str, said: str
+    tiny: list[str], tmp_path: Path, fork_server: Any, flag: str, value: str, said: str
 ) -> None:
     checkpoints = RunPaths(tmp_path / "damaged").checkpoints
     checkpoints.mkdir(parents=True)
     (checkpoints / "state-0000000000-0123456789abcdef.pt").write_bytes(b"garbage")
-    run, before = tmp_path / "run", _log_size(nursery)
+    run, before = tmp_path / "run", _log_size(fork_server)
     argv = [*tiny, "--run-dir", str(run), "--device", "cpu", "--lr", "1e3"]
-    nursery.start(argv, world=2, last=[flag, str(tmp_path / value)])
-    assert nursery.wait() == [EXIT_USER_ERROR] * 2
-    errors = [line for line in _log(nursery, before) if line.startswith("error:")]
+    fork_server.start(argv, world=2, last=[flag, str(tmp_path / value)])
+    assert fork_server.wait() == [EXIT_USER_ERROR] * 2
+    errors = [line for line in _log(fork_server, before) if line.startswith("error:")]
     assert len(errors) == 1 and said in errors[0], errors
     status = read_status(run)
     if flag == "--run-dir":  # the first has opened its folder
@@ -57,12 +57,12 @@ def test_an_error_of_one_process_ends_both_and_is_told_once(
 
 @pytest.mark.parametrize(("split", "saved"), [("train", 3), ("val", 0)])
 def test_an_image_that_one_process_cannot_decode_ends_both(
-    tiny: list[str], shards: Path, tmp_path: Path, nursery: Any, split: str, saved: int
+    tiny: list[str], shards: Path, tmp_path: Path, fork_server: Any, split: str, saved: int
 ) -> None:
     plan = Plan(samples=48, batch_size=8, micro_batch_size=4, seed=0)
     # The second process's first image of the fourth step, and of validation.
     sample = plan.slots(plan.epoch_batches(0)[3], 2)[1][0] if split == "train" else 1
-    run, before, bad = tmp_path / "run", _log_size(nursery), tmp_path / "bad"
+    run, before, bad = tmp_path / "run", _log_size(fork_server), tmp_path / "bad"
     shutil.copytree(shards, bad)
     row = read_index(bad, split)[sample]
     shard = bad / read_manifest(bad).splits[split].shards[row["shard"]].name
@@ -70,9 +70,9 @@ def test_an_image_that_one_process_cannot_decode_ends_both(
         stream.seek(int(row["offset"]) + 40)  # the header still says what kind of image it is
         stream.write(b"garbage" * 20)
     argv = [*tiny, "--run-dir", str(run), "--device", "cpu"]
-    nursery.start(argv, world=2, last=["--shards", str(bad)])
-    assert nursery.wait() == [EXIT_USER_ERROR] * 2
-    errors = [line for line in _log(nursery, before) if "rror" in line]
+    fork_server.start(argv, world=2, last=["--shards", str(bad)])
+    assert fork_server.wait() == [EXIT_USER_ERROR] * 2
+    errors = [line for line in _log(fork_server, before) if "rror" in line]
     assert len(errors) == 1, errors
     assert f"{shard} has a damaged image at byte {row['offset']}" in errors[0]
     assert f"python -m shards.verify {bad}" in errors[0]
@@ -105,24 +105,24 @@ STOPS = [
 
 @pytest.mark.slow
 def test_a_stop_of_one_process_stops_both_in_every_part_of_a_run(
-    even: list[str], tmp_path: Path, nursery: Any
+    even: list[str], tmp_path: Path, fork_server: Any
 ) -> None:
     flags = [*even, "--micro-batch-size", "2", "--epochs", "3", "--patience", "3"]
     flags += ["--ema-epochs", "1"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    nursery.start([*flags, "--run-dir", str(whole)], world=2)
-    assert nursery.wait() == [0, 0], _log(nursery)
+    fork_server.start([*flags, "--run-dir", str(whole)], world=2)
+    assert fork_server.wait() == [0, 0], _log(fork_server)
     for number, stop in enumerate(STOPS):
         sent = SIGUSR1 if number % 2 else SIGTERM
         asked = (stop.rank, stop.phase, stop.call, sent)
-        nursery.start([*flags, "--run-dir", str(stopped)], world=2, stops=asked)
-        assert nursery.wait() == [EXIT_INTERRUPTED] * 2, (stop, _log(nursery))
+        fork_server.start([*flags, "--run-dir", str(stopped)], world=2, stops=asked)
+        assert fork_server.wait() == [EXIT_INTERRUPTED] * 2, (stop, _log(fork_server))
         status = read_status(stopped)
         assert status is not None and status.state == "interrupted", (stop, status)
         found = load_checkpoint(RunPaths(stopped).checkpoints, Progress)
         assert (found and (found[0].epoch, found[0].step)) == stop.saved, stop
-    nursery.start([*flags, "--run-dir", str(stopped)], world=2)
-    assert nursery.wait() == [0, 0], _log(nursery)
+    fork_server.start([*flags, "--run-dir", str(stopped)], world=2)
+    assert fork_server.wait() == [0, 0], _log(fork_server)
     one, other = (load_checkpoint(RunPaths(run).checkpoints, Progress) for run in (whole, stopped))
     assert one is not None and other is not None and one[0] == other[0]
     torch.testing.assert_close(other[1]["optimizer"], one[1]["optimizer"], rtol=0, atol=0)
@@ -133,12 +133,12 @@ def test_a_stop_of_one_process_stops_both_in_every_part_of_a_run(
 
 @pytest.mark.slow
 def test_a_killed_process_ends_the_job_and_the_run_goes_on_exactly(
-    even: list[str], tmp_path: Path, nursery: Any
+    even: list[str], tmp_path: Path, fork_server: Any
 ) -> None:
     flags = [*even, "--micro-batch-size", "4", "--epochs", "3", "--patience", "3"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    nursery.start([*flags, "--run-dir", str(whole)], world=2)
-    assert nursery.wait() == [0, 0], _log(nursery)
+    fork_server.start([*flags, "--run-dir", str(whole)], world=2)
+    assert fork_server.wait() == [0, 0], _log(fork_server)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     launch += [str(ROOT / "pretrain" / "train.py"), *flags, "--run-dir", str(killed)]
     with (tmp_path / "launched.log").open("w") as log:
@@ -159,8 +159,8 @@ def test_a_killed_process_ends_the_job_and_the_run_goes_on_exactly(
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # no trainer is left
     found = load_checkpoint(checkpoints, Progress)
     assert found is not None and found[0].epoch < 3
-    nursery.start([*flags, "--run-dir", str(killed)], world=2)
-    assert nursery.wait() == [0, 0], _log(nursery)
+    fork_server.start([*flags, "--run-dir", str(killed)], world=2)
+    assert fork_server.wait() == [0, 0], _log(fork_server)
     one, other = (load_checkpoint(RunPaths(run).checkpoints, Progress) for run in (whole, killed))
     assert one is not None and other is not None and one[0] == other[0]
     _assert_equal_weights(other[1]["model"], one[1]["model"])
@@ -185,9 +185,9 @@ def _assert_equal_weights(found: dict[str, torch.Tensor], wanted: dict[str, torc
         torch.testing.assert_close(found[name], tensor, rtol=rounding, atol=rounding)
 
 
-def _log_size(nursery: Any) -> int:
-    return nursery.log.stat().st_size if nursery.log.exists() else 0
+def _log_size(fork_server: Any) -> int:
+    return fork_server.log.stat().st_size if fork_server.log.exists() else 0
 
 
-def _log(nursery: Any, start: int = 0) -> list[str]:
-    return nursery.log.read_bytes()[start:].decode().splitlines()  # type: ignore[no-any-return]
+def _log(fork_server: Any, start: int = 0) -> list[str]:
+    return fork_server.log.read_bytes()[start:].decode().splitlines()  # type: ignore[no-any-return]

@@ -62,13 +62,13 @@ def test_the_same_command_gives_the_same_numbers(
 
 
 def test_a_run_killed_twice_in_mid_epoch_ends_as_if_never_killed(
-    shards: Path, uninterrupted: Path, tmp_path: Path, nursery: Any
+    shards: Path, uninterrupted: Path, tmp_path: Path, fork_server: Any
 ) -> None:
     run = tmp_path / "killed"
     every_step = flags(shards, run, "--checkpoint-minutes", "1e-6")
     for call, at in ((3, (0, 2)), (7, (1, 2))):  # its third step, and the seventh of the next
-        nursery.start(every_step, stops=(0, "step", call, signal.SIGKILL))
-        assert nursery.wait() == [-signal.SIGKILL], nursery.log.read_text()
+        fork_server.start(every_step, stops=(0, "step", call, signal.SIGKILL))
+        assert fork_server.wait() == [-signal.SIGKILL], fork_server.log.read_text()
         found = load_checkpoint(RunPaths(run).checkpoints, Progress)
         assert found is not None and (found[0].epoch, found[0].step) == at
     train(every_step)
@@ -76,11 +76,11 @@ def test_a_run_killed_twice_in_mid_epoch_ends_as_if_never_killed(
 
 
 def test_a_terminated_run_saves_and_goes_on(
-    shards: Path, uninterrupted: Path, tmp_path: Path, nursery: Any
+    shards: Path, uninterrupted: Path, tmp_path: Path, fork_server: Any
 ) -> None:
     run = tmp_path / "terminated"
-    nursery.start(flags(shards, run), stops=(0, "step", 9, signal.SIGTERM))
-    assert nursery.wait() == [EXIT_INTERRUPTED], nursery.log.read_text()
+    fork_server.start(flags(shards, run), stops=(0, "step", 9, signal.SIGTERM))
+    assert fork_server.wait() == [EXIT_INTERRUPTED], fork_server.log.read_text()
     found = load_checkpoint(RunPaths(run).checkpoints, Progress)
     assert found is not None and (found[0].epoch, found[0].step) == (1, 3)
     train(flags(shards, run))
@@ -88,12 +88,12 @@ def test_a_terminated_run_saves_and_goes_on(
 
 
 def test_two_processes_train_on_the_global_batches_of_one(
-    shards: Path, uninterrupted: Path, tmp_path: Path, nursery: Any
+    shards: Path, uninterrupted: Path, tmp_path: Path, fork_server: Any
 ) -> None:
     run = tmp_path / "two"
     argv = flags(shards, run, "--record-ids", "--device", "cpu", "--micro-batch-size", "4")
-    nursery.start(argv, world=2)
-    assert nursery.wait() == [0, 0], nursery.log.read_text()
+    fork_server.start(argv, world=2)
+    assert fork_server.wait() == [0, 0], fork_server.log.read_text()
     alone = read_ids(uninterrupted, 1)
     together = read_ids(run, 2)
     assert together == alone
@@ -112,12 +112,12 @@ def read_ids(run: Path, world: int) -> dict[tuple[int, int], list[int]]:
 
 
 def test_an_epoch_takes_the_time_of_all_its_attempts(
-    shards: Path, tmp_path: Path, nursery: Any
+    shards: Path, tmp_path: Path, fork_server: Any
 ) -> None:
     run = tmp_path / "interrupted"
     argv = flags(shards, run, "--epochs", "1")
-    nursery.start(argv, stops=(0, "step", 4, signal.SIGTERM))
-    assert nursery.wait() == [EXIT_INTERRUPTED], nursery.log.read_text()
+    fork_server.start(argv, stops=(0, "step", 4, signal.SIGTERM))
+    assert fork_server.wait() == [EXIT_INTERRUPTED], fork_server.log.read_text()
     found = load_checkpoint(RunPaths(run).checkpoints, Progress)
     assert found is not None and (found[0].epoch, found[0].step) == (0, 4)
     assert found[0].epoch_seconds > 0
