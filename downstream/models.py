@@ -94,7 +94,9 @@ def feature_maps(encoder: nn.Module, output: Any) -> list[torch.Tensor]:
 
 def _check_fit(decoder: str, arch: str) -> None:
     if decoder in ("DeepLabV3Plus", "PAN") and find_arch(arch).dilates is False:
-        raise UserError(f"{decoder} dilates its encoder, which {arch} cannot; try Unet or FPN")
+        raise UserError(
+            f"{decoder} dilates its encoder, which {arch} does not support; use Unet or FPN"
+        )
     is_vit = arch.startswith(TIMM_PREFIX) and kind_of(arch) == "vit"
     if is_vit != (decoder == "DPT"):
         raise UserError(

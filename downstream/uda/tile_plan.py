@@ -69,7 +69,8 @@ class TilePlan:
         padded = np.pad(pixels, padding, mode="symmetric")
         windows = np.lib.stride_tricks.sliding_window_view(padded, (self.side, self.side), (0, 1))
         tiles = np.moveaxis(windows[::core, ::core], (-2, -1), (2, 3))
-        return tiles.reshape(len(self), self.side, self.side, *pixels.shape[2:])
+        stacked = tiles.reshape(len(self), self.side, self.side, *pixels.shape[2:])
+        return np.require(stacked, requirements=("C", "W"))  # a single row of tiles is still a view
 
     def counted(self, *, compat_padding: bool = False) -> npt.NDArray[np.bool_]:
         """Mask `(N, side, side)` of the scored pixels: each pixel of the image in exactly one tile.

@@ -24,6 +24,7 @@ def test_stitched_cores_are_the_image(plan: TilePlan) -> None:
     image = RNG.integers(0, 256, (plan.height, plan.width, 3), np.uint8)
     tiles = plan.extract(image)
     assert tiles.shape == (len(plan), plan.side, plan.side, 3)
+    assert tiles.flags.writeable and tiles.flags.c_contiguous  # for torch
     maps = plan.centre(tiles.transpose(0, 3, 1, 2))
     np.testing.assert_array_equal(plan.stitch(maps), image.transpose(2, 0, 1))
 
