@@ -26,7 +26,7 @@ from downstream.uda.batchnorm import adapt_bn, export_state, use_domain
 from downstream.uda.config import AdaptConfig, DomainName
 from downstream.uda.domains import SOURCE, DomainStudy
 from downstream.uda.evaluate import score_images, total_confusion
-from downstream.uda.networks import adaptable
+from downstream.uda.networks import to_uda_network
 from downstream.uda.prepare import find_target, prepare_target
 from downstream.uda.run_folder import (
     ScoredDomain,
@@ -131,7 +131,7 @@ def _kept_networks(
         with use_domain(trainer.kept, domain):
             model.load_state_dict(export_state(trainer.kept))
         device = trainer.segmenter.device
-        return Segmenter(adaptable(model), origin.mean, origin.std, device)
+        return Segmenter(to_uda_network(model), origin.mean, origin.std, device)
 
     networks = {"source": plain("source"), "target": plain("target")}
     if config.parts.bn_adapt:

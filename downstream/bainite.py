@@ -1,4 +1,4 @@
-"""Draws paper B's question: steels of one etching with masks, and of three others, ever further.
+"""Draw a synthetic domain study like paper B's: a labelled source and three shifted targets.
 
     python -m downstream.bainite --out data/bainite
 
@@ -8,9 +8,10 @@ OUT/T2/…                                   Nital for longer, another SEM: over
 OUT/T3/…                                   Nital, light microscope: blurred, coarse, inverted
 OUT/T3v/…, OUT/T3m/…                       with --label-shift: T3 with as little bainite as T2, and
                                            with as much as lies half way
-OUT/domains.json                           what each domain was drawn with
+OUT/domains.json                           the parameters of each domain
 
-Masks hold 0 and 255 (lath-shaped bainite). configs/downstream/domains/bainite.yaml is the study.
+Masks contain 0 and 255 (lath-shaped bainite); the domain study is
+configs/downstream/domains/bainite.yaml.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ from typing import Annotated
 
 from PIL import Image
 
-from downstream.uda.bainite_shift import SOURCE, TARGETS, Shift, blend
+from downstream.uda.bainite_shift import SOURCE, TARGETS, Shift, interpolate
 from downstream.uda.bainite_view import draw_image
 from shards.cli import UserError, cores, program, progress
 from shards.settings import as_plain, load_config
@@ -35,18 +36,22 @@ from shards.settings import as_plain, load_config
 class BainiteConfig:
     """Draw micrographs of lath bainite with exact masks: a source domain and three targets."""
 
-    out: Annotated[Path, "folder to create"]
-    images: Annotated[int, "labelled images of the source (paper B: 35, parted into folds)"] = 35
-    target_images: Annotated[int, "to adapt to, of each target (paper B: 20, 12, 58)"] = 20
-    test_images: Annotated[int, "to score, of each target (paper B: 5, 3, 50)"] = 10
+    out: Annotated[Path, "output folder; must be new or empty"]
+    images: Annotated[int, "labelled source images (paper B: 35, in folds)"] = 35
+    target_images: Annotated[int, "unlabelled training images per target (paper B: 20, 12, 58)"] = (
+        20
+    )
+    test_images: Annotated[int, "labelled test images per target (paper B: 5, 3, 50)"] = 10
     size: Annotated[
-        tuple[int, ...], "height and width in pixels of the SEM (paper B: 1433 2048)"
+        tuple[int, ...], "height and width of SEM images in pixels (paper B: 1433 2048)"
     ] = (384, 512)
-    strength: Annotated[float, "of the shifts: 0 none, 1 as paper B's targets, 2 twice that"] = 1.0
+    strength: Annotated[
+        float, "strength of the shifts: 0 none, 1 as paper B's targets, 2 twice that"
+    ] = 1.0
     label_shift: Annotated[
-        bool, "also T3v and T3m, T3 with less bainite (paper B, section 4.3)"
+        bool, "also draw T3v and T3m: T3 with less bainite (paper B, section 4.3)"
     ] = False
-    seed: Annotated[int, "the same seed draws the same images, whatever their number"] = 0
+    seed: Annotated[int, "random seed; images do not depend on the number of images"] = 0
 
     def __post_init__(self) -> None:
         for name in ("images", "target_images", "test_images"):
@@ -55,18 +60,18 @@ class BainiteConfig:
         if len(self.size) != 2 or min(self.size) < 160:
             given = " ".join(map(str, self.size))
             raise ValueError(
-                f"size takes a height and a width of at least 160 pixels, not {given!r}: "
-                "a light micrograph has a fifth of them"
+                f"size needs a height and a width of at least 160 pixels, not {given!r}: "
+                "light micrographs are five times smaller"
             )
         if not 0 <= self.strength <= 3:
-            raise ValueError(f"strength must lie in 0 to 3, not {self.strength}")
+            raise ValueError(f"strength must be 0 to 3, not {self.strength}")
         if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed must lie in 0 .. 2**32 - 1, not {self.seed}")
+            raise ValueError(f"seed must be 0 to 2**32 - 1, not {self.seed}")
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """One image to draw, and where it and its mask go."""
+class DrawJob:
+    """An image to draw, with the paths of image and mask."""
 
     image: Path
     mask: Path
@@ -79,16 +84,18 @@ class Job:
 def main(argv: Sequence[str] | None = None) -> None:
     config = load_config(BainiteConfig, argv)
     if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
-        raise UserError(f"{config.out} is there already; name a new folder with --out")
+        raise UserError(f"{config.out} already exists; choose a new folder with --out")
     partial = config.out.with_name(config.out.name + ".partial")
-    if partial.exists():  # a killed run left it
+    if partial.exists():  # left by a killed run
         shutil.rmtree(partial)
     domains = {"source": SOURCE}
-    domains |= {name: blend(SOURCE, shift, config.strength) for name, shift in TARGETS.items()}
+    domains |= {
+        name: interpolate(SOURCE, shift, config.strength) for name, shift in TARGETS.items()
+    }
     if config.label_shift:
         domains |= _less_bainite(domains["T3"], domains["T2"].bainite)
     jobs = _jobs(partial, domains, config)
-    for _ in progress(_drawn(jobs), "drawing micrographs", total=len(jobs)):
+    for _ in progress(_draw_all(jobs), "drawing micrographs", total=len(jobs)):
         pass
     described = {
         "settings": as_plain(config) | {"out": ""},
@@ -100,15 +107,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _less_bainite(shift: Shift, bainite: float) -> dict[str, Shift]:
-    """Paper B's T3v, and a domain half way to it, for the common test set."""
+    """Paper B's T3v, and a domain half way to it for the common test set."""
     return {
         "T3v": dataclasses.replace(shift, bainite=bainite),
         "T3m": dataclasses.replace(shift, bainite=(shift.bainite + bainite) / 2),
     }
 
 
-def _jobs(out: Path, domains: dict[str, Shift], config: BainiteConfig) -> list[Job]:
-    """Streams of random numbers are one for each folder, so that longer ones leave others alone."""
+def _jobs(out: Path, domains: dict[str, Shift], config: BainiteConfig) -> list[DrawJob]:
+    """Each folder has its own random stream, so its number of images does not affect others."""
     rows, columns = config.size
     folders = [("source", "images", "masks", config.images)]
     for name in domains:
@@ -116,7 +123,7 @@ def _jobs(out: Path, domains: dict[str, Shift], config: BainiteConfig) -> list[J
             folders.append((name, "train", "train_annot", config.target_images))
             folders.append((name, "test", "test_annot", config.test_images))
     return [
-        Job(
+        DrawJob(
             out / name / images / f"{name}_{images}_{number:03d}.png",
             out / name / masks / f"{name}_{images}_{number:03d}.png",
             domains[name],
@@ -128,16 +135,16 @@ def _jobs(out: Path, domains: dict[str, Shift], config: BainiteConfig) -> list[J
     ]
 
 
-def _drawn(jobs: Sequence[Job]) -> Iterator[Job]:
+def _draw_all(jobs: Sequence[DrawJob]) -> Iterator[DrawJob]:
     for folder in {path.parent for job in jobs for path in (job.image, job.mask)}:
         folder.mkdir(parents=True)
-    # Not forked: the progress bar runs a thread, and a fork could copy a lock that it holds.
+    # Not forked: the thread of the progress bar may hold a lock that a fork would copy.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(cores(), len(jobs)), mp_context=context) as pool:
         yield from pool.map(_write, jobs, chunksize=4)
 
 
-def _write(job: Job) -> Job:
+def _write(job: DrawJob) -> DrawJob:
     pixels, mask = draw_image(job.shift, job.shape, *job.key)
     Image.fromarray(pixels).save(job.image)
     Image.fromarray(mask * 255).save(job.mask)

@@ -38,7 +38,7 @@ from downstream.apply.novelty import (
     leave_one_out_scores,
     ood_limit,
 )
-from downstream.apply.scan import scan_of
+from downstream.apply.scan import array_reader
 from downstream.config import SegmentConfig
 from downstream.seg.dataset import read_labelled_set
 from downstream.seg.run_folder import RunPaths
@@ -111,7 +111,7 @@ def calibrate(run: Path) -> Calibration:
     labelled = {f"train/{item.name}": item for item in data.train}
     labelled |= {f"val/{item.name}": item for item in data.val}
     features = [
-        crop_features(scan_of(name, item.pixels), segmenter, config.crop_size)
+        crop_features(array_reader(name, item.pixels), segmenter, config.crop_size)
         for name, item in labelled.items()
     ]
     scores = leave_one_out_scores(features)

@@ -1,13 +1,14 @@
-"""Are my labelled images fit for training? Finds every fault, proposes classes, draws a picture.
+"""Check labelled images before training: find all errors, propose classes, draw an overview.
 
 python -m downstream.check DIR [--config RECIPE] [--classes NAME=VALUE …] [--out DIR]
 
-Writes OUT/classes.yaml, which `--config` of this program and of downstream.segment takes, and
-OUT/labels.png. Exits with 1 where training would refuse the data. Imports no torch.
+Writes OUT/classes.yaml, a recipe for `--config` of this program and of downstream.segment, and
+OUT/labels.png. Exits with 1 if training would reject the data. Imports no torch.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -18,27 +19,32 @@ from rich.console import Console
 from rich.table import Table
 
 from downstream.config import SegmentConfig
-from downstream.seg.classes import MaskClass, parse_classes, spell_class
-from downstream.seg.dataset import LabelledImage, check_presence, labelled, refusal
-from downstream.seg.layout import Found, Pair, find_splits
+from downstream.seg.classes import MaskClass, format_class, parse_classes
+from downstream.seg.dataset import (
+    LabelledImage,
+    check_classes_present,
+    read_labelled_image,
+    unclear_masks_message,
+)
+from downstream.seg.layout import Pair, SplitFiles, find_splits
 from downstream.seg.masks import RawMask, read_mask
-from downstream.seg.pictures import Panel, class_colour, overlay, sheet
+from downstream.seg.pictures import Panel, class_colour, contact_sheet, overlay
 from downstream.seg.proposal import propose_classes
 from downstream.seg.specimens import overlapping_images, shared_specimens
 from shards.cli import UserError, console, program, warn
 from shards.settings import Positional, build_config, load_config, read_recipe
 
-SHOWN_PER_SPLIT = 4  # images in the picture
+MAX_SHOWN_PER_SPLIT = 4  # images in the overview
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What a look at a data folder gave."""
+    """The result of checking a data folder."""
 
-    classes: tuple[MaskClass, ...]  # empty where none could be proposed
-    splits: dict[str, tuple[LabelledImage, ...]]  # what is fit for use
-    faults: tuple[str, ...]  # training refuses these
-    warnings: tuple[str, ...]  # it does not refuse these
+    classes: tuple[MaskClass, ...]  # empty if none could be proposed
+    splits: dict[str, tuple[LabelledImage, ...]]  # usable images
+    faults: tuple[str, ...]  # rejected by training
+    warnings: tuple[str, ...]  # accepted by training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +52,12 @@ class CheckConfig:
     """Check labelled images before training on them."""
 
     data: Annotated[Path, Positional, "folder of images and masks"]
-    config: Annotated[Path | None, "recipe of downstream.segment: splits and classes"] = None
-    classes: Annotated[tuple[str, ...], "NAME=VALUE …: what the values mean"] = ()
+    config: Annotated[Path | None, "recipe of downstream.segment with splits and classes"] = None
+    classes: Annotated[tuple[str, ...], "meaning of the mask values: NAME=VALUE …"] = ()
     specimen: Annotated[
-        str | None, "regular expression, group 1 is the specimen [the name without its counter]"
+        str | None, "regular expression whose group 1 is the specimen [name without counter]"
     ] = None
-    out: Annotated[Path, "folder for classes.yaml and labels.png"] = Path("runs/check")
+    out: Annotated[Path, "output folder for classes.yaml and labels.png"] = Path("runs/check")
 
 
 @program
@@ -69,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _write_recipe(options.out / "classes.yaml", config, findings)
     if any(findings.splits.values()):
         _draw(findings).save(options.out / "labels.png")
-        console.print(f"picture: {options.out / 'labels.png'}", markup=False)
+        console.print(f"overview: {options.out / 'labels.png'}", markup=False)
     for warning in findings.warnings:
         warn(warning)
     for fault in findings.faults:
@@ -79,62 +85,61 @@ def main(argv: Sequence[str] | None = None) -> None:
             recipe = options.out / "classes.yaml"
             console.print(f"if these classes are right: --config {recipe}", markup=False)
         sys.exit(1)
-    console.print(f"fit for training: --config {options.out / 'classes.yaml'}", markup=False)
+    console.print(f"ready for training: --config {options.out / 'classes.yaml'}", markup=False)
 
 
 def check(config: SegmentConfig) -> Findings:
-    """Look at all images and masks that `config` names; faults are collected, not raised.
+    """Check all images and masks of `config`; faults are collected, not raised.
 
-    Raises `UserError` where there is nothing to look at.
+    Raises `UserError` if there is nothing to check.
     """
     found = find_splits(config.data, config.entries)
-    faults, warnings = _pairing(found)
+    faults, warnings = _check_pairs(found)
     masks: dict[Pair, RawMask] = {}
     for pair in (pair for part in found.values() for pair in part.pairs):
-        try:
+        with _collect(faults):
             masks[pair] = read_mask(pair.mask)
-        except UserError as error:
-            faults.append(str(error))
     classes: tuple[MaskClass, ...] = ()
-    try:
+    with _collect(faults):
         if config.classes:
             classes = parse_classes(config.classes)
         else:
             proposal = propose_classes(masks.values())
             classes = proposal.classes
-            faults += [] if proposal.certain else [refusal(proposal)]
-    except UserError as error:
-        faults.append(str(error))
-    splits = {}
+            faults += [] if proposal.certain else [unclear_masks_message(proposal)]
+    splits: dict[str, tuple[LabelledImage, ...]] = {}
     for split, part in found.items():
-        items = []
+        splits[split] = ()
         for pair in part.pairs:
             if pair in masks and classes:
-                try:
-                    items.append(labelled(pair, masks[pair], classes))
-                except UserError as error:
-                    faults.append(str(error))
-        splits[split] = tuple(items)
+                with _collect(faults):
+                    splits[split] += (read_labelled_image(pair, masks[pair], classes),)
     everything = [item for items in splits.values() for item in items]
     if everything:
-        try:
-            check_presence(classes, everything, splits.get("train", splits.get("all", ())))
-        except UserError as error:
-            faults.append(str(error))
+        with _collect(faults):
+            check_classes_present(classes, everything, splits.get("train", splits.get("all", ())))
     names = {split: [pair.name for pair in part.pairs] for split, part in found.items()}
-    warnings += _leaks(names, splits, config.specimen)
+    warnings += _find_leaks(names, splits, config.specimen)
     return Findings(classes, splits, tuple(faults), tuple(warnings))
 
 
-def _pairing(found: dict[str, Found]) -> tuple[list[str], list[str]]:
+@contextmanager
+def _collect(faults: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        faults.append(str(error))
+
+
+def _check_pairs(found: dict[str, SplitFiles]) -> tuple[list[str], list[str]]:
     faults, warnings = [], []
     for split, part in found.items():
         for path in part.orphans:
-            warnings.append(f"{split}: mask {path.name} has no image, and is not used")
+            warnings.append(f"{split}: mask {path.name} has no image and is not used")
         for path in part.unlabelled:
             line = f"{split}: image {path.name} has no mask"
             if split == "all":
-                warnings.append(line + ", and is not used")
+                warnings.append(line + " and is not used")
             else:
                 faults.append(line)
         if split == "train" and not part.pairs:
@@ -142,22 +147,20 @@ def _pairing(found: dict[str, Found]) -> tuple[list[str], list[str]]:
     return faults, warnings
 
 
-def _leaks(
+def _find_leaks(
     names: dict[str, list[str]], splits: dict[str, tuple[LabelledImage, ...]], pattern: str | None
 ) -> list[str]:
-    """What the splits share, so that scores on one would flatter the other."""
+    """Specimens and overlapping images shared by splits, which would inflate scores."""
     warnings = [
-        f"specimen {specimen} is in {' and '.join(found)}: scores within a specimen are better "
-        "than those on a new one"
+        f"specimen {specimen} is in {' and '.join(found)}: scores on it will be higher than on a "
+        "new specimen"
         for specimen, found in shared_specimens(names, pattern).items()
     ]
-    owners = [(split, item) for split, items in splits.items() for item in items]
-    for first, second in overlapping_images([item.pixels for _, item in owners]):
-        (split, item), (other_split, other) = owners[first], owners[second]
+    usable = [(split, item) for split, items in splits.items() for item in items]
+    for first, second in overlapping_images([item.pixels for _, item in usable]):
+        (split, item), (other_split, other) = usable[first], usable[second]
         if split != other_split:
-            warnings.append(
-                f"{item.name} ({split}) and {other.name} ({other_split}) show the same place"
-            )
+            warnings.append(f"{item.name} ({split}) and {other.name} ({other_split}) overlap")
     return warnings
 
 
@@ -178,14 +181,14 @@ def _print_table(findings: Findings) -> None:
 
 
 def _write_recipe(path: Path, config: SegmentConfig, findings: Findings) -> None:
-    content: dict[str, object] = {"classes": [spell_class(entry) for entry in findings.classes]}
+    content: dict[str, object] = {"classes": [format_class(entry) for entry in findings.classes]}
     defaults = {f.name: f.default for f in SegmentConfig.__dataclass_fields__.values()}
     for split, entries in config.entries.items():
         if entries != defaults[split]:
             content[split] = list(entries)
     if config.specimen is not None:
         content["specimen"] = config.specimen
-    head = "# What the mask values mean. Rename the classes as you like; the first is background.\n"
+    head = "# Meaning of the mask values. Classes can be renamed; the first is the background.\n"
     path.write_text(head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8")
     print(path.read_text(encoding="utf-8"), end="")
 
@@ -193,7 +196,7 @@ def _write_recipe(path: Path, config: SegmentConfig, findings: Findings) -> None
 def _draw(findings: Findings) -> Image.Image:
     panels = []
     for split, items in findings.splits.items():
-        for item in items[:SHOWN_PER_SPLIT]:
+        for item in items[:MAX_SHOWN_PER_SPLIT]:
             caption = f"{split}: {item.name}"
             panels.append(
                 [Panel(item.pixels, caption), Panel(overlay(item.pixels, item.mask), "labels")]
@@ -204,7 +207,7 @@ def _draw(findings: Findings) -> Image.Image:
         for number, left in enumerate(panels[:half])
     ]
     legend = {entry.name: class_colour(index) for index, entry in enumerate(findings.classes)}
-    return sheet(rows, legend, "Images and labels; the first class is left uncoloured")
+    return contact_sheet(rows, legend, "Images and labels; the first class is not coloured")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from PIL import Image
 from downstream.apply.gradcam import Heat, class_heat, encoder_layer, named_layer, predicted
 from downstream.apply.inputs import find_images
 from downstream.apply.prepared import open_prepared
-from downstream.seg.pictures import Panel, class_colour, overlay, sheet
+from downstream.seg.pictures import Panel, class_colour, contact_sheet, overlay
 from downstream.seg.segmenter import STRIDE, Segmenter, load_segmenter
 from shards.cli import UserError, program, progress
 from shards.images import Pixels
@@ -97,7 +97,7 @@ def explain(
     ]
     legend = {name: class_colour(index) for index, name in enumerate(known)}
     title = f"{path.name}: Grad-CAM, each heat map scaled to its own maximum"
-    return sheet(rows, legend, title, 384)
+    return contact_sheet(rows, legend, title, 384)
 
 
 def _middle(path: Path, preparation: Mapping[str, Any]) -> Pixels:

@@ -1,16 +1,16 @@
-"""A finished segmenter for other programs: ONNX, torch.export's archive, smp's own folder.
+"""Export a finished segmenter for other programs: ONNX, a torch.export archive, an smp folder.
 
 python -m downstream.export RUN [--formats onnx pt2 smp] [--out DIR]
 
-OUT/segmenter.onnx   for ONNX Runtime and whatever reads ONNX (pip install '.[onnx]')
+OUT/segmenter.onnx   for ONNX Runtime and others (pip install '.[onnx]')
 OUT/segmenter.pt2    torch.export.load("segmenter.pt2").module()
 OUT/smp/             smp.from_pretrained("smp")
-OUT/card.json        what their user must know, and how far each was found to differ
+OUT/card.json        input, output and classes, and the deviation of each file from the run
 
-The first two take pixels as they are, `image` (N, 3, H, W) float32 of 0 to 255, RGB, and give
-`probabilities` (N, classes, H, W): mean, std and softmax are inside. The third is the bare network.
-An adapted network's images must be prepared first as its training's were, which the card tells.
-Each is read back and compared with the run on its own validation image before its card is written.
+The first two take RGB pixels, `image` (N, 3, H, W) float32 from 0 to 255, and return
+`probabilities` (N, classes, H, W): they include the normalisation and the softmax. The third is the
+bare network. Images for an adapted network must be prepared as described in the card. Each file is
+read back and compared with the run on one of its validation images before the card is written.
 """
 
 import importlib.util
@@ -42,17 +42,17 @@ SCHEMA_VERSION = 1
 FORMATS = {"onnx": "segmenter.onnx", "pt2": "segmenter.pt2", "smp": "smp"}
 _SMP_WEIGHTS = "model.safetensors"
 INPUT, OUTPUT = "image", "probabilities"
-TOLERANCE = 1e-3  # of probabilities; rounding alone gives about 1e-5
-# Batch, height and width that what takes any size is checked with.
-_CHECKED = ((1, 160, 224), (2, 320, 192), (1, 512, 512))
-_SIDES = (128, 8192)  # pixels; the least that PAN takes, and a bound that the tracer wants
+TOLERANCE = 1e-3  # of probabilities; rounding causes about 1e-5
+# Batch, height and width for checking exports with dynamic sizes.
+_CHECKED_SIZES = ((1, 160, 224), (2, 320, 192), (1, 512, 512))
+_SIDES = (128, 8192)  # pixels; the minimum of PAN, and a maximum, which the tracer requires
 
 Size = tuple[int, int, int]
 Run = Callable[[torch.Tensor], torch.Tensor]
 
 
 class PixelsToProbabilities(nn.Module):
-    """A segmenter with all that binds its user inside: `(N, 3, H, W)` of 0 to 255 in."""
+    """A segmenter with normalisation and softmax, for pixels `(N, 3, H, W)` from 0 to 255."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -69,11 +69,11 @@ class PixelsToProbabilities(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """Write a finished segmenter for other programs."""
+    """Export a finished segmenter for other programs."""
 
-    run: Annotated[str, Positional, "finished run, or a name in a registry"]
-    formats: Annotated[tuple[Literal["onnx", "pt2", "smp"], ...], "what to write"] = ("onnx",)
-    out: Annotated[Path | None, "folder to write [RUN/export]"] = None
+    run: Annotated[str, Positional, "finished run or registry name"]
+    formats: Annotated[tuple[Literal["onnx", "pt2", "smp"], ...], "formats to write"] = ("onnx",)
+    out: Annotated[Path | None, "output folder [RUN/export]"] = None
 
 
 @program
@@ -81,25 +81,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = load_config(ExportConfig, argv)
     run = find_segmenter(config.run)
     if config.out is None and is_published(run):
-        raise UserError(f"{config.run} is published and stays as it is; say where with --out DIR")
+        raise UserError(
+            f"{config.run} is published and must not change; choose a folder with --out DIR"
+        )
     out = config.out or run / "export"
     card = export_segmenter(run, out, config.formats)
     for name, facts in card["files"].items():
         sides = "any size" if facts["size"] is None else f"{facts['size'][1]} pixels square"
-        told = (
-            f"differs by {facts['largest_difference']:.1e} at most, {facts['pixels_changed']:.2%}"
-        )
         console.print(
-            f"{name}: {sides}; {told} of the pixels change class", markup=False, soft_wrap=True
+            f"{name}: {sides}; probabilities differ by at most {facts['largest_difference']:.1e}, "
+            f"{facts['pixels_changed']:.2%} of the pixels change class",
+            markup=False,
+            soft_wrap=True,
         )
     print(out)
 
 
 def export_segmenter(run: Path, out: Path, formats: Sequence[str]) -> dict[str, Any]:
-    """Write the formats asked for and the card; returns what the card holds.
+    """Write the given formats and the card; return the card.
 
-    Raises `UserError` where the run is not finished, a package is missing, or what was written does
-    not give what the run gives.
+    Raises `UserError` if the run is not finished, a package is missing, or an exported file does
+    not reproduce the run.
     """
     if "onnx" in formats:
         _require_onnx()
@@ -108,13 +110,13 @@ def export_segmenter(run: Path, out: Path, formats: Sequence[str]) -> dict[str, 
     assert card is not None  # it comes from a folder
     if done := card.spelled_preparation:
         warn(
-            f"{run} saw images prepared so: {done}; the files do not do that, and whoever feeds "
-            "them must (downstream.predict does it by itself)"
+            f"the training images of {run} were prepared by: {done}; the exported files do not "
+            "include this step (downstream.predict does)"
         )
-    # Not channels last, which the archives keep as strides that their readers warn of.
+    # Not channels last: archives would keep these strides, and their readers warn about them.
     segmenter.model.to(memory_format=torch.contiguous_format)
     whole = PixelsToProbabilities(segmenter.model, card).eval()
-    pixels = _known_image(run)
+    pixels = _test_image(run)
     out.mkdir(parents=True, exist_ok=True)
     files = {}
     for name in dict.fromkeys(formats):
@@ -123,7 +125,7 @@ def export_segmenter(run: Path, out: Path, formats: Sequence[str]) -> dict[str, 
     content = {
         "schema_version": SCHEMA_VERSION,
         "input": f"{INPUT}: float32 (N, 3, H, W), RGB, 0 to 255; H and W multiples of {STRIDE}"
-        + (f"; prepared so: {done}" if done else ""),
+        + (f"; prepared by: {done}" if done else ""),
         "output": f"{OUTPUT}: float32 (N, {len(card.classes)}, H, W)",
         "classes": list(card.class_names),
         "files": files,
@@ -137,19 +139,19 @@ def export_segmenter(run: Path, out: Path, formats: Sequence[str]) -> dict[str, 
 def _write_checked(
     name: str, path: Path, whole: PixelsToProbabilities, card: SegmenterCard, pixels: Pixels
 ) -> dict[str, Any]:
-    """Write one format and compare it with the network; of any size, else of the crops' alone."""
+    """Write and check one format: with dynamic sizes, or else with the crop size of training."""
     reasons = []
-    for sizes in (_CHECKED, ((1, card.crop_size, card.crop_size),)):
-        fixed = None if sizes is _CHECKED else sizes[0]
+    for sizes in (_CHECKED_SIZES, ((1, card.crop_size, card.crop_size),)):
+        fixed = None if sizes is _CHECKED_SIZES else sizes[0]
         try:
             run = _WRITERS[name](whole, card, path, fixed)
             largest, changed = _difference(run, whole, pixels, sizes)
-        except Exception as error:  # tracer, exporter and runtime each have kinds of their own
+        except Exception as error:  # tracer, exporter and runtime raise various types
             reasons.append(str(error).strip().splitlines()[0])
             continue
         if largest <= TOLERANCE:
             if fixed:
-                warn(f"{path.name} takes {card.crop_size} pixels square alone: {reasons[0]}")
+                warn(f"{path.name} only takes {card.crop_size} pixels square: {reasons[0]}")
             return {
                 "size": fixed,
                 "largest_difference": largest,
@@ -159,7 +161,7 @@ def _write_checked(
         reasons.append(f"its probabilities differ by {largest:.2g}")
     if path.is_file():
         path.unlink()
-    raise UserError(f"cannot write {card.decoder} on {card.arch} as {name}: {'; '.join(reasons)}")
+    raise UserError(f"cannot export {card.decoder} on {card.arch} as {name}: {'; '.join(reasons)}")
 
 
 def _write_onnx(
@@ -170,7 +172,7 @@ def _write_onnx(
     written = torch.onnx.export(
         _traced(whole, fixed), input_names=[INPUT], output_names=[OUTPUT], verbose=False
     )
-    assert written is not None  # it is not when no file is named
+    assert written is not None  # None only if a file is given
     written.model.metadata_props["classes"] = json.dumps(card.class_names)
     written.model.metadata_props["card"] = json.dumps(asdict(card))
     written.save(path)
@@ -191,7 +193,7 @@ def _write_smp(
 ) -> Run:
     network: Any = whole.network
     if not isinstance(network, smp.base.SegmentationModel):
-        raise UserError(f"{card.decoder} is none of smp's decoders: use onnx or pt2")
+        raise UserError(f"{card.decoder} is not an smp decoder; use onnx or pt2")
     network.save_pretrained(path)
     return PixelsToProbabilities(smp.from_pretrained(path), card).eval()
 
@@ -206,7 +208,7 @@ def _traced(whole: PixelsToProbabilities, fixed: Size | None) -> torch.export.Ex
     shape = {0: torch.export.Dim("batch", min=1, max=1024)}
     for axis, side in ((2, "height"), (3, "width")):
         shape[axis] = STRIDE * torch.export.Dim(f"{side}_over_{STRIDE}", min=low, max=high)
-    # Another batch and side than 1 and each other, or the tracer would take them for constants.
+    # Distinct sizes other than 1, or the tracer would treat them as constants.
     example = torch.zeros(2, 3, 256, 320)
     return torch.export.export(whole, (example,), dynamic_shapes={INPUT: shape})
 
@@ -215,7 +217,7 @@ def _traced(whole: PixelsToProbabilities, fixed: Size | None) -> torch.export.Ex
 def _difference(
     run: Run, whole: PixelsToProbabilities, pixels: Pixels, sizes: Sequence[Size]
 ) -> tuple[float, float]:
-    """The largest difference of a probability, and the share of pixels of another class."""
+    """The largest difference of a probability, and the fraction of pixels that change class."""
     largest, changed, count = 0.0, 0, 0
     for batch, height, width in sizes:
         missing = [
@@ -232,13 +234,13 @@ def _difference(
     return largest, changed / count
 
 
-def _known_image(run: Path) -> Pixels:
-    """A validation image of the run; where they are gone, noise."""
+def _test_image(run: Path) -> Pixels:
+    """A validation image of the run, or noise if its images are gone."""
     try:
         config = build_config(SegmentConfig, read_recipe(RunPaths(run).config))
         return read_labelled_set(config).val[0].pixels
     except UserError as error:
-        warn(f"checked on noise, for the run's own images cannot be read: {error}")
+        warn(f"checked on noise, because the images of the run cannot be read: {error}")
         return np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8)
 
 

@@ -1,11 +1,12 @@
-"""Make paper B's label-shift experiment of a target: two training fractions, one test set.
+"""Create a label-shift experiment as in paper B: two training fractions, one test set.
 
 python -m downstream.label_shift STUDY TARGET --run RUN --low .29 --high .53 --images 12 --out FILE
 
-FILE is the study with TARGET twice: TARGET with the training images near --high, TARGETv with those
-near --low, both with the same test images, half way between. Fractions of training images are what
-RUN, a finished downstream.adapt or downstream.segment run, predicts, for they have no labels (paper
-B: expert-reviewed pseudo-labels); those of test images are the labels'.
+FILE is the domain study with two versions of TARGET: TARGET with training images of a mean phase
+fraction near --high, TARGETv near --low, both with the same test images, with a mean half way
+between. Training images are unlabelled, so their fractions are predicted by RUN, a finished run of
+downstream.adapt or downstream.segment (paper B: expert-reviewed pseudo-labels); those of test
+images come from the labels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,17 +29,17 @@ SUFFIX = "v"  # of the target with the lower fraction, as the paper's T3v
 
 @dataclass(frozen=True, kw_only=True)
 class LabelShiftConfig:
-    """Choose two training fractions of one target, and one test set."""
+    """Create a label-shift experiment: two training fractions of a target, one test set."""
 
-    study: Annotated[Path, Positional, "YAML file of the domains"]
+    study: Annotated[Path, Positional, "YAML file of the domain study"]
     target: Annotated[str, Positional, "one of its targets"]
-    run: Annotated[Path, "finished run, for pseudo-labels"]
-    phase: Annotated[str | None, "class whose fraction counts [the second]"] = None
-    low: Annotated[float, "mean fraction of one set"]
-    high: Annotated[float, "mean fraction of the other"]
-    images: Annotated[int, "in each training set"]
+    run: Annotated[Path, "finished run that predicts the training fractions"]
+    phase: Annotated[str | None, "class whose fraction is used [the second]"] = None
+    low: Annotated[float, "mean fraction of TARGETv"]
+    high: Annotated[float, "mean fraction of TARGET"]
+    images: Annotated[int, "images per training set"]
     tests: Annotated[int, "test images (paper B: 12)"] = 12
-    data: Annotated[Path | None, "folder that takes the place of the study's"] = None
+    data: Annotated[Path | None, "folder of images [that of the domain study]"] = None
     out: Annotated[Path, "YAML file to write"]
 
     def __post_init__(self) -> None:
@@ -52,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     study = read_study(config.study, config.data)
     index = _class_index(study, config.phase)
     found = choose_sets(
-        _predicted(study, config.target, config.run, index),
-        _labelled(study, config.target, index),
+        _predicted_fractions(study, config.target, config.run, index),
+        _labelled_fractions(study, config.target, index),
         low=config.low,
         high=config.high,
         images=config.images,
@@ -71,12 +72,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def shifted_study(content: Mapping[str, Any], target: str, found: LabelShift) -> dict[str, Any]:
-    """A study's own YAML with the target twice and no other; `found` names files of its folder.
+    """The YAML of a domain study with two versions of the target as its only targets.
 
-    Raises `UserError` where the second name is taken.
+    Raises `UserError` if the name of the second version is taken.
     """
     if target + SUFFIX in content["targets"]:
-        raise UserError(f"the study has a target {target + SUFFIX} already")
+        raise UserError(f"the domain study already has a target {target + SUFFIX}")
     settings = dict(content["targets"][target] or {}) | {"test": list(found.test.names)}
     return dict(content) | {
         "targets": {
@@ -90,27 +91,31 @@ def _class_index(study: DomainStudy, name: str | None) -> int:
     if name is None:
         return 1
     if name not in study.class_names:
-        raise UserError(f"no class {name!r}; the study has {', '.join(study.class_names)}")
+        raise UserError(
+            f"no class {name!r} in the domain study, only {', '.join(study.class_names)}"
+        )
     return study.class_names.index(name)
 
 
-def _predicted(study: DomainStudy, target: str, run: Path, index: int) -> dict[str, float]:
-    """File of each training image -> predicted fraction of a class. No label of it is opened."""
+def _predicted_fractions(
+    study: DomainStudy, target: str, run: Path, index: int
+) -> dict[str, float]:
+    """Predicted fraction of a class by training image; their labels are not read."""
     from downstream.seg.segmenter import load_segmenter  # these need torch, --help does not
     from downstream.uda.evaluate import predict_image
 
     segmenter = load_segmenter(run)
-    assert segmenter.card is not None  # it comes from a folder
+    assert segmenter.card is not None  # loaded from a folder
     if segmenter.card.class_names != study.class_names:
         raise UserError(
-            f"{run} tells {', '.join(segmenter.card.class_names)} apart, the study "
-            f"{', '.join(study.class_names)}"
+            f"{run} has the classes {', '.join(segmenter.card.class_names)}, but the domain study "
+            f"has {', '.join(study.class_names)}"
         )
     scale = study.working_scale(study.target(target))
     if not segmenter.card.adapted and scale != 1:
         warn(
-            f"{run} was trained on images as files have them, and sees {target}'s at {scale:.3g} "
-            "of that: look at what it predicts, or take a run of downstream.adapt"
+            f"{run} was trained on images at their original scale, but {target} is scaled by "
+            f"{scale:.3g}: check its predictions, or use a run of downstream.adapt"
         )
     files = _files(study, target, "train")
     fractions = {}
@@ -120,8 +125,8 @@ def _predicted(study: DomainStudy, target: str, run: Path, index: int) -> dict[s
     return fractions
 
 
-def _labelled(study: DomainStudy, target: str, index: int) -> dict[str, float]:
-    """File of each labelled test image -> its fraction of a class."""
+def _labelled_fractions(study: DomainStudy, target: str, index: int) -> dict[str, float]:
+    """Fraction of a class by labelled test image."""
     files = _files(study, target, "test")
     return {
         files[image.name]: float(np.mean(image.native_mask == index))
@@ -131,7 +136,7 @@ def _labelled(study: DomainStudy, target: str, index: int) -> dict[str, float]:
 
 
 def _files(study: DomainStudy, target: str, split: str) -> dict[str, str]:
-    """Name of an image -> its file in the target's folder."""
+    """The file of each image in the target's folder, by image name."""
     found = find_target(study, target)[split]
     paths = [*(pair.image for pair in found.pairs), *found.unlabelled]
     return {path.stem: str(path.relative_to(study.target(target).data)) for path in paths}

@@ -1,15 +1,15 @@
-"""Measures masks: phase fractions with their uncertainty, sizes of regions, thickness of layers.
+"""Measure masks: phase fractions with their uncertainty, sizes of regions, thickness of layers.
 
 python -m downstream.measure MASK … --out DIR [--scale 27.7 --unit nm] [--layers oxide]
 
 OUT/fractions.csv   per image and class, and over all images: fraction, standard error, interval
-OUT/objects.csv     each region: place, area, equivalent diameter, axes, aspect, cut, weight
+OUT/regions.csv     per region: position, area, equivalent diameter, axes, aspect, border, weight
 OUT/sizes.csv       per class over all images: count, number per area, mean and quantiles
 OUT/layers.csv      per image: thickness of each layer
-OUT/*.png           the same as plots
+OUT/*.png           plots of these tables
 
-Masks come from downstream.predict, or from anywhere with `--classes`. A mask lies in memory as a
-whole, and its regions' labels with four bytes a pixel.
+Masks come from downstream.predict, or from elsewhere with `--classes`. Each mask is read as a whole
+and takes another four bytes per pixel for the labels of its regions.
 """
 
 import json
@@ -24,19 +24,19 @@ from rich.table import Table
 from downstream.apply.inputs import find_images, leading_arguments
 from downstream.apply.legend import CLASSES_NAME
 from downstream.quantify.config import MeasureConfig
-from downstream.quantify.fractions import FEW_GRAINS, fraction_of
+from downstream.quantify.fractions import MIN_INDEPENDENT_AREAS, estimate_fraction
 from downstream.quantify.layers import layer_parts, measure_layer
-from downstream.quantify.objects import find_objects
+from downstream.quantify.objects import measure_regions
 from downstream.quantify.plots import draw_plots
 from downstream.quantify.tables import (
-    Measured,
+    MaskMeasurement,
     Row,
+    format_cell,
     fraction_rows,
     layer_rows,
-    object_rows,
     overall_fractions,
+    region_rows,
     size_rows,
-    spell,
     write_csv,
 )
 from downstream.seg.classes import MaskClass, parse_classes
@@ -45,7 +45,7 @@ from downstream.seg.proposal import propose_classes
 from shards.cli import UserError, program, progress, warn
 from shards.settings import load_config, read_recipe
 
-CUT_LAYER = 1.15  # area over length, by the thickness; real layers that nothing cuts have up to 1.1
+MAX_THICKNESS_RATIO = 1.15  # area over length by thickness; intact real layers have up to 1.1
 
 
 @program
@@ -56,20 +56,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     _print(config, measured)
 
 
-def measure(config: MeasureConfig) -> list[Measured]:
-    """Measure all masks and write tables and plots. Raises `UserError` for unreadable masks."""
+def measure(config: MeasureConfig) -> list[MaskMeasurement]:
+    """Measure all masks; write tables and plots. Raises `UserError` for a mask that is unusable."""
     paths = find_images(config.masks)
     classes = _classes(config, paths)
     names = [entry.name for entry in classes]
     parts = [part for layer in config.layers for part in layer_parts(layer)]
-    for name in (*config.objects, *parts):
+    for name in (*config.regions, *parts):
         if name not in names:
-            raise UserError(f"no class {name!r} in these masks; they have {', '.join(names)}")
+            raise UserError(f"no class {name!r} in these masks, only {', '.join(names)}")
     measured = [_measure_one(path, config, classes) for path in progress(paths, "measure")]
     config.out.mkdir(parents=True, exist_ok=True)
     overall = overall_fractions(config, measured)
     write_csv(config.out / "fractions.csv", fraction_rows(measured, overall))
-    write_csv(config.out / "objects.csv", object_rows(config, measured))
+    write_csv(config.out / "regions.csv", region_rows(config, measured))
     write_csv(config.out / "sizes.csv", size_rows(config, measured))
     if config.layers:
         write_csv(config.out / "layers.csv", layer_rows(config, measured))
@@ -78,7 +78,7 @@ def measure(config: MeasureConfig) -> list[Measured]:
 
 
 def _classes(config: MeasureConfig, paths: Sequence[Path]) -> tuple[MaskClass, ...]:
-    """As named; else as written beside the masks; else as the masks themselves tell."""
+    """From the settings, else from the file beside the masks, else from the masks' own indices."""
     if config.classes:
         return parse_classes(config.classes)
     beside = {path.parent / CLASSES_NAME for path in paths}
@@ -86,33 +86,37 @@ def _classes(config: MeasureConfig, paths: Sequence[Path]) -> tuple[MaskClass, .
     if known:
         found = {tuple(read_recipe(recipe).get("classes", ())) for recipe in known}
         if len(found) > 1 or len(known) < len(beside):
-            raise UserError("the folders' masks have different classes; measure each by itself")
+            raise UserError("the folders have different classes; measure each separately")
         return parse_classes(found.pop())
     proposal = propose_classes(read_mask(path) for path in paths)
     if not proposal.certain:
-        raise UserError(f"the masks hold {proposal.found}; say what they mean: {proposal.flags}")
+        raise UserError(f"the masks contain {proposal.found}; define classes: {proposal.flags}")
     return proposal.classes
 
 
-def _measure_one(path: Path, config: MeasureConfig, classes: Sequence[MaskClass]) -> Measured:
+def _measure_one(
+    path: Path, config: MeasureConfig, classes: Sequence[MaskClass]
+) -> MaskMeasurement:
     raw = read_mask(path)
     mask = mask_to_indices(raw, classes).astype(np.uint8)
     errors = _model_errors(path, [entry.name for entry in classes])
-    wanted = config.objects or tuple(entry.name for entry in classes[1:])
-    fractions, objects, layers = {}, {}, {}
+    wanted = config.regions or tuple(entry.name for entry in classes[1:])
+    fractions, regions, layers = {}, {}, {}
     for index, entry in enumerate(classes):
         region = mask == index
-        fractions[entry.name] = fraction_of(region, config.confidence, errors.get(entry.name, 0.0))
+        fractions[entry.name] = estimate_fraction(
+            region, config.confidence, errors.get(entry.name, 0.0)
+        )
         if entry.name in wanted:
-            objects[entry.name] = find_objects(region, config.min_area, config.border)
+            regions[entry.name] = measure_regions(region, config.min_area, config.border)
     for name in config.layers:
         indices = [i for i, entry in enumerate(classes) if entry.name in layer_parts(name)]
         layers[name] = measure_layer(np.isin(mask, indices), config.min_area)
-    return Measured(path.stem, mask.size, fractions, objects, layers)
+    return MaskMeasurement(path.stem, mask.size, fractions, regions, layers)
 
 
 def _model_errors(mask: Path, names: Sequence[str]) -> dict[str, float]:
-    """The spread of an ensemble's members, from the record that downstream.predict left."""
+    """Standard deviation between the members of an ensemble, from downstream.predict's record."""
     try:
         record = json.loads((mask.parent / "records" / f"{mask.stem}.json").read_text("utf-8"))
         members = np.array(record["member_fractions"])
@@ -123,7 +127,7 @@ def _model_errors(mask: Path, names: Sequence[str]) -> dict[str, float]:
     return dict(zip(names, members.std(0, ddof=1).tolist(), strict=True))
 
 
-def _print(config: MeasureConfig, measured: Sequence[Measured]) -> None:
+def _print(config: MeasureConfig, measured: Sequence[MaskMeasurement]) -> None:
     out = Console()
     table = Table("class", "fraction", "± se", f"{config.confidence:.0%} interval", box=None)
     overall = overall_fractions(config, measured)
@@ -138,24 +142,24 @@ def _print(config: MeasureConfig, measured: Sequence[Measured]) -> None:
     _print_columns(out, size_rows(config, measured))
     for row in layer_rows(config, measured):
         thickness, std, along = (
-            spell(_short(row[f"{name} {config.length_unit}"]))
+            format_cell(_round_to_4_digits(row[f"{name} {config.length_unit}"]))
             for name in ("thickness", "std", "area/length")
         )
         print(
             f"{row['image']}: {row['class']} {thickness} {config.length_unit} thick, std {std}; "
             f"area over length {along}"
         )
-    _warn_of_cut_layers(measured)
+    _warn_about_cracked_layers(measured)
     few = [
         f"{item.name} ({name})"
         for item in measured
         for name, fraction in item.fractions.items()
-        if fraction.grains < FEW_GRAINS
+        if fraction.independent_areas < MIN_INDEPENDENT_AREAS
     ]
     if few and len(measured) < 5:
         warn(
-            f"fewer than {FEW_GRAINS} independent areas in {', '.join(few[:3])}: the errors are "
-            "guesses; measure more images, or larger ones"
+            f"fewer than {MIN_INDEPENDENT_AREAS} independent areas in {', '.join(few[:3])}: their "
+            "errors are unreliable; measure more or larger images"
         )
     if config.scale is None:
         warn("no --scale: all lengths are in pixels")
@@ -163,29 +167,29 @@ def _print(config: MeasureConfig, measured: Sequence[Measured]) -> None:
 
 
 def _print_columns(out: Console, rows: Sequence[Row]) -> None:
-    """A row of the table becomes a column: classes are few, what is known of them is much."""
+    """Print the transposed table: there are few classes and many columns."""
     if not rows:
         return
     title, *rest = rows[0]
     table = Table("", *(str(row[title]) for row in rows), box=None)
     for name in rest:
-        table.add_row(name, *(str(spell(_short(row[name]))) for row in rows))
+        table.add_row(name, *(str(format_cell(_round_to_4_digits(row[name]))) for row in rows))
     out.print(table)
 
 
-def _warn_of_cut_layers(measured: Sequence[Measured]) -> None:
+def _warn_about_cracked_layers(measured: Sequence[MaskMeasurement]) -> None:
     for item in measured:
         for name, layer in item.layers.items():
-            if layer.area_over_length > CUT_LAYER * layer.mean:
+            if layer.area_over_length > MAX_THICKNESS_RATIO * layer.mean:
                 more = layer.area_over_length / layer.mean - 1
                 warn(
                     f"{item.name}: area over length of {name} is {more:.0%} above its thickness, "
-                    "as where cracks or holes cut a layer; if these are a class, fill them: "
+                    "which suggests cracks or holes; if they are a class, fill them: "
                     f"--layers {name}+CLASS"
                 )
 
 
-def _short(value: object) -> object:
+def _round_to_4_digits(value: object) -> object:
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 

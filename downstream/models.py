@@ -1,4 +1,4 @@
-"""A segmentation network in one line: smp's decoder on an encoder of ours, or on a random one."""
+"""Create a segmentation network: an smp decoder on a pre-trained or random encoder."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,11 +31,11 @@ def create_model(
 ) -> nn.Module:
     """Build `smp.<decoder>`, or our `DeepLabV2`, with `classes` output channels (logits).
 
-    `encoder` is a registry's name, `create_model("Unet", "efficientnet-b4.micronet", classes=3)`,
-    or the folder of an export, their weights loaded strictly; or an architecture's name, for random
-    weights. `registry` is a URL, where the environment does not say; `decoder_options` go to the
-    decoder's class. Raises `UserError` when the encoder cannot be found or loaded, or does not fit
-    the decoder.
+    `encoder` is a registry name, as in `create_model("Unet", "efficientnet-b4.micronet",
+    classes=3)`, or the folder of an export, both loaded strictly; or the name of an architecture,
+    for random weights. `registry` is a URL that overrides the environment's; `decoder_options` are
+    passed to the decoder's class. Raises `UserError` if the encoder cannot be found or loaded, or
+    does not fit the decoder.
     """
     is_arch = isinstance(encoder, str) and (  # a Path is always a file or folder
         encoder in ARCHS or (encoder.startswith(TIMM_PREFIX) and "@" not in encoder)
@@ -60,9 +60,9 @@ def bare_model(
     options: Mapping[str, Any],
     decoder_options: Mapping[str, Any] = NO_OPTIONS,
 ) -> nn.Module:
-    """`smp.<decoder>` or `DeepLabV2`, to be given weights.
+    """Build `smp.<decoder>` or `DeepLabV2` without loading weights.
 
-    `options` are those of the encoder beside its name, `decoder_options` those of the class.
+    `options` are passed to the encoder, `decoder_options` to the decoder's class.
     """
     if decoder == "DeepLabV2":
         return DeepLabV2(arch, classes, options, **decoder_options)
@@ -78,15 +78,15 @@ def bare_model(
 
 
 def read_encoder_card(location: str | Path) -> Card:
-    """The card of an export, given as its folder, its safetensors file or its registry's name."""
+    """The card of an export, given by its folder, safetensors file or registry name."""
     path = find_encoder(location)
     return read_card(path if path.is_dir() else path.parent)
 
 
 def feature_maps(encoder: nn.Module, output: Any) -> list[torch.Tensor]:
-    """The maps `(N, C, h, w)` in what smp's encoder returns, shallow ones first.
+    """The maps `(N, C, h, w)` in the output of an smp encoder, shallow ones first.
 
-    Those of a vision transformer come with its prefix tokens; others may begin with an empty one.
+    A vision transformer also returns prefix tokens; the first map of others may be empty.
     """
     maps = output[0] if isinstance(encoder, TimmViTEncoder) else output
     return [one for one in maps if one.shape[1]]
@@ -94,10 +94,12 @@ def feature_maps(encoder: nn.Module, output: Any) -> list[torch.Tensor]:
 
 def _check_fit(decoder: str, arch: str) -> None:
     if decoder in ("DeepLabV3Plus", "PAN") and find_arch(arch).dilates is False:
-        raise UserError(f"{decoder} dilates its encoder, which {arch} cannot; try Unet or FPN")
+        raise UserError(
+            f"{decoder} dilates its encoder, which {arch} does not support; use Unet or FPN"
+        )
     is_vit = arch.startswith(TIMM_PREFIX) and feature_type(arch) == "vit"
     if is_vit != (decoder == "DPT"):
         raise UserError(
-            f"{decoder} does not fit {arch}: DPT is for encoders of one resolution (ViT), "
-            "all others are for those of several"
+            f"{decoder} does not fit {arch}: DPT needs an encoder with a single resolution (ViT), "
+            "all others need several resolutions"
         )

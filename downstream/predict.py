@@ -1,17 +1,19 @@
-"""Masks of images of any size by one trained segmenter or several, with what speaks for them.
+"""Predict masks, with uncertainty maps and out-of-distribution warnings.
 
 python -m downstream.predict RUN [RUN …] IMAGE … --out DIR
 
 RUN: the folder of a finished run, or the name of a segmenter in a registry.
+Images may have any size.
 
-OUT/NAME.png              the mask: values and colours as the run's classes have them
-OUT/overlays/NAME.png     image and classes, with a legend (at most 1,024 pixels a side)
-OUT/entropy/NAME.png      255 times the entropy; OUT/disagreement/NAME.png that of the runs
+OUT/NAME.png              mask with the values and colours of the run's classes
+OUT/overlays/NAME.png     image and classes, with a legend (at most 1,024 pixels per side)
+OUT/entropy/NAME.png      255 times the entropy
+OUT/disagreement/NAME.png 255 times the disagreement of several runs
 OUT/probabilities/NAME.npy
-OUT/records/NAME.json     phase fractions, warnings, settings; written last: the image is done
-OUT/classes.yaml          what the values mean, for downstream.measure
+OUT/records/NAME.json     phase fractions, warnings, settings; written last
+OUT/classes.yaml          meaning of the mask values, for downstream.measure
 
-An image that is done is skipped, unless it, the settings or the runs have changed.
+Images are skipped if they are done and neither they nor the settings or runs have changed.
 """
 
 import json
@@ -30,14 +32,14 @@ from rich.table import Table
 from downstream.apply.blend import Tiling, blended_bands
 from downstream.apply.calibration_file import read_calibration, read_reference
 from downstream.apply.config import PredictConfig
-from downstream.apply.ensemble import Ensemble, Member, load_members, single_view, views
+from downstream.apply.ensemble import Ensemble, Member, load_members, no_tta, tta_transforms
 from downstream.apply.inputs import find_images, split_arguments
-from downstream.apply.legend import Legend, legend_of, write_classes
+from downstream.apply.legend import Legend, build_legend, write_classes
 from downstream.apply.novelty import Reference, ood_score
-from downstream.apply.picture import PictureWriter
+from downstream.apply.picture import OutputWriter
 from downstream.apply.prepared import native_bands, open_prepared
-from downstream.apply.reach import sees_whole_tile
-from downstream.apply.scan import Scan, file_stamp
+from downstream.apply.reach import has_global_context
+from downstream.apply.scan import ImageReader, file_stamp
 from downstream.seg.classes import parse_classes
 from downstream.seg.run_folder import write_json
 from downstream.seg.segmenter import STRIDE, Segmenter
@@ -47,8 +49,8 @@ from shards.cli import UserError, console, program, progress, warn
 from shards.settings import as_plain, load_config
 
 RECORDS = "records"
-# Settings that do not change what an image's outputs are.
-_ASIDE = ("runs", "images", "out", "redo", "threads", "batch_size")
+# Settings that do not change the outputs of an image.
+_NOT_COMPARED = ("runs", "images", "out", "overwrite", "threads", "batch_size")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +62,21 @@ class OodDetector:
     limit: float
     crop_size: int
 
-    def score(self, scan: Scan) -> float:
+    def score(self, reader: ImageReader) -> float:
         """Above 1: the image is unlike them."""
-        return ood_score(scan, self.segmenter, self.reference, self.crop_size) / self.limit
+        return ood_score(reader, self.segmenter, self.reference, self.crop_size) / self.limit
 
 
 @dataclass(frozen=True, slots=True)
 class Predictor:
-    """What all images have in common."""
+    """What is shared by all images."""
 
     config: PredictConfig
     ensemble: Ensemble
     legend: Legend
     detectors: tuple[OodDetector, ...]
-    settings: dict[str, Any]  # that decide the outputs
-    preparation: Mapping[str, Any]  # of images, by an adapted network's card
+    settings: dict[str, Any]  # that determine the outputs
+    preparation: Mapping[str, Any]  # of images, from the card of an adapted network
 
 
 @program
@@ -83,17 +85,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     sugar = {name: values for name, values in (("runs", runs), ("images", images)) if values}
     if images and not runs and not any(flag.startswith("--runs") for flag in flags):
         raise UserError(
-            f"{images[0]} is no folder of a finished run (one with card.json); give the --run-dir "
-            "of downstream.segment, or a segmenter's name in a registry, first, then the images"
+            f"{images[0]} is not the folder of a finished run (with card.json); give the --run-dir "
+            "of downstream.segment or a segmenter's registry name first, then the images"
         )
     config = load_config(PredictConfig, flags, sugar)
     predict(config)
 
 
 def predict(config: PredictConfig) -> list[Path]:
-    """Segment all images that are not done; returns the records of all.
+    """Segment all images that are not done; return the paths of all records.
 
-    Images that cannot be read are named in the end, when all others are done. Raises `UserError`.
+    Images that cannot be read are reported after all others are done. Raises `UserError`.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -105,7 +107,7 @@ def predict(config: PredictConfig) -> list[Path]:
     for path in progress(paths, "predict"):
         record = config.out / RECORDS / f"{path.stem}.json"
         try:
-            if not config.redo and _is_done(record, path, predictor):
+            if not config.overwrite and _is_done(record, path, predictor):
                 skipped += 1
             else:
                 write_json(record, _predict_one(path, predictor))
@@ -114,7 +116,9 @@ def predict(config: PredictConfig) -> list[Path]:
             failures.append(str(error))
             warn(str(error))
     if skipped:
-        console.print(f"{skipped} of {len(paths)} were done already (--redo repeats them)")
+        console.print(
+            f"{skipped} of {len(paths)} were already done (--overwrite predicts them again)"
+        )
     _print(records)
     if failures:
         raise UserError(f"{len(failures)} of {len(paths)} images failed; the first: {failures[0]}")
@@ -122,62 +126,63 @@ def predict(config: PredictConfig) -> list[Path]:
 
 
 def open_predictor(config: PredictConfig) -> Predictor:
-    """Load the runs. Raises `UserError` where they are not finished, or differ in classes."""
+    """Load the runs. Raises `UserError` if one is not finished, or if their classes differ."""
     runs = [find_segmenter(run) for run in config.runs]
     cards = [read_segmenter_card(run) for run in runs]
     found = [read_calibration(run, card.sha256) for run, card in zip(runs, cards, strict=True)]
     for run, calibration, card in zip(runs, found, cards, strict=True):
         if calibration is None:
-            way = f"; python -m downstream.calibrate {run} gives both"
+            hint = f"; python -m downstream.calibrate {run} adds both"
             console.print(
-                f"{run}: uncalibrated probabilities and no warning of unlike images"
-                f"{'' if card.adapted or is_published(run) else way}",
+                f"{run}: probabilities are not calibrated, and unusual images are not detected"
+                f"{'' if card.adapted or is_published(run) else hint}",
                 markup=False,
             )
     temperatures = [calibration.temperature if calibration else 1.0 for calibration in found]
     members = load_members(runs, temperatures)
-    _tell_of_pooling(config, members, cards)
-    seen = views(_orientation(cards)) if config.views else single_view()
-    legend = legend_of(parse_classes(cards[0].classes))
-    Tiling(config.tile, config.overlap, STRIDE).axes(STRIDE, STRIDE)  # refuses wrong sizes now
+    _report_global_context(config, members, cards)
+    tta = tta_transforms(_orientation(cards)) if config.tta else no_tta()
+    legend = build_legend(parse_classes(cards[0].classes))
+    Tiling(config.tile, config.overlap, STRIDE).axes(STRIDE, STRIDE)  # raises for invalid sizes
     detectors = [
         OodDetector(member.segmenter, read_reference(run), calibration.ood_limit, card.crop_size)
         for run, member, calibration, card in zip(runs, members, found, cards, strict=True)
         if calibration is not None
     ]
-    settings = {k: v for k, v in as_plain(config).items() if k not in _ASIDE}
+    settings = {k: v for k, v in as_plain(config).items() if k not in _NOT_COMPARED}
     settings["members"] = [
         [card.sha256, temperature] for card, temperature in zip(cards, temperatures, strict=True)
     ]
-    ensemble = Ensemble(members, len(legend.classes), seen)
+    ensemble = Ensemble(members, len(legend.classes), tta)
     if done := cards[0].spelled_preparation:
-        console.print(f"images are prepared as the training's were: {done}", markup=False)
+        console.print(f"images are prepared as in training: {done}", markup=False)
     return Predictor(config, ensemble, legend, tuple(detectors), settings, cards[0].preparation)
 
 
-def _tell_of_pooling(
+def _report_global_context(
     config: PredictConfig, members: Sequence[Member], cards: Sequence[SegmenterCard]
 ) -> None:
-    """Say where the tiles' size decides the result, whatever the overlap."""
+    """Report networks whose result depends on the tile size, whatever the overlap."""
     for run, member, card in zip(config.runs, members, cards, strict=True):
-        if not sees_whole_tile(member.segmenter.model):
+        if not has_global_context(member.segmenter.model):
             continue
-        what = f"{run} ({card.decoder} on {card.arch}) averages over the whole tile"
+        network = f"{run} ({card.decoder} on {card.arch})"
         if config.tile < card.crop_size:
             warn(
-                f"{what}, and was trained on more: at least --tile {card.crop_size} is better than "
-                f"{config.tile}"
+                f"{network} uses context from the whole tile and was trained on larger crops: use "
+                f"--tile {card.crop_size} or more, not {config.tile}"
             )
         else:
             console.print(
-                f"{what}: its masks depend on --tile, so compare none of different ones",
+                f"{network} uses context from the whole tile, so its masks depend on the tile "
+                "size: always use the same --tile",
                 markup=False,
                 soft_wrap=True,
             )
 
 
 def _orientation(cards: Sequence[SegmenterCard]) -> str:
-    """Flips that all runs were trained with."""
+    """The flips and rotations that all runs were trained with."""
     return "any" if all(card.orientation == "any" for card in cards) else "hflip"
 
 
@@ -192,21 +197,21 @@ def _is_done(record: Path, path: Path, predictor: Predictor) -> bool:
 
 
 def _predict_one(path: Path, predictor: Predictor) -> dict[str, Any]:
-    """Segment one image and write its files; returns its record."""
+    """Segment one image and write its files; return its record."""
     began = time.monotonic()
     config, ensemble, legend = predictor.config, predictor.ensemble, predictor.legend
     stamp = file_stamp(path)
-    whole, scan = open_prepared(path, predictor.preparation, crop_bar=config.crop_bar)
-    scores = [detector.score(scan) for detector in predictor.detectors]
-    ensemble.start_image()
+    whole, reader = open_prepared(path, predictor.preparation, crop_bar=config.crop_bar)
+    scores = [detector.score(reader) for detector in predictor.detectors]
+    ensemble.reset_fractions()
     tiling = Tiling(config.tile, config.overlap, STRIDE, config.batch_size)
     members = len(predictor.settings["members"])
-    with PictureWriter(config, whole, legend, members) as picture:
-        bands = blended_bands(scan, ensemble, ensemble.channels, tiling)
-        for band in native_bands(bands, scan.shape, whole.shape):
-            picture.add(band.top, band.maps)
-        totals = picture.finish()
-        mask = picture.mask_name
+    with OutputWriter(config, whole, legend, members) as writer:
+        bands = blended_bands(reader, ensemble, ensemble.channels, tiling)
+        for band in native_bands(bands, reader.shape, whole.shape):
+            writer.add(band.top, band.maps)
+        totals = writer.finish()
+        mask = writer.mask_name
     warnings = _warnings(scores)
     for warning in warnings:
         warn(f"{path.name}: {warning}")
@@ -218,7 +223,7 @@ def _predict_one(path: Path, predictor: Predictor) -> dict[str, Any]:
         "notes": list(whole.notes),
         "classes": list(legend.names),
         "fractions": [int(count) / pixels for count in totals.counts],
-        "member_fractions": ensemble.shares.tolist(),  # soft: mean probabilities
+        "member_fractions": ensemble.fractions.tolist(),  # mean probabilities
         "mean_entropy": totals.entropy,
         "mean_disagreement": totals.disagreement if members > 1 else None,
         "ood_score": max(scores, default=math.nan),
@@ -238,10 +243,10 @@ def _warnings(scores: Sequence[float]) -> list[str]:
     ]
 
 
-def _print(records: Sequence[Path], most: int = 20) -> None:
+def _print(records: Sequence[Path], shown: int = 20) -> None:
     if not records:
         return
-    contents = [json.loads(path.read_text(encoding="utf-8")) for path in records[:most]]
+    contents = [json.loads(path.read_text(encoding="utf-8")) for path in records[:shown]]
     table = Table("image", *contents[0]["classes"], "entropy", "OOD score", box=None)
     for content in contents:
         ood = content["ood_score"]
@@ -252,8 +257,8 @@ def _print(records: Sequence[Path], most: int = 20) -> None:
             "" if ood is None else f"{ood:.2f}",
         )
     Console().print(table)
-    if len(records) > most:
-        print(f"… and {len(records) - most} more")
+    if len(records) > shown:
+        print(f"… and {len(records) - shown} more")
     print(records[0].parents[1])
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from downstream.demo import main
-from downstream.report import ARMS, SEEDS, DemoFolders, mean_test_scores
+from downstream.demo.__main__ import main
+from downstream.demo.report import ARMS, SEEDS, DemoFolders, mean_test_scores
 
 ROOT = Path(__file__).parents[1]
 

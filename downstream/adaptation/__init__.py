@@ -1,1 +1,1 @@
-"""What adaptation to another domain is made of."""
+"""Domain adaptation: a segmenter of one domain for another, without labels of it."""

@@ -7,7 +7,7 @@ from downstream.seg.segmenter import Origin, Segmenter, default_device, initial_
 from downstream.uda.batches import TilePool, cut_tiles
 from downstream.uda.config import AdaptConfig
 from downstream.uda.domains import DomainStudy, read_study
-from downstream.uda.networks import adaptable
+from downstream.uda.networks import to_uda_network
 from downstream.uda.prepare import PreparedImage, prepare_source, prepare_target
 
 DEFAULT_ARCH = "resnet101"  # AdaptSegNet, paper B
@@ -53,7 +53,7 @@ def build_network(config: AdaptConfig, study: DomainStudy) -> tuple[Segmenter, O
         default_arch=DEFAULT_ARCH,
         decoder_options=decoder_options(config),
     )
-    return Segmenter(adaptable(model), origin.mean, origin.std, default_device()), origin
+    return Segmenter(to_uda_network(model), origin.mean, origin.std, default_device()), origin
 
 
 def cut_pools(config: AdaptConfig, data: RunData) -> tuple[TilePool, TilePool | None]:

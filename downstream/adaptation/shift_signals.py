@@ -20,7 +20,6 @@ from downstream.apply.novelty import (
     feature_distance,
     fit_reference,
 )
-from downstream.apply.scan import scan_of
 from downstream.seg.segmenter import Segmenter
 from downstream.uda.batchnorm import adapt_bn, batch_norms
 from downstream.uda.domains import DomainStudy
@@ -89,7 +88,7 @@ def at_working_scale(image: PreparedImage) -> PreparedImage:
 def _features(segmenter: Segmenter, study: DomainStudy, image: PreparedImage) -> Features:
     segmenter.model.eval()
     side = study.plan(*image.pixels.shape[:2]).side
-    return crop_features(scan_of(image.name, image.pixels), segmenter, side)
+    return crop_features(array_reader(image.name, image.pixels), segmenter, side)
 
 
 def _changed_pixels(source: Source, adapted: Segmenter, image: PreparedImage) -> float:

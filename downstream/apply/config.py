@@ -1,4 +1,4 @@
-"""Every setting of a prediction, with its default and meaning. Imports no torch."""
+"""Settings of downstream.predict, with defaults and help texts. Imports no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,33 +12,34 @@ class PredictConfig:
     """Segment images of any size: python -m downstream.predict RUN [RUN …] IMAGE … --out DIR"""
 
     runs: Annotated[
-        tuple[Path, ...], "folders of finished runs, or names in a registry; several are averaged"
+        tuple[Path, ...], "folders of finished runs or registry names; several form an ensemble"
     ]
     images: Annotated[tuple[str, ...], "images, folders of images, or patterns such as 'a/*.tif'"]
-    out: Annotated[Path, "folder for the masks"]
+    out: Annotated[Path, "output folder"]
     format: Annotated[
-        FileFormat, "of masks and maps; auto: PNG, and TIFF above 100 million pixels"
+        FileFormat, "file format of masks and maps; auto: PNG, or TIFF above 100 million pixels"
     ] = "auto"
 
-    tile: Annotated[int, "side in pixels of what the network sees at once"] = 1024
+    tile: Annotated[int, "side of a tile in pixels"] = 1024
     overlap: Annotated[
-        int, "pixels that neighbouring tiles share; more where seams show, see README"
+        int, "pixels shared by neighbouring tiles; increase it if seams show (see README)"
     ] = 256
-    batch_size: Annotated[int, "tiles at once; more is faster on a GPU"] = 1
-    views: Annotated[
-        bool, "average over the flips and turns of the training: 8 times the work, or 2"
+    batch_size: Annotated[int, "tiles per batch; larger is faster on a GPU"] = 1
+    tta: Annotated[
+        bool, "test-time augmentation: average over the flips and rotations used in training"
     ] = False
-    crop_bar: Annotated[bool, "leave out the microscope's data bar; the mask is as much lower"] = (
+    crop_bar: Annotated[bool, "crop the microscope's data bar; the mask is smaller accordingly"] = (
         False
     )
 
-    overlay: Annotated[bool, "pictures of the image and its classes, with a legend"] = True
+    overlay: Annotated[bool, "also write the classes laid over the image, with a legend"] = True
     uncertainty: Annotated[
-        bool, "maps of the entropy and, for several runs, of their disagreement (255: none knows)"
+        bool,
+        "also write maps of the entropy and, for an ensemble, of its disagreement (255: maximal)",
     ] = False
-    probabilities: Annotated[bool, "keep them: NAME.npy, float16 (classes, height, width)"] = False
-    redo: Annotated[bool, "predict again what is done already"] = False
-    threads: Annotated[int | None, "of torch [all cores]"] = None
+    probabilities: Annotated[bool, "also write NAME.npy, float16 (classes, height, width)"] = False
+    overwrite: Annotated[bool, "predict images again that are already done"] = False
+    threads: Annotated[int | None, "CPU threads of torch [all cores]"] = None
 
     def __post_init__(self) -> None:
         if not self.runs or not self.images:

@@ -1,4 +1,4 @@
-"""Which images a command line means, and what their outputs are called. Imports no torch."""
+"""Find the runs and images that a command line names. Imports no torch."""
 
 import glob
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from shards.stores import natural_key
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
-    """Runs, images and flags of `RUN … IMAGE … --flag …`.
+    """Split `RUN … IMAGE … --flag …` into runs, images and flags.
 
-    A run is a folder with a card, or what only a registry can mean.
+    A run is a folder with a card, or a name that can only be a registry's.
     """
     given, flags = leading_arguments(arguments)
     runs = [name for name in given if _is_run(name)]
@@ -22,16 +22,16 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str], lis
 
 
 def leading_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What stands before the first flag, and the rest."""
+    """The arguments before the first flag, and the rest."""
     names = list(arguments)
     first_flag = next((i for i, name in enumerate(names) if name.startswith("-")), len(names))
     return names[:first_flag], names[first_flag:]
 
 
 def find_images(names: Sequence[str]) -> list[Path]:
-    """Files, folders (not their subfolders) and patterns, each once, as a person would list them.
+    """Expand files, folders (without subfolders) and patterns, in natural order, each file once.
 
-    Raises `UserError` for what is not there, holds no images, or would be given one output name.
+    Raises `UserError` if a name matches no image, or if two images have the same stem.
     """
     found: dict[Path, None] = {}
     for name in names:
@@ -42,8 +42,8 @@ def find_images(names: Sequence[str]) -> list[Path]:
         other = stems.setdefault(path.stem, path)
         if other != path:
             raise UserError(
-                f"{other} and {path} would both be called {path.stem}; predict them into two "
-                "folders, or rename one"
+                f"{other} and {path} have the same name {path.stem}; rename one or use two output "
+                "folders"
             )
     return list(found)
 
@@ -59,12 +59,12 @@ def _expand(name: str) -> list[Path]:
     if path.is_dir():
         files = [file for file in path.iterdir() if is_image_name(file.name)]
         if not files:
-            raise UserError(f"no images in {path} (subfolders are not looked into)")
+            raise UserError(f"no images in {path} (subfolders are not searched)")
         return sorted(files, key=lambda file: natural_key(file.name))
     if path.is_file():
         return [path]
     matches = [Path(match) for match in glob.glob(name, recursive=True)]  # noqa: PTH207 any root
     files = [match for match in matches if match.is_file() and is_image_name(match.name)]
     if not files:
-        raise UserError(f"no image {name!r}, and no finished run of downstream.segment either")
+        raise UserError(f"{name!r} is neither an image nor a finished run of downstream.segment")
     return sorted(files, key=lambda file: natural_key(str(file)))

@@ -1,7 +1,6 @@
-"""What stands in a predicted mask for each class: a value, and a colour that viewers show.
+"""The value and the colour of each class in a predicted mask. Imports no torch.
 
-A mask that was predicted can be corrected by hand and trained on: it means the same by the same
-`classes`. Imports no torch.
+A predicted mask can be corrected by hand and trained on with the same `classes`.
 """
 
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from downstream.seg.classes import MaskClass, Rgb, spell_class
+from downstream.seg.classes import MaskClass, Rgb, format_class
 from downstream.seg.pictures import class_colour
 from pretrain.atomic import write_atomically
 from shards.cli import UserError
@@ -22,30 +21,30 @@ CLASSES_NAME = "classes.yaml"
 
 @dataclass(frozen=True, slots=True)
 class Legend:
-    """The classes in the order of the network's channels."""
+    """The classes in the order of the network's output channels."""
 
-    classes: tuple[MaskClass, ...]  # each with an index or each with a colour, none with "rest"
-    values: Pixels  # (C,) uint8: what the mask holds
-    palette: Pixels  # (256, 3) uint8: what is shown for it
+    classes: tuple[MaskClass, ...]  # all with an index or all with a colour; none is "rest"
+    values: Pixels  # (C,) uint8: mask value of each class
+    palette: Pixels  # (256, 3) uint8: displayed colour of each mask value
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(entry.name for entry in self.classes)
 
 
-def legend_of(classes: Sequence[MaskClass]) -> Legend:
-    """Give "rest" a value of its own: 0, or black, where no class has it.
+def build_legend(classes: Sequence[MaskClass]) -> Legend:
+    """Assign a free value to "rest": the lowest free index, or black if it is free.
 
     Raises `UserError` for an index above 255.
     """
     if any(isinstance(entry.value, tuple) for entry in classes):
-        return _of_colours(classes)
+        return _build_from_colours(classes)
     taken = {entry.value for entry in classes}
     rest = next(value for value in range(len(taken) + 1) if value not in taken)
     values = [rest if entry.value is None else entry.value for entry in classes]
     indices = [value for value in values if isinstance(value, int)]
     if max(indices) > 255:
-        raise UserError(f"class value {max(indices)} does not fit into a mask of 8 bits")
+        raise UserError(f"class value {max(indices)} does not fit into an 8-bit mask")
     palette = np.zeros((256, 3), np.uint8)
     for position, value in enumerate(indices):
         palette[value] = class_colour(position)
@@ -54,13 +53,13 @@ def legend_of(classes: Sequence[MaskClass]) -> Legend:
 
 
 def write_classes(folder: Path, legend: Legend) -> None:
-    """Write `classes.yaml`, which downstream.measure finds and other programs take as a recipe."""
-    content = yaml.safe_dump({"classes": [spell_class(c) for c in legend.classes]})
+    """Write `classes.yaml`, found by downstream.measure and accepted as a recipe elsewhere."""
+    content = yaml.safe_dump({"classes": [format_class(c) for c in legend.classes]})
     head = "# What the values of these masks mean.\n"
     write_atomically(folder / CLASSES_NAME, (head + content).encode())
 
 
-def _of_colours(classes: Sequence[MaskClass]) -> Legend:
+def _build_from_colours(classes: Sequence[MaskClass]) -> Legend:
     taken = {entry.value for entry in classes}
     free: list[Rgb] = [(0, 0, 0), (255, 255, 255), (128, 128, 128)]
     rest = next(colour for colour in free if colour not in taken)

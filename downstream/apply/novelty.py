@@ -21,7 +21,7 @@ import torch
 from scipy.stats import t as student_t
 from sklearn.covariance import LedoitWolf
 
-from downstream.apply.scan import Scan
+from downstream.apply.scan import ImageReader
 from downstream.models import feature_maps
 from downstream.seg.segmenter import STRIDE, Segmenter
 from shards.images import Pixels
@@ -46,12 +46,14 @@ class Reference:
     precision: Features
 
 
-def ood_score(scan: Scan, segmenter: Segmenter, reference: Reference, crop_size: int) -> float:
+def ood_score(
+    scan: ImageReader, segmenter: Segmenter, reference: Reference, crop_size: int
+) -> float:
     """The out-of-distribution score of an image; about 1 for the reference's own."""
     return feature_distance(crop_features(scan, segmenter, crop_size), reference)
 
 
-def crop_features(scan: Scan, segmenter: Segmenter, crop_size: int) -> Features:
+def crop_features(scan: ImageReader, segmenter: Segmenter, crop_size: int) -> Features:
     """Pooled features `(crops, D)` of crops spread evenly over an image."""
     crops = list(_crops(scan, crop_size))
     batches = [crops[first : first + _BATCH] for first in range(0, len(crops), _BATCH)]
@@ -111,7 +113,7 @@ def feature_distance(features: Features, reference: Reference) -> float:
     return float(np.sqrt(np.maximum(squares, 0) / features.shape[1]).mean())
 
 
-def _crops(scan: Scan, crop_size: int) -> Iterator[Pixels]:
+def _crops(scan: ImageReader, crop_size: int) -> Iterator[Pixels]:
     """At most `MAX_CROPS` squares `(S, S, 3)`, of a size that the network takes."""
     side = min(crop_size, scan.height, scan.width) // STRIDE * STRIDE
     tops, lefts = _spread(scan.height - side, side), _spread(scan.width - side, side)

@@ -1,13 +1,12 @@
-"""Writes masks and maps row by row, as PNG or TIFF, whole or not at all. No torch.
+"""Write masks and maps row by row as PNG or TIFF, atomically. Imports no torch.
 
-The rows go to a raw file beside the target, and from there into the image file: a TIFF is put
-together from tiles and needs next to no memory; a PNG is encoded from memory, one byte a pixel.
+Rows are first written to a raw file beside the target. A TIFF is then encoded tile by tile in
+little memory; a PNG is encoded from memory, one byte per pixel.
 """
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -17,21 +16,21 @@ from PIL import Image
 
 from shards.images import Pixels
 
-PNG_PIXELS = 100_000_000  # above it, "auto" writes a TIFF
+MAX_PNG_PIXELS = 100_000_000  # "auto" writes larger images as TIFF
 _TILE = 256  # pixels
 
 
 def suffix_for(file_format: str, pixels: int) -> str:
-    """`.png` or `.tif`, for a format "auto", "png" or "tiff"."""
+    """`.png` or `.tif` for the format "auto", "png" or "tiff"."""
     if file_format == "auto":
-        return ".tif" if pixels > PNG_PIXELS else ".png"
+        return ".tif" if pixels > MAX_PNG_PIXELS else ".png"
     return {"png": ".png", "tiff": ".tif"}[file_format]
 
 
-class RasterWriter:
-    """An image of one byte a pixel in the making; `finish` gives it its name.
+class MaskWriter:
+    """Writes an 8-bit image; the file appears under its name only after `finish`.
 
-    `palette` `(256, 3)` uint8 gives the values colours: viewers show them, readers get the values.
+    `palette` `(256, 3)` uint8 sets the displayed colours; readers still get the values.
     """
 
     def __init__(self, path: Path, height: int, width: int, palette: Pixels | None = None) -> None:
@@ -46,22 +45,17 @@ class RasterWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stream.close()
         self._raw.unlink(missing_ok=True)
         self._partial.unlink(missing_ok=True)
 
     def add(self, rows: Pixels) -> None:
-        """Append `(n, width)` uint8."""
+        """Append rows `(n, width)` uint8."""
         self._stream.write(np.ascontiguousarray(rows, np.uint8).data)
 
     def every(self, step: int) -> Pixels:
-        """Every `step`-th pixel of what was added."""
+        """Every `step`-th pixel of the added rows."""
         self._stream.flush()
         rows = [self._rows(top, top + 1)[0, ::step] for top in range(0, self.height, step)]
         return np.stack(rows)

@@ -1,8 +1,8 @@
-"""Does a network look at a whole tile, whatever its size? Then the tile's size changes the result.
+"""Detect networks with a global receptive field, whose result depends on the tile size.
 
-Squeeze-and-excitation blocks, PSPNet, PAN and DeepLabV3+ average over all of the tile, group norm
-does so too, and a vision transformer's attention reaches everywhere. It is read off the operations
-of one small forward pass, for modules call them in many ways.
+Squeeze-and-excitation blocks, PSPNet, PAN, DeepLabV3+ and group norm average over the whole tile;
+the attention of a vision transformer covers all of it. The operations of one small forward pass are
+inspected, because modules implement these averages in many ways.
 """
 
 from typing import Any
@@ -12,13 +12,13 @@ from segmentation_models_pytorch.encoders import TimmViTEncoder
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-_SIDE = 128  # pixels of the tile that is tried; the least that PAN takes
+_SIDE = 128  # pixels of the test tile; the minimum of PAN
 _POOLS = ("_adaptive_avg_pool2d", "adaptive_max_pool2d", "native_group_norm")
 _REDUCTIONS = ("mean", "amax", "sum", "linalg_vector_norm")
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes whether an operation makes one value of each channel's whole map."""
+class _GlobalPoolingDetector(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Detects operations that reduce the whole map of a channel to one value."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -36,16 +36,16 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @torch.no_grad()
-def sees_whole_tile(network: nn.Module) -> bool:
-    """Whether any part of `network` is a function of all of its input at once."""
+def has_global_context(network: nn.Module) -> bool:
+    """Whether any layer of `network` depends on its whole input."""
     if isinstance(network.get_submodule("encoder"), TimmViTEncoder):
         return True
     was_training = network.training
     device = next(network.parameters()).device
     try:
-        watch = _Watch()
-        with watch:
+        detector = _GlobalPoolingDetector()
+        with detector:
             network.eval()(torch.zeros(1, 3, _SIDE, _SIDE, device=device))
     finally:
         network.train(was_training)
-    return watch.found
+    return detector.found

@@ -1,12 +1,12 @@
-"""How an image is cut into overlapping tiles whose smooth windows sum to one. No torch.
+"""Cut an image into overlapping tiles whose smooth windows sum to one. Imports no torch.
 
-    tile       0 .. margin: no weight, for the network sees the tile's edge there
-               margin .. overlap - margin: rises as sin²; the neighbour falls as cos²
-               elsewhere 1; at the image's own border there is nothing to blend with
+    window     0 .. margin: zero, because the network is affected by the tile's edge there
+               margin .. overlap - margin: rises as sin²; the neighbour's falls as cos²
+               elsewhere one; also at the border of the image, where there is no neighbour
 
-The windows of an axis sum to one at each pixel, and so do their products over two axes. Tiles begin
-at multiples of the network's stride: it then sees the same grid in each. Where its receptive field
-reaches no further than the margin, the tiles' size changes nothing but rounding.
+The windows of an axis sum to one at each pixel, and so do their products over two axes. Tiles start
+at multiples of the network's stride, so that its grid is the same in each. If its receptive field
+is not larger than the margin, the tile size changes the result by rounding only.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from shards.cli import UserError
 
 Weights = npt.NDArray[np.float32]
-MARGIN_SHARE = 3 / 8  # of the overlap, on each side: the rest blends
+MARGIN_FRACTION = 3 / 8  # of the overlap, on each side; the rest is blended
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +25,14 @@ class Axis:
     """The tiles along rows or columns, in pixels."""
 
     length: int  # of the image
-    padded: int  # the same, filled up to a multiple of the stride
+    padded: int  # length rounded up to a multiple of the stride
     tile: int
-    overlap: int  # of neighbours, at least; that of the last two is larger
+    overlap: int  # of neighbours; the last two may overlap more
     starts: tuple[int, ...]
 
     def windows(self) -> Weights:
-        """Weights `(tiles, tile)`; they sum to one at each pixel of the padded axis."""
-        margin = round(self.overlap * MARGIN_SHARE)
+        """Weights `(tiles, tile)` that sum to one at each pixel of the padded axis."""
+        margin = round(self.overlap * MARGIN_FRACTION)
         ramp = self.overlap - 2 * margin
         rise = np.ones(self.tile)
         rise[:margin] = 0
@@ -49,10 +49,10 @@ class Axis:
 
 
 def plan_axis(length: int, tile: int, overlap: int, stride: int) -> Axis:
-    """Lay tiles over `length` pixels: one tile where that is enough.
+    """Cover `length` pixels with tiles: with a single one if it is large enough.
 
-    Raises `UserError` for a tile that is no multiple of `stride`, or an overlap that leaves less
-    than a half of it.
+    Raises `UserError` if tile or overlap is not a multiple of `stride`, or if the overlap exceeds
+    half of the tile.
     """
     if tile < stride or tile % stride:
         raise UserError(f"tile must be a multiple of {stride} pixels, not {tile}")

@@ -8,7 +8,12 @@ from dataclasses import dataclass, replace
 
 from downstream.config import SegmentConfig
 from downstream.seg.classes import MaskClass
-from downstream.seg.dataset import LabelledImage, check_presence, known_classes, labelled
+from downstream.seg.dataset import (
+    LabelledImage,
+    check_classes_present,
+    read_labelled_image,
+    resolve_classes,
+)
 from downstream.seg.layout import DEFAULT_FOLDS, Pair, find_splits, hold_out
 from downstream.seg.masks import read_mask
 from downstream.seg.specimens import specimen_of
@@ -38,9 +43,9 @@ def read_folds(config: SegmentConfig) -> FoldedSet:
     if not pairs:
         raise UserError(f"no labelled images in {', '.join(config.train)} of {config.data}")
     masks = {pair: read_mask(pair.mask) for pair in pairs}
-    classes = known_classes(config, masks.values())
-    items = tuple(labelled(pair, masks[pair], classes) for pair in pairs)
-    check_presence(classes, items, items)
+    classes = resolve_classes(config, masks.values())
+    items = tuple(read_labelled_image(pair, masks[pair], classes) for pair in pairs)
+    check_classes_present(classes, items, items)
     if len(items) == 1:
         parts = _quarters(items[0])
         return FoldedSet(classes, parts, tuple((part,) for part in range(len(parts))), False, True)

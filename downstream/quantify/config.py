@@ -1,4 +1,4 @@
-"""Every setting of a measurement, with its default and meaning. Imports no torch."""
+"""Settings of downstream.measure, with defaults and help texts. Imports no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,28 +12,28 @@ class MeasureConfig:
     """Measure masks: python -m downstream.measure MASK … --out DIR [--scale 27.7 --unit nm]"""
 
     masks: Annotated[tuple[str, ...], "masks, folders of masks, or patterns such as 'a/*.png'"]
-    out: Annotated[Path, "folder for tables and plots"]
+    out: Annotated[Path, "output folder for tables and plots"]
     classes: Annotated[
         tuple[str, ...],
-        "what values mean: NAME=INDEX, NAME=#rrggbb, or NAME=rest [classes.yaml beside the masks]",
+        "mask values: NAME=INDEX, NAME=#rrggbb or NAME=rest [classes.yaml beside the masks]",
     ] = ()
-    scale: Annotated[float | None, "length of a pixel's side in --unit [measure in pixels]"] = None
-    unit: Annotated[str, "of --scale, such as nm or um"] = "nm"
+    scale: Annotated[float | None, "pixel size in --unit [lengths in pixels]"] = None
+    unit: Annotated[str, "unit of --scale, such as nm or um"] = "nm"
 
-    objects: Annotated[
-        tuple[str, ...], "classes whose connected regions are counted and sized [all but the first]"
+    regions: Annotated[
+        tuple[str, ...], "classes whose connected regions are measured [all but the first]"
     ] = ()
     layers: Annotated[
         tuple[str, ...],
-        "classes that are a layer, whose thickness is wanted; oxide+crack: with its cracks filled",
+        "classes whose thickness is measured; oxide+crack: oxide with its cracks filled",
     ] = ()
-    min_area: Annotated[int, "pixels; smaller regions are noise, and not counted"] = 10
+    min_area: Annotated[int, "in pixels; smaller regions are ignored as noise"] = 10
     border: Annotated[
         Border,
-        "regions that the image cuts: 'correct' leaves them out and weighs the others up for it",
+        "regions at the border: 'correct' excludes them and weights the others to compensate",
     ] = "correct"
-    confidence: Annotated[float, "of the intervals"] = 0.95
-    seed: Annotated[int, "of the bootstrap"] = 0
+    confidence: Annotated[float, "confidence level of the intervals"] = 0.95
+    seed: Annotated[int, "random seed of the bootstrap"] = 0
 
     def __post_init__(self) -> None:
         if not self.masks:
@@ -43,11 +43,11 @@ class MeasureConfig:
         if self.min_area < 1:
             raise ValueError(f"min_area must be at least 1 pixel, not {self.min_area}")
         if not 0.5 <= self.confidence < 1:
-            raise ValueError(f"confidence must lie in 0.5 to 1, not {self.confidence}")
+            raise ValueError(f"confidence must be at least 0.5 and below 1, not {self.confidence}")
 
     @property
     def length(self) -> float:
-        """Of a pixel's side, in `length_unit`."""
+        """Pixel size in `length_unit`."""
         return self.scale or 1.0
 
     @property

@@ -1,10 +1,10 @@
-"""The thickness of a layer, such as the oxide of a coating. Imports no torch.
+"""Measure the thickness of a layer, such as the oxide of a coating. Imports no torch.
 
-Two figures that should agree: the local thickness along the layer's middle line (twice the distance
-to its surface), and its area over the length of that line. The middle line is the longest path in
-the skeleton, so that the bumps of a rough surface, whose skeletons are side branches, do not count.
-Where cracks cut the layer they disagree, for their walls count as its surface: fill them.
-At the image's border the layer is taken to go on as it is; there it is not a surface.
+Two values should agree: the mean local thickness along the centre line (twice the distance to the
+surface), and the layer's area divided by the length of that line. The centre line is the longest
+path in the skeleton, which excludes the side branches caused by a rough surface. The values
+disagree if cracks cut the layer, because their walls count as surface: fill them. The layer is
+extended beyond the border of the image, so that the border does not count as surface.
 """
 
 from dataclasses import dataclass
@@ -18,25 +18,25 @@ from skimage.measure import label
 from skimage.morphology import skeletonize
 
 Region = npt.NDArray[np.bool_]
-# Neighbours to the right and below: each pair of pixels once.
+# Half of the eight neighbours, so that each pair of pixels occurs once: row, column, distance.
 _STEPS = ((0, 1, 1.0), (1, 0, 1.0), (1, 1, float(np.sqrt(2))), (1, -1, float(np.sqrt(2))))
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A layer's thickness in pixels, over all its pieces; nan where there is none."""
+    """The thickness of a layer in pixels, over all its pieces; nan without any."""
 
-    mean: float  # local thickness along the middle line
+    mean: float  # local thickness along the centre line
     std: float
-    least: float
-    most: float
+    min: float
+    max: float
     area_over_length: float
-    length: float  # of the middle line, in pixels
+    length: float  # of the centre line, in pixels
     pieces: int
 
 
 def layer_parts(layer: str) -> list[str]:
-    """The classes that a layer is made of: `oxide+crack` is oxide with its cracks filled."""
+    """The classes of a layer: `oxide+crack` is oxide with its cracks filled."""
     return layer.split("+")
 
 
@@ -58,8 +58,8 @@ def measure_layer(region: Region, min_area: int) -> Layer:
     return Layer(
         mean=float(local.mean()),
         std=float(local.std()),
-        least=float(local.min()),
-        most=float(local.max()),
+        min=float(local.min()),
+        max=float(local.max()),
         area_over_length=area / length,
         length=length,
         pieces=len(pieces),
@@ -67,23 +67,24 @@ def measure_layer(region: Region, min_area: int) -> Layer:
 
 
 def _piece_thickness(piece: Region) -> tuple[npt.NDArray[np.float64], float]:
-    """Thickness at each pixel of a piece's middle line, and the line's length within the image.
+    """Thickness at each pixel of a piece's centre line, and the line's length within the image.
 
-    The piece is doubled in size: then each thickness is even, and a middle line has the full one.
+    The piece is enlarged twofold, so that every thickness is an even number of pixels and the
+    distance at the centre line is half of it.
     """
     rows, columns = np.flatnonzero(piece.any(1)), np.flatnonzero(piece.any(0))
     box = piece[max(rows[0] - 1, 0) : rows[-1] + 2, max(columns[0] - 1, 0) : columns[-1] + 2]
-    reach = 2 * int(np.ceil(distance_transform_edt(np.pad(box, 1)).max())) + 1
-    rim = [
-        (reach if rows[0] == 0 else 1, reach if rows[-1] == piece.shape[0] - 1 else 1),
-        (reach if columns[0] == 0 else 1, reach if columns[-1] == piece.shape[1] - 1 else 1),
+    margin = 2 * int(np.ceil(distance_transform_edt(np.pad(box, 1)).max())) + 1
+    padding = [
+        (margin if rows[0] == 0 else 1, margin if rows[-1] == piece.shape[0] - 1 else 1),
+        (margin if columns[0] == 0 else 1, margin if columns[-1] == piece.shape[1] - 1 else 1),
     ]
-    beyond = np.pad(box, rim, mode="edge")
-    double = beyond.repeat(2, axis=0).repeat(2, axis=1)
+    extended = np.pad(box, padding, mode="edge")
+    double = extended.repeat(2, axis=0).repeat(2, axis=1)
     line = _longest_path(skeletonize(double))
     inside = [
         slice(2 * before, size * 2 - 2 * after)
-        for (before, after), size in zip(rim, beyond.shape, strict=True)
+        for (before, after), size in zip(padding, extended.shape, strict=True)
     ]
     y, x = line
     within = (
@@ -100,28 +101,28 @@ def _piece_thickness(piece: Region) -> tuple[npt.NDArray[np.float64], float]:
 
 
 def _longest_path(skeleton: Region) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Rows and columns of the longest of the shortest paths, in order; by two sweeps."""
+    """Rows and columns of the longest shortest path, in order, found by two sweeps."""
     places = np.argwhere(skeleton)
     if len(places) < 2:
         return places[:, 0], places[:, 1]
     numbers = np.full(np.array(skeleton.shape) + 2, -1)
     numbers[1:-1, 1:-1][skeleton] = np.arange(len(places))
-    here, there, weights = [], [], []
+    sources, targets, weights = [], [], []
     for down, right, weight in _STEPS:
         neighbours = numbers[places[:, 0] + 1 + down, places[:, 1] + 1 + right]
         known = neighbours >= 0
-        here.append(np.flatnonzero(known))
-        there.append(neighbours[known])
+        sources.append(np.flatnonzero(known))
+        targets.append(neighbours[known])
         weights.append(np.full(int(known.sum()), weight))
     graph = coo_array(
-        (np.concatenate(weights), (np.concatenate(here), np.concatenate(there))),
+        (np.concatenate(weights), (np.concatenate(sources), np.concatenate(targets))),
         shape=(len(places), len(places)),
     ).tocsr()
-    far = _farthest(dijkstra(graph, directed=False, indices=0))
-    distances, before = dijkstra(graph, directed=False, indices=far, return_predecessors=True)
+    end = _farthest(dijkstra(graph, directed=False, indices=0))
+    distances, previous = dijkstra(graph, directed=False, indices=end, return_predecessors=True)
     path = [_farthest(distances)]
-    while before[path[-1]] >= 0:
-        path.append(int(before[path[-1]]))
+    while previous[path[-1]] >= 0:
+        path.append(int(previous[path[-1]]))
     return places[path, 0], places[path, 1]
 
 

@@ -1,78 +1,72 @@
-"""Plots of what was measured: fractions with their intervals, distributions of sizes, layers."""
+"""Plot phase fractions with their intervals, distributions of sizes, and layer thickness."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure  # not pyplot: no state, no screen
+from matplotlib.figure import Figure  # not pyplot, which needs a display and keeps global state
 
 from downstream.quantify.config import MeasureConfig
 from downstream.quantify.fractions import Fraction
 from downstream.quantify.layers import layer_parts
-from downstream.quantify.tables import ALL, Measured
+from downstream.quantify.tables import ALL, MaskMeasurement
 from downstream.seg.pictures import class_colour
 
-MOST_IMAGES = 40  # shown one by one
+MAX_IMAGES = 40  # plotted individually
 _BINS = 24
-_MARKERS = "osD^v"  # of layers, which may share a class and so its colour
+_MARKERS = "osD^v"  # for layers, which may share a class and thus its colour
 
 
 def draw_plots(
-    config: MeasureConfig, measured: Sequence[Measured], overall: Mapping[str, Fraction]
+    config: MeasureConfig, measured: Sequence[MaskMeasurement], overall: Mapping[str, Fraction]
 ) -> None:
-    """Write fractions.png, sizes.png and, where layers were asked for, layers.png."""
+    """Write fractions.png, sizes.png and, if layers were requested, layers.png."""
     _draw_fractions(config, measured, overall).savefig(config.out / "fractions.png", dpi=110)
-    if any(len(found.area) for item in measured for found in item.objects.values()):
+    if any(len(found.area) for item in measured for found in item.regions.values()):
         _draw_sizes(config, measured).savefig(config.out / "sizes.png", dpi=110)
     if config.layers:
         _draw_layers(config, measured).savefig(config.out / "layers.png", dpi=110)
 
 
 def _draw_fractions(
-    config: MeasureConfig, measured: Sequence[Measured], overall: Mapping[str, Fraction]
+    config: MeasureConfig, measured: Sequence[MaskMeasurement], overall: Mapping[str, Fraction]
 ) -> Figure:
-    shown = measured[:MOST_IMAGES]
+    shown = measured[:MAX_IMAGES]
     labels = [item.name for item in shown]
     groups = [item.fractions for item in shown]
     if len(measured) > 1:
         labels, groups = [*labels, ALL], [*groups, dict(overall)]
-    figure = Figure(figsize=(max(5, 1.5 + 0.5 * len(labels)), 4.5), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = _figure_by_image(labels)
     for index, name in enumerate(overall):
         values = np.array([group[name].value for group in groups])
         lows = np.array([group[name].low for group in groups])
         highs = np.array([group[name].high for group in groups])
-        reach = np.nan_to_num(np.clip([values - lows, highs - values], 0, None))
+        errors = np.nan_to_num(np.clip([values - lows, highs - values], 0, None))
         places = np.arange(len(groups)) + 0.12 * (index - (len(overall) - 1) / 2)
         axis.errorbar(
-            places, values, reach, fmt="o", capsize=3, color=_colour(index), label=name, ms=4
+            places, values, errors, fmt="o", capsize=3, color=_colour(index), label=name, ms=4
         )
-    axis.set_xticks(
-        range(len(labels)), [_short(label) for label in labels], rotation=60, ha="right"
-    )
     axis.set(ylabel="area fraction", ylim=(0, None), title=f"{config.confidence:.0%} intervals")
-    axis.grid(axis="y", alpha=0.3)
     figure.legend(loc="outside upper right", ncols=4)
     return figure
 
 
-def _draw_sizes(config: MeasureConfig, measured: Sequence[Measured]) -> Figure:
-    names = list(measured[0].objects)
+def _draw_sizes(config: MeasureConfig, measured: Sequence[MaskMeasurement]) -> Figure:
+    names = list(measured[0].regions)
     figure = Figure(figsize=(9, 3.2 * len(names)), layout="constrained")
     axes: Any = figure.subplots(len(names), 2, squeeze=False)
     for row, name in enumerate(names):
-        parts = [item.objects[name] for item in measured]
+        parts = [item.regions[name] for item in measured]
         diameter = np.concatenate([part.diameter for part in parts]) * config.length
         aspect = np.concatenate([part.aspect for part in parts])
         weight = np.concatenate([part.weight for part in parts])
         index = list(measured[0].fractions).index(name)
-        counted = weight > 0
-        titled = (
+        histograms = (
             (diameter, f"equivalent diameter in {config.length_unit}"),
             (aspect, "aspect: major over minor axis"),
         )
-        for axis, (values, title) in zip(axes[row], titled, strict=True):
-            known = counted & np.isfinite(values)
+        for axis, (values, title) in zip(axes[row], histograms, strict=True):
+            known = (weight > 0) & np.isfinite(values)
             if known.any():
                 axis.hist(values[known], _BINS, weights=weight[known], color=_colour(index))
             axis.set(xlabel=title, ylabel="regions, border corrected", title=name)
@@ -80,10 +74,9 @@ def _draw_sizes(config: MeasureConfig, measured: Sequence[Measured]) -> Figure:
     return figure
 
 
-def _draw_layers(config: MeasureConfig, measured: Sequence[Measured]) -> Figure:
-    shown = measured[:MOST_IMAGES]
-    figure = Figure(figsize=(max(5, 1.5 + 0.5 * len(shown)), 4.5), layout="constrained")
-    axis = figure.subplots()
+def _draw_layers(config: MeasureConfig, measured: Sequence[MaskMeasurement]) -> Figure:
+    shown = measured[:MAX_IMAGES]
+    figure, axis = _figure_by_image([item.name for item in shown])
     for number, name in enumerate(config.layers):
         index = list(measured[0].fractions).index(layer_parts(name)[0])
         means = np.array([item.layers[name].mean for item in shown]) * config.length
@@ -93,22 +86,28 @@ def _draw_layers(config: MeasureConfig, measured: Sequence[Measured]) -> Figure:
         axis.errorbar(
             places, means, spreads, fmt=marker, capsize=3, color=_colour(index), label=name
         )
-    names = [_short(item.name) for item in shown]
-    axis.set_xticks(range(len(shown)), names, rotation=60, ha="right")
     axis.set(
         ylabel=f"thickness in {config.length_unit}",
         ylim=(0, None),
         title="mean and spread along the layer",
     )
-    axis.grid(axis="y", alpha=0.3)
     figure.legend(loc="outside upper right", ncols=4)
     return figure
 
 
+def _figure_by_image(names: Sequence[str]) -> tuple[Figure, Any]:
+    """A figure and its axes, with a tick for each image."""
+    figure = Figure(figsize=(max(5, 1.5 + 0.5 * len(names)), 4.5), layout="constrained")
+    axis = figure.subplots()
+    axis.set_xticks(range(len(names)), [_shorten(name) for name in names], rotation=60, ha="right")
+    axis.grid(axis="y", alpha=0.3)
+    return figure, axis
+
+
 def _colour(index: int) -> tuple[float, ...]:
-    """As in the overlays; the first class, black there, is grey here."""
+    """As in the overlays, but grey for the first class, which is black there."""
     return tuple(c / 255 for c in class_colour(index)) if index else (0.5, 0.5, 0.5)
 
 
-def _short(name: str, most: int = 24) -> str:
-    return name if len(name) <= most else f"{name[: most - 8]}…{name[-7:]}"
+def _shorten(name: str, length: int = 24) -> str:
+    return name if len(name) <= length else f"{name[: length - 8]}…{name[-7:]}"

@@ -1,18 +1,17 @@
-"""What was measured, as rows of tables: one list of mappings per CSV file. Imports no torch."""
+"""Tables of measurements: a list of rows for each CSV file. Imports no torch."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 
 from downstream.quantify.config import MeasureConfig
 from downstream.quantify.fractions import Fraction, mean_fraction
 from downstream.quantify.layers import Layer
-from downstream.quantify.objects import Objects, weighted_mean, weighted_quantile
+from downstream.quantify.objects import Regions, weighted_mean, weighted_quantile
 from pretrain.atomic import write_atomically
 
 ALL = "all images"
@@ -20,18 +19,20 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """What one mask gave, per class; lengths in pixels."""
+class MaskMeasurement:
+    """The measurements of one mask by class; lengths in pixels."""
 
     name: str
     pixels: int
     fractions: dict[str, Fraction]
-    objects: dict[str, Objects]
+    regions: dict[str, Regions]
     layers: dict[str, Layer]
 
 
-def overall_fractions(config: MeasureConfig, measured: Sequence[Measured]) -> dict[str, Fraction]:
-    """Per class, over all images."""
+def overall_fractions(
+    config: MeasureConfig, measured: Sequence[MaskMeasurement]
+) -> dict[str, Fraction]:
+    """The fraction of each class over all images."""
     if len(measured) == 1:
         return measured[0].fractions
     areas = [item.pixels for item in measured]
@@ -43,13 +44,13 @@ def overall_fractions(config: MeasureConfig, measured: Sequence[Measured]) -> di
     }
 
 
-def size_rows(config: MeasureConfig, measured: Sequence[Measured]) -> list[Row]:
-    """Per class, over the regions of all images."""
+def size_rows(config: MeasureConfig, measured: Sequence[MaskMeasurement]) -> list[Row]:
+    """One row per class, over the regions of all images."""
     length, unit = config.length, config.length_unit
     area = sum(item.pixels for item in measured) * length**2
     rows = []
-    for name in measured[0].objects:
-        found = [item.objects[name] for item in measured]
+    for name in measured[0].regions:
+        found = [item.regions[name] for item in measured]
         weight = np.concatenate([part.weight for part in found])
         diameter = np.concatenate([part.diameter for part in found]) * length
         aspect = np.concatenate([part.aspect for part in found])
@@ -59,7 +60,7 @@ def size_rows(config: MeasureConfig, measured: Sequence[Measured]) -> list[Row]:
             {
                 "class": name,
                 "regions": len(weight),
-                "cut by the border": int(sum(part.cut.sum() for part in found)),
+                "touching the border": int(sum(part.touches_border.sum() for part in found)),
                 f"regions per {unit}²": float(weight.sum()) / area,
                 f"mean diameter {unit}": mean,
                 f"std diameter {unit}": spread,
@@ -72,7 +73,9 @@ def size_rows(config: MeasureConfig, measured: Sequence[Measured]) -> list[Row]:
     return rows
 
 
-def fraction_rows(measured: Sequence[Measured], overall: Mapping[str, Fraction]) -> list[Row]:
+def fraction_rows(
+    measured: Sequence[MaskMeasurement], overall: Mapping[str, Fraction]
+) -> list[Row]:
     rows = [
         _fraction_row(item.name, name, fraction)
         for item in measured
@@ -89,15 +92,15 @@ def _fraction_row(image: str, name: str, fraction: Fraction) -> Row:
         "standard error": fraction.standard_error,
         "low": fraction.low,
         "high": fraction.high,
-        "independent areas": fraction.grains,
+        "independent areas": fraction.independent_areas,
     }
 
 
-def object_rows(config: MeasureConfig, measured: Sequence[Measured]) -> list[Row]:
+def region_rows(config: MeasureConfig, measured: Sequence[MaskMeasurement]) -> list[Row]:
     length, unit = config.length, config.length_unit
     rows = []
     for item in measured:
-        for name, found in item.objects.items():
+        for name, found in item.regions.items():
             for i in range(len(found.area)):
                 rows.append(
                     {
@@ -110,14 +113,14 @@ def object_rows(config: MeasureConfig, measured: Sequence[Measured]) -> list[Row
                         f"major axis {unit}": float(found.major[i]) * length,
                         f"minor axis {unit}": float(found.minor[i]) * length,
                         "aspect": float(found.aspect[i]),
-                        "cut by the border": bool(found.cut[i]),
+                        "touching the border": bool(found.touches_border[i]),
                         "weight": float(found.weight[i]),
                     }
                 )
     return rows
 
 
-def layer_rows(config: MeasureConfig, measured: Sequence[Measured]) -> list[Row]:
+def layer_rows(config: MeasureConfig, measured: Sequence[MaskMeasurement]) -> list[Row]:
     length, unit = config.length, config.length_unit
     return [
         {
@@ -125,8 +128,8 @@ def layer_rows(config: MeasureConfig, measured: Sequence[Measured]) -> list[Row]
             "class": name,
             f"thickness {unit}": layer.mean * length,
             f"std {unit}": layer.std * length,
-            f"least {unit}": layer.least * length,
-            f"most {unit}": layer.most * length,
+            f"min {unit}": layer.min * length,
+            f"max {unit}": layer.max * length,
             f"area/length {unit}": layer.area_over_length * length,
             f"length {unit}": layer.length * length,
             "pieces": layer.pieces,
@@ -137,14 +140,10 @@ def layer_rows(config: MeasureConfig, measured: Sequence[Measured]) -> list[Row]
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """Write a table; of no rows, an empty file."""
-    stream = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: spell(value) for key, value in row.items()} for row in rows)
-    write_atomically(path, stream.getvalue().encode())
+    """Write a table; an empty file without rows."""
+    table = pandas.DataFrame(rows).map(format_cell).to_csv(index=False) if rows else ""
+    write_atomically(path, table.encode())
 
 
-def spell(value: object) -> object:
+def format_cell(value: object) -> object:
     return f"{value:.6g}" if isinstance(value, float) else value

@@ -1,6 +1,6 @@
-"""What is done to a training image and its mask: crop, orientation, photometry, by torchvision.
+"""Augment a training image and its mask with torchvision: crop, orientation, photometry.
 
-Draws come from torch's global generator only, so a seed before each step decides all of them.
+All random numbers come from torch's global generator, so seeding it before a step fixes them.
 """
 
 import torch
@@ -16,9 +16,9 @@ def build_augmentation(
 ) -> nn.Module:
     """A transform of `(tv_tensors.Image, tv_tensors.Mask)`, uint8 `(3, H, W)` and `(1, H, W)`.
 
-    Gives crops of `crop_size`, images with a shorter side mirrored at their border. `paper`: paper
-    A, "Training Segmentation Models", with its notebook's probabilities; `basic` and `extended`:
-    paper B (the ranges of its deformations are in a supplement that cannot be had, so ours).
+    Returns crops of `crop_size`; smaller images are padded by mirroring. `paper`: paper A,
+    "Training Segmentation Models", with the probabilities of its notebook; `basic` and `extended`:
+    paper B, with our own ranges of deformation, because its supplement is not available.
     """
     side = drawn_side(augmentation, crop_size)
     steps: list[nn.Module] = [
@@ -26,26 +26,22 @@ def build_augmentation(
     ]
     if augmentation == "extended":
         steps += [*_deformations(), v2.CenterCrop(crop_size)]
-    if augmentation != "none":
-        steps += _orientations(orientation)
-    if augmentation in ("paper", "extended"):
-        steps += _photometry()
-    compose: nn.Module = v2.Compose(steps)
+    compose: nn.Module = v2.Compose(steps + _without_crop(augmentation, orientation))
     return compose
 
 
 def drawn_side(augmentation: Augmentation, crop_size: int) -> int:
-    """Side in pixels of what is cut out of an image to give a crop.
+    """Side in pixels of the region that is cut from an image before it is deformed.
 
-    A square turned by 10 degrees and shrunk to 0.9 fits into one of 1.3 times its side; the rest is
-    for elastic shifts. So no empty corner enters a crop, which the mask would call background.
+    A square rotated by 10 degrees and scaled by 0.9 needs 1.3 times its side; the rest is for
+    elastic deformation. Crops thus have no empty corners, which would be labelled background.
     """
     return crop_size * 3 // 2 if augmentation == "extended" else crop_size
 
 
 def fitting_crop(augmentation: Augmentation, crop_size: int, smallest: int) -> int:
-    """`crop_size` where images with a side of `smallest` pixels can give it, else one that fits."""
-    if 2 * smallest >= drawn_side(augmentation, crop_size):  # mirroring can at most double a side
+    """`crop_size` if images with a side of `smallest` pixels allow it, else a smaller one."""
+    if 2 * smallest >= drawn_side(augmentation, crop_size):  # mirroring at most doubles a side
         return crop_size
     return max(32, smallest // 32 * 32)
 
@@ -53,24 +49,21 @@ def fitting_crop(augmentation: Augmentation, crop_size: int, smallest: int) -> i
 def build_tile_augmentation(
     augmentation: Augmentation, orientation: Orientation, ignore: int
 ) -> nn.Module:
-    """A transform of whole tiles, `(tv_tensors.Image, tv_tensors.Mask)` as above; nothing is cut.
+    """A transform of whole tiles, `(tv_tensors.Image, tv_tensors.Mask)` as above, without a crop.
 
-    What a deformation draws in from beyond the tile is mirrored in the image and `ignore` in the
-    mask, so that no pixel counts twice.
+    A deformation that reaches beyond the tile finds the image mirrored and the mask set to
+    `ignore`, so that no pixel counts twice.
     """
     steps: list[nn.Module] = []
     if augmentation == "extended":
         steps += [MirrorMargin(ignore), *_deformations(), CutMargin()]
-    if augmentation != "none":
-        steps += _orientations(orientation)
-    if augmentation in ("paper", "extended"):
-        steps += _photometry()
+    steps += _without_crop(augmentation, orientation)
     compose: nn.Module = v2.Compose(steps or [v2.Identity()])
     return compose
 
 
 class MirrorMargin(nn.Module):
-    """A quarter of the side on every side: mirrored in the image, `ignore` in the mask."""
+    """Pad by a quarter of the side: the image by mirroring, the mask with `ignore`."""
 
     def __init__(self, ignore: int) -> None:
         super().__init__()
@@ -81,13 +74,13 @@ class MirrorMargin(nn.Module):
 
     def _pad(self, item: torch.Tensor, margin: int) -> torch.Tensor:
         is_mask = isinstance(item, tv_tensors.Mask)
-        how = {"fill": self.ignore} if is_mask else {"padding_mode": "symmetric"}
-        padded: torch.Tensor = v2.functional.pad(item, margin, **how)
+        options = {"fill": self.ignore} if is_mask else {"padding_mode": "symmetric"}
+        padded: torch.Tensor = v2.functional.pad(item, margin, **options)
         return padded
 
 
 class CutMargin(nn.Module):
-    """Takes away what `MirrorMargin` added: a sixth of the side by now."""
+    """Remove the padding of `MirrorMargin`, a sixth of the padded side."""
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         margin = inputs[0].shape[-1] // 6
@@ -96,7 +89,7 @@ class CutMargin(nn.Module):
 
 
 class RandomGamma(nn.Module):
-    """Grey values to the power of a gamma drawn from `low` to `high`; the mask stays."""
+    """Apply a gamma drawn between `low` and `high` to the image, not to the mask."""
 
     def __init__(self, low: float, high: float) -> None:
         super().__init__()
@@ -110,11 +103,17 @@ class RandomGamma(nn.Module):
         )
 
 
+def _without_crop(augmentation: Augmentation, orientation: Orientation) -> list[nn.Module]:
+    """The steps that do not change the size."""
+    steps = _orientations(orientation) if augmentation != "none" else []
+    return steps + (_photometry() if augmentation in ("paper", "extended") else [])
+
+
 def _orientations(orientation: Orientation) -> list[nn.Module]:
     if orientation == "hflip":
         return [v2.RandomHorizontalFlip()]
-    turns = [v2.RandomRotation((angle, angle)) for angle in (0, 90, 180, 270)]
-    return [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(), v2.RandomChoice(turns)]
+    rotations = [v2.RandomRotation((angle, angle)) for angle in (0, 90, 180, 270)]
+    return [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(), v2.RandomChoice(rotations)]
 
 
 def _photometry() -> list[nn.Module]:
@@ -128,13 +127,13 @@ def _photometry() -> list[nn.Module]:
 
 
 def _one_of(*transforms: nn.Module) -> nn.Module:
-    """One of them, in half of the cases (the notebook's OneOf(…, p=0.5))."""
+    """One of the transforms with probability 0.5 (the notebook's OneOf(…, p=0.5))."""
     chosen: nn.Module = v2.RandomApply([v2.RandomChoice(list(transforms))], p=0.5)
     return chosen
 
 
 def _deformations() -> list[nn.Module]:
-    """Small turns, scalings and elastic shifts."""
+    """Small rotations, scalings and elastic deformations."""
     bilinear = v2.InterpolationMode.BILINEAR
     affine = v2.RandomAffine(degrees=10, scale=(0.9, 1.1), interpolation=bilinear)
     return [

@@ -1,4 +1,4 @@
-"""What mask values mean: a class per index, per colour, or for whatever is left. No torch."""
+"""Map mask values to classes, by index, by colour, or as the rest. Imports no torch."""
 
 import re
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
 @dataclass(frozen=True, slots=True)
 class MaskClass:
-    """A class and the mask value that stands for it: an index, a colour, or whatever is left."""
+    """A class and its mask value: an index, a colour, or None for all remaining pixels."""
 
     name: str
-    value: int | Rgb | None  # None: every pixel that no other class claims
+    value: int | Rgb | None
 
 
 def parse_classes(specs: Sequence[str]) -> tuple[MaskClass, ...]:
@@ -34,23 +34,23 @@ def parse_classes(specs: Sequence[str]) -> tuple[MaskClass, ...]:
             red, green, blue = bytes.fromhex(value[1:])
             classes.append(MaskClass(name, (red, green, blue)))
         else:
-            raise UserError(f"class {spec!r} is none of NAME=INDEX, NAME=#rrggbb, NAME={REST}")
+            raise UserError(f"invalid class {spec!r}; use NAME=INDEX, NAME=#rrggbb or NAME={REST}")
     names = [c.name for c in classes]
     if len(set(names)) < len(names) or len(classes) < 2 or "" in names:
-        raise UserError("classes needs at least two different names, background included")
+        raise UserError("classes needs at least two different names, including the background")
     if len({c.value for c in classes}) < len(classes):
-        raise UserError(f"two classes stand for the same mask value in: {' '.join(specs)}")
+        raise UserError(f"two classes have the same mask value in: {' '.join(specs)}")
     if len({type(c.value) for c in classes if c.value is not None}) > 1:
         raise UserError(f"classes mixes indices and colours: {' '.join(specs)}")
     return tuple(classes)
 
 
-def spell_class(entry: MaskClass) -> str:
-    """As `parse_classes` reads it."""
-    return f"{entry.name}={spell_value(entry.value)}"
+def format_class(entry: MaskClass) -> str:
+    """The form that `parse_classes` reads."""
+    return f"{entry.name}={format_value(entry.value)}"
 
 
-def spell_value(value: int | Rgb | None) -> str:
+def format_value(value: int | Rgb | None) -> str:
     """An index, `#rrggbb`, or `rest`."""
     if value is None:
         return REST

@@ -1,19 +1,21 @@
-"""Labelled micrographs in memory: paired, split, their masks translated or refused. No torch."""
+"""Read labelled micrographs: pair images with masks, split them, check the masks. No torch."""
 
 import hashlib
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from downstream.config import SegmentConfig
 from downstream.seg.classes import MaskClass, parse_classes
-from downstream.seg.layout import SPLITS, Found, Pair, find_splits, hold_out
+from downstream.seg.layout import SPLITS, Pair, SplitFiles, find_splits, hold_out
 from downstream.seg.masks import Mask, RawMask, mask_to_indices, read_mask
-from downstream.seg.proposal import Proposal, propose_classes
+from downstream.seg.proposal import ClassProposal, propose_classes
 from shards.cli import UserError, warn
 from shards.images import Pixels, RejectedImage, decode_image
 
@@ -42,21 +44,21 @@ class LabelledSet:
 
 
 def read_labelled_set(config: SegmentConfig) -> LabelledSet:
-    """Read what `config` names. Raises `UserError` for missing pairs and meaningless masks."""
+    """Read the images of a run. Raises `UserError` for missing pairs and unclear masks."""
     pairs = split_pairs(config)
     masks = {pair: read_mask(pair.mask) for split in SPLITS for pair in pairs[split]}
-    classes = known_classes(config, masks.values())
+    classes = resolve_classes(config, masks.values())
     splits = {
-        split: tuple(labelled(pair, masks[pair], classes) for pair in pairs[split])
+        split: tuple(read_labelled_image(pair, masks[pair], classes) for pair in pairs[split])
         for split in SPLITS
     }
     everything = [item for items in splits.values() for item in items]
-    check_presence(classes, everything, splits["train"])
+    check_classes_present(classes, everything, splits["train"])
     return LabelledSet(classes, **splits)
 
 
 def data_sha256(data: LabelledSet) -> str:
-    """A hash of all pixels and labels, split by split: two runs with one hash saw the same."""
+    """A hash of all pixels and labels by split: runs with equal hashes saw the same data."""
     digest = hashlib.sha256()
     for split in SPLITS:
         for item in getattr(data, split):
@@ -67,7 +69,7 @@ def data_sha256(data: LabelledSet) -> str:
 
 
 def split_pairs(config: SegmentConfig) -> dict[str, tuple[Pair, ...]]:
-    """The pairs of each split, folds applied. Raises `UserError` for an image without its mask."""
+    """The pairs of each split, after folding. Raises `UserError` for an image without a mask."""
     found = find_splits(config.data, config.entries)
     _report_unpaired(config, found)
     if "all" in found:
@@ -84,44 +86,44 @@ def split_pairs(config: SegmentConfig) -> dict[str, tuple[Pair, ...]]:
     return pairs
 
 
-def known_classes(config: SegmentConfig, masks: Iterable[RawMask]) -> tuple[MaskClass, ...]:
-    """The classes that the user named, or those that index masks speak of by themselves.
+def resolve_classes(config: SegmentConfig, masks: Iterable[RawMask]) -> tuple[MaskClass, ...]:
+    """The classes of the settings, or those of masks with the indices 0, 1, 2 ….
 
-    Raises `UserError` with the mapping proposed where the user must say what values mean.
+    Raises `UserError`, with a proposed mapping, for masks with other values.
     """
     if config.classes:
         return parse_classes(config.classes)
     proposal = propose_classes(masks)
     if not proposal.certain:
-        raise UserError(refusal(proposal))
+        raise UserError(unclear_masks_message(proposal))
     return proposal.classes
 
 
-def refusal(proposal: Proposal) -> str:
-    """Why masks are not used before the user has said what they mean, and how to say it."""
+def unclear_masks_message(proposal: ClassProposal) -> str:
+    """Ask the user to define the classes, with a proposal."""
     return (
-        f"the masks hold {proposal.found}; say what they mean, such as: {proposal.flags} "
+        f"the masks contain {proposal.found}; define their meaning, such as: {proposal.flags} "
         "(python -m downstream.check shows it)"
     )
 
 
-def labelled(pair: Pair, mask: RawMask, classes: tuple[MaskClass, ...]) -> LabelledImage:
-    """Decode an image and translate its mask. Raises `UserError` where they do not fit."""
+def read_labelled_image(pair: Pair, mask: RawMask, classes: tuple[MaskClass, ...]) -> LabelledImage:
+    """Read an image and map its mask to classes. Raises `UserError` if their sizes differ."""
     pixels = read_pixels(pair.image)
     height, width = mask.values.shape[:2]
     if pixels.shape[:2] != (height, width):
         raise UserError(
-            f"{pair.image} is {pixels.shape[1]} x {pixels.shape[0]} pixels, its mask "
+            f"{pair.image} has {pixels.shape[1]} x {pixels.shape[0]} pixels but its mask has "
             f"{width} x {height}; export the mask at the size of the image"
         )
     return LabelledImage(pair.name, pixels, mask_to_indices(mask, classes, pixels))
 
 
 def read_pixels(path: Path) -> Pixels:
-    """An image as a network takes it: `(H, W, 3)` uint8. Raises `UserError`.
+    """An image `(H, W, 3)` uint8 for a network. Raises `UserError` if it cannot be read.
 
-    Of 16 bits per colour the upper 8 are taken, as OpenCV does for paper A: two test images of its
-    Super-4 are such. Other depths are windowed (`shards.images`).
+    RGB with 16 bits per channel is reduced to the upper 8 bits, as OpenCV does for paper A (two
+    test images of its Super-4). Grey images of other depths are windowed (`shards.images`).
     """
     data = path.read_bytes()
     try:
@@ -129,49 +131,58 @@ def read_pixels(path: Path) -> Pixels:
     except RejectedImage as reject:
         if reject.reason != "deep_colour":
             raise UserError(f"cannot read {path}: {reject.detail}") from reject
-        warn(f"{path.name} has 16 bits per colour; the upper 8 are used")
+        warn(f"{path.name} has 16 bits per channel; only the upper 8 are used")
         pixels = upper_bits(data)
     return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
 
 
 def upper_bits(data: bytes) -> Pixels:
-    """The upper 8 bits `(H, W, 3)` of an image of 16 bits per colour."""
+    """The upper 8 bits `(H, W, 3)` of an RGB image with 16 bits per channel."""
     with Image.open(io.BytesIO(data)) as image:
-        return np.array(image.convert("RGB"))  # writable, as torch wants it
+        return np.array(image.convert("RGB"))  # writable, as torch requires
 
 
-def check_presence(
+def check_classes_present(
     classes: tuple[MaskClass, ...],
     everything: Iterable[LabelledImage],
     train: Iterable[LabelledImage],
 ) -> None:
-    """Raise `UserError` for a class that no mask holds; warn of one that training never sees."""
-    present = _present(everything)
-    trained = _present(train)
-    absent = [entry.name for index, entry in enumerate(classes) if index not in present]
+    """Raise `UserError` for a class without a pixel; warn of one without a training pixel."""
+    names = [entry.name for entry in classes]
+    require_classes(names, [item.mask for item in everything])
+    trained = _present(item.mask for item in train)
+    for index, name in enumerate(names):
+        if index not in trained:
+            warn(f"no training mask contains {name}: it cannot be learnt")
+
+
+def require_classes(
+    names: Sequence[str], masks: Iterable[npt.NDArray[Any]], domain: str = ""
+) -> None:
+    """Raise `UserError` for a class that no mask of class indices contains."""
+    present = _present(masks)
+    absent = [name for index, name in enumerate(names) if index not in present]
     if absent:
         raise UserError(
-            f"no mask holds {', '.join(absent)}; is its value right? (0/255 masks need "
-            "NAME=255; python -m downstream.check says what the masks hold)"
+            f"no mask{domain and ' of '}{domain} contains {', '.join(absent)}; is its value right? "
+            "(0/255 masks need NAME=255; python -m downstream.check lists the values)"
         )
-    for index in sorted(present - trained):
-        warn(f"no training mask holds {classes[index].name}: it cannot be learnt")
 
 
-def _present(items: Iterable[LabelledImage]) -> set[int]:
-    return {int(index) for item in items for index in np.unique(item.mask)}
+def _present(masks: Iterable[npt.NDArray[Any]]) -> set[int]:
+    return {int(index) for mask in masks for index in np.unique(mask)}
 
 
-def _report_unpaired(config: SegmentConfig, found: Mapping[str, Found]) -> None:
+def _report_unpaired(config: SegmentConfig, found: Mapping[str, SplitFiles]) -> None:
     for split, part in found.items():
         if part.orphans:
             names = ", ".join(path.name for path in part.orphans[:3])
-            warn(f"{split}: {len(part.orphans)} masks have no image and are not used: {names}")
+            warn(f"{split}: {len(part.orphans)} masks without an image are not used: {names}")
         if part.unlabelled and split == "all":
-            warn(f"{len(part.unlabelled)} images have no mask and are not used")
+            warn(f"{len(part.unlabelled)} images without a mask are not used")
         elif part.unlabelled:
             path = part.unlabelled[0]
             raise UserError(
-                f"{path} has no mask: wanted {path.name} or {path.stem}_mask in "
+                f"{path} has no mask; expected {path.name} or {path.stem}_mask in "
                 f"{path.parent.name}_annot; or list the labelled images with --{split}"
             )

@@ -1,4 +1,4 @@
-"""The segmentation loss, on logits only: a weighted sum of cross entropy and dice (paper A)."""
+"""The segmentation loss: a weighted sum of cross entropy and Dice on logits (paper A)."""
 
 from collections.abc import Iterable
 
@@ -11,31 +11,31 @@ from downstream.seg.masks import Mask
 
 
 class CrossEntropyDice(nn.Module):
-    """`share` · cross entropy + (1 - `share`) · dice.
+    """`ce_weight` · cross entropy + (1 - `ce_weight`) · Dice loss.
 
-    Takes logits `(N, C, H, W)` and class indices `(N, H, W)` int64; `weights` `(C,)` are those of
-    the classes in the cross entropy, whose mean is weighted accordingly. Dice is pooled over the
-    batch, per class, then averaged over the classes that the labels hold. Paper A's public code
-    applied the activation twice; perfect logits must give a loss near zero.
+    Takes logits `(N, C, H, W)` and class indices `(N, H, W)` int64; `weights` `(C,)` are the class
+    weights of the cross entropy. Dice is pooled over the batch for each class, then averaged over
+    the classes in the labels. Paper A's public code applied the activation twice; here perfect
+    logits give a loss near zero.
     """
 
-    def __init__(self, share: float, weights: torch.Tensor | None = None) -> None:
+    def __init__(self, ce_weight: float, weights: torch.Tensor | None = None) -> None:
         super().__init__()
-        self.share = share
+        self.ce_weight = ce_weight
         self.entropy = nn.CrossEntropyLoss(weight=weights)
         self.dice = DiceLoss(mode="multiclass", from_logits=True)
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         entropy: torch.Tensor = self.entropy(logits, target)
         dice: torch.Tensor = self.dice(logits, target)
-        return self.share * entropy + (1 - self.share) * dice
+        return self.ce_weight * entropy + (1 - self.ce_weight) * dice
 
 
 def class_weights(masks: Iterable[Mask], classes: int, balance: Balance) -> tuple[float, ...]:
-    """What each class weighs in the cross entropy, mean 1 over the labelled pixels.
+    """The class weights of the cross entropy, with mean 1 over the labelled pixels.
 
-    `inverse_frequency`: every class has the same total weight (paper A says "balanced" and no
-    more; its public code does not balance). A class that no mask holds weighs nothing.
+    `inverse_frequency`: every class has the same total weight (paper A only says "balanced"; its
+    public code does not balance). The weight of a class without pixels is 0.
     """
     if balance == "none":
         return (1.0,) * classes

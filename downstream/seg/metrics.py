@@ -1,7 +1,4 @@
-"""Segmentation scores, all from one confusion matrix per image; boundaries from the masks.
-
-The only place where they are computed.
-"""
+"""Segmentation metrics: from one confusion matrix per image, and boundary F1 from the masks."""
 
 import math
 from collections.abc import Sequence
@@ -19,14 +16,14 @@ from downstream.seg.masks import Mask
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scores:
-    """How well predicted masks agree with labels; shares in [0, 1], nan where undefined."""
+    """Agreement of predicted masks with labels; values in [0, 1], nan if undefined."""
 
-    # Paper A's IoU: intersections and unions summed over the classes, then divided. With argmax
-    # masks and all classes it is accuracy / (2 - accuracy). The paper's EBC networks have one
-    # channel, so there it is the foreground's IoU (`micro_iou_classes: foreground`).
+    # Paper A's IoU: intersections and unions are summed over the classes, then divided. With argmax
+    # masks and all classes it equals accuracy / (2 - accuracy). The paper's EBC networks have one
+    # channel, so there it is the IoU of the foreground.
     micro_iou: float
-    miou: float  # mean over the classes that occur in prediction or label
-    iou: tuple[float, ...]  # per class; nan for one in neither prediction nor label
+    miou: float  # mean over the classes in prediction or label
+    iou: tuple[float, ...]  # per class; nan if in neither prediction nor label
     pixel_accuracy: float
     phase_fraction: tuple[float, ...]  # per class, of the prediction
     phase_fraction_error: tuple[float, ...]  # per class, prediction minus label
@@ -34,14 +31,14 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Boundaries:
-    """How well boundaries agree within a tolerance; nan where neither mask has the boundary."""
+    """Agreement of boundaries within a tolerance; nan if neither mask has the boundary."""
 
-    boundary_f1: float  # mean over the classes that have one
+    boundary_f1: float  # mean over the classes with a boundary
     f1: tuple[float, ...]  # per class
 
 
 def confusion(predicted: torch.Tensor, target: torch.Tensor, classes: int) -> torch.Tensor:
-    """Pixels by [true class][predicted class], int64 `(C, C)`, of masks of class indices."""
+    """Pixel counts by [true class][predicted class], int64 `(C, C)`, of masks of class indices."""
     matrix: torch.Tensor = multiclass_confusion_matrix(
         predicted.flatten(), target.flatten(), classes
     )
@@ -49,16 +46,16 @@ def confusion(predicted: torch.Tensor, target: torch.Tensor, classes: int) -> to
 
 
 def score(matrix: torch.Tensor, over: MicroIouClasses = "all") -> Scores:
-    """The scores of one image's confusion matrix, or of the sum of several."""
+    """The scores of a confusion matrix, of one image or summed over several."""
     counts = matrix.double()
     hits = counts.diagonal()
     unions = counts.sum(0) + counts.sum(1) - hits
-    ious = hits / unions  # 0 / 0 gives nan, for a class that does not occur
+    ious = hits / unions  # nan (0 / 0) for a class that does not occur
     first = 1 if over == "foreground" else 0
     union = float(unions[first:].sum())
     pixels = counts.sum()
     return Scores(
-        # No foreground in either: nothing was wrong (the public code's epsilon says the same).
+        # No foreground in either is a perfect score (as with the epsilon of the public code).
         micro_iou=float(hits[first:].sum()) / union if union else 1.0,
         miou=float(ious.nanmean()),
         iou=tuple(ious.tolist()),
@@ -69,9 +66,9 @@ def score(matrix: torch.Tensor, over: MicroIouClasses = "all") -> Scores:
 
 
 def constant_score(matrix: torch.Tensor, over: MicroIouClasses) -> tuple[int, float]:
-    """The class that a constant answer does best with, and that answer's micro IoU.
+    """The best constant prediction: its class and its micro IoU.
 
-    Takes any confusion matrix of the images; only its rows' sums count.
+    Uses only the row sums of the confusion matrix, so that of any prediction will do.
     """
     truth = matrix.sum(1)
     best, best_score = 0, -1.0
@@ -87,8 +84,8 @@ def constant_score(matrix: torch.Tensor, over: MicroIouClasses) -> tuple[int, fl
 def boundaries(predicted: Mask, target: Mask, classes: int, tolerance: float) -> Boundaries:
     """Boundary F1 per class (Csurka et al. 2013, doi:10.5244/C.27.32), masks `(H, W)`.
 
-    The share of boundary pixels of one mask with a boundary pixel of the other within `tolerance`
-    pixels (Euclidean), both ways, as a harmonic mean. The image's border is no boundary.
+    The harmonic mean of the fractions of boundary pixels of one mask with a boundary pixel of the
+    other within `tolerance` pixels (Euclidean). The border of the image is not a boundary.
     """
     f1 = tuple(
         _boundary_f1(_edge(predicted == index), _edge(target == index), tolerance)
@@ -98,7 +95,7 @@ def boundaries(predicted: Mask, target: Mask, classes: int, tolerance: float) ->
 
 
 def mean_defined(values: Sequence[float]) -> float:
-    """The mean of those that are not nan; nan when all are."""
+    """The mean of the values that are not nan; nan if all are."""
     defined = [value for value in values if not math.isnan(value)]
     return sum(defined) / len(defined) if defined else math.nan
 

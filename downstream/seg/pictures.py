@@ -1,4 +1,4 @@
-"""Pictures of masks: classes in colour, agreement in paper A's colours, sheets. No torch."""
+"""Draw overlays, agreement maps and contact sheets of masks. Imports no torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from shards.images import Pixels
 
-# Okabe and Ito's colours, told apart by most eyes; the first class, the background, stays as it is.
+# Okabe and Ito's colour-blind safe palette; the first class, the background, is not coloured.
 CLASS_COLOURS = (
     (0, 0, 0),
     (230, 159, 0),
@@ -28,21 +28,21 @@ AGREEMENT = {
     "true negative": (0, 0, 0),
 }
 _GAP, _LINE = 6, 18  # pixels
-_LEAST_WIDTH = 200  # pixels of a panel with its caption
+_MIN_WIDTH = 200  # pixels of a panel with its caption
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A picture `(H, W, 3)` uint8 and the line under it."""
+    """An image `(H, W, 3)` uint8 and its caption."""
 
     pixels: Pixels
     caption: str = ""
 
 
 def class_colour(index: int) -> tuple[int, int, int]:
-    """The colour that stands for a class in all pictures."""
+    """The colour of a class in all pictures."""
     return CLASS_COLOURS[index] if index == 0 else CLASS_COLOURS[1 + (index - 1) % 7]
 
 
@@ -53,7 +53,7 @@ def colourise(mask: npt.NDArray[np.int64]) -> Pixels:
 
 
 def overlay(pixels: Pixels, mask: npt.NDArray[np.int64], opacity: float = 0.45) -> Pixels:
-    """Class colours laid over a micrograph; the background stays as it is."""
+    """Class colours over a micrograph; the background is not coloured."""
     base = np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
     mixed = (1 - opacity) * base + opacity * colourise(mask)
     return np.where(mask[..., None] == 0, base, mixed).astype(np.uint8)
@@ -62,26 +62,26 @@ def overlay(pixels: Pixels, mask: npt.NDArray[np.int64], opacity: float = 0.45) 
 def agreement_map(
     predicted: npt.NDArray[np.int64], target: npt.NDArray[np.int64], index: int
 ) -> Pixels:
-    """Where prediction and label agree on one class: TP white, FP cyan, FN magenta, TN black."""
-    hit, said = target == index, predicted == index
+    """Agreement on one class: TP white, FP cyan, FN magenta, TN black."""
+    truth, found = target == index, predicted == index
     picture = np.zeros((*target.shape, 3), np.uint8)
-    picture[hit & said] = AGREEMENT["true positive"]
-    picture[~hit & said] = AGREEMENT["false positive"]
-    picture[hit & ~said] = AGREEMENT["false negative"]
+    picture[truth & found] = AGREEMENT["true positive"]
+    picture[~truth & found] = AGREEMENT["false positive"]
+    picture[truth & ~found] = AGREEMENT["false negative"]
     return picture
 
 
-def sheet(
+def contact_sheet(
     rows: Sequence[Sequence[Panel]],
     legend: Mapping[str, tuple[int, int, int]],
     title: str,
     side: int = 256,
 ) -> Image.Image:
     """Rows of panels, each at most `side` pixels wide and high, under a title and a legend."""
-    shown = [[_shrunk(panel.pixels, side) for panel in row] for row in rows]
+    shown = [[_thumbnail(panel.pixels, side) for panel in row] for row in rows]
     columns = max((len(row) for row in rows), default=1)
     wide = max((picture.width for row in shown for picture in row), default=side)
-    cell = max(wide, min(side, _LEAST_WIDTH)) + _GAP  # room for the captions
+    cell = max(wide, min(side, _MIN_WIDTH)) + _GAP  # room for the captions
     heights = [max((picture.height for picture in row), default=0) for row in shown]
     top = 2 * _LINE + 3 * _GAP
     size = (max(columns * cell + _GAP, 480), top + sum(h + _GAP + _LINE for h in heights))
@@ -100,7 +100,7 @@ def sheet(
     return canvas
 
 
-def _shrunk(pixels: Pixels, side: int) -> Image.Image:
+def _thumbnail(pixels: Pixels, side: int) -> Image.Image:
     picture = Image.fromarray(pixels)
     picture.thumbnail((side, side))
     return picture
@@ -116,6 +116,6 @@ def _draw_legend(
         x += 16 + draw.textlength(name, font) + 12
 
 
-def _shorten(text: str, side: int) -> str:
-    most = side // 6  # pixels of a letter
-    return text if len(text) <= most else text[: most - 1] + "…"
+def _shorten(text: str, width: int) -> str:
+    letters = width // 6  # pixels per letter
+    return text if len(text) <= letters else text[: letters - 1] + "…"

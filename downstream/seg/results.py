@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from downstream.config import SegmentConfig
-from downstream.seg.classes import MicroIouClasses, spell_class
+from downstream.seg.classes import MicroIouClasses, format_class
 from downstream.seg.dataset import LabelledImage, LabelledSet, data_sha256
 from downstream.seg.losses import class_weights
 from downstream.seg.masks import Mask
@@ -32,8 +32,8 @@ from downstream.seg.pictures import (
     Panel,
     agreement_map,
     class_colour,
+    contact_sheet,
     overlay,
-    sheet,
 )
 from downstream.seg.run_folder import (
     RunPaths,
@@ -138,7 +138,7 @@ def write_best(
         encoder_options=encoder_options(origin.arch),
         init=config.init,
         encoder_sha256=origin.sha256,
-        classes=tuple(spell_class(entry) for entry in data.classes),
+        classes=tuple(format_class(entry) for entry in data.classes),
         mean=origin.mean,
         std=origin.std,
         crop_size=config.crop_size,
@@ -230,7 +230,7 @@ def write_pictures(paths: RunPaths, evaluation: Evaluation, data: LabelledSet) -
         rows.append(row)
     legend = {data.class_names[index]: class_colour(index) for index in shown} | AGREEMENT
     title = f"micro IoU {evaluation.scores.micro_iou:.1%}, mIoU {evaluation.scores.miou:.1%}"
-    sheet(rows[:SHOWN], legend, title).save(paths.sheet)
+    contact_sheet(rows[:SHOWN], legend, title).save(paths.sheet)
 
 
 def _split_results(evaluation: Evaluation, names: Sequence[str]) -> dict[str, Any]:

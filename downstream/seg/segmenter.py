@@ -1,4 +1,4 @@
-"""A network and what binds its user: built for a run, loaded from one, applied to images."""
+"""A segmentation network with its normalisation: build, load, predict."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 
 from downstream.apply.blend import Band
 from downstream.apply.prepared import native_bands, prepare
-from downstream.apply.scan import scan_of
+from downstream.apply.scan import array_reader
 from downstream.config import DEFAULT_ARCH, SegmentConfig
 from downstream.models import NO_OPTIONS, bare_model, create_model, read_encoder_card
 from downstream.seg.run_folder import RunPaths
@@ -28,22 +28,22 @@ from shards.cli import UserError, warn
 from shards.images import Pixels
 from shards.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo, file_sha256
 
-STRIDE = 32  # pixels; smp's networks take multiples of it
+STRIDE = 32  # pixels; input sides of smp's networks are multiples of it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Origin:
-    """Where an encoder comes from, and how its input is normalised."""
+    """The origin of an encoder and its input normalisation."""
 
     arch: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    sha256: str = ""  # of the encoder's file
+    sha256: str = ""  # of the encoder file
     sources: tuple[SourceInfo, ...] = ()
 
 
 class Segmenter:
-    """A network and the normalisation that its encoder was trained with."""
+    """A network with the input normalisation of its encoder."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Segmenter:
     ) -> None:
         self.model: nn.Module = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = device
-        self.card = card  # None while it is being trained
+        self.card = card  # None during training
         self._normalise = v2.Normalize(list(mean), list(std))
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
@@ -63,32 +63,32 @@ class Segmenter:
         return self.model(self.normalise(images))  # type: ignore[no-any-return]
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """What `model` takes, of uint8 images `(N, 3, H, W)`."""
+        """Normalise uint8 images `(N, 3, H, W)` for `model`."""
         normalised: torch.Tensor = self._normalise(images.to(self.device).float() / 255)
         return normalised.contiguous(memory_format=torch.channels_last)
 
     def probabilities(self, pixels: Pixels) -> torch.Tensor:
         """Class probabilities `(C, H, W)` float32 of an image `(H, W, 3)` or `(H, W)` uint8.
 
-        The image is prepared as the card says that the training's were: as `downstream.predict`
-        does, so without its data bar where theirs was cut. It is taken whole, padded by mirroring
-        to a multiple of 32; memory grows with its area.
+        The image is prepared as in training, as `downstream.predict` does; this may crop its data
+        bar. It is predicted as a whole, padded by mirroring to multiples of 32, so memory grows
+        with its area.
         """
         preparation = self.card.preparation if self.card else {}
-        whole, seen = prepare(scan_of("image", pixels), preparation)
-        maps = self._seen_whole(seen.rows(0, seen.height))
-        if seen.shape == whole.shape:
+        whole, prepared = prepare(array_reader("image", pixels), preparation)
+        maps = self._predict_whole(prepared.rows(0, prepared.height))
+        if prepared.shape == whole.shape:
             return maps
-        bands = native_bands([Band(0, np.asarray(maps.cpu()))], seen.shape, whole.shape)
+        bands = native_bands([Band(0, np.asarray(maps.cpu()))], prepared.shape, whole.shape)
         native = np.concatenate([band.maps for band in bands], axis=1)
         return torch.from_numpy(native).to(self.device)
 
     def predict(self, pixels: Pixels) -> npt.NDArray[np.int64]:
-        """Class indices `(H, W)` of an image, as `probabilities` takes it."""
+        """Class indices `(H, W)` of an image; see `probabilities`."""
         return np.asarray(self.probabilities(pixels).argmax(0).cpu())
 
     @torch.no_grad()
-    def _seen_whole(self, pixels: Pixels) -> torch.Tensor:
+    def _predict_whole(self, pixels: Pixels) -> torch.Tensor:
         self.model.eval()
         image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
         height, width = image.shape[1:]
@@ -101,9 +101,9 @@ class Segmenter:
 def build_segmenter(
     config: SegmentConfig, classes: int, device: torch.device
 ) -> tuple[Segmenter, Origin]:
-    """The network that a run starts from; draws from torch's global generator.
+    """The initial network of a run; uses torch's global generator.
 
-    Raises `UserError` when the encoder cannot be had, or does not fit the decoder.
+    Raises `UserError` if the encoder cannot be loaded or does not fit the decoder.
     """
     model, origin = initial_network(config.decoder, config.arch, config.init, classes)
     return Segmenter(model, origin.mean, origin.std, device), origin
@@ -118,20 +118,20 @@ def initial_network(
     default_arch: str = DEFAULT_ARCH,
     decoder_options: Mapping[str, Any] = NO_OPTIONS,
 ) -> tuple[nn.Module, Origin]:
-    """A network to train, its encoder as `init` says; draws from torch's global generator.
+    """A network with the encoder named by `init`; uses torch's global generator.
 
-    `default_arch` is taken where neither `arch` nor `init` names one. Raises `UserError` as
+    `default_arch` is used if neither `arch` nor `init` specifies one. Raises `UserError` as
     `build_segmenter` does.
     """
     found = resolve_init(init)
     if found.location is not None:
         card = read_encoder_card(init)
         if arch not in (None, card.arch):
-            raise UserError(f"{init} holds a {card.arch}, but arch is {arch}")
+            raise UserError(f"{init} contains a {card.arch}, but arch is {arch}")
         return create_model(decoder, init, classes, decoder_options=decoder_options), Origin(
             arch=card.arch, mean=card.mean, std=card.std, sha256=card.sha256, sources=card.sources
         )
-    # Paper A normalises by ImageNet's mean and std whatever the encoder.
+    # Paper A always normalises by ImageNet's mean and std.
     origin = Origin(arch=arch or default_arch, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     model = create_model(decoder, origin.arch, classes, decoder_options=decoder_options)
     if found.kind == "imagenet":
@@ -143,17 +143,17 @@ def initial_network(
 def load_segmenter(
     location: str | Path, device: torch.device | None = None, registry: str | None = None
 ) -> Segmenter:
-    """A finished segmenter, ready to predict: `load_segmenter("unet-resnet18.steels")`.
+    """Load a finished segmenter for prediction: `load_segmenter("unet-resnet18.steels")`.
 
-    `location` is a registry's name or a run's folder; `registry` is a URL, where the environment
-    does not say; `card` tells its classes. Raises `UserError` when the run is not finished or the
-    name unknown, and when the file is not the one of its card.
+    `location` is a registry name or the folder of a run; `registry` is a URL that overrides the
+    environment's; the classes are in `card`. Raises `UserError` if the run is not finished, the
+    name is unknown, or the file does not match its card.
     """
     run_dir = find_segmenter(location, registry)
     card = read_segmenter_card(run_dir)
     path = RunPaths(run_dir).best
     if not path.is_file() or file_sha256(path) != card.sha256:
-        raise UserError(f"{path} is not the file that {RunPaths(run_dir).card} describes")
+        raise UserError(f"{path} does not match its card {RunPaths(run_dir).card}")
     if not card.converged:
         warn(f"{location} did not converge: {card.collapse}")
     model = bare_model(
@@ -162,12 +162,12 @@ def load_segmenter(
     try:
         load_strictly(model, load_file(path), str(path))
     except SafetensorError as error:
-        raise UserError(f"{path} is no safetensors file: {error}") from error
+        raise UserError(f"{path} is not a safetensors file: {error}") from error
     segmenter = Segmenter(model, card.mean, card.std, device or default_device(), card)
     segmenter.model.eval()
     return segmenter
 
 
 def default_device() -> torch.device:
-    """The GPU where there is one."""
+    """The GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,7 +1,7 @@
-"""Which images show one specimen, and do the splits share any? Imports no torch.
+"""Find specimens and overlapping images shared between splits. Imports no torch.
 
-A network that has seen a specimen in training scores better on it than on a new one; paper A's
-EBC-1 has one specimen in all three splits.
+A network scores better on a specimen seen in training than on a new one; paper A's EBC-1 has one
+specimen in all three splits.
 """
 
 import re
@@ -14,14 +14,14 @@ from shards.duplicates import find_duplicates
 from shards.fingerprint import compute_fingerprint
 from shards.images import Pixels
 
-_COUNTER = re.compile(r"[ _.-]?\d{1,4}$")  # what microscopes and people append per image
+_COUNTER = re.compile(r"[ _.-]?\d{1,4}$")  # appended to file names by microscopes and users
 
 
 def specimen_of(name: str, pattern: str | None = None) -> str | None:
-    """The specimen in an image's name: group 1 of `pattern`, or what stands before the counter.
+    """The specimen in an image's name: group 1 of `pattern`, or the name without its counter.
 
-    `050317#3_S0440016` gives `050317#3_S044`. None where a name tells none: by default a name
-    without its counter must hold a digit, so that `image_1` and `image_2` are not one specimen.
+    `050317#3_S0440016` gives `050317#3_S044`. None if the name contains none: by default the rest
+    must contain a digit, so that `image_1` and `image_2` are not one specimen.
     """
     if pattern is not None:
         match = compile_pattern(pattern).search(name)
@@ -31,11 +31,11 @@ def specimen_of(name: str, pattern: str | None = None) -> str | None:
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """Compile a specimen pattern. Raises `UserError` when it is none or has no group."""
+    """Compile a specimen pattern. Raises `UserError` if it is invalid or has no group."""
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise UserError(f"specimen {pattern!r} is no regular expression: {error}") from error
+        raise UserError(f"specimen {pattern!r} is not a regular expression: {error}") from error
     if compiled.groups < 1:
         raise UserError(f"specimen {pattern!r} needs a group, such as '^(spot[0-9]+)_'")
     return compiled
@@ -44,7 +44,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
 def shared_specimens(
     names: Mapping[str, Sequence[str]], pattern: str | None = None
 ) -> dict[str, tuple[str, ...]]:
-    """Specimen -> the splits that it is in, for those in several. `names`: per split."""
+    """Specimens in several splits, with these splits. `names` are the image names per split."""
     splits: dict[str, set[str]] = {}
     for split, members in names.items():
         for name in members:
@@ -59,7 +59,7 @@ def shared_specimens(
 
 
 def overlapping_images(images: Sequence[Pixels]) -> list[tuple[int, int]]:
-    """Pairs of positions whose images show the same place, copies included."""
+    """Pairs of indices of images that overlap or are copies."""
     if len(images) < 2:
         return []
     prints = np.stack([compute_fingerprint(pixels) for pixels in images])

@@ -19,8 +19,8 @@ from downstream.seg.pictures import (
     Panel,
     agreement_map,
     class_colour,
+    contact_sheet,
     overlay,
-    sheet,
 )
 from downstream.seg.run_folder import RunPaths
 from downstream.studies.adapt_findings import Gain
@@ -105,7 +105,7 @@ def draw_predictions(runs: AdaptRuns, study: DomainStudy, out: Path) -> list[str
             title = f"{runs.name}, {target}: first test images, {where}; mIoU of each"
             name = f"{_FIGURES.get(target, f'figure4-{target}')}.png"
             legend |= AGREEMENT if len(classes) == 2 else {}
-            save_image(sheet(rows, legend, title, 300), out / name)
+            save_image(contact_sheet(rows, legend, title, 300), out / name)
             written.append(name)
     return written
 

@@ -1,8 +1,8 @@
-"""A drawn steel: lath-shaped bainite among ferrite with carbon-rich islands, before any etching.
+"""Draw the geometry of a steel: lath-shaped bainite in ferrite with carbon-rich islands.
 
 Paper B, section 2.1: lath-shaped bainite is the foreground; polygonal and irregular ferrite with a
-dispersed granular second phase is the background. A scene holds geometry alone (distances in pixels
-of `PIXEL_NM`); `bainite_view` says what etchant, detector and microscope make of it.
+dispersed granular second phase is the background. A scene contains geometry only (distances in
+pixels of `PIXEL_NM`); `bainite_view` renders it as etched and seen by a microscope.
 """
 
 from dataclasses import dataclass
@@ -13,48 +13,48 @@ from scipy import ndimage
 
 from shards.canvas import Cells, Field, Mask, smooth_field, turned
 
-PIXEL_NM = 27.7  # of paper B's SEM images, and of scenes
+PIXEL_NM = 27.7  # of paper B's SEM images and of scenes
 _MICROMETRE = 1000 / PIXEL_NM  # pixels
 
 # Micrometres. Laths of low-carbon bainite are 0.2 to 0.6 wide.
-AUSTENITE_GRAIN = 4.4  # a former grain becomes bainite, or ferrite
+AUSTENITE_GRAIN = 4.4  # a former grain becomes bainite or ferrite
 PACKET = 3.0  # laths of one direction
 FERRITE_GRAIN = 2.1
 LATH_WIDTH = (0.2, 0.42)
-FILM_LENGTH = 0.8  # over which a carbide film comes and goes
+FILM_LENGTH = 0.8  # length over which a carbide film appears and vanishes
 SUBGRAIN = 0.4  # along a lath
 BAND_WIDTH = (0.4, 0.8)  # between rows of islands in granular bainite, which is background
 BAND_LENGTH = 0.35
 
-_FAR = 1e3  # pixels: where there is no such thing
-_TABLE = 1 << 14  # random values that cells, laths and places along them are hashed into
+_FAR = 1e3  # pixels: distance where a feature does not exist
+_TABLE = 1 << 14  # random values, indexed by a hash of cell, lath and position
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What lies where, each `(H, W)`; distances in pixels, to the middle of a line."""
+    """Geometry fields `(H, W)`; distances in pixels, to the centre of a line."""
 
     mask: Mask  # 1 is lath-shaped bainite
     film: Field  # distance to the nearest carbide film
-    film_share: Field  # 0 … 1: how far that film is there (films are broken)
+    film_strength: Field  # 0 … 1: how strongly that film is present (films are interrupted)
     subgrain: Field  # distance to the nearest sub-grain boundary in a lath
     edge: Field  # distance to the nearest grain or packet boundary
-    edge_share: Field  # 0 … 1: how well that boundary is etched when etching has just begun
+    edge_strength: Field  # 0 … 1: how strongly that boundary is etched initially
     island: Field  # depth in pixels inside carbon-rich islands, negative outside
-    tone: Field  # each grain's and packet's own grey, mean 0, deviation about 1
-    rough: Field  # fine relief of the etched surface, mean 0, deviation 1
+    tone: Field  # grey of each grain or packet, mean 0, standard deviation about 1
+    rough: Field  # fine relief of the etched surface, mean 0, standard deviation 1
 
 
 def draw_scene(rng: np.random.Generator, shape: tuple[int, int], fraction: float) -> Scene:
-    """Draw a specimen of `shape` pixels, about `fraction` of it bainite.
+    """Draw a specimen of `shape` pixels with about `fraction` of bainite.
 
-    The generator decides everything but the fraction, which only says how many grains transform.
+    `fraction` only decides how many grains transform; all else depends on the generator only.
     """
     former = _grains(rng, shape, AUSTENITE_GRAIN, stretch=1.25)
     packets = _grains(rng, shape, PACKET, stretch=1.2)
     ferrite = _grains(rng, shape, FERRITE_GRAIN, stretch=1.15)
     bainite = _transformed(rng, former, fraction)
-    # A packet ends at its grain: laths of two former grains never run on into each other.
+    # Packets end at grain boundaries: laths do not continue in another former grain.
     crystals = packets.index + packets.count * former.index
     laths = _lamellae(rng, crystals, LATH_WIDTH, FILM_LENGTH, missing=(0.22, 0.62))
     bands = _lamellae(rng, ferrite.index, BAND_WIDTH, BAND_LENGTH, missing=(0.5, 1.6))
@@ -62,12 +62,12 @@ def draw_scene(rng: np.random.Generator, shape: tuple[int, int], fraction: float
     return Scene(
         mask=bainite.astype(np.uint8),
         film=np.where(bainite, laths.distance, bands.distance),
-        film_share=np.where(bainite, laths.share, 0.85 * bands.share),
+        film_strength=np.where(bainite, laths.strength, 0.85 * bands.strength),
         subgrain=np.where(bainite, laths.step, np.float32(_FAR)),
         edge=np.where(
-            bainite, np.minimum(packets.edge, former.edge), _beside(bainite, ferrite.edge)
+            bainite, np.minimum(packets.edge, former.edge), _ferrite_edge(bainite, ferrite.edge)
         ),
-        edge_share=0.5 + 0.5 * smooth_field(rng, shape, 0.9 * _MICROMETRE),
+        edge_strength=0.5 + 0.5 * smooth_field(rng, shape, 0.9 * _MICROMETRE),
         island=np.where(bainite, np.float32(-_FAR), _islands(rng, ferrite)),
         tone=np.sqrt(np.float32(12)) * (tone - np.float32(0.5)),
         rough=0.8 * smooth_field(rng, shape, 1.1) + 0.6 * smooth_field(rng, shape, 5.0),
@@ -76,20 +76,20 @@ def draw_scene(rng: np.random.Generator, shape: tuple[int, int], fraction: float
 
 @dataclass(frozen=True, slots=True)
 class _Lamellae:
-    """Parallel films in each cell: distance to the nearest, its share, distance to cross steps."""
+    """Parallel films in each cell: distance to the nearest, its strength, distance to steps."""
 
     distance: Field
-    share: Field
+    strength: Field
     step: Field
 
 
 def _grains(
     rng: np.random.Generator, shape: tuple[int, int], pitch_um: float, stretch: float
 ) -> Cells:
-    """Cells about `pitch_um` wide, elongated along the rolling direction (horizontal), edges wavy.
+    """Voronoi cells about `pitch_um` wide with wavy edges, elongated horizontally (rolling).
 
-    One site lies in each square of a lattice, so the nearest two are among the nine around a pixel:
-    ten times as fast as a tree search, and the grains of one steel are of like sizes anyway.
+    Each square of a lattice contains one site, so the nearest two are among the nine squares around
+    a pixel: ten times faster than a tree search, and it gives grains of similar sizes.
     """
     pitch = np.float32(pitch_um * _MICROMETRE)
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
@@ -120,7 +120,7 @@ def _grains(
 
 
 def _transformed(rng: np.random.Generator, former: Cells, fraction: float) -> npt.NDArray[np.bool_]:
-    """Choose former grains, in random order, to cover the fraction as nearly as they can."""
+    """Choose random former grains that cover about `fraction` of the image."""
     order = rng.permutation(former.count)
     areas = np.bincount(former.index.ravel(), minlength=former.count)[order]
     covered = np.concatenate(([0], np.cumsum(areas))) / former.index.size
@@ -136,34 +136,36 @@ def _lamellae(
     length_um: float,
     missing: tuple[float, float],
 ) -> _Lamellae:
-    """`missing`: the share of a film that is not there, drawn for each cell between the two."""
+    """`missing`: range of the fraction of a film that is absent, drawn for each cell."""
     angle = np.float32(np.pi) * _hashed(rng, cells)
     width = np.float32(_MICROMETRE) * (
         width_um[0] + (width_um[1] - width_um[0]) * _hashed(rng, cells)
     )
     y, x = np.mgrid[: cells.shape[0], : cells.shape[1]].astype(np.float32)
-    for bend, scale in ((0.09, 0.6), (0.018, 0.11)):  # um: laths curve, and their films waver
+    for bend, scale in ((0.09, 0.6), (0.018, 0.11)):  # um: curved laths, wavy films
         y += np.float32(bend * _MICROMETRE) * smooth_field(rng, cells.shape, scale * _MICROMETRE)
         x += np.float32(bend * _MICROMETRE) * smooth_field(rng, cells.shape, scale * _MICROMETRE)
     across, along = turned(y, x, angle)
     place = across / width
-    # Uneven widths: places between whole numbers are shifted by less than their distance.
+    # Uneven widths: positions are shifted by less than the distance of films.
     place = place + np.float32(0.7) * (_interpolated(rng, cells, place) - np.float32(0.5))
     nearest = np.rint(place).astype(np.int64)
-    there = _interpolated(rng, cells + 131 * nearest, along / np.float32(length_um * _MICROMETRE))
+    presence = _interpolated(
+        rng, cells + 131 * nearest, along / np.float32(length_um * _MICROMETRE)
+    )
     threshold = missing[0] + (missing[1] - missing[0]) * _hashed(rng, cells)
     laths = cells + 131 * np.floor(place).astype(np.int64)
     steps = along / np.float32(SUBGRAIN * _MICROMETRE) + _hashed(rng, laths)
-    steps = steps + np.float32(0.35) * place  # they lean
+    steps = steps + np.float32(0.35) * place  # inclined
     return _Lamellae(
         distance=np.abs(place - nearest) * width,
-        share=np.clip((there - threshold) * 5 + np.float32(0.6), 0, 1),
+        strength=np.clip((presence - threshold) * 5 + np.float32(0.6), 0, 1),
         step=np.abs(steps - np.rint(steps)) * np.float32(SUBGRAIN * _MICROMETRE),
     )
 
 
 def _islands(rng: np.random.Generator, ferrite: Cells) -> Field:
-    """Depth in granular carbides and in larger martensite-austenite islands, many at boundaries."""
+    """Depth in granular carbides and larger martensite-austenite islands, many at boundaries."""
     shape = ferrite.index.shape
     at_boundary = np.exp(-((ferrite.edge / np.float32(0.12 * _MICROMETRE)) ** 2))
     crowded = np.float32(0.35) * smooth_field(rng, shape, 1.2 * _MICROMETRE)
@@ -173,8 +175,8 @@ def _islands(rng: np.random.Generator, ferrite: Cells) -> Field:
     return np.asarray(depth, np.float32)
 
 
-def _beside(bainite: npt.NDArray[np.bool_], edge: Field) -> Field:
-    """Distance to a ferrite boundary, or to the bainite."""
+def _ferrite_edge(bainite: npt.NDArray[np.bool_], edge: Field) -> Field:
+    """Distance to the nearest ferrite boundary or bainite."""
     if not bainite.any():
         return edge
     away = ndimage.distance_transform_edt(~bainite).astype(np.float32) - np.float32(0.5)
@@ -182,14 +184,14 @@ def _beside(bainite: npt.NDArray[np.bool_], edge: Field) -> Field:
 
 
 def _interpolated(rng: np.random.Generator, cells: npt.NDArray[np.int64], place: Field) -> Field:
-    """A random curve along `place` for each cell, 0 … 1, linear between whole numbers."""
+    """A random curve along `place` for each cell, 0 … 1, linear between integers."""
     table = rng.random(_TABLE, np.float32)
     low = np.floor(place)
-    share = (place - low).astype(np.float32)
+    weight = (place - low).astype(np.float32)
     index = low.astype(np.int64)
     before = table[_slots(cells, index)]
     after = table[_slots(cells, index + 1)]
-    return np.asarray(before + share * (after - before), np.float32)
+    return np.asarray(before + weight * (after - before), np.float32)
 
 
 def _hashed(rng: np.random.Generator, cells: npt.NDArray[np.int64]) -> Field:
@@ -199,6 +201,6 @@ def _hashed(rng: np.random.Generator, cells: npt.NDArray[np.int64]) -> Field:
 
 
 def _slots(cells: npt.NDArray[np.int64], index: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    # Knuth's multiplicative hash: neighbours in cell or index land far apart.
+    # Knuth's multiplicative hash separates neighbouring cells and indices.
     mixed = (cells * 40503 + index) * 2654435761
     return np.asarray((mixed >> 15) & (_TABLE - 1), np.int64)

@@ -1,4 +1,4 @@
-"""Etchants, detectors and microscopes as numbers, and all that lies between two of them."""
+"""Imaging parameters of synthetic domains (etchant, detector, microscope), and interpolation."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,33 +13,33 @@ from downstream.uda.bainite_scene import PIXEL_NM
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shift:
-    """How a specimen is prepared and seen. Greys are shares of the range from black to white."""
+    """How a specimen is prepared and imaged. Grey values range from 0 (black) to 1 (white)."""
 
     bainite: float  # area fraction (paper B, table 1)
 
     film_nm: float  # width of carbide films
-    film: float  # grey that films add
-    island: float  # grey that carbon-rich islands add
-    subgrain: float  # grey that sub-grain boundaries in laths add
+    film: float  # grey added by films
+    island: float  # grey added by carbon-rich islands
+    subgrain: float  # grey added by sub-grain boundaries in laths
     boundary_nm: float  # width of grain boundaries
-    boundary: float  # grey that these add
-    fading: float  # 0 … 1: boundaries that have gone flat, by inclination and long etching
-    tone: float  # spread of the grains' own greys
-    rough: float  # spread by fine relief
+    boundary: float  # grey added by grain boundaries
+    fading: float  # 0 … 1: fraction of faded boundaries, from inclination and long etching
+    tone: float  # standard deviation of grain greys
+    rough: float  # standard deviation of fine relief
     artefacts: float  # pits and stains per 100 square micrometres
 
     matrix: float  # grey of ferrite
     gain: float  # contrast about mid grey
     gamma: float
-    shadow: float  # relief seen from one side
+    shadow: float  # one-sided illumination of relief
     shading: float  # uneven brightness over the field of view
-    noise: float  # of the detector, grey
-    blur_nm: float  # standard deviation of what the optics smear
+    noise: float  # detector noise, grey
+    blur_nm: float  # standard deviation of the optical blur
     pixel_nm: float
-    inverted: bool = False  # bright field: what rises is dark
+    inverted: bool = False  # bright field: raised features are dark
 
 
-# Struers A2, electrolytic; first SEM: slender films, sub-grain boundaries hardly seen.
+# Struers A2, electrolytic; first SEM: thin films, sub-grain boundaries hardly visible.
 SOURCE = Shift(
     bainite=0.53,
     film_nm=62,
@@ -64,7 +64,7 @@ SOURCE = Shift(
 
 TARGETS: Mapping[str, Shift] = MappingProxyType(
     {
-        # Nital, same SEM: the hierarchy in the laths comes out, and so do etching artefacts.
+        # Nital, same SEM: sub-grains in laths become visible, and etching artefacts appear.
         "T1": dataclasses.replace(
             SOURCE,
             bainite=0.54,
@@ -127,14 +127,21 @@ TARGETS: Mapping[str, Shift] = MappingProxyType(
     }
 )
 _NUMBERS = tuple(f.name for f in dataclasses.fields(Shift) if f.name != "inverted")
-_RATIOS = ("film_nm", "boundary_nm", "blur_nm", "pixel_nm", "gain", "gamma")  # blended as such
+_RATIOS = (
+    "film_nm",
+    "boundary_nm",
+    "blur_nm",
+    "pixel_nm",
+    "gain",
+    "gamma",
+)  # interpolated geometrically
 
 
-def blend(start: Shift, end: Shift, strength: float) -> Shift:
-    """The preparation at `strength` on the way from `start` (0) to `end` (1), and on beyond.
+def interpolate(start: Shift, end: Shift, strength: float) -> Shift:
+    """Interpolate from `start` (0) to `end` (1), or extrapolate beyond it.
 
-    Polarity has no middle: it is that of `end` as soon as the way begins. Images are inverted back
-    before use, so that the way is a steady one nevertheless.
+    Polarity is that of `end` for any strength above 0. Images are inverted back before use, so the
+    shift is continuous nevertheless.
     """
     if strength == 0:
         return start
@@ -148,25 +155,8 @@ def blend(start: Shift, end: Shift, strength: float) -> Shift:
     return dataclasses.replace(end, **_bounded(values))
 
 
-def random_shift(rng: np.random.Generator, strength: float, label_shift: bool = True) -> Shift:
-    """A preparation of its own: each number goes towards that of a target drawn for it alone.
-
-    Each goes 0 to 2 times `strength` of the way, so 1 is as far as paper B's targets on average.
-    Without `label_shift` the fraction of bainite stays the source's.
-    """
-    ends = list(TARGETS.values())
-    values: dict[str, float] = {}
-    for name in _NUMBERS:
-        end = ends[int(rng.integers(len(ends)))]
-        values[name] = getattr(blend(SOURCE, end, 2 * strength * rng.random()), name)
-    if not label_shift:
-        values["bainite"] = SOURCE.bainite
-    inverted = bool(rng.integers(2)) and strength > 0
-    return dataclasses.replace(SOURCE, inverted=inverted, **_bounded(values))
-
-
 def _bounded(values: dict[str, float]) -> dict[str, Any]:
-    """Keep what has a meaning only between bounds. (Any: mypy cannot see that no bool is among.)"""
+    """Clip values to their valid range. (Any: mypy does not know that none is a bool.)"""
     bounds = {"bainite": (0.05, 0.95), "fading": (0.0, 1.0), "matrix": (0.05, 0.6)}
     return {
         name: float(np.clip(value, *bounds.get(name, (0.0, np.inf))))

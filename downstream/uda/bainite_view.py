@@ -1,6 +1,4 @@
-"""What etchant, detector and microscope make of a drawn steel: micrographs with exact masks."""
-
-from collections.abc import Iterator
+"""Render a scene as etched and seen by a microscope: micrographs with exact masks."""
 
 import numpy as np
 from scipy import ndimage
@@ -11,73 +9,66 @@ from shards.canvas import Field, Mask, coverage, smooth_field
 from shards.images import Pixels
 
 
-def draw_domain(
-    shift: Shift, seed: int, images: int, shape: tuple[int, int], stream: int = 0
-) -> Iterator[tuple[Pixels, Mask]]:
-    """Micrographs `(h, w)` uint8 and their masks (0, 1), one after the other.
-
-    `stream` tells sets of one seed apart, such as training and test. `shape` is the field of view
-    in pixels of 27.7 nm; coarser images of it have fewer. The number of images changes none of
-    them, and two shifts of one seed, stream and fraction show the same specimens.
-    """
-    for number in range(images):
-        yield draw_image(shift, shape, seed, stream, number)
-
-
 def draw_image(shift: Shift, shape: tuple[int, int], *key: int) -> tuple[Pixels, Mask]:
-    """The image that these numbers stand for."""
+    """A micrograph `(h, w)` uint8 and its mask (0, 1), as a function of `key`.
+
+    `shape` is the field of view in pixels of 27.7 nm; coarser images have fewer pixels. Shifts with
+    the same bainite fraction and key show the same specimen.
+    """
     scene = draw_scene(np.random.default_rng((*key, 0)), shape, shift.bainite)
-    return view(scene, shift, np.random.default_rng((*key, 1)))
+    return render(scene, shift, np.random.default_rng((*key, 1)))
 
 
-def view(scene: Scene, shift: Shift, rng: np.random.Generator) -> tuple[Pixels, Mask]:
-    """Etch, image and digitise a scene: `(h, w)` uint8 and the mask `(h, w)` at the same pixels."""
+def render(scene: Scene, shift: Shift, rng: np.random.Generator) -> tuple[Pixels, Mask]:
+    """Etch, image and digitise a scene: `(h, w)` uint8 and the mask of the same pixels."""
     shape = _recorded_shape(scene.mask.shape, shift.pixel_nm)
-    seen = _etched(scene, shift, rng)
-    seen = ndimage.gaussian_filter(seen, shift.blur_nm / PIXEL_NM)
-    seen = _resampled(seen, shape)
-    seen = 0.5 + shift.gain * (seen - 0.5)
-    seen = np.clip(seen, 0, 1) ** np.float32(shift.gamma)
-    seen = seen * (1 + shift.shading * _unevenness(rng, shape))
-    seen = seen + shift.noise * np.sqrt(0.4 + seen) * rng.standard_normal(shape, dtype=np.float32)
-    grey = 1 - seen if shift.inverted else seen
+    image = _etched(scene, shift, rng)
+    image = ndimage.gaussian_filter(image, shift.blur_nm / PIXEL_NM)
+    image = _resampled(image, shape)
+    image = 0.5 + shift.gain * (image - 0.5)
+    image = np.clip(image, 0, 1) ** np.float32(shift.gamma)
+    image = image * (1 + shift.shading * _unevenness(rng, shape))
+    image = image + shift.noise * np.sqrt(0.4 + image) * rng.standard_normal(
+        shape, dtype=np.float32
+    )
+    grey = 1 - image if shift.inverted else image
     pixels = np.clip(np.rint(255 * grey), 0, 255).astype(np.uint8)
     mask = (_resampled(scene.mask.astype(np.float32), shape) > 0.5).astype(np.uint8)
     return pixels, mask
 
 
 def _etched(scene: Scene, shift: Shift, rng: np.random.Generator) -> Field:
-    """Grey of the surface, before optics and electronics."""
-    films = _line(scene.film, shift.film_nm * scene.film_share) * np.sqrt(scene.film_share)
-    kept = np.clip((scene.edge_share - np.float32(shift.fading)) * 4 + 1, 0.1, 1)
+    """Grey values of the surface, before optics and detector."""
+    films = _line(scene.film, shift.film_nm * scene.film_strength) * np.sqrt(scene.film_strength)
+    kept = np.clip((scene.edge_strength - np.float32(shift.fading)) * 4 + 1, 0.1, 1)
     edges = _line(scene.edge, shift.boundary_nm) * kept
     steps = _line(scene.subgrain, 45.0)
-    # Over-etching eats into the surroundings of islands as it widens films.
+    # Over-etching enlarges islands as it widens films.
     islands = coverage(scene.island + np.float32((shift.film_nm - 62) / (4 * PIXEL_NM)))
     grey = shift.matrix + shift.tone * scene.tone + shift.rough * scene.rough
     relief = np.maximum.reduce(
         [shift.film * films, shift.boundary * edges, shift.island * islands, shift.subgrain * steps]
     )
-    grey = grey + relief + shift.shadow * _lit(relief)
+    grey = grey + relief + shift.shadow * _shaded(relief)
     return np.asarray(grey + _artefacts(shift, rng, scene.mask.shape), np.float32)
 
 
 def _line(distance: Field, width_nm: Field | float) -> Field:
-    """Coverage of pixels by lines of a width, which may be less than a pixel."""
+    """Coverage of pixels by lines that may be thinner than a pixel."""
     half = np.asarray(width_nm, np.float32) / np.float32(2 * PIXEL_NM)
     covered = np.clip(half + np.float32(0.5) - distance, 0, 1)
     return np.asarray(covered * np.minimum(1, 2 * half), np.float32)
 
 
-def _lit(relief: Field) -> Field:
-    """Slopes towards a detector at the upper left are bright, those away from it dark."""
+def _shaded(relief: Field) -> Field:
+    """Bright slopes towards a detector at the upper left, dark slopes away from it."""
     smooth = ndimage.gaussian_filter(relief, 1.0)
     rows, columns = np.gradient(smooth)
     return np.asarray(rows + columns, np.float32) * np.float32(1.4)
 
 
 def _artefacts(shift: Shift, rng: np.random.Generator, shape: tuple[int, ...]) -> Field:
-    """Pits with a bright rim and stains, wherever they happen to be."""
+    """Pits with a bright rim, and stains, at random positions."""
     height, width = shape
     grey = np.zeros((height, width), np.float32)
     area = height * width * (PIXEL_NM / 1000) ** 2
@@ -88,8 +79,8 @@ def _artefacts(shift: Shift, rng: np.random.Generator, shape: tuple[int, ...]) -
         rows = np.arange(top, min(height, int(y + 4 * radius) + 1), dtype=np.float32)
         columns = np.arange(left, min(width, int(x + 4 * radius) + 1), dtype=np.float32)
         r = np.hypot((rows[:, None] - y) * squeeze, (columns[None, :] - x) / squeeze) / radius
-        shape_of = -np.exp(-(r**4)) + 1.3 * np.exp(-(((r - 1.25) / 0.25) ** 2))
-        grey[top : top + len(rows), left : left + len(columns)] += np.float32(depth) * shape_of
+        profile = -np.exp(-(r**4)) + 1.3 * np.exp(-(((r - 1.25) / 0.25) ** 2))
+        grey[top : top + len(rows), left : left + len(columns)] += np.float32(depth) * profile
     if shift.artefacts > 0:
         stains = smooth_field(rng, (height, width), 25.0)
         grey += np.float32(min(0.012 * shift.artefacts, 0.1)) * coverage(stains - 1.2, 0.3)
@@ -109,7 +100,7 @@ def _recorded_shape(shape: tuple[int, ...], pixel_nm: float) -> tuple[int, int]:
 
 
 def _resampled(field: Field, shape: tuple[int, int]) -> Field:
-    """Mean over each recorded pixel's area, by sums over rows and columns."""
+    """Mean over the area of each recorded pixel, from cumulative sums."""
     if field.shape == shape:
         return field
     for axis, length in enumerate(shape):

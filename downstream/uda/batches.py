@@ -1,12 +1,12 @@
-"""Tiles of a domain in memory, and the augmented batch of any step as a pure function of counters.
+"""Tiles of a domain in memory, and augmented batches as a pure function of seed, stream and step.
 
-Seed, stream and step decide a batch; no generator has a state. So a resumed run sees what it would
-have seen, and what is drawn for the target never changes what is drawn for the source.
+There is no generator state: a resumed run gets the same batches, and random numbers for the target
+do not affect those for the source.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from downstream.uda.domains import DomainStudy
 from downstream.uda.prepare import PreparedImage
 from shards.cli import UserError
 
-# Whatever draws numbers in a step has a stream of its own.
+# Each use of random numbers in a step has its own stream.
 Stream = Literal[
     "source",
     "target",
@@ -27,15 +27,7 @@ Stream = Literal[
     "masked_network",
     "discriminators",
 ]
-_STREAMS: dict[Stream, int] = {
-    "source": 0,
-    "target": 1,
-    "source_network": 2,
-    "target_network": 3,
-    "masking": 4,
-    "masked_network": 5,
-    "discriminators": 6,
-}
+_STREAMS = {name: index for index, name in enumerate(get_args(Stream))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +35,11 @@ class TilePool:
     """All training tiles of a domain."""
 
     images: torch.Tensor  # (N, 3, side, side) uint8
-    # (N, side, side) uint8: classes, or 0 in a domain without labels; IGNORE what does not count.
+    # (N, side, side) uint8: class indices, or 0 without labels; IGNORE outside of tile cores.
     masks: torch.Tensor
 
     def to(self, device: torch.device) -> "TilePool":
-        """The same on `device`."""
+        """Copy to `device`."""
         return TilePool(self.images.to(device), self.masks.to(device))
 
 
@@ -58,9 +50,9 @@ def cut_tiles(
     labelled: bool,
     compat_padding: bool = False,
 ) -> TilePool:
-    """Cut prepared images into tiles; without `labelled`, their masks are not looked at.
+    """Cut prepared images into tiles; without `labelled`, masks are not used.
 
-    Raises `UserError` when an image that should be labelled is not.
+    Raises `UserError` if `labelled` is set and an image has no mask.
     """
     pixels, masks = [], []
     for image in images:
@@ -68,7 +60,9 @@ def cut_tiles(
         mask = np.zeros(image.pixels.shape[:2], np.uint8)
         if labelled:
             if image.mask is None:
-                raise UserError(f"{image.name} has no mask, and this domain is to be learnt from")
+                raise UserError(
+                    f"{image.name} has no mask, but its domain is used for supervised training"
+                )
             mask = image.mask
         pixels.append(plan.extract(image.pixels))
         masks.append(plan.extract_labels(mask, compat_padding=compat_padding))
@@ -81,28 +75,28 @@ def draw_batch(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The images `(B, 3, side, side)` uint8 and masks `(B, side, side)` int64 of a step, from 0.
 
-    Tiles come in passes, each once per pass. Reseeds torch's global generator.
+    Each tile occurs once per pass over the pool. Reseeds torch's global generator.
     """
     seed_stream(seed, stream, step)
     drawn = [
-        augment(tv_tensors.Image(pool.images[at]), tv_tensors.Mask(pool.masks[at][None]))
-        for at in _positions(len(pool.images), batch_size, seed, stream, step)
+        augment(tv_tensors.Image(pool.images[i]), tv_tensors.Mask(pool.masks[i][None]))
+        for i in _tile_indices(len(pool.images), batch_size, seed, stream, step)
     ]
     images = torch.stack([image.as_subclass(torch.Tensor) for image, _ in drawn])
     return images, torch.stack([mask.as_subclass(torch.Tensor)[0] for _, mask in drawn]).long()
 
 
 def seed_stream(seed: int, stream: Stream, step: int) -> None:
-    """Put torch's global generator where `stream` has it at `step`."""
+    """Seed torch's global generator for `stream` at `step`."""
     state = np.random.SeedSequence([seed, _STREAMS[stream], step]).generate_state(1, np.uint64)
-    torch.manual_seed(int(state[0] >> np.uint64(1)))  # torch wants it below 2**63
+    torch.manual_seed(int(state[0] >> np.uint64(1)))  # torch requires less than 2**63
 
 
-def _positions(count: int, batch_size: int, seed: int, stream: Stream, step: int) -> list[int]:
-    places = range(step * batch_size, (step + 1) * batch_size)
-    passes = {place // count for place in places}
+def _tile_indices(count: int, batch_size: int, seed: int, stream: Stream, step: int) -> list[int]:
+    positions = range(step * batch_size, (step + 1) * batch_size)
+    passes = {position // count for position in positions}
     orders = {
         number: np.random.default_rng([seed, _STREAMS[stream], number]).permutation(count)
         for number in passes
     }
-    return [int(orders[place // count][place % count]) for place in places]
+    return [int(orders[position // count][position % count]) for position in positions]

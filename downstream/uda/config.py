@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Annotated, Literal, get_args
 
 from downstream.config import Augmentation
-from downstream.uda.encoders import DILATIONS, qualifies
+from downstream.uda.encoders import DILATIONS, dilation_error
 from micrograph.field_marks import Mark
 from pretrain.archs import TIMM_PREFIX, find_arch
 
@@ -141,7 +141,7 @@ class AdaptConfig:
         if self.arch is not None:
             find_arch(self.arch)
             ours = self.network == "DeepLabV2" and not self.arch.startswith(TIMM_PREFIX)
-            if ours and (fault := qualifies(self.arch)):
+            if ours and (fault := dilation_error(self.arch)):
                 raise ValueError(fault)
         for name in ("steps", "batch_size", "log_steps", "mask_block"):
             if getattr(self, name) < 1:

@@ -1,7 +1,7 @@
-"""DeepLabV2: a dilated encoder and parallel dilated convolutions, of which the outputs add up.
+"""DeepLabV2: a dilated encoder and parallel dilated convolutions whose outputs are added.
 
 Chen et al. 2018 (arXiv:1606.00915), section 3, as Tsai et al. 2018 (arXiv:1802.10349), section 4,
-use it: stride 8, a second head on the stage before the last, no normalisation in the heads.
+use it: stride 8, an auxiliary head on the stage before the last, no normalisation in the heads.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,17 +12,17 @@ from segmentation_models_pytorch.encoders import get_encoder
 from torch import nn
 from torch.nn import functional
 
-from downstream.uda.encoders import DILATIONS, OUTPUT_STRIDE, qualifies
+from downstream.uda.encoders import DILATIONS, OUTPUT_STRIDE, dilation_error
 from shards.cli import UserError
 
 
 class DeepLabV2(nn.Module):
-    """Takes images `(N, 3, H, W)` of any size; gives float32 logits `(N, classes, H, W)`.
+    """Maps images `(N, 3, H, W)` of any size to float32 logits `(N, classes, H, W)`.
 
-    Of two classes, with `one_logit`, it has one logit z and gives (0, z), so that the softmax is
-    z's sigmoid and the cross entropy z's binary one. `aux` adds the head on the stage before the
-    last. `encoder_options` go to smp beside the name. Raises `UserError` for an encoder that does
-    not dilate.
+    With `one_logit` and two classes it computes one logit z and returns (0, z): the softmax is then
+    the sigmoid of z, and the cross entropy the binary one. `aux` adds a head on the stage before
+    the last. `encoder_options` are passed to smp. Raises `UserError` for an encoder that cannot be
+    dilated.
     """
 
     def __init__(
@@ -36,10 +36,10 @@ class DeepLabV2(nn.Module):
         one_logit: bool = True,
     ) -> None:
         super().__init__()
-        if fault := qualifies(arch):
+        if fault := dilation_error(arch):
             raise UserError(fault)
-        # torchvision's ResNet, not the Caffe one of the papers: the stride that dilation takes the
-        # place of is in the 3 x 3 convolution, so that all published weights fit.
+        # torchvision's ResNet, not the Caffe one of the papers: the stride that dilation
+        # replaces is in the 3 x 3 convolution, so that all published weights fit.
         self.encoder: Any = get_encoder(
             arch, weights=None, output_stride=OUTPUT_STRIDE, **encoder_options
         )
@@ -50,12 +50,12 @@ class DeepLabV2(nn.Module):
         self.aux_head = _Aspp(before, channels, dilations) if aux else None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """The main head's logits."""
+        """The logits of the main head."""
         padded = _pad(images)
         return self._logits(self.head(self.encoder(padded)[-1]), padded, images)
 
-    def both(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The main head's logits, and those of the auxiliary head where there is one."""
+    def forward_heads(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The logits of the main head, and those of the auxiliary head, if any."""
         padded = _pad(images)
         *_, before, last = self.encoder(padded)
         main = self._logits(self.head(last), padded, images)
@@ -66,7 +66,7 @@ class DeepLabV2(nn.Module):
     def _logits(
         self, cells: torch.Tensor, padded: torch.Tensor, images: torch.Tensor
     ) -> torch.Tensor:
-        """Logits at the images' size, of the heads' `(N, c, h, w)`."""
+        """Upsample the output `(N, c, h, w)` of a head to logits of the size of the images."""
         height, width = images.shape[2:]
         fine = _upsample(cells, padded.shape[2:])[:, :, :height, :width]
         return torch.cat([torch.zeros_like(fine), fine], 1) if self._one_logit else fine
@@ -91,9 +91,9 @@ class _Aspp(nn.Module):
 
 
 def _pad(images: torch.Tensor) -> torch.Tensor:
-    """Images with their last rows and columns repeated up to sides of 8 n + 1.
+    """Pad images to sides of 8 n + 1 by repeating the last row and column.
 
-    Then the n + 1 cells of a torchvision-style encoder lie on pixels 0, 8, …, 8 n.
+    Then the n + 1 cells of a torchvision-style encoder are at pixels 0, 8, …, 8 n.
     """
     height, width = images.shape[2:]
     padding = (0, (1 - width) % OUTPUT_STRIDE, 0, (1 - height) % OUTPUT_STRIDE)
@@ -101,13 +101,13 @@ def _pad(images: torch.Tensor) -> torch.Tensor:
 
 
 def _upsample(cells: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Interpolate cells to pixels, 8 to a cell whatever the size, so that tiles and wholes agree.
+    """Interpolate cells to pixels, always by a factor of 8, so that tiles and whole images agree.
 
-    An encoder that gives n cells where torchvision's gives n + 1 has them about 4 pixels from the
-    border; what is outside of them repeats them. In float32: between cells bf16 would give stairs.
+    An encoder that gives n cells, where torchvision's gives n + 1, has them about 4 pixels from the
+    border; pixels outside repeat the border cells. In float32, because bf16 would give steps.
     """
-    inner = [(cell - 1) * OUTPUT_STRIDE + 1 for cell in cells.shape[2:]]
-    fine = functional.interpolate(cells.float(), inner, mode="bilinear", align_corners=True)
-    top, left = ((whole - part) // 2 for whole, part in zip(size, inner, strict=True))
-    bottom, right = size[0] - inner[0] - top, size[1] - inner[1] - left
+    spanned = [(cell - 1) * OUTPUT_STRIDE + 1 for cell in cells.shape[2:]]
+    fine = functional.interpolate(cells.float(), spanned, mode="bilinear", align_corners=True)
+    top, left = ((whole - part) // 2 for whole, part in zip(size, spanned, strict=True))
+    bottom, right = size[0] - spanned[0] - top, size[1] - spanned[1] - left
     return functional.pad(fine, (left, right, top, bottom), mode="replicate")

@@ -1,4 +1,4 @@
-"""The discriminator: of which domain is a piece of a prediction? Architecture and input."""
+"""The domain discriminator of adversarial adaptation: architecture and input."""
 
 import math
 
@@ -13,9 +13,9 @@ _WIDTHS = (64, 128, 256, 512)
 class Discriminator(nn.Module):
     """Five 4 x 4 convolutions of stride 2 (Tsai et al. 2018, arXiv:1802.10349, section 4).
 
-    No normalisation, no final activation: takes `(N, C, H, W)`, sides of at least 32 pixels, gives
-    logits `(N, 1, H // 32, W // 32)`, above 0 for "target". Each sees 94 x 94 pixels. Computes in
-    float32, under autocast too.
+    Without normalisation or final activation. Maps `(N, C, H, W)`, sides of at least 32 pixels, to
+    logits `(N, 1, H // 32, W // 32)`, positive for "target", with a receptive field of 94 pixels.
+    Computes in float32, even under autocast.
     """
 
     def __init__(self, channels: int) -> None:
@@ -32,17 +32,17 @@ class Discriminator(nn.Module):
 
 
 def input_channels(classes: int, kind: DiscriminatorInput) -> int:
-    """The channels of `discriminator_input`."""
+    """The number of channels of `discriminator_input`."""
     return 1 if kind == "softmax" and classes == 2 else classes
 
 
 def discriminator_input(logits: torch.Tensor, kind: DiscriminatorInput) -> torch.Tensor:
-    """What a discriminator sees of logits `(N, C, H, W)`: float32 maps in 0 to 1.
+    """The discriminator's input for logits `(N, C, H, W)`: float32 maps from 0 to 1.
 
-    `softmax`: the probabilities (Tsai et al., section 3.2); of two classes the second's alone, of
-    which the first's is no news. `entropy`: weighted self-information -p log p over log C (Vu et
-    al. 2019, arXiv:1811.12833, section 3.2), of two classes both, since their sum could not tell
-    certain phase from certain ground.
+    `softmax`: the probabilities (Tsai et al., section 3.2); of two classes only the second, because
+    the first is redundant. `entropy`: weighted self-information -p log p over log C (Vu et al.
+    2019, arXiv:1811.12833, section 3.2), also for both of two classes, because their sum does not
+    distinguish a certain foreground from a certain background.
     """
     logs = logits.float().log_softmax(1)
     if kind == "entropy":

@@ -1,12 +1,12 @@
-"""A study: a labelled source and unlabelled targets, read from a YAML file. Imports no torch.
+"""Domain studies: a labelled source and unlabelled targets, read from YAML. Imports no torch.
 
-    classes: [background=0, lath=255]     # as downstream.segment takes them; a name may come twice
+    classes: [background=0, lath=255]     # as for downstream.segment; names may repeat
     scale: 0.5
     source: {data: source, pixel_size_nm: 27.7}
     targets:
       light: {data: light, pixel_size_nm: 126.6, invert: true}
 
-Every field of `DomainStudy` and `Domain` may stand there; what is left out has the default below.
+All fields of `DomainStudy` and `Domain` can be set; the defaults are below.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from shards.cli import UserError
 from shards.settings import build_config, read_recipe
 
 SOURCE = "source"
-_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # it becomes a folder's
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # it becomes a folder name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,58 +34,62 @@ class Domain:
     """Micrographs of one preparation, detector and microscope."""
 
     name: str
-    data: Path  # folder; in the YAML relative to the study's, and that folder itself by default
-    train: tuple[str, ...] = ("train",)  # folders or single images of it
-    val: tuple[str, ...] = ()  # of a source whose split is given; folds part train and val anew
-    test: tuple[str, ...] = ("test",)  # of a target: scored; may be absent, or the same as `train`
-    labelled: bool = False  # whether `train` has masks that a supervised reference may use
+    data: Path  # folder; in the YAML relative to the domain study's folder, its default
+    train: tuple[str, ...] = ("train",)  # folders or images in `data`
+    val: tuple[str, ...] = ()  # of a source with a given split; folds split train and val again
+    test: tuple[str, ...] = (
+        "test",
+    )  # of a target, for scoring; may be missing, or equal to `train`
+    labelled: bool = False  # `train` has masks, usable by a supervised reference
 
-    pixel_size_nm: float | None = None  # of the files; all domains of a study have one, or none
+    pixel_size_nm: float | None = None  # of the files; given for all domains or for none
     invert: bool = False  # bright-field light microscopy: dark boundaries on bright grains
-    crop_bar: bool = False  # cut the data bar off before anything else
-    field_of_view_um: tuple[float, ...] | None = None  # width, height: cut the centre out
+    crop_bar: bool = False  # crop the data bar first
+    field_of_view_um: tuple[float, ...] | None = None  # width, height: crop to the centre
 
     def __post_init__(self) -> None:
         if not _SAFE_NAME.fullmatch(self.name):
-            raise ValueError(f"domain {self.name!r}: name it with letters, digits, _ . - alone")
+            raise ValueError(
+                f"domain name {self.name!r} may only contain letters, digits, and _ . -"
+            )
         if self.pixel_size_nm is not None and self.pixel_size_nm <= 0:
             raise ValueError(f"pixel_size_nm must be above 0, not {self.pixel_size_nm}")
         if self.field_of_view_um is not None:
             if len(self.field_of_view_um) != 2 or min(self.field_of_view_um) <= 0:
-                raise ValueError("field_of_view_um takes a width and a height above 0")
+                raise ValueError("field_of_view_um needs a width and a height above 0")
             if self.pixel_size_nm is None:
                 raise ValueError("field_of_view_um needs pixel_size_nm")
 
     @property
     def entries(self) -> dict[str, tuple[str, ...]]:
-        """Split -> its folders and images, as `downstream.seg.layout` takes them."""
+        """Folders and images by split, for `downstream.seg.layout`."""
         return {"train": self.train, "val": self.val, "test": self.test}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DomainStudy:
-    """One source, its targets, and how all of them are prepared."""
+    """A source, its targets, and how their images are prepared."""
 
     name: str
-    # As masks spell them. A name may stand for several values; `classes` has it once.
+    # By mask value; a name may have several values, but is only once in `classes`.
     mask_classes: tuple[MaskClass, ...]
     source: Domain
-    targets: Mapping[str, Domain]  # in the order of the file
+    targets: Mapping[str, Domain]  # in file order
 
-    specimen: str | None = None  # regular expression, group 1 is the specimen
+    specimen: str | None = None  # regular expression whose group 1 is the specimen
     orientation: Orientation = "any"
-    folds: int = DEFAULT_FOLDS  # of the source (paper B: 5); 1: train and val as they are given
-    pixel_size_nm: float | None = None  # common to all before `scale`; None: the source's
-    scale: float = 0.5  # of the common size (paper B, section 2.2)
-    tile_core: int = TILE_CORE  # side of a tile's counted part, working pixels
-    context_margin: int = CONTEXT_MARGIN  # around it, seen but not counted
+    folds: int = DEFAULT_FOLDS  # of the source (paper B: 5); 1: train and val as given
+    pixel_size_nm: float | None = None  # common pixel size before `scale`; None: the source's
+    scale: float = 0.5  # applied to the common pixel size (paper B, section 2.2)
+    tile_core: int = TILE_CORE  # side of the centre of a tile that is scored, working pixels
+    context_margin: int = CONTEXT_MARGIN  # around it, input only
 
     def __post_init__(self) -> None:
         if self.specimen is not None:
             compile_pattern(self.specimen)
         if self.folds < 1 or (self.folds == 1 and not self.source.val):
             raise ValueError(
-                f"folds must be at least 2, not {self.folds} (1 where the source names its val)"
+                f"folds must be at least 2, not {self.folds} (or 1 if the source has a val)"
             )
         if self.scale <= 0:
             raise ValueError(f"scale must be above 0, not {self.scale}")
@@ -95,18 +99,18 @@ class DomainStudy:
                 f"{self.tile_core}, {self.context_margin}"
             )
         if not self.targets:
-            raise ValueError("a study needs at least one target")
+            raise ValueError("a domain study needs at least one target")
         domains = (self.source, *self.targets.values())
         unknown = [domain.name for domain in domains if domain.pixel_size_nm is None]
         if unknown and (self.pixel_size_nm is not None or len(unknown) < len(domains)):
             raise ValueError(
-                f"{unknown[0]} has no pixel_size_nm, though others or the study have one; "
-                "give it, or leave it out of all"
+                f"{unknown[0]} has no pixel_size_nm, but others or the domain study have; set it "
+                "for all or for none"
             )
 
     @property
     def classes(self) -> tuple[MaskClass, ...]:
-        """The classes that a network tells apart, each with the first of its mask values."""
+        """The classes of the network, each with the first of its mask values."""
         first: dict[str, MaskClass] = {}
         for entry in self.mask_classes:
             first.setdefault(entry.name, entry)
@@ -121,30 +125,28 @@ class DomainStudy:
         return self.pixel_size_nm or self.source.pixel_size_nm
 
     def working_scale(self, domain: Domain) -> float:
-        """Working pixels per pixel of the domain's files."""
+        """Working pixels per pixel of the files of a domain."""
         if domain.pixel_size_nm is None or self.common_pixel_size_nm is None:
             return self.scale
         return self.scale * domain.pixel_size_nm / self.common_pixel_size_nm
 
     def target(self, name: str) -> Domain:
-        """Raises `UserError` naming the targets that there are."""
+        """Look up a target. Raises `UserError` if there is none of this name."""
         if name not in self.targets:
-            raise UserError(f"study {self.name} has no target {name!r}; it has {self._spelled}")
+            raise UserError(
+                f"domain study {self.name} has no target {name!r}, only {', '.join(self.targets)}"
+            )
         return self.targets[name]
 
     def plan(self, height: int, width: int) -> TilePlan:
         """The tiles of an image at the working scale."""
         return TilePlan(height, width, self.tile_core, self.context_margin)
 
-    @property
-    def _spelled(self) -> str:
-        return ", ".join(self.targets)
-
 
 def read_study(path: Path, data: Path | None = None) -> DomainStudy:
-    """Read a study; `data` replaces the folder that it names.
+    """Read a domain study; `data` overrides its folder of images.
 
-    Raises `UserError` for what is missing, unknown or of the wrong type.
+    Raises `UserError` for missing or unknown settings and wrong types.
     """
     content = read_recipe(path)
     root = _root(path, content.pop("data", None), data)
@@ -152,37 +154,39 @@ def read_study(path: Path, data: Path | None = None) -> DomainStudy:
     source = _domain(path, SOURCE, content.pop("source", None), root, labelled=True)
     targets = content.pop("targets", None)
     if not isinstance(targets, dict):
-        raise UserError(f"study {path} needs `targets`: a name and its settings for each")
+        raise UserError(f"domain study {path} needs `targets`: settings by name")
     domains = {
         str(name): _domain(path, str(name), settings, root) for name, settings in targets.items()
     }
     if source.name in domains:
-        raise UserError(f"study {path} has a target of the source's name, {source.name!r}")
+        raise UserError(
+            f"in domain study {path}, a target has the name of the source, {source.name!r}"
+        )
     ready = {"mask_classes": mask_classes, "source": source, "targets": MappingProxyType(domains)}
     try:
         return build_config(DomainStudy, {"name": path.stem} | content, ready)
     except UserError as error:
-        raise UserError(f"study {path}: {error}") from error
+        raise UserError(f"domain study {path}: {error}") from error
 
 
 def _root(path: Path, named: Any, given: Path | None) -> Path:
     if given is not None:
         return given
     if not isinstance(named, str):
-        raise UserError(f"study {path} names no folder of images; give one with --data")
+        raise UserError(f"domain study {path} has no folder of images; set one with --data")
     return Path(named)
 
 
 def _parse_mask_classes(path: Path, specs: Any) -> tuple[MaskClass, ...]:
     if not isinstance(specs, list) or not all(isinstance(spec, str) for spec in specs):
-        raise UserError(
-            f"study {path} needs `classes`, such as [background=0, lath=255]: what mask values mean"
-        )
-    # Names may repeat here: parsed under names that do not.
+        raise UserError(f"domain study {path} needs `classes`, such as [background=0, lath=255]")
+    # Names may repeat here, so parse under unique names.
     names = [spec.partition("=")[0] for spec in specs]
     values = parse_classes([f"{i}={spec.partition('=')[2]}" for i, spec in enumerate(specs)])
     if len(set(names)) < 2 or "" in names:
-        raise UserError(f"study {path}: classes needs at least two names, background included")
+        raise UserError(
+            f"domain study {path}: classes needs at least two names, including background"
+        )
     return tuple(
         dataclasses.replace(entry, name=name) for name, entry in zip(names, values, strict=True)
     )
@@ -190,14 +194,14 @@ def _parse_mask_classes(path: Path, specs: Any) -> tuple[MaskClass, ...]:
 
 def _domain(path: Path, name: str, settings: Any, root: Path, *, labelled: bool = False) -> Domain:
     if settings is None and name != SOURCE:
-        settings = {}  # a target may have nothing but its name
+        settings = {}  # a target may have a name only
     if not isinstance(settings, dict):
-        raise UserError(f"study {path} needs `{name}` with its settings, such as `data: folder`")
+        raise UserError(f"domain study {path} needs settings for `{name}`, such as `data: folder`")
     values = {"name": name, "labelled": labelled} | settings
     try:
         domain = build_config(Domain, values | {"data": root / str(settings.get("data", "."))})
     except UserError as error:
-        raise UserError(f"{name} of study {path}: {error}") from error
+        raise UserError(f"{name} of domain study {path}: {error}") from error
     if labelled and not domain.labelled:
-        raise UserError(f"{name} of study {path} must be labelled: there is nothing else to learn")
+        raise UserError(f"{name} of domain study {path} must be labelled")
     return domain

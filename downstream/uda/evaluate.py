@@ -1,6 +1,6 @@
-"""How an adapted network does on whole images: probabilities stitched, scored at native size.
+"""Score an adapted network on whole images at their native size.
 
-One confusion matrix over the images of a domain gives its mIoU; each image has its own as well.
+The mIoU of a domain comes from one confusion matrix over all its images.
 """
 
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ Probabilities = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class ScoredImage:
-    """One image's prediction; what needs a label is None where there is none."""
+    """The prediction and score of an image."""
 
     name: str
     predicted: npt.NDArray[np.uint8]  # (H, W) class indices at native size
     fraction: tuple[float, ...]  # per class, of the prediction
-    confusion: torch.Tensor | None  # [true class][predicted class]
+    confusion: torch.Tensor | None  # [true class][predicted class]; None without a label
 
 
 @torch.no_grad()
@@ -36,8 +36,8 @@ def predict_image(
 ) -> Probabilities:
     """Class probabilities `(C, H, W)` of a whole image at its native size.
 
-    Predicted in tiles at the working scale, as in training; then probabilities, not logits or
-    classes, are brought to the native size (paper B does not say at which it scores).
+    Tiles are predicted at the working scale, as in training; then probabilities, not logits or
+    classes, are resized (paper B does not say at which size it scores).
     """
     segmenter.model.eval()
     plan = study.plan(*image.pixels.shape[:2])
@@ -56,7 +56,7 @@ def predict_image(
 def score_images(
     segmenter: Segmenter, study: DomainStudy, images: Sequence[PreparedImage], batch_size: int
 ) -> tuple[ScoredImage, ...]:
-    """Predict and score images, each by itself."""
+    """Predict and score each image."""
     scored = []
     for image in images:
         predicted = predict_image(segmenter, study, image, batch_size).argmax(0).astype(np.uint8)
@@ -77,13 +77,13 @@ def score_image(
 
 
 def total_confusion(images: Sequence[ScoredImage]) -> torch.Tensor | None:
-    """The confusion of all labelled images together; None where none is labelled."""
+    """The confusion matrix of all labelled images; None without any."""
     found = [image.confusion for image in images if image.confusion is not None]
     return torch.stack(found).sum(0) if found else None
 
 
 def domain_results(images: Sequence[ScoredImage], names: Sequence[str]) -> dict[str, Any]:
-    """The scores of a domain as `results.json` has them; null for what needs labels."""
+    """The scores of a domain for `results.json`; None where labels are needed but missing."""
     fractions = np.average(
         [image.fraction for image in images],
         axis=0,

@@ -1,7 +1,7 @@
-"""Chooses images by phase fraction, for paper B's label-shift experiment (section 4.3). No torch.
+"""Choose images by phase fraction for paper B's label-shift experiment (section 4.3). No torch.
 
-Two unlabelled training sets of one target whose mean fractions differ, and one common test set half
-way between them: what then differs between two adaptations is the training fraction alone.
+Two unlabelled training sets of a target with different mean fractions, and a common test set half
+way between them, so that two adaptations differ only in the fraction of their training images.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from shards.cli import UserError
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Files of images, and the mean of their fractions."""
+    """Chosen image files and their mean fraction."""
 
     names: tuple[str, ...]
     mean: float
@@ -22,7 +22,7 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class LabelShift:
-    """The three sets; no training image is in both."""
+    """The three sets; the training sets are disjoint."""
 
     high: Chosen
     low: Chosen
@@ -38,38 +38,38 @@ def choose_sets(
     images: int,
     tests: int,
 ) -> LabelShift:
-    """`images` to train on with a mean near `low`, as many others near `high`, `tests` half way.
+    """Choose `images` training images with a mean near `low`, as many near `high`, `tests` between.
 
-    `train` and `test` map files to fractions; no chosen training file is tested on. Raises
-    `UserError` where there are too few images, or where their fractions lie so close that both
-    training sets would share some.
+    `train` and `test` map files to fractions; chosen training files are excluded from the test set.
+    Raises `UserError` if there are too few images, or if the training sets would overlap because
+    the fractions are too similar.
     """
     if not low < high:
         raise UserError(f"low must be below high, not {low} and {high}")
     if len(train) < 2 * images:
-        raise UserError(f"2 x {images} training images are wanted, and there are {len(train)}")
-    few, many = (nearest_mean(train, images, wanted) for wanted in (low, high))
+        raise UserError(f"2 x {images} training images are needed, but there are {len(train)}")
+    few, many = (nearest_mean(train, images, mean) for mean in (low, high))
     shared = set(few.names) & set(many.names)
     if shared:
         span = f"{min(train.values()):.0%} to {max(train.values()):.0%}"
         raise UserError(
             f"means of {low:.0%} and {high:.0%} would share {len(shared)} of {images} images: "
-            f"their fractions span {span}; take fewer images, or fractions that lie further apart"
+            f"their fractions span {span}; use fewer images or more different means"
         )
     unseen = {name: test[name] for name in test.keys() - {*few.names, *many.names}}
     if len(unseen) < tests:
         raise UserError(
-            f"{tests} labelled test images are wanted, and there are {len(unseen)} beside those "
-            "that are trained on"
+            f"{tests} labelled test images are needed, but there are {len(unseen)} that are not "
+            "used for training"
         )
     return LabelShift(many, few, nearest_mean(unseen, tests, (few.mean + many.mean) / 2))
 
 
-def nearest_mean(fractions: Mapping[str, float], count: int, wanted: float) -> Chosen:
-    """The run of `count` images, in order of their fraction, whose mean is nearest to `wanted`."""
+def nearest_mean(fractions: Mapping[str, float], count: int, mean: float) -> Chosen:
+    """The `count` consecutive images, sorted by fraction, with the mean nearest to `mean`."""
     names: Sequence[str] = sorted(fractions, key=lambda name: (fractions[name], name))
     values = np.array([fractions[name] for name in names])
     sums = np.concatenate(([0.0], np.cumsum(values)))
     means = (sums[count:] - sums[:-count]) / count
-    start = int(np.abs(means - wanted).argmin())
+    start = int(np.abs(means - mean).argmin())
     return Chosen(tuple(names[start : start + count]), float(means[start]))

@@ -1,4 +1,4 @@
-"""Masked views: images of which most blocks are hidden, to be understood from what surrounds them.
+"""Masked views: images with most blocks hidden, to be predicted from their context.
 
 Hoyer et al. 2023 (MIC, arXiv:2212.01322), section 3.2.
 """
@@ -9,11 +9,11 @@ import torch
 def masked_view(
     images: torch.Tensor, block: int, ratio: float, generator: torch.Generator | None = None
 ) -> torch.Tensor:
-    """Normalised images `(N, C, H, W)` with square blocks set to 0, their mean grey.
+    """Normalised images `(N, C, H, W)` with square blocks set to 0, the mean grey.
 
-    Each block of `block` pixels (at the right and lower border what fits) is hidden with
-    probability `ratio`, all alone. Drawn on the CPU [torch's global generator], so that a seed
-    means the same on any device.
+    Each block of `block` pixels (clipped at the right and lower border) is independently hidden
+    with probability `ratio`. Random numbers are drawn on the CPU [torch's global generator], so
+    that a seed gives the same result on any device.
     """
     count, _, height, width = images.shape
     cells = (count, 1, -(-height // block), -(-width // block))

@@ -1,6 +1,7 @@
-"""What methods add to supervised training on the source: an adversary, a teacher, both or none.
+"""Adaptation methods beyond supervised training on the source: adversarial and self-training.
 
-Each is asked for a loss on target images and minds its own state, so that the loop knows no method.
+Each returns a loss on target images and manages its own state, so the training loop is independent
+of the method.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,24 +22,24 @@ from downstream.uda.masking import masked_view
 from downstream.uda.teacher import Teacher
 from downstream.uda.tile_plan import IGNORE
 
-_BETAS = (0.9, 0.99)  # AdaptSegNet
+_DISCRIMINATOR_BETAS = (0.9, 0.99)  # AdaptSegNet
 _JITTER = 0.2  # of brightness, contrast, saturation on the masked view (MIC; hue: grey has none)
-# MIC's color_jitter_probability = 0.2 is the share that its code leaves as it is.
-_JITTERED = 0.8  # share of the images
-_BLURRED = 0.5  # of them (MIC)
+# In MIC's code, color_jitter_probability = 0.2 is the fraction without jitter.
+_JITTER_PROB = 0.8
+_BLUR_PROB = 0.5  # MIC
 
 Measured = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Logits `(N, C, H, W)` float32 of one domain, of both heads where there are two."""
+    """Logits `(N, C, H, W)` float32 of one domain, from the main and any auxiliary head."""
 
     main: torch.Tensor
     aux: torch.Tensor | None
 
     def levels(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """`main`, and `aux` where there is one."""
+        """The logits by head: `main`, and `aux` if there is one."""
         yield "main", self.main
         if self.aux is not None:
             yield "aux", self.aux
@@ -47,9 +48,9 @@ class Outputs:
 def cross_entropy(
     logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Mean over the pixels that are not IGNORE; 0 where there are none.
+    """Mean over the pixels that are not IGNORE; 0 without any.
 
-    `logits` `(N, C, H, W)`, `target` `(N, H, W)` int64; `weight` `(N,)` is of the images. Of two
+    `logits` `(N, C, H, W)`, `target` `(N, H, W)` int64; `weight` `(N,)` weights the images. For two
     classes with logits `(0, z)` this is the binary cross entropy of z.
     """
     losses = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none")
@@ -59,7 +60,7 @@ def cross_entropy(
 
 
 class Adversary:
-    """A discriminator per head, and what it takes to fool and to teach them."""
+    """A discriminator per head, with their losses and optimizer."""
 
     def __init__(
         self,
@@ -75,29 +76,30 @@ class Adversary:
         if config.has_aux:
             self._weights["aux"] = config.adv_aux_weight
         channels = input_channels(classes, self._kind)
-        # A stream of their own: the segmenter draws as without an adversary.
-        seed_stream(config.seed, "discriminators", 0)
+        seed_stream(
+            config.seed, "discriminators", 0
+        )  # does not affect the segmenter's random numbers
         self.discriminators = nn.ModuleDict(
             {level: Discriminator(channels) for level in self._weights}
         )
         self.discriminators.to(device)
         self.optimizer = torch.optim.Adam(
-            self.discriminators.parameters(), lr=config.discriminator_lr, betas=_BETAS
+            self.discriminators.parameters(), lr=config.discriminator_lr, betas=_DISCRIMINATOR_BETAS
         )
 
-    def fool(self, target: Outputs) -> torch.Tensor:
-        """The segmenter's loss: that target predictions look like the source's."""
+    def adversarial_loss(self, target: Outputs) -> torch.Tensor:
+        """The segmenter's loss, summed over the heads."""
         losses = [
             self._weights[level]
             * adversarial_loss(
-                self._discriminator(level), self._cut(logits), self._kind, self._config.gan
+                self._discriminator(level), self._crop(logits), self._kind, self._config.gan
             )
             for level, logits in target.levels()
         ]
         return torch.stack(losses).sum()
 
-    def learn(self, source: Outputs, target: Outputs) -> Measured:
-        """Gradients for the discriminators, none for the segmenter; their loss and accuracy."""
+    def train_discriminators(self, source: Outputs, target: Outputs) -> Measured:
+        """Compute the gradients of the discriminators; return their losses and accuracies."""
         self.optimizer.zero_grad(set_to_none=True)
         measured: Measured = {}
         for (level, on_source), (_, on_target) in zip(
@@ -105,8 +107,8 @@ class Adversary:
         ):
             loss, accuracy = discriminator_loss(
                 self._discriminator(level),
-                self._cut(on_source),
-                self._cut(on_target),
+                self._crop(on_source),
+                self._crop(on_target),
                 self._kind,
                 self._config.gan,
             )
@@ -118,35 +120,35 @@ class Adversary:
         return measured
 
     def step(self, lr: float) -> None:
-        """Apply the gradients of `learn`."""
+        """Update the discriminators with the gradients of `train_discriminators`."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights and optimiser."""
+        """Weights and optimizer state."""
         return {
             "discriminators": self.discriminators.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take what `state_dict` gave."""
+        """Restore a `state_dict`."""
         self.discriminators.load_state_dict(state["discriminators"])
         self.optimizer.load_state_dict(state["optimizer"])
 
     def _discriminator(self, level: str) -> Discriminator:
-        found = self.discriminators[level]
-        assert isinstance(found, Discriminator)
-        return found
+        discriminator = self.discriminators[level]
+        assert isinstance(discriminator, Discriminator)
+        return discriminator
 
-    def _cut(self, logits: torch.Tensor) -> torch.Tensor:
-        inside = slice(self._margin, -self._margin if self._margin else None)
-        return logits[..., inside, inside]
+    def _crop(self, logits: torch.Tensor) -> torch.Tensor:
+        core = slice(self._margin, -self._margin if self._margin else None)
+        return logits[..., core, core]
 
 
 class SelfTraining:
-    """A mean teacher labels target images; the student must agree on a masked view of them."""
+    """Train a student on masked views of target images with the labels of a mean teacher."""
 
     def __init__(self, config: AdaptConfig, segmenter: Segmenter, classes: int) -> None:
         self._config, self._classes = config, classes
@@ -154,8 +156,8 @@ class SelfTraining:
         self.teacher = Teacher(segmenter.model, config.ema)
         self._jitter = v2.Compose(
             [
-                v2.RandomApply([v2.ColorJitter(_JITTER, _JITTER, _JITTER)], _JITTERED),
-                v2.RandomApply([v2.GaussianBlur(5, (0.15, 1.15))], _BLURRED),
+                v2.RandomApply([v2.ColorJitter(_JITTER, _JITTER, _JITTER)], _JITTER_PROB),
+                v2.RandomApply([v2.GaussianBlur(5, (0.15, 1.15))], _BLUR_PROB),
             ]
         )
 
@@ -166,10 +168,10 @@ class SelfTraining:
         counted: torch.Tensor,
         step: int,
     ) -> tuple[torch.Tensor, Measured]:
-        """The student's weighted loss on target images `(N, 3, H, W)` uint8; what it learns from.
+        """The student's weighted loss on target images `(N, 3, H, W)` uint8, and metrics.
 
-        `predict` gives the student's logits; `counted` `(N, H, W)` is IGNORE where nothing may be
-        learnt.
+        `predict` returns the student's logits; pixels with IGNORE in `counted` `(N, H, W)` are not
+        used.
         """
         config = self._config
         valid = counted != IGNORE
@@ -183,11 +185,11 @@ class SelfTraining:
             view = self._normalise(torch.stack([self._jitter(image) for image in images]))
             view = masked_view(view, config.mask_block, config.mask_ratio)
         loss = config.teacher_weight * cross_entropy(predict(view), labels, weight)
-        shares = class_shares("teacher_fraction_", pseudo[valid], self._classes)
-        return loss, shares | {"teacher_confidence": float(weight.mean())}
+        fractions = class_fractions("teacher_fraction_", pseudo[valid], self._classes)
+        return loss, fractions | {"teacher_confidence": float(weight.mean())}
 
     def update(self, student: nn.Module) -> None:
-        """Let the teacher follow the student after a step."""
+        """Update the teacher after a step of the student."""
         self.teacher.update(student)
 
     def state_dict(self) -> dict[str, Any]:
@@ -195,12 +197,12 @@ class SelfTraining:
         return self.teacher.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take what `state_dict` gave."""
+        """Restore a `state_dict`."""
         self.teacher.load_state_dict(state)
 
 
-def class_shares(prefix: str, labels: torch.Tensor, classes: int) -> Measured:
-    """The share of each class among labels `(n,)`, by its number after `prefix`."""
+def class_fractions(prefix: str, labels: torch.Tensor, classes: int) -> Measured:
+    """The fraction of each class among labels `(n,)`, by `prefix` and class index."""
     counts = torch.bincount(labels.flatten().long(), minlength=classes)
-    shares = (counts / counts.sum().clamp(min=1)).tolist()
-    return {f"{prefix}{index}": share for index, share in enumerate(shares)}
+    fractions = (counts / counts.sum().clamp(min=1)).tolist()
+    return {f"{prefix}{index}": fraction for index, fraction in enumerate(fractions)}

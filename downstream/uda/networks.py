@@ -1,4 +1,4 @@
-"""The networks that adaptation trains; `both` gives an auxiliary head's logits too."""
+"""Networks for adaptation: `forward_heads` also returns the logits of an auxiliary head."""
 
 from typing import Any
 
@@ -9,25 +9,25 @@ from torch.nn import functional
 
 from downstream.uda.deeplab import DeepLabV2
 
-STRIDE = 32  # pixels; what the sides of smp's Unet's input are multiples of
+STRIDE = 32  # pixels; input sides of smp's Unet are multiples of it
 
 
-def adaptable(model: nn.Module) -> "UdaNetwork":
-    """The network of `create_model` or `bare_model`, an smp Unet being given `both`.
+def to_uda_network(model: nn.Module) -> "UdaNetwork":
+    """Add `forward_heads` to an smp Unet from `create_model` or `bare_model`.
 
-    The state dict stays the one that `bare_model` loads. Raises `TypeError` for another decoder.
+    The state dict does not change. Raises `TypeError` for decoders other than Unet and DeepLabV2.
     """
     if isinstance(model, DeepLabV2):
         return model
     if isinstance(model, smp.Unet):
         return UdaUnet(model)
-    raise TypeError(f"a {type(model).__name__} cannot be adapted: DeepLabV2 and Unet can")
+    raise TypeError(f"cannot adapt a {type(model).__name__}, only DeepLabV2 and Unet")
 
 
 class UdaUnet(nn.Module):
-    """smp's Unet (paper B's baseline of generalisation) for images `(N, 3, H, W)` of any size.
+    """smp's Unet (paper B's baseline) for images `(N, 3, H, W)` of any size; no auxiliary head.
 
-    Its state dict is the Unet's own; it has no auxiliary head.
+    Its state dict is that of the Unet.
     """
 
     def __init__(self, unet: nn.Module) -> None:
@@ -45,8 +45,8 @@ class UdaUnet(nn.Module):
         logits: torch.Tensor = self.segmentation_head(self.decoder(features))
         return logits[:, :, :height, :width].float()
 
-    def both(self, images: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """The logits, and None for an auxiliary head's."""
+    def forward_heads(self, images: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """The logits, and None for the auxiliary head."""
         return self(images), None
 
 

@@ -1,11 +1,10 @@
-"""From files to the images of a study: one pixel size, one polarity, half scale. Imports no torch.
+"""Prepare the images of a domain study: one pixel size, one polarity, half scale. No torch.
 
-Paper B, section 2.2: data bar cut, light-optical images inverted, rescaled to the source's pixel
-size and cropped to its field of view, then halved. Tiles are cut later (`tile_plan`).
+Paper B, section 2.2: crop the data bar, invert light-optical images, rescale to the pixel size of
+the source and crop to its field of view, then halve. Tiles are cut later (`tile_plan`).
 """
 
 import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from downstream.seg.dataset import labelled, read_pixels
-from downstream.seg.layout import Found, Pair, find_splits, hold_out
+from downstream.seg.dataset import read_labelled_image, read_pixels, require_classes
+from downstream.seg.layout import Pair, SplitFiles, find_splits, hold_out
 from downstream.seg.masks import read_mask
 from downstream.uda.domains import Domain, DomainStudy
 from shards.cli import UserError, warn
@@ -30,46 +29,47 @@ class PreparedImage:
 
     name: str
     pixels: Pixels  # (h, w, 3) at the working scale, not padded
-    mask: Labels | None  # (h, w), positions in `study.classes`
+    mask: Labels | None  # (h, w), indices into `study.classes`
     native_mask: Labels | None  # (H, W), as annotated
-    native_shape: tuple[int, int]  # H, W of the file after bar and field of view were cut
+    native_shape: tuple[int, int]  # H, W of the file after cropping
 
 
 @dataclass(frozen=True, slots=True)
 class TargetImages:
-    """What there is of a target domain."""
+    """The images of a target domain."""
 
-    train: tuple[PreparedImage, ...]  # without masks, unless they were asked for
-    test: tuple[PreparedImage, ...]  # with masks where there are any: for scoring alone
+    train: tuple[PreparedImage, ...]  # without masks unless requested
+    test: tuple[PreparedImage, ...]  # with masks if there are any, for scoring only
 
 
 def prepare_source(
     study: DomainStudy, folds: int | None = None, fold: int = 0
 ) -> tuple[tuple[PreparedImage, ...], tuple[PreparedImage, ...]]:
-    """The labelled images to train on and to validate on; `fold` of `folds` validates.
+    """The labelled training and validation images; `fold` of `folds` is for validation.
 
-    Specimens are kept whole. `folds` is the study's by default; with 1 the source's own `train` and
-    `val` stay as they are. Raises `UserError` for missing pairs and meaningless masks.
+    Specimens are not split. `folds` defaults to that of the domain study; with 1, the source's
+    `train` and `val` are used as given. Raises `UserError` for missing pairs and unclear masks.
     """
     folds = study.folds if folds is None else folds
     if folds < 1 or not 0 <= fold < folds:
-        raise UserError(f"there is no fold {fold} of {folds}; folds count from 0")
+        raise UserError(f"there is no fold {fold} of {folds}; folds are numbered from 0")
     train, val = _source_pairs(study, folds, fold)
     images = [_prepare_pair(study, study.source, pair) for pair in (*train, *val)]
-    _check_presence(study, study.source, images)
+    masks = [image.mask for image in images if image.mask is not None]
+    require_classes(study.class_names, masks, study.source.name)
     return tuple(images[: len(train)]), tuple(images[len(train) :])
 
 
 def prepare_target(study: DomainStudy, name: str, *, with_labels: bool = False) -> TargetImages:
-    """The images of a target. No mask of `train` is opened unless `with_labels` asks for them.
+    """The images of a target. Masks of `train` are read only if `with_labels` is set.
 
-    Raises `UserError` for an unknown target, one without images, or labels that it does not have.
+    Raises `UserError` for an unknown target, and if images or requested labels are missing.
     """
     domain = study.target(name)
     if with_labels and not domain.labelled:
         raise UserError(
-            f"target {name} has no labels to train on; where its `train` folder has masks, say "
-            "`labelled: true` in the study"
+            f"target {name} has no training labels; if its `train` folder has masks, set "
+            "`labelled: true` in the domain study"
         )
     found = find_target(study, name)
     if with_labels:
@@ -82,8 +82,8 @@ def prepare_target(study: DomainStudy, name: str, *, with_labels: bool = False) 
     return TargetImages(tuple(train), tuple(sorted(test, key=lambda image: image.name)))
 
 
-def find_target(study: DomainStudy, name: str) -> dict[str, Found]:
-    """The files of a target by split; none is opened.
+def find_target(study: DomainStudy, name: str) -> dict[str, SplitFiles]:
+    """The files of a target by split, without opening them.
 
     Raises `UserError` for an unknown target, and for one without images.
     """
@@ -91,19 +91,21 @@ def find_target(study: DomainStudy, name: str) -> dict[str, Found]:
     absent = [entry for entry in domain.train if not (domain.data / entry).exists()]
     if absent and domain.data.is_dir():
         raise UserError(
-            f"{domain.data} has no {absent[0]!r}; say which of its images are trained on (without "
-            f"their labels) and scored: `train` and `test` of target {name}, [.] for the folder"
+            f"{domain.data} has no {absent[0]!r}; list the images for training (without labels) "
+            f"and scoring in `train` and `test` of target {name}; [.] is the folder itself"
         )
     found = _find(domain)
     if not _images(found["train"]):
-        raise UserError(f"target {name} has no image in {', '.join(domain.train)} of {domain.data}")
+        raise UserError(
+            f"target {name} has no images in {', '.join(domain.train)} of {domain.data}"
+        )
     return found
 
 
 def prepare_pixels(
     study: DomainStudy, domain: Domain, name: str, pixels: Pixels, mask: Labels | None = None
 ) -> PreparedImage:
-    """An image `(H, W, 3)` of `domain` at the working scale; `mask` holds positions in classes."""
+    """An image `(H, W, 3)` of `domain` at the working scale; `mask` contains class indices."""
     view = _view(domain, name, pixels)
     pixels, mask = pixels[view], None if mask is None else mask[view]
     height, width = pixels.shape[:2]
@@ -119,12 +121,12 @@ def prepare_pixels(
 
 
 def working_shape(height: int, width: int, scale: float) -> tuple[int, int]:
-    """Size after scaling, halves rounded up: 1,433 rows become 717."""
+    """Size after scaling, with halves rounded up: 1,433 rows become 717."""
     return _scaled(height, scale), _scaled(width, scale)
 
 
 def scaling_method(source: tuple[int, ...], target: tuple[int, ...]) -> Image.Resampling:
-    """Down as `shards.images` scales, up without the steps that its filter would leave."""
+    """Hamming to shrink, as in `shards.images`; bicubic to enlarge, which gives no steps."""
     grows = target[0] > source[0]
     return Image.Resampling.BICUBIC if grows else Image.Resampling.HAMMING
 
@@ -141,7 +143,7 @@ def _source_pairs(
         pairs = found["all"].pairs
     elif folds == 1:
         if not found["val"].pairs:
-            raise UserError(f"{study.name} names no val of its source; take folds of 2 or more")
+            raise UserError(f"the source of {study.name} has no val; use at least 2 folds")
         _check_labelled(found["train"], found["val"])
         return found["train"].pairs, found["val"].pairs
     else:
@@ -150,7 +152,7 @@ def _source_pairs(
     return hold_out(pairs, folds, fold, study.specimen)
 
 
-def _find(domain: Domain) -> dict[str, Found]:
+def _find(domain: Domain) -> dict[str, SplitFiles]:
     found = find_splits(domain.data, domain.entries)
     for split, part in found.items():
         if part.orphans:
@@ -159,20 +161,20 @@ def _find(domain: Domain) -> dict[str, Found]:
     return found
 
 
-def _check_labelled(*parts: Found) -> None:
+def _check_labelled(*parts: SplitFiles) -> None:
     for part in parts:
         if part.unlabelled:
             path = part.unlabelled[0]
-            raise UserError(f"{path} has no mask, and only labelled images can be learnt from")
+            raise UserError(f"{path} has no mask, but supervised training needs one")
 
 
-def _images(found: Found) -> list[Path]:
+def _images(found: SplitFiles) -> list[Path]:
     paths = [*(pair.image for pair in found.pairs), *found.unlabelled]
     return sorted(paths, key=lambda path: path.name)
 
 
 def _prepare_pair(study: DomainStudy, domain: Domain, pair: Pair) -> PreparedImage:
-    item = labelled(pair, read_mask(pair.mask), study.mask_classes)
+    item = read_labelled_image(pair, read_mask(pair.mask), study.mask_classes)
     names = study.class_names
     merged = np.array([names.index(entry.name) for entry in study.mask_classes], np.uint8)
     return prepare_pixels(study, domain, item.name, item.pixels, merged[item.mask])
@@ -183,7 +185,7 @@ def _prepare_image(study: DomainStudy, domain: Domain, path: Path) -> PreparedIm
 
 
 def _view(domain: Domain, name: str, pixels: Pixels) -> tuple[slice, slice]:
-    """The part of a file that is used: without data bar, of the domain's field of view."""
+    """The part of an image that is used: its field of view, without the data bar."""
     rows, columns = slice(0, pixels.shape[0]), slice(0, pixels.shape[1])
     if domain.crop_bar and (bar := find_data_bar(pixels)) is not None:
         rows = slice(0, bar.row) if bar.edge == "bottom" else slice(bar.row, pixels.shape[0])
@@ -197,8 +199,8 @@ def _view(domain: Domain, name: str, pixels: Pixels) -> tuple[slice, slice]:
 
 def _central(name: str, span: slice, length: int) -> slice:
     available = span.stop - span.start
-    if length > available + 1:  # a pixel is lost to rounding
-        warn(f"{name} has {available} pixels where the field of view asks for {length}; all used")
+    if length > available + 1:  # one pixel may be lost to rounding
+        warn(f"{name} has {available} pixels but the field of view has {length}; all are used")
     start = span.start + max(0, available - length) // 2
     return slice(start, min(span.stop, start + length))
 
@@ -212,17 +214,3 @@ def _resized(pixels: Pixels, shape: tuple[int, int]) -> Pixels:
 
 def _sampled(mask: Labels, shape: tuple[int, int]) -> Labels:
     return np.array(Image.fromarray(mask).resize(shape[::-1], Image.Resampling.NEAREST))
-
-
-def _check_presence(study: DomainStudy, domain: Domain, images: Sequence[PreparedImage]) -> None:
-    present = _present(image.mask for image in images if image.mask is not None)
-    absent = [name for index, name in enumerate(study.class_names) if index not in present]
-    if absent:
-        raise UserError(
-            f"no mask of {domain.name} holds {', '.join(absent)}; is its value right? (python -m "
-            "downstream.check says what the masks hold)"
-        )
-
-
-def _present(masks: Iterable[Labels]) -> set[int]:
-    return {int(index) for mask in masks for index in np.unique(mask)}

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from downstream.adaptation.build import RunData
-from downstream.seg.classes import spell_class
+from downstream.seg.classes import format_class
 from downstream.seg.metrics import constant_score, score
 from downstream.seg.results import versions
 from downstream.seg.run_folder import (
@@ -128,7 +128,7 @@ def write_kept(
         encoder_options=encoder_options(origin.arch),
         init=config.init,
         encoder_sha256=origin.sha256,
-        classes=tuple(spell_class(entry) for entry in study.classes),
+        classes=tuple(format_class(entry) for entry in study.classes),
         mean=origin.mean,
         std=origin.std,
         crop_size=study.tile_core + 2 * study.context_margin,

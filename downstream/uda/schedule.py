@@ -1,13 +1,12 @@
-"""The learning rate as a function of the step: linear warm-up times polynomial decay."""
+"""Learning rate schedule: linear warm-up times polynomial decay."""
 
 
 def poly_lr(step: int, total: int, base: float, power: float, warmup: int) -> float:
-    """The rate of `step`, from 0: `base` · (1 - step / total)^power, 0 from `total` on.
+    """The learning rate at `step`, from 0: `base` · (1 - step / total)^power; 0 from `total`.
 
-    Chen et al. 2018 (DeepLab, arXiv:1606.00915), section 4.1: power 0.9. During the first `warmup`
-    steps a share of it, rising evenly to the whole (Hoyer et al. 2022, arXiv:2111.14887, 3.3: 1500
-    steps).
+    Chen et al. 2018 (DeepLab, arXiv:1606.00915), section 4.1: power 0.9. Multiplied by a linear
+    warm-up over the first `warmup` steps (Hoyer et al. 2022, arXiv:2111.14887, 3.3: 1500 steps).
     """
-    share = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    factor = min(1.0, (step + 1) / warmup) if warmup else 1.0
     decay: float = max(0.0, 1 - step / total) ** power
-    return base * share * decay
+    return base * factor * decay

@@ -1,19 +1,19 @@
-"""The target's style on source images: its amplitudes of low frequency (FDA).
+"""Fourier domain adaptation (FDA): transfer low-frequency amplitudes from target to source.
 
-Yang and Soatto 2020 (arXiv:2004.05498), section 3.1. What is bright and what is dark lies in the
-phase: an inverted domain needs inverting, this does not.
+Yang and Soatto 2020 (arXiv:2004.05498), section 3.1. Polarity is in the phase, which is kept: FDA
+cannot replace the inversion of an inverted domain.
 """
 
 import torch
 
 
 def fda(source: torch.Tensor, target: torch.Tensor, beta: float) -> torch.Tensor:
-    """Source images with the amplitudes of target images, phases kept; both `(N, C, H, W)`.
+    """Source images with the low-frequency amplitudes of target images; both `(N, C, H, W)`.
 
-    Taken are the frequencies of at most `beta` · height and `beta` · width cycles per image (the
-    mean grey among them), each channel by itself; with `beta` 0 none. Give grey values as stored,
-    0 to 255, before any normalisation. Float32, not clipped: a few values leave the range.
-    Raises `ValueError` where shapes differ.
+    Replaces the amplitudes of frequencies up to `beta` · height and `beta` · width cycles per image
+    (including the mean) in each channel; none if `beta` is 0. Takes stored grey values, 0 to 255,
+    before normalisation; returns float32 without clipping, so some values exceed the range.
+    Raises `ValueError` if the shapes differ.
     """
     if source.shape != target.shape:
         raise ValueError(f"fda needs equal shapes, not {source.shape} and {target.shape}")

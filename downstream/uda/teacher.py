@@ -1,7 +1,7 @@
-"""A mean teacher: the average of a student over its steps labels the student's images.
+"""A mean teacher: a moving average of the student predicts pseudo-labels.
 
-Tarvainen and Valpola 2017 (arXiv:1703.01780), section 2; pseudo labels and their weight as Hoyer et
-al. 2022 (DAFormer, arXiv:2111.14887), section 3.1, but weighted per image, not per batch.
+Tarvainen and Valpola 2017 (arXiv:1703.01780), section 2; pseudo-labels and weights as in Hoyer et
+al. 2022 (DAFormer, arXiv:2111.14887), section 3.1, but per image, not per batch.
 """
 
 import copy
@@ -16,11 +16,11 @@ from pretrain.ema import lerp_towards
 
 
 class Teacher:
-    """A copy of a student that follows it at a distance; its state is the model and the step count.
+    """An exponential moving average of the student; its state is the model and the step count.
 
-    Its running statistics are its own, of the images that it labels, as in DAFormer's public code:
-    the student's are of masked views, and say nothing before some steps have been done. Those of
-    the source, where batch norm has both, follow the student.
+    It has its own running statistics, of the images it labels, as in DAFormer's public code: the
+    student's are those of masked views, and meaningless in the first steps. The statistics of the
+    source, if batch norm keeps both, follow the student.
     """
 
     def __init__(self, student: nn.Module, alpha: float) -> None:
@@ -30,9 +30,9 @@ class Teacher:
 
     @torch.no_grad()
     def update(self, student: nn.Module) -> None:
-        """Move towards the student, by 1 - min(1 - 1 / (t + 1), alpha) at step t, from 0.
+        """Move towards the student by 1 - min(1 - 1 / (t + 1), alpha) at step t, from 0.
 
-        So at first it is the plain mean of all students so far, initial weights left out.
+        At first this is the mean of all students so far, without the initial weights.
         """
         alpha = min(1 - 1 / (self._steps + 1), self._alpha)
         lerp_towards(list(_followed(self.model)), list(_followed(student)), 1 - alpha)
@@ -42,11 +42,11 @@ class Teacher:
     def pseudo_labels(
         self, images: torch.Tensor, threshold: float, counted: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Classes `(N, H, W)` int64 of normalised images, and how far to trust each image `(N,)`.
+        """Classes `(N, H, W)` int64 of normalised images, and a weight `(N,)` for each image.
 
-        That is the share of its pixels, of `counted` `(N, H, W)` bool ones where given, whose
-        highest probability is at least `threshold`. Batch norm computes as in training, unless it
-        is frozen; dropout and the like are off.
+        The weight is the fraction of pixels (of those in `counted` `(N, H, W)` bool, if given)
+        whose highest probability is at least `threshold`. Batch norm is in training mode unless
+        frozen; dropout and the like are off.
         """
         self.model.eval()
         for layer in batch_norms(self.model):
@@ -58,15 +58,14 @@ class Teacher:
         confidence, labels = probabilities.max(1)
         sure = (confidence >= threshold).float()
         valid = torch.ones_like(sure) if counted is None else counted.float()
-        shares = (sure * valid).sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)
-        return labels, shares
+        return labels, (sure * valid).sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)
 
     def state_dict(self) -> dict[str, Any]:
-        """The model's state and the number of updates."""
+        """The state of the model and the number of updates."""
         return {"model": self.model.state_dict(), "steps": self._steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take what `state_dict` gave."""
+        """Restore a `state_dict`."""
         self.model.load_state_dict(state["model"])
         self._steps = int(state["steps"])
 

@@ -25,7 +25,7 @@ from downstream.uda.methods import (
     Measured,
     Outputs,
     SelfTraining,
-    class_shares,
+    class_fractions,
     cross_entropy,
 )
 from downstream.uda.schedule import poly_lr
@@ -126,7 +126,7 @@ class Trainer:
             else Adversary(config, parts.discriminator, self._classes, study.context_margin, device)
         )
         self.teacher = SelfTraining(config, segmenter, self._classes) if parts.teacher else None
-        shares = class_shares("", source.masks[source.masks != IGNORE], self._classes)
+        shares = class_fractions("", source.masks[source.masks != IGNORE], self._classes)
         self.monitor = TrainingMonitor(config, study.class_names, tuple(shares.values()))
 
     def resume(self) -> State:
@@ -235,12 +235,12 @@ class Trainer:
         measured: Measured = {}
         if self.adversary is not None:
             target = self._outputs(images, "target", step)
-            loss = self.adversary.fool(target)
+            loss = self.adversary.adversarial_loss(target)
             loss.backward()  # type: ignore[no-untyped-call]
             measured["loss_adversarial"] = float(loss.detach())
-            measured |= self.adversary.learn(source, target)
+            measured |= self.adversary.train_discriminators(source, target)
             predicted = target.main.detach().argmax(1)[counted != IGNORE]
-            measured |= class_shares("student_fraction_", predicted, self._classes)
+            measured |= class_fractions("student_fraction_", predicted, self._classes)
         if self.teacher is not None:
             loss, pseudo = self.teacher.consistency(
                 lambda view: self._predict(view, "target", step, "masked_network").main,
@@ -272,7 +272,7 @@ class Trainer:
             use_domain(model, domain),
             torch.autocast(normalised.device.type, torch.bfloat16, enabled=bf16),
         ):
-            main, aux = model.both(normalised)
+            main, aux = model.forward_heads(normalised)
         return Outputs(main.float(), None if aux is None else aux.float())
 
     def _build_optimizer(self) -> torch.optim.Optimizer:

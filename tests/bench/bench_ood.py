@@ -21,7 +21,7 @@ from downstream.apply.novelty import (
     leave_one_out_scores,
     ood_limit,
 )
-from downstream.apply.scan import open_scan
+from downstream.apply.scan import open_image
 from downstream.seg.segmenter import load_segmenter
 
 
@@ -53,7 +53,7 @@ def features_of(run: Path, folders: list[Path]) -> list[Features]:
     assert segmenter.card is not None
     side = segmenter.card.crop_size
     paths = sorted(path for folder in folders for path in folder.iterdir())
-    return [crop_features(open_scan(path), segmenter, side) for path in paths]
+    return [crop_features(open_image(path), segmenter, side) for path in paths]
 
 
 def draw(

@@ -17,10 +17,10 @@ from torch import nn
 
 from downstream.apply.blend import Tiling, blended_bands
 from downstream.apply.config import PredictConfig
-from downstream.apply.ensemble import Ensemble, Member, single_view
-from downstream.apply.legend import legend_of
-from downstream.apply.picture import PictureWriter
-from downstream.apply.scan import open_scan
+from downstream.apply.ensemble import Ensemble, Member, no_tta
+from downstream.apply.legend import build_legend
+from downstream.apply.picture import OutputWriter
+from downstream.apply.scan import open_image
 from downstream.seg.classes import parse_classes
 from downstream.seg.segmenter import STRIDE, Segmenter
 from shards.schema import IMAGENET_MEAN, IMAGENET_STD
@@ -46,11 +46,11 @@ def main() -> None:
         print(f"peak before the prediction {peak():.0f} MB")
         began = time.monotonic()
         config = PredictConfig(runs=(path,), images=(str(path),), out=Path(folder) / "out")
-        legend = legend_of(parse_classes(("dark=0", "bright=1")))
-        ensemble = Ensemble([Member(segmenter)], 2, single_view())
-        scan = open_scan(path)
+        legend = build_legend(parse_classes(("dark=0", "bright=1")))
+        ensemble = Ensemble([Member(segmenter)], 2, no_tta())
+        scan = open_image(path)
         tiling = Tiling(options.tile, options.overlap, STRIDE)
-        with PictureWriter(config, scan, legend, 1) as picture:
+        with OutputWriter(config, scan, legend, 1) as picture:
             for band in blended_bands(scan, ensemble, ensemble.channels, tiling):
                 picture.add(band.top, band.maps)
             totals = picture.finish()

@@ -14,7 +14,7 @@ on every other pair of shifts (0, 1, 4, 5, …); the rest tests.
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,8 @@ from downstream.bainite import main as draw_bainite
 from downstream.seg.metrics import score
 from downstream.seg.run_folder import RunPaths, write_json
 from downstream.seg.segmenter import load_segmenter
-from downstream.uda.bainite_shift import SOURCE, TARGETS, Shift, blend, random_shift
-from downstream.uda.bainite_view import draw_domain
+from downstream.uda.bainite_shift import SOURCE, TARGETS, Shift, interpolate
+from downstream.uda.bainite_view import draw_image
 from downstream.uda.config import AdaptConfig
 from downstream.uda.domains import DomainStudy
 from downstream.uda.evaluate import score_images, total_confusion
@@ -103,14 +103,24 @@ def shift_of(number: int, count: int) -> Shift:
     strength = STRONGEST * (number + 0.5) / count
     if number % 2:
         return random_shift(np.random.default_rng([7, number]), strength)
-    return blend(SOURCE, list(TARGETS.values())[number // 2 % 3], strength)
+    return interpolate(SOURCE, list(TARGETS.values())[number // 2 % 3], strength)
+
+
+def random_shift(rng: np.random.Generator, strength: float) -> Shift:
+    """Interpolate each parameter towards a random target, by 0 to 2 times `strength`."""
+    ends = list(TARGETS.values())
+    values: dict[str, Any] = {}
+    for name in (field.name for field in fields(Shift) if field.name != "inverted"):
+        end = ends[int(rng.integers(len(ends)))]
+        values[name] = getattr(interpolate(SOURCE, end, 2 * strength * rng.random()), name)
+    return replace(SOURCE, inverted=bool(rng.integers(2)) and strength > 0, **values)
 
 
 def draw_target(study: DomainStudy, shift: Shift, number: int, images: int) -> list[PreparedImage]:
     domain = replace(
         study.source, name="drawn", pixel_size_nm=shift.pixel_nm, invert=shift.inverted
     )
-    drawn = draw_domain(shift, 1000 + number, images, SHAPE)
+    drawn = [draw_image(shift, SHAPE, 1000 + number, 0, i) for i in range(images)]
     return [
         prepare_pixels(study, domain, f"{number}_{i}", np.repeat(grey[..., None], 3, 2), mask)
         for i, (grey, mask) in enumerate(drawn)

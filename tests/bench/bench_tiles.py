@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from downstream.apply.blend import Tiling, blended_bands
-from downstream.apply.ensemble import Ensemble, Member, single_view
-from downstream.apply.reach import sees_whole_tile
-from downstream.apply.scan import Scan, open_scan, scan_of
+from downstream.apply.ensemble import Ensemble, Member, no_tta
+from downstream.apply.reach import has_global_context
+from downstream.apply.scan import ImageReader, array_reader, open_image
 from downstream.seg.segmenter import STRIDE, load_segmenter
 
 SIDE = 2048
@@ -31,9 +31,9 @@ def main() -> None:
         segmenter = load_segmenter(run)
         card = segmenter.card
         assert card is not None
-        ensemble = Ensemble([Member(segmenter)], len(card.classes), single_view())
+        ensemble = Ensemble([Member(segmenter)], len(card.classes), no_tta())
         whole = probabilities(scan, ensemble, Tiling(SIDE, 0, STRIDE))
-        pools = "pools over the tile" if sees_whole_tile(segmenter.model) else "does not pool"
+        pools = "pools over the tile" if has_global_context(segmenter.model) else "does not pool"
         print(f"{card.decoder} on {card.arch}, {pools}; classes {shares(whole)}")
         for tile in options.tiles:
             tiled = probabilities(scan, ensemble, Tiling(tile, OVERLAP, STRIDE))
@@ -42,9 +42,9 @@ def main() -> None:
             print(f"  tile {tile}: {changed:.3%} change class, probabilities by {furthest:.1e}")
 
 
-def mosaic(paths: list[Path]) -> Scan:
+def mosaic(paths: list[Path]) -> ImageReader:
     """The images side by side, repeated as need be, to a square of `SIDE` pixels."""
-    scans = [open_scan(path) for path in paths]
+    scans = [open_image(path) for path in paths]
     side = min(min(scan.height, scan.width) for scan in scans)
     count = -(-SIDE // side)
     parts = [scan.rows(0, side)[:, :side] for scan in scans]
@@ -52,10 +52,10 @@ def mosaic(paths: list[Path]) -> Scan:
         np.concatenate([parts[(row * count + column) % len(parts)] for column in range(count)], 1)
         for row in range(count)
     ]
-    return scan_of("mosaic", np.ascontiguousarray(np.concatenate(rows)[:SIDE, :SIDE]))
+    return array_reader("mosaic", np.ascontiguousarray(np.concatenate(rows)[:SIDE, :SIDE]))
 
 
-def probabilities(scan: Scan, ensemble: Ensemble, tiling: Tiling) -> np.ndarray:
+def probabilities(scan: ImageReader, ensemble: Ensemble, tiling: Tiling) -> np.ndarray:
     bands = blended_bands(scan, ensemble, ensemble.channels, tiling)
     return np.concatenate([band.maps for band in bands], 1)[:-1]
 

@@ -1,4 +1,4 @@
-"""Augmentation: image and mask move together, draws follow torch's seed, empty corners never."""
+"""Augmentation: image and mask agree, torch's seed decides, and corners are never empty."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def test_image_and_mask_move_together(augmentation: str) -> None:
         assert torch.equal(image, again)
 
 
-def test_where_up_has_a_meaning_it_stays_up() -> None:
+def test_hflip_keeps_up_and_down() -> None:
     rows = torch.arange(64, dtype=torch.uint8).repeat(64, 1).T[None]
     image, mask = tv_tensors.Image(rows.expand(3, -1, -1)), tv_tensors.Mask(rows)
     kept, turned = (build_augmentation("basic", kind, 64) for kind in ("hflip", "any"))

@@ -8,7 +8,7 @@ import pytest
 
 from downstream.apply.calibration_file import read_reference
 from downstream.apply.novelty import ood_score
-from downstream.apply.scan import open_scan
+from downstream.apply.scan import open_image
 from downstream.calibrate import calibrate
 from downstream.check import check
 from downstream.config import SegmentConfig
@@ -83,7 +83,7 @@ def test_images_of_other_imaging_lie_farther_than_those_of_the_same(
     segmenter, reference = load_segmenter(tmp_path), read_reference(tmp_path)
 
     def distances(entry: str) -> list[float]:
-        scans = [open_scan(path) for path in sorted((benchmark / entry).iterdir())]
+        scans = [open_image(path) for path in sorted((benchmark / entry).iterdir())]
         return [ood_score(scan, segmenter, reference, 128) / limit for scan in scans]
 
     same, other = distances("Super1/test"), distances("Super4/test")

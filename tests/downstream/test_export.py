@@ -1,4 +1,4 @@
-"""What is written for other programs gives what the run gives, at any size, and says what it is."""
+"""Exported files reproduce the run at any size and carry its card."""
 
 import json
 import shutil
@@ -78,7 +78,7 @@ def test_it_carries_its_classes_and_its_card(out: Path, run: Path) -> None:
         assert facts["sha256"] == file_sha256(path)
 
 
-def test_smp_and_torch_read_theirs(out: Path, run: Path) -> None:
+def test_smp_and_torch_read_their_formats(out: Path, run: Path) -> None:
     own = load_segmenter(run, torch.device("cpu"))
     images = torch.randint(0, 256, (1, 3, 96, 64), dtype=torch.uint8)
     with torch.no_grad():
@@ -90,7 +90,7 @@ def test_smp_and_torch_read_theirs(out: Path, run: Path) -> None:
         assert torch.allclose(read, own.logits(large.to(torch.uint8)).softmax(1), atol=1e-4)
 
 
-def test_without_the_runs_images_noise_is_used_and_that_is_said(
+def test_without_the_images_of_the_run_noise_is_used_with_a_warning(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("best.safetensors", "card.json", "config.yaml"):
@@ -102,7 +102,7 @@ def test_without_the_runs_images_noise_is_used_and_that_is_said(
     assert "checked on noise" in capsys.readouterr().err
 
 
-def test_that_images_must_be_prepared_is_told(
+def test_required_preparation_is_reported(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(run, tmp_path / "adapted")
@@ -110,12 +110,12 @@ def test_that_images_must_be_prepared_is_told(
     preparation = {"scale": 0.25, "invert": True, "crop_bar": False}
     write_segmenter_card(tmp_path / "adapted", replace(card, preparation=preparation))
     content = export_segmenter(tmp_path / "adapted", tmp_path / "out", ["smp"])
-    said = "prepared so: scale 0.25, invert True, crop_bar False"
+    said = "prepared by: scale 0.25, invert True, crop_bar False"
     assert content["input"].endswith(said)
     assert said in " ".join(capsys.readouterr().err.split())
 
 
-def test_what_is_no_finished_run_is_one_line(
+def test_an_unfinished_run_is_a_one_line_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
@@ -125,7 +125,7 @@ def test_what_is_no_finished_run_is_one_line(
 
 
 @pytest.mark.slow
-def test_what_cannot_take_any_size_takes_that_of_the_crops(
+def test_a_network_of_fixed_size_is_exported_at_the_crop_size(
     squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # PSPNet pools to grids of 1, 2, 3 and 6, whose windows depend on the size.
@@ -133,4 +133,4 @@ def test_what_cannot_take_any_size_takes_that_of_the_crops(
     content = export_segmenter(run, tmp_path / "out", ["onnx"])
     assert content["files"]["segmenter.onnx"]["size"] == (1, 64, 64)
     assert content["files"]["segmenter.onnx"]["largest_difference"] < 1e-4
-    assert "segmenter.onnx takes 64 pixels square alone" in capsys.readouterr().err
+    assert "segmenter.onnx only takes 64 pixels square" in capsys.readouterr().err

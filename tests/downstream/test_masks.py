@@ -1,4 +1,4 @@
-"""Mask values: read exactly, given a meaning that the user confirmed, or refused."""
+"""Mask values are read exactly and mapped to classes, or rejected."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from downstream.seg.classes import parse_classes, spell_class
+from downstream.seg.classes import format_class, parse_classes
 from downstream.seg.masks import RawMask, mask_to_indices, read_mask
 from downstream.seg.proposal import propose_classes
 from shards.cli import UserError
@@ -26,18 +26,18 @@ def saved(folder: Path, image: np.ndarray | Image.Image, name: str = "m.png") ->
     return read_mask(folder / name)
 
 
-def test_indices_from_zero_speak_for_themselves() -> None:
+def test_indices_from_zero_need_no_confirmation() -> None:
     proposal = propose_classes([RawMask("a", MASK), RawMask("b", MASK * 2)])
     assert proposal.certain
-    assert [spell_class(c) for c in proposal.classes] == ["class0=0", "class1=1", "class2=2"]
+    assert [format_class(c) for c in proposal.classes] == ["class0=0", "class1=1", "class2=2"]
 
 
-def test_black_and_white_masks_need_the_users_word() -> None:
+def test_black_and_white_masks_need_confirmation() -> None:
     proposal = propose_classes([RawMask("a", MASK * 255)])
     assert not proposal.certain
     assert proposal.flags == "--classes background=0 foreground=255"
     assert np.array_equal(mask_to_indices(RawMask("a", MASK * 255), proposal.classes), MASK)
-    with pytest.raises(UserError, match="holds values 255, which no class stands for"):
+    with pytest.raises(UserError, match="contains values 255 without a class"):
         mask_to_indices(RawMask("a", MASK * 255), parse_classes(("rest=0", "crack=1")))
 
 
@@ -51,7 +51,7 @@ def test_an_overlay_is_proposed_as_its_vivid_colours_and_the_rest(tmp_path: Path
     assert np.array_equal(mask_to_indices(raw, SUPER), wanted)
 
 
-def test_red_and_blue_cannot_be_taken_for_each_other(tmp_path: Path) -> None:
+def test_red_and_blue_are_not_swapped(tmp_path: Path) -> None:
     # OpenCV reads BGR; paper A's public code names the classes by colours in that order.
     raw = saved(tmp_path, OVERLAY)
     swapped = parse_classes(("matrix=rest", "secondary=#ff0000", "tertiary=#0000ff"))
@@ -74,7 +74,7 @@ def test_colour_maps_and_palettes(tmp_path: Path) -> None:
     assert np.array_equal(mask_to_indices(palette, by_colour), MASK)
 
 
-def test_palettes_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+def test_contradicting_palettes_are_rejected(tmp_path: Path) -> None:
     masks = []
     for name, palette in (("a", [0, 0, 0, 255, 0, 0]), ("b", [0, 0, 0, 0, 255, 0])):
         picture = Image.fromarray(MASK).convert("P")
@@ -84,26 +84,25 @@ def test_palettes_that_contradict_each_other_are_refused(tmp_path: Path) -> None
         propose_classes(masks)
 
 
-def test_grey_in_three_channels_counts_as_indices(tmp_path: Path) -> None:
-    raw = saved(tmp_path, np.repeat(MASK[..., None], 3, axis=2))
+@pytest.mark.parametrize(
+    "image", [np.repeat(MASK[..., None], 3, axis=2), Image.fromarray(MASK * 255).convert("1")]
+)
+def test_grey_rgb_and_one_bit_masks_are_indices(
+    image: np.ndarray | Image.Image, tmp_path: Path
+) -> None:
+    raw = saved(tmp_path, image)
     proposal = propose_classes([raw])
     assert proposal.certain
     assert np.array_equal(mask_to_indices(raw, proposal.classes), MASK)
 
 
-def test_a_one_bit_mask_is_zero_and_one(tmp_path: Path) -> None:
-    raw = saved(tmp_path, Image.fromarray(MASK * 255).convert("1"))
-    assert propose_classes([raw]).certain
-    assert np.array_equal(raw.values, MASK)
-
-
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_a_jpeg_is_no_mask(mode: str, tmp_path: Path) -> None:
+def test_a_jpeg_mask_is_rejected(mode: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a JPEG"):
         saved(tmp_path, Image.fromarray(MASK * 255).convert(mode), "m.jpg")
 
 
-def test_smoothed_borders_are_refused(tmp_path: Path) -> None:
+def test_smoothed_borders_are_rejected(tmp_path: Path) -> None:
     big = Image.fromarray(np.kron(MASK, np.ones((4, 4), np.uint8)) * 255)
     with pytest.raises(UserError, match="borders were smoothed or compressed"):
         propose_classes([RawMask("m", np.asarray(big.filter(ImageFilter.GaussianBlur(2))))])
@@ -115,7 +114,7 @@ def test_smoothed_borders_are_refused(tmp_path: Path) -> None:
 def test_a_vivid_colour_without_a_class_does_not_fall_into_the_rest() -> None:
     mask = OVERLAY.copy()
     mask[35, 35] = (0, 255, 0)
-    with pytest.raises(UserError, match=r"holds colours #00ff00 in 0\.06% of its pixels"):
+    with pytest.raises(UserError, match=r"contains colours #00ff00 in 0\.06% of its pixels"):
         mask_to_indices(RawMask("m", mask), SUPER)
     # … unless it is the micrograph's own.
     image = GREY.copy()
@@ -124,30 +123,26 @@ def test_a_vivid_colour_without_a_class_does_not_fall_into_the_rest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "why"),
+    ("masks", "why"),
     [
-        (np.random.default_rng(0).integers(0, 256, (40, 40)), "grey images, not masks"),
-        (np.zeros((40, 40), np.uint8), "hold only 0"),
+        ([np.random.default_rng(0).integers(0, 256, (40, 40))], "grey images, not masks"),
+        ([np.zeros((40, 40), np.uint8)], "contain only 0"),
+        ([MASK, OVERLAY], "convert them to one kind"),
     ],
 )
-def test_what_is_no_mask_is_refused(values: np.ndarray, why: str) -> None:
+def test_images_that_are_not_masks_are_rejected(masks: list[np.ndarray], why: str) -> None:
     with pytest.raises(UserError, match=why):
-        propose_classes([RawMask("m", values)])
+        propose_classes([RawMask("m", values) for values in masks])
 
 
-def test_coloured_masks_beside_index_masks_are_refused() -> None:
-    with pytest.raises(UserError, match="make them of one kind"):
-        propose_classes([RawMask("a", MASK), RawMask("b", OVERLAY)])
-
-
-def test_half_transparent_and_fractional_masks_are_refused(tmp_path: Path) -> None:
+def test_half_transparent_and_fractional_masks_are_rejected(tmp_path: Path) -> None:
     rgba = np.dstack([OVERLAY, np.full(MASK.shape, 255, np.uint8)])
     rgba[:20, :, 3] = 128
-    with pytest.raises(UserError, match=r"half transparent in 50\.0%"):
+    with pytest.raises(UserError, match=r"half-transparent in 50\.0%"):
         saved(tmp_path, rgba)
     rgba[:20, :, 3] = 0
     assert (saved(tmp_path, rgba).values[:20] == 0).all()
-    with pytest.raises(UserError, match="holds fractions"):
+    with pytest.raises(UserError, match="contains fractional values"):
         saved(tmp_path, (MASK * 0.5).astype(np.float32), "f.tif")
     assert saved(tmp_path, MASK.astype(np.float32), "w.tif").values.max() == 1
 
@@ -165,6 +160,6 @@ def test_half_transparent_and_fractional_masks_are_refused(tmp_path: Path) -> No
         ("a=1", "b=#ffffff"),
     ],
 )
-def test_unclear_class_lists_are_refused(specs: tuple[str, ...]) -> None:
+def test_unclear_class_lists_are_rejected(specs: tuple[str, ...]) -> None:
     with pytest.raises(UserError):
         parse_classes(specs)

@@ -1,4 +1,4 @@
-"""Measures of masks whose truth is known: grids of coins, discs, and strips."""
+"""Measurements of masks with known truth: random grids, discs, and strips."""
 
 import csv
 from pathlib import Path
@@ -10,9 +10,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from downstream.measure import main
-from downstream.quantify.fractions import fraction_of, integral_range, mean_fraction
+from downstream.quantify.fractions import estimate_fraction, integral_range, mean_fraction
 from downstream.quantify.layers import measure_layer
-from downstream.quantify.objects import find_objects, weighted_mean
+from downstream.quantify.objects import measure_regions, weighted_mean
 from shards.cli import EXIT_USER_ERROR
 
 Region = npt.NDArray[np.bool_]
@@ -49,8 +49,8 @@ def test_a_large_mask_is_averaged_without_a_change_of_the_range() -> None:
     assert np.mean(found) == pytest.approx(24**2, rel=0.15)
 
 
-def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
-    found = [fraction_of(coins(24, 6, 0.2, seed), 0.9) for seed in range(150)]
+def test_intervals_cover_the_truth_at_their_confidence() -> None:
+    found = [estimate_fraction(coins(24, 6, 0.2, seed), 0.9) for seed in range(150)]
     covered = np.mean([f.low <= 0.2 <= f.high for f in found])
     assert 0.83 <= covered <= 0.97  # 0.9 within three standard errors of 150 draws
     spread = np.std([f.value for f in found])
@@ -59,13 +59,14 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
 
 def test_the_spread_of_an_ensemble_widens_the_interval() -> None:
     region = coins(24, 6, 0.2, 0)
-    alone, together = fraction_of(region, 0.95), fraction_of(region, 0.95, model_error=0.05)
+    alone = estimate_fraction(region, 0.95)
+    together = estimate_fraction(region, 0.95, model_error=0.05)
     assert together.standard_error == pytest.approx(np.hypot(alone.standard_error, 0.05))
     assert together.low < alone.low and together.high > alone.high
 
 
-def test_an_absent_phase_has_no_error_to_tell() -> None:
-    fraction = fraction_of(np.zeros((64, 64), bool), 0.95)
+def test_an_absent_phase_has_no_standard_error() -> None:
+    fraction = estimate_fraction(np.zeros((64, 64), bool), 0.95)
     assert fraction.value == 0 and np.isnan(fraction.standard_error) and np.isnan(fraction.high)
 
 
@@ -79,31 +80,32 @@ def test_several_images_give_the_error_of_their_mean(count: int) -> None:
     assert 0.8 <= hits / 200 <= 0.97  # a bootstrap of 12 is a little too narrow
 
 
-def test_regions_that_the_border_cuts_do_not_bias_number_and_size() -> None:
+def test_regions_at_the_border_do_not_bias_number_and_size() -> None:
     """Discs of two sizes: of the large ones the border cuts more."""
     numbers = []
     for seed in range(30):
         region = discs(seed, 14, 12, 160)
-        inside = find_objects(region, 10, "correct")
+        inside = measure_regions(region, 10, "correct")
         numbers.append(inside.weight.sum() / 160**2)
     true = 14 / (160 + 24) ** 2  # centres per area
     assert np.mean(numbers) == pytest.approx(true, rel=0.1)
     kept = inside.weight > 0
     assert weighted_mean(inside.diameter, inside.weight) == pytest.approx(24.5, abs=0.7)
-    assert not inside.cut[kept].any() and inside.aspect[kept] == pytest.approx(1, abs=0.06)
+    assert not inside.touches_border[kept].any()
+    assert inside.aspect[kept] == pytest.approx(1, abs=0.06)
 
 
 def test_specks_and_diagonals() -> None:
     region = np.zeros((40, 40), bool)
     region[5, 5] = True  # noise
     region[10:14, 10:14] = region[14:18, 14:18] = True  # touch at a corner: one region
-    found = find_objects(region, 10, "correct")
+    found = measure_regions(region, 10, "correct")
     assert found.area.tolist() == [32.0]
     assert (found.x[0], found.y[0]) == (13.5, 13.5)
 
 
 @pytest.mark.parametrize("thickness", [1, 2, 7, 12])
-def test_a_strip_is_as_thick_as_it_is(thickness: int) -> None:
+def test_the_thickness_of_a_strip(thickness: int) -> None:
     region = np.zeros((60, 200), bool)
     region[20 : 20 + thickness] = True
     for turned in (region, region.T):
@@ -125,7 +127,7 @@ def test_a_slanted_wavy_layer_with_bumps() -> None:
     assert measure_layer(bumpy, 10).mean == pytest.approx(20, rel=0.1)
 
 
-def test_no_layer_is_no_number_nor_is_one_that_the_border_cuts_along_its_length() -> None:
+def test_no_layer_and_one_along_the_border_have_no_thickness() -> None:
     layer = measure_layer(np.zeros((20, 20), bool), 10)
     assert np.isnan(layer.mean) and layer.pieces == 0
     cut = np.zeros((60, 200), bool)
@@ -180,9 +182,9 @@ def test_a_cracked_layer_is_noticed_and_measured_with_its_cracks_filled(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--layers", "rust"], "no class 'rust' in these masks; they have"),
+        (["--layers", "rust"], "no class 'rust' in these masks, only"),
         (["--scale", "-1"], "scale must be above 0"),
-        (["--classes", "a=0", "b=7"], "holds values"),
+        (["--classes", "a=0", "b=7"], "contains values"),
     ],
 )
 def test_mistakes_are_named(

@@ -61,7 +61,7 @@ def test_agreement_in_the_colours_of_paper_a() -> None:
     assert picture.tolist() == [[[255, 255, 255], [0, 255, 255], [255, 0, 255], [0, 0, 0]]]
 
 
-def test_a_useless_network_is_called_so() -> None:
+def test_a_useless_network_is_reported() -> None:
     def why(matrix: list[list[int]], finished: str = "") -> str:
         total = torch.tensor(matrix)
         evaluation = Evaluation((), score(total), total, boundaries(np.eye(2), np.eye(2), 1, 0))

@@ -9,7 +9,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 from pictures import write_noise
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from downstream.models import create_model
@@ -19,7 +19,6 @@ from pretrain.publish import publish
 from pretrain.registry.pull import pull
 from pretrain.train import main as train
 from shards.cli import UserError
-from shards.schema import file_sha256
 from shards.write import WriteConfig, write_shards
 
 NAME = "mobilenet_v2.micronet"
@@ -109,28 +108,6 @@ def test_a_wrong_name_is_answered_with_the_right_one(name: str, said: str) -> No
 def test_another_arch_than_the_cards_is_refused(folder: Path) -> None:
     _describe(folder, arch="resnet18")
     with pytest.raises(UserError, match=r"does not fit: \d+ tensors missing, first bn1\.bias"):
-        create_model("Unet", folder, classes=3)
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (lambda state: state.pop(ENCODER), f"1 tensors missing, first {ENCODER}"),
-        (lambda state: state.update(extra=torch.zeros(1)), "1 tensors unknown, first extra"),
-        (
-            lambda state: state.update({ENCODER: torch.zeros(2, 3)}),
-            f"{ENCODER} has shape \\(2, 3\\), not \\(1280, 320, 1, 1\\)",
-        ),
-    ],
-)
-def test_missing_extra_and_misshapen_tensors_are_named(
-    change: Any, said: str, folder: Path
-) -> None:
-    state = load_file(folder / ENCODER_NAME)
-    change(state)
-    save_file(state, folder / ENCODER_NAME)
-    _describe(folder, sha256=file_sha256(folder / ENCODER_NAME))
-    with pytest.raises(UserError, match=said):
         create_model("Unet", folder, classes=3)
 
 

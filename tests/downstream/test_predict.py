@@ -13,9 +13,9 @@ from PIL import Image
 
 from downstream import calibrate, measure, predict, segment
 from downstream.apply.calibration import fit_temperature, reliability
-from downstream.apply.ensemble import Ensemble, Member, entropy, single_view, views
-from downstream.apply.legend import legend_of
-from downstream.apply.raster import RasterWriter
+from downstream.apply.ensemble import Ensemble, Member, entropy, no_tta, tta_transforms
+from downstream.apply.legend import build_legend
+from downstream.apply.raster import MaskWriter
 from downstream.seg.classes import parse_classes
 from downstream.seg.masks import mask_to_indices, read_mask
 from downstream.seg.segmenter import Segmenter, load_segmenter
@@ -51,12 +51,12 @@ def values_of(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
         return np.asarray(image)
 
 
-def test_a_large_image_gets_a_mask_of_its_size_and_all_that_was_asked_for(
+def test_a_large_image_gets_a_mask_of_its_size_and_all_requested_outputs(
     runs: tuple[Path, Path], tmp_path: Path
 ) -> None:
     tifffile.imwrite(tmp_path / "large.tif", field(150, 203), compression="zlib")
     out = tmp_path / "out"
-    flags = ["--out", str(out), *FEW, "--uncertainty", "--probabilities", "--views"]
+    flags = ["--out", str(out), *FEW, "--uncertainty", "--probabilities", "--tta"]
     predict.main([*map(str, runs), str(tmp_path / "large.tif"), *flags])
     mask = values_of(out / "large.png")
     truth = np.zeros((150, 203), bool)
@@ -78,7 +78,7 @@ def test_a_large_image_gets_a_mask_of_its_size_and_all_that_was_asked_for(
     assert (tmp_path / "measured" / "fractions.csv").read_text().count("class1") == 2
 
 
-def test_what_is_done_is_skipped_until_something_changes(
+def test_finished_images_are_skipped_until_something_changes(
     runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images = tmp_path / "images"
@@ -94,13 +94,13 @@ def test_what_is_done_is_skipped_until_something_changes(
     (images / "c.png").unlink()
     times = [path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.png")]
     predict.main(command)
-    assert "2 of 2 were done already" in capsys.readouterr().err
+    assert "2 of 2 were already done" in capsys.readouterr().err
     assert [p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.png")] == times
     Image.fromarray(field(100, 131)).save(images / "a.png")
     predict.main(command)
-    assert "1 of 2 were done already" in capsys.readouterr().err
-    predict.main([*command, "--views"])
-    assert "done already" not in capsys.readouterr().err
+    assert "1 of 2 were already done" in capsys.readouterr().err
+    predict.main([*command, "--tta"])
+    assert "already done" not in capsys.readouterr().err
     assert values_of(tmp_path / "out" / "a.png").shape == (100, 131)
 
 
@@ -108,11 +108,11 @@ def test_the_whole_image_and_its_tiles_agree_where_nothing_is_cut(runs: tuple[Pa
     segmenter = load_segmenter(runs[0])
     pixels = np.repeat(field(64, 96)[..., None], 3, axis=2)
     whole = segmenter.probabilities(pixels).numpy()
-    ensemble = Ensemble([Member(segmenter)], 2, single_view())
+    ensemble = Ensemble([Member(segmenter)], 2, no_tta())
     tiles = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     maps = ensemble(tiles, np.ones((1, 64, 96), np.float32))[0]
     np.testing.assert_allclose(maps[:2], whole, atol=1e-6)
-    assert ensemble.shares[0] == pytest.approx(whole.mean((1, 2)), abs=1e-5)
+    assert ensemble.fractions[0] == pytest.approx(whole.mean((1, 2)), abs=1e-5)
 
 
 def test_an_image_unlike_the_labelled_ones_is_told_of(
@@ -133,26 +133,27 @@ def test_an_image_unlike_the_labelled_ones_is_told_of(
 
 
 @pytest.mark.parametrize("orientation", ["any", "hflip"])
-def test_each_view_is_undone(orientation: str) -> None:
+def test_each_tta_transform_is_undone(orientation: str) -> None:
     image = torch.rand(1, 3, 8, 8)
-    seen = [there(image) for there, _ in views(orientation)]
-    assert len({view.numpy().tobytes() for view in seen}) == (8 if orientation == "any" else 2)
-    for there, back in views(orientation):
-        torch.testing.assert_close(back(there(image)), image)
+    found = tta_transforms(orientation)
+    transformed = [transform(image) for transform, _ in found]
+    assert len({one.numpy().tobytes() for one in transformed}) == (8 if orientation == "any" else 2)
+    for one, (_, undo) in zip(transformed, found, strict=True):
+        torch.testing.assert_close(undo(one), image)
 
 
-def test_views_make_a_prediction_that_turns_with_the_image() -> None:
+def test_with_tta_the_prediction_rotates_with_the_image() -> None:
     torch.manual_seed(0)
     network = torch.nn.Conv2d(3, 2, 5, padding=2)
     segmenter = Segmenter(network, IMAGENET_MEAN, IMAGENET_STD, torch.device("cpu"))
-    ensemble = Ensemble([Member(segmenter)], 2, views("any"))
+    ensemble = Ensemble([Member(segmenter)], 2, tta_transforms("any"))
     tile = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
     ones = np.ones((1, 32, 32), np.float32)
     turned = ensemble(torch.rot90(tile, 1, (2, 3)), ones)
     np.testing.assert_allclose(turned, np.rot90(ensemble(tile, ones), 1, (2, 3)), atol=1e-6)
 
 
-def test_entropy_is_one_where_nothing_is_known() -> None:
+def test_the_entropy_of_equal_probabilities_is_one() -> None:
     flat, sure = torch.full((1, 3, 1, 1), 1 / 3), torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1)
     assert float(entropy(flat)) == pytest.approx(1) and float(entropy(sure)) == 0
 
@@ -173,7 +174,7 @@ def test_members_that_differ_disagree_more_than_they_doubt() -> None:
         Member(Segmenter(Says(sign), IMAGENET_MEAN, IMAGENET_STD, torch.device("cpu")))
         for sign in (20.0, -20.0)
     ]
-    maps = Ensemble(members, 2, single_view())(
+    maps = Ensemble(members, 2, no_tta())(
         torch.zeros(1, 3, 32, 32, dtype=torch.uint8), np.ones((1, 32, 32), np.float32)
     )
     assert maps[0, :2] == pytest.approx(0.5)  # a mean of logits would say the same, but
@@ -207,9 +208,9 @@ def test_a_predicted_mask_means_the_same_to_training(
     tmp_path: Path, specs: tuple[str, ...], suffix: str
 ) -> None:
     classes = parse_classes(specs)
-    legend = legend_of(classes)
+    legend = build_legend(classes)
     labels = np.random.default_rng(0).integers(0, len(classes), (40, 50))
-    with RasterWriter(tmp_path / f"m{suffix}", 40, 50, legend.palette) as writer:
+    with MaskWriter(tmp_path / f"m{suffix}", 40, 50, legend.palette) as writer:
         writer.add(legend.values[labels])
         writer.finish()
     read = mask_to_indices(read_mask(tmp_path / f"m{suffix}"), classes)
@@ -219,11 +220,11 @@ def test_a_predicted_mask_means_the_same_to_training(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["absent", "--out", "o"], "is no folder of a finished run"),
-        (["RUN", "absent.tif", "--out", "o"], "no image 'absent.tif'"),
+        (["absent", "--out", "o"], "is not the folder of a finished run"),
+        (["RUN", "absent.tif", "--out", "o"], "'absent.tif' is neither an image"),
         (["RUN", "IMAGE", "--out", "o", "--tile", "100"], "tile must be a multiple of 32"),
         (["RUN", "IMAGE", "--out", "o", "--overlap", "600"], "overlap must be a multiple of 32"),
-        (["RUN", "IMAGE", "TWIN", "--out", "o"], "would both be called a"),
+        (["RUN", "IMAGE", "TWIN", "--out", "o"], "have the same name a"),
         (["RUN", "IMAGE"], "missing --out"),
     ],
 )

@@ -1,12 +1,12 @@
-"""Images prepared as they stream, and maps brought back, are those of the whole at once."""
+"""Preparing images and resizing maps row by row gives the same as doing it at once."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from downstream.apply.blend import Band
-from downstream.apply.prepared import native_bands, prepared_scan
-from downstream.apply.scan import scan_of
+from downstream.apply.prepared import native_bands, prepared_reader
+from downstream.apply.scan import array_reader
 
 
 def _noise(height: int, width: int) -> np.ndarray:
@@ -17,12 +17,12 @@ def _noise(height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("invert", [False, True])
 def test_rows_are_those_of_the_image_scaled_whole(scale: float, invert: bool) -> None:
     pixels = _noise(143, 90)
-    scan = prepared_scan(scan_of("x", pixels), {"scale": scale, "invert": invert})
+    reader = prepared_reader(array_reader("x", pixels), {"scale": scale, "invert": invert})
     method = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.HAMMING
     channels = [Image.fromarray(pixels[..., c].astype(np.float32)) for c in range(3)]
-    scaled = [np.asarray(channel.resize(scan.shape[::-1], method)) for channel in channels]
+    scaled = [np.asarray(channel.resize(reader.shape[::-1], method)) for channel in channels]
     whole = np.stack(scaled, axis=2).round().clip(0, 255).astype(int)
-    parts = [scan.rows(top, top + 17) for top in range(0, scan.height, 17)]
+    parts = [reader.rows(top, top + 17) for top in range(0, reader.height, 17)]
     found = np.concatenate(parts).astype(int)
     assert found.shape == whole.shape
     assert abs(found - (255 - whole if invert else whole)).max() <= 1  # rounding
@@ -33,9 +33,8 @@ def test_maps_are_those_of_the_whole_brought_to_native_size(native: tuple[int, i
     maps = np.random.default_rng(1).random((3, 100, 60)).astype(np.float32)
     bands = (Band(top, maps[:, top : top + 7]) for top in range(0, 100, 7))
     found = list(native_bands(bands, (100, 60), native))
-    assert [band.top for band in found] == list(np.cumsum([0, *(b.maps.shape[1] for b in found)]))[
-        :-1
-    ]
+    heights = [band.maps.shape[1] for band in found]
+    assert [band.top for band in found] == [sum(heights[:n]) for n in range(len(found))]
     bilinear = Image.Resampling.BILINEAR
     whole = [np.asarray(Image.fromarray(v).resize(native[::-1], bilinear)) for v in maps]
     np.testing.assert_allclose(np.concatenate([b.maps for b in found], axis=1), whole, atol=1e-5)

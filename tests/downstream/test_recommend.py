@@ -196,7 +196,7 @@ def test_what_is_said_of_paper_a_is_what_it_printed() -> None:
     [
         (["--encoders", "resnet18x"], "no encoder 'resnet18x'"),
         ([], "no encoders to try; give --encoders"),
-        (["--encoders", ARCH, "--folds", "4"], "cannot be parted into 4 folds"),
+        (["--encoders", ARCH, "--folds", "4"], "into 4 folds"),
         (["--encoders", ARCH, "--study", "absent"], "no such folder: absent"),
     ],
 )

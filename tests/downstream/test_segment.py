@@ -155,7 +155,7 @@ def test_a_renamed_tensor_or_another_file_is_refused(finished: Path, tmp_path: P
     card = json.loads((finished / "card.json").read_text())
     save_file(state, tmp_path / "best.safetensors")
     (tmp_path / "card.json").write_text(json.dumps(card))
-    with pytest.raises(UserError, match="is not the file that"):
+    with pytest.raises(UserError, match="does not match its card"):
         load_segmenter(tmp_path)
     card["sha256"] = file_sha256(tmp_path / "best.safetensors")
     (tmp_path / "card.json").write_text(json.dumps(card))
@@ -218,7 +218,10 @@ def test_a_vision_transformer_is_trained_calibrated_and_applied(
     small_tiles = ["--tile", "32", "--overlap", "0", "--out", str(tmp_path / "out")]
     predict.main([str(run), image, *small_tiles])
     assert (tmp_path / "out" / "a.png").is_file()
-    assert "averages over the whole tile, and was trained on more" in capsys.readouterr().err
+    assert (
+        "uses context from the whole tile and was trained on larger crops"
+        in capsys.readouterr().err
+    )
     segmenter = load_segmenter(run)
     assert segmenter.predict(np.zeros((96, 160, 3), np.uint8)).shape == (96, 160)
     with pytest.raises(UserError, match="this vision transformer output tokens"):
@@ -228,7 +231,9 @@ def test_a_vision_transformer_is_trained_calibrated_and_applied(
 @pytest.mark.parametrize("decoder", ["PAN", "DeepLabV3Plus", "DeepLabV2"])
 def test_what_cannot_dilate_is_refused_with_the_reason(decoder: str) -> None:
     for arch in (name for name, spec in ARCHS.items() if not spec.dilates):
-        with pytest.raises(UserError, match=f"{decoder} dilates its encoder, which {arch} cannot"):
+        with pytest.raises(
+            UserError, match=f"{decoder} dilates its encoder, which {arch} does not support"
+        ):
             create_model(decoder, arch, 2)
 
 
@@ -245,7 +250,7 @@ def test_an_encoder_that_is_neither_name_nor_folder_is_named() -> None:
         (["--data", "absent"], "no such folder"),
         (["--decoder", "PAN"], "less than 128 pixels, and there is one of 64; try FPN"),
         (["--stage2-lr", "0"], "lr and stage2_lr must be above 0"),
-        (["--classes", "rest=0", "crack=255"], "holds values 1, which no class stands for"),
+        (["--classes", "rest=0", "crack=255"], "contains values 1 without a class"),
     ],
 )
 def test_what_cannot_work_is_one_line_and_a_code(

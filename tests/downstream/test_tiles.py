@@ -1,4 +1,4 @@
-"""Tiles: windows that sum to one, stitching that changes nothing, sizes that do not matter."""
+"""Tiles: windows sum to one, stitching is the identity, sizes do not matter."""
 
 import numpy as np
 import pytest
@@ -7,21 +7,25 @@ import torch
 from torch import nn
 
 from downstream.apply.blend import Maps, Tiling, blended_bands
-from downstream.apply.reach import sees_whole_tile
-from downstream.apply.scan import scan_of
+from downstream.apply.reach import has_global_context
+from downstream.apply.scan import array_reader
 from downstream.apply.tiles import plan_axis
 from downstream.models import create_model
 from shards.cli import UserError
 from shards.images import Pixels
 
 
-def stitch(pixels: Pixels, tiling: Tiling, batch: int = 1) -> Maps:
-    """The image itself as the prediction."""
+def predict(pixels: Pixels, tiling: Tiling, network: nn.Module | None = None) -> Maps:
+    """The blended softmax of a network; without one, the image itself."""
 
+    @torch.inference_mode()
     def forward(tiles: torch.Tensor, windows: Maps) -> Maps:
-        return tiles.float().numpy()
+        if network is None:
+            return tiles.float().numpy()
+        return np.asarray(network(tiles.float() / 255).softmax(1).numpy())
 
-    bands = list(blended_bands(scan_of("x", pixels), forward, 3, tiling))
+    channels = 3 if network is None else 2
+    bands = list(blended_bands(array_reader("x", pixels), forward, channels, tiling))
     assert [band.top for band in bands] == list(
         np.cumsum([0] + [band.maps.shape[1] for band in bands[:-1]])
     )
@@ -46,7 +50,7 @@ def test_windows_sum_to_one_at_each_pixel(length: int, tile: int, overlap: int) 
 def test_tile_and_stitch_is_the_identity(size: tuple[int, int], batch_size: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     for tile, overlap in ((64, 0), (64, 32), (96, 32), (128, 64)):
-        stitched = stitch(pixels, Tiling(tile, overlap, 32, batch_size))
+        stitched = predict(pixels, Tiling(tile, overlap, 32, batch_size))
         assert stitched.shape == (3, *size)
         np.testing.assert_array_equal(np.rint(stitched).transpose(1, 2, 0), pixels)
 
@@ -57,18 +61,10 @@ def test_the_tile_size_changes_nothing_where_the_receptive_field_fits() -> None:
     layers += [nn.Conv2d(8, 8, 5, padding=2), nn.ReLU(), nn.Upsample(scale_factor=2)]
     layers += [nn.Conv2d(8, 2, 5, padding=2)]
     network = nn.Sequential(*layers).eval()  # sees 2 + 2 * 2 + 2, and 1 for the pooling: 9 pixels
-
-    @torch.inference_mode()
-    def forward(tiles: torch.Tensor, windows: Maps) -> Maps:
-        return np.asarray(network(tiles.float() / 255).softmax(1).numpy())
-
     pixels = np.random.default_rng(1).integers(0, 256, (200, 333, 3), np.uint8)
-    results = []
-    for tile, overlap in ((512, 32), (64, 32), (96, 32), (160, 64)):
-        bands = blended_bands(scan_of("x", pixels), forward, 2, Tiling(tile, overlap, 32))
-        results.append(np.concatenate([band.maps for band in bands], axis=1))
-    for other in results[1:]:
-        assert np.abs(other - results[0]).max() < 1e-6
+    whole = predict(pixels, Tiling(512, 32, 32), network)
+    for tile, overlap in ((64, 32), (96, 32), (160, 64)):
+        assert np.abs(predict(pixels, Tiling(tile, overlap, 32), network) - whole).max() < 1e-6
 
 
 @pytest.mark.slow
@@ -78,19 +74,11 @@ def test_tiles_of_a_unet_agree_with_the_whole_image(tile: int, overlap: int) -> 
     torch.manual_seed(0)
     network = smp.Unet("resnet18", 3, None, decoder_channels=(32, 16, 8), classes=2).eval()
     pixels = np.random.default_rng(1).integers(0, 256, (2048, 2048, 3), np.uint8)
-
-    @torch.inference_mode()
-    def forward(tiles: torch.Tensor, windows: Maps) -> Maps:
-        return np.asarray(network(tiles.float() / 255).softmax(1).numpy())
-
-    whole, tiled = (
-        np.concatenate([b.maps for b in blended_bands(scan_of("x", pixels), forward, 2, t)], 1)
-        for t in (Tiling(2048, 0, 32), Tiling(tile, overlap, 32))
-    )
-    assert np.abs(whole - tiled).max() < 1e-4
+    whole = predict(pixels, Tiling(2048, 0, 32), network)
+    assert np.abs(predict(pixels, Tiling(tile, overlap, 32), network) - whole).max() < 1e-4
 
 
-def test_the_rim_that_mirroring_adds_counts_for_nothing() -> None:
+def test_mirrored_padding_has_no_weight() -> None:
     counted = []
 
     def forward(tiles: torch.Tensor, windows: Maps) -> Maps:
@@ -98,12 +86,12 @@ def test_the_rim_that_mirroring_adds_counts_for_nothing() -> None:
         return tiles.float().numpy()
 
     pixels = np.zeros((70, 101, 3), np.uint8)
-    list(blended_bands(scan_of("x", pixels), forward, 3, Tiling(64, 32, 32)))
+    list(blended_bands(array_reader("x", pixels), forward, 3, Tiling(64, 32, 32)))
     assert sum(counted) == pytest.approx(70 * 101)
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(50, 0), (64, 48), (64, 64), (64, -32)])
-def test_sizes_that_do_not_fit_the_stride_are_refused(tile: int, overlap: int) -> None:
+def test_sizes_that_do_not_fit_the_stride_are_rejected(tile: int, overlap: int) -> None:
     with pytest.raises(UserError, match="must be a multiple of 32 pixels"):
         plan_axis(100, tile, overlap, 32)
 
@@ -119,9 +107,7 @@ def test_sizes_that_do_not_fit_the_stride_are_refused(tile: int, overlap: int) -
         ("DPT", "tu-vit_tiny_patch16_224", True),  # attention
     ],
 )
-def test_networks_that_average_over_the_tile_are_known(
-    decoder: str, arch: str, whole: bool
-) -> None:
+def test_networks_with_global_context_are_detected(decoder: str, arch: str, whole: bool) -> None:
     model = create_model(decoder, arch, 2)
-    assert sees_whole_tile(model) == whole
+    assert has_global_context(model) == whole
     assert model.training  # as it was

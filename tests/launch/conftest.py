@@ -16,7 +16,7 @@ from PIL import Image
 from waiting import wait_for
 from written_sets import write_set
 
-from downstream.demo import SYNTHETIC_SIZE, DemoConfig
+from downstream.demo.__main__ import SYNTHETIC_SIZE, DemoConfig
 from launch.grid import build_grid
 from launch.tasks import Grid
 from shards.synthetic import main as draw_corpus

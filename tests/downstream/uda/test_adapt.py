@@ -77,7 +77,7 @@ def test_an_adversary_without_weight_is_source_only_bit_for_bit(config: AdaptCon
         {"method": "mean_teacher", "network": "Unet", "optimizer": "sgd", "bn": "shared"},
     ],
 )
-def test_killed_and_resumed_is_uninterrupted_with_critics_and_teacher(
+def test_killed_and_resumed_is_uninterrupted_with_discriminators_and_teacher(
     config: AdaptConfig, changed: dict[str, Any]
 ) -> None:
     config = replace(config, steps=5, warmup_steps=2, **changed)
@@ -132,11 +132,11 @@ def test_the_loop_leaks_no_gradient_between_the_players(config: AdaptConfig) -> 
     assert adversary is not None
     source = found._outputs(found._draw("source", 0)[0], "source", 0)
     target = found._outputs(found._draw("target", 0)[0], "target", 0)
-    adversary.fool(target).backward()
+    adversary.adversarial_loss(target).backward()
     assert all(parameter.grad is None for parameter in adversary.discriminators.parameters())
     given = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     assert given
-    adversary.learn(source, target)
+    adversary.train_discriminators(source, target)
     assert all(parameter.grad is not None for parameter in adversary.discriminators.parameters())
     after = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     assert equal(given, after)
@@ -196,7 +196,7 @@ def test_losses_are_float32_where_the_network_computes_in_bf16(config: AdaptConf
         lambda module, inputs, maps: features.append(maps[-1].dtype)
     )
     (images, counted), step = found._draw("target", 0), 0
-    fooling = adversary.fool(found._outputs(images, "target", step))
+    fooling = adversary.adversarial_loss(found._outputs(images, "target", step))
     consistency, _ = teacher.consistency(
         lambda view: found._predict(view, "target", step, "masked_network").main,
         images,

@@ -1,4 +1,4 @@
-"""A study is read from its file, and what is wrong with it is said."""
+"""Domain studies are read from YAML; faults are reported."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def written(folder: Path, text: str = STUDY) -> Path:
     return path
 
 
-def test_a_study_has_its_domains_in_order_and_defaults_for_the_rest(tmp_path: Path) -> None:
+def test_a_domain_study_has_its_domains_in_order_and_defaults(tmp_path: Path) -> None:
     study = read_study(written(tmp_path))
     assert study.name == "alloy" and list(study.targets) == ["etched", "light"]
     assert study.class_names == ("matrix", "precipitate") and len(study.mask_classes) == 3
@@ -36,7 +36,7 @@ def test_a_study_has_its_domains_in_order_and_defaults_for_the_rest(tmp_path: Pa
     assert study.plan(10, 10).side == 636
 
 
-def test_another_folder_replaces_the_study_s(tmp_path: Path) -> None:
+def test_a_given_folder_overrides_that_of_the_domain_study(tmp_path: Path) -> None:
     study = read_study(written(tmp_path), Path("/elsewhere"))
     assert study.source.data == Path("/elsewhere/sem")
 
@@ -49,25 +49,25 @@ def test_another_folder_replaces_the_study_s(tmp_path: Path) -> None:
         ("data: images\n", "data: images\nscle: 1\n", "nearest is 'scale'"),
         ("data: images\n", "data: images\nmask_classes: 1\n", "unknown setting 'mask_classes'"),
         ("data: images\n", "", "--data"),
-        ("invert: true", "inverted: true", "light of study .*nearest is 'invert'"),
+        ("invert: true", "inverted: true", "light of domain study .*nearest is 'invert'"),
         ("invert: true", "invert: 3", "must be true or false"),
         ("pixel_size_nm: 100, ", "", "field_of_view_um needs pixel_size_nm"),
         ("field_of_view_um: [4, 3]", "field_of_view_um: [4]", "a width and a height"),
         ("{pixel_size_nm: 20, train", "{train", "etched has no pixel_size_nm"),
         ("{data: sem, pixel_size_nm: 20}", "{data: sem}", "source has no pixel_size_nm"),
         ("  light:", "  a/b:", "letters, digits"),
-        ("  light:", "  source:", "the source's name"),
+        ("  light:", "  source:", "the name of the source"),
         ("pixel_size_nm: 20}", "pixel_size_nm: 20, labelled: false}", "must be labelled"),
         ("precipitate=#0000ff, precipitate=#ff0000", "matrix=#0000ff", "two names"),
-        ("=#ff0000", "=red", "none of NAME=INDEX"),
+        ("=#ff0000", "=red", "invalid class '2=red'"),
         ("data: images\n", "data: images\nfolds: 1\n", "folds must be at least 2"),
     ],
 )
-def test_faults_are_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_faults_are_reported(tmp_path: Path, old: str, new: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_study(written(tmp_path, STUDY.replace(old, new)))
 
 
-def test_an_unknown_target_is_told_of_the_known(tmp_path: Path) -> None:
+def test_an_unknown_target_is_reported_with_the_known(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="etched, light"):
         read_study(written(tmp_path)).target("ligth")

@@ -1,4 +1,4 @@
-"""The label-shift experiment: sets of images with the fractions that were asked for."""
+"""The label-shift experiment: sets of images with the requested fractions."""
 
 import json
 from dataclasses import replace
@@ -33,7 +33,7 @@ def test_two_training_sets_and_a_test_set_half_way() -> None:
     assert abs(found.test.mean - 0.5) == pytest.approx(0.05)  # of two from tenths
 
 
-def test_no_image_is_trained_and_tested_on() -> None:
+def test_training_and_test_sets_are_disjoint() -> None:
     found = choose_sets(TRAIN, TRAIN, low=0.3, high=0.7, images=3, tests=2)
     assert not {*found.test.names} & {*found.low.names, *found.high.names}
 
@@ -41,13 +41,13 @@ def test_no_image_is_trained_and_tested_on() -> None:
 @pytest.mark.parametrize(
     ("images", "tests", "high", "words"),
     [
-        (6, 2, 0.7, "2 x 6 training images are wanted, and there are 10"),
-        (3, 11, 0.7, "11 labelled test images are wanted, and there are 10"),
+        (6, 2, 0.7, "2 x 6 training images are needed, but there are 10"),
+        (3, 11, 0.7, "11 labelled test images are needed, but there are 10"),
         (3, 2, 0.4, "would share 2 of 3 images: their fractions span 0% to 90%"),
         (3, 2, 0.2, "low must be below high"),
     ],
 )
-def test_what_cannot_be_had_is_told(images: int, tests: int, high: float, words: str) -> None:
+def test_impossible_sets_are_reported(images: int, tests: int, high: float, words: str) -> None:
     with pytest.raises(UserError, match=words):
         choose_sets(TRAIN, TEST, low=0.3, high=high, images=images, tests=tests)
 
@@ -64,7 +64,7 @@ def test_the_study_has_the_target_twice() -> None:
     assert list(targets) == ["T3", "T3v"]
     assert targets["T3v"]["train"] == list(found.low.names) and targets["T3v"]["invert"] is True
     assert targets["T3"]["test"] == targets["T3v"]["test"] == list(found.test.names)
-    with pytest.raises(UserError, match="T3v already"):
+    with pytest.raises(UserError, match="already has a target T3v"):
         shifted_study({"targets": targets}, "T3", found)
 
 
@@ -92,15 +92,12 @@ def test_the_drawn_study_has_two_training_fractions_and_one_test_set(drawn: Path
     }
 
 
-def test_a_run_makes_the_experiment_of_any_target(
+def test_a_run_creates_the_experiment_for_any_target(
     drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "study.yaml"
-    content = yaml.safe_load(STUDY.read_text()) | {
-        "data": str(drawn),
-        "tile_core": 32,
-        "context_margin": 8,
-    }
+    content = yaml.safe_load(STUDY.read_text()) | {"data": str(drawn)}
+    content |= {"tile_core": 32, "context_margin": 8}
     content["targets"] = {"light": {"data": "T3", "pixel_size_nm": 126.6, "invert": True}}
     file.write_text(yaml.safe_dump(content))
     run = tmp_path / "run"
@@ -113,20 +110,19 @@ def test_a_run_makes_the_experiment_of_any_target(
     made = tmp_path / "shifted.yaml"
     flags = ["--run", str(run), "--images", "2", "--tests", "2", "--out", str(made)]
     label_shift.main([str(file), "light", *flags, "--low", "0", "--high", "1"])
-    assert "was trained on images as files have them" not in capsys.readouterr().err
+    assert "at their original scale" not in capsys.readouterr().err
     card = read_segmenter_card(run)
     config = {name: value for name, value in card.config.items() if name != "method"}
     write_segmenter_card(run, replace(card, config=config))  # as of downstream.segment
     label_shift.main([str(file), "light", *flags, "--low", "0", "--high", "1"])
-    assert "sees light's at 2.29 of that" in " ".join(capsys.readouterr().err.split())
+    assert "light is scaled by 2.29" in " ".join(capsys.readouterr().err.split())
     study = read_study(made)
     sets = {name: prepare_target(study, name) for name in study.targets}
     assert list(sets) == ["light", "lightv"]
     names = {name: {image.name for image in images.train} for name, images in sets.items()}
     assert not names["light"] & names["lightv"]
-    assert all(
-        len(images.test) == 2 and images.test[0].mask is not None for images in sets.values()
-    )
+    for images in sets.values():
+        assert len(images.test) == 2 and images.test[0].mask is not None
 
 
 @pytest.mark.parametrize(

@@ -35,18 +35,18 @@ def test_a_step_of_both_networks_in_bf16(
     target = fda(target * 255, source * 255, 0.01) / 255
     with torch.autocast(device, torch.bfloat16):
         with use_domain(model, "source"):
-            on_source, _ = model.both(source)
-        on_target, aux = model.both(masked_view(target, 32, 0.7))
+            on_source, _ = model.forward_heads(source)
+        on_target, aux = model.forward_heads(masked_view(target, 32, 0.7))
         assert aux is not None and on_target.dtype == aux.dtype == torch.float32
         assert on_target.shape == (2, 2, side, side)
-        fooling = adversarial_loss(discriminator, on_target, kind, "bce")
-        judging, _ = discriminator_loss(discriminator, on_source, on_target, kind, "bce")
-    assert fooling.dtype == judging.dtype == torch.float32
-    (fooling + aux.square().mean()).backward()
+        adversarial = adversarial_loss(discriminator, on_target, kind, "bce")
+        discriminating, _ = discriminator_loss(discriminator, on_source, on_target, kind, "bce")
+    assert adversarial.dtype == discriminating.dtype == torch.float32
+    (adversarial + aux.square().mean()).backward()
     assert all(parameter.grad is None for parameter in discriminator.parameters())
     found = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     assert found and all(torch.isfinite(gradient).all() for gradient in found)
-    judging.backward()
+    discriminating.backward()
     for parameter in discriminator.parameters():
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all()
     teacher = Teacher(model, 0.999)

@@ -1,4 +1,4 @@
-"""Images of several domains come out alike; labels of a target stay closed until asked for."""
+"""Images of several domains are prepared alike; labels of a target are read on request only."""
 
 from pathlib import Path
 
@@ -7,12 +7,7 @@ import pytest
 from PIL import Image
 
 from downstream.uda.domains import DomainStudy, read_study
-from downstream.uda.prepare import (
-    prepare_source,
-    prepare_target,
-    working_shape,
-)
-from downstream.uda.tile_plan import IGNORE
+from downstream.uda.prepare import prepare_source, prepare_target, working_shape
 from shards.cli import UserError
 
 STUDY = """\
@@ -58,7 +53,7 @@ def study(tmp_path: Path) -> DomainStudy:
     return read_study(tmp_path / "study.yaml", tmp_path)
 
 
-def test_folds_part_the_source_and_keep_specimens_whole(study: DomainStudy) -> None:
+def test_folds_of_the_source_do_not_split_specimens(study: DomainStudy) -> None:
     held: list[str] = []
     for fold in range(5):
         train, val = prepare_source(study, 5, fold)
@@ -83,15 +78,9 @@ def test_halved_odd_sizes_return_to_the_native_size(study: DomainStudy) -> None:
     assert (np.asarray(back) == image.native_mask).mean() > 0.97  # all but the square's rim
 
 
-def test_tiles_count_each_label_of_the_working_image_once(study: DomainStudy) -> None:
-    image = prepare_source(study)[0][0]
-    assert image.mask is not None
-    labels = study.plan(*image.mask.shape).extract_labels(image.mask)
-    assert (labels == 1).sum() == (image.mask == 1).sum()
-    assert (labels != IGNORE).sum() == image.mask.size
-
-
-def test_a_target_takes_the_source_s_pixel_size_polarity_and_field(study: DomainStudy) -> None:
+def test_a_target_is_prepared_to_the_pixel_size_polarity_and_field_of_the_source(
+    study: DomainStudy,
+) -> None:
     target = prepare_target(study, "light")
     image = target.test[1]
     # 2.56 x 1.6 um are 32 x 20 of its pixels, and each becomes 4 of the source's, then 2.
@@ -102,20 +91,18 @@ def test_a_target_takes_the_source_s_pixel_size_polarity_and_field(study: Domain
     assert image.native_mask.mean() == pytest.approx(24 * 20 / 640, abs=0.02)  # the centre is kept
 
 
-def test_labels_of_a_target_are_not_opened(study: DomainStudy) -> None:
+def test_labels_of_a_target_are_not_read(study: DomainStudy) -> None:
     (study.target("light").data / "train" / "one_mask.png").write_bytes(b"no mask at all")
     target = prepare_target(study, "light")
     assert [image.name for image in target.train] == ["one", "two"]
     assert all(image.mask is None and image.native_mask is None for image in target.train)
-    assert [(image.name, image.mask is None) for image in target.test] == [
-        ("four", True),
-        ("three", False),
-    ]
+    unlabelled = {image.name: image.mask is None for image in target.test}
+    assert unlabelled == {"four": True, "three": False}
     with pytest.raises(UserError, match="labelled: true"):
         prepare_target(study, "light", with_labels=True)
 
 
-def test_labels_of_a_target_come_when_the_study_has_them(tmp_path: Path) -> None:
+def test_labels_of_a_target_are_read_on_request(tmp_path: Path) -> None:
     draw(tmp_path / "sem" / "a.png", 64, 64)
     draw(tmp_path / "t" / "b.png", 64, 64)
     text = (
@@ -132,14 +119,14 @@ def test_labels_of_a_target_come_when_the_study_has_them(tmp_path: Path) -> None
         prepare_target(study, "t", with_labels=True)
 
 
-def test_two_images_of_one_name_are_refused(study: DomainStudy) -> None:
+def test_two_images_of_one_name_are_rejected(study: DomainStudy) -> None:
     """Their predictions would be one file."""
     draw(study.target("light").data / "test" / "four.tif", 40, 48, mask=False)
     with pytest.raises(UserError, match="two images named 'four'"):
         prepare_target(study, "light")
 
 
-def test_what_is_not_there_is_named(study: DomainStudy, tmp_path: Path) -> None:
+def test_missing_files_are_reported(study: DomainStudy, tmp_path: Path) -> None:
     text = STUDY.replace("train: [train]", "train: [trian]")
     (tmp_path / "study.yaml").write_text(text)
     with pytest.raises(UserError, match="'trian'"):
@@ -147,5 +134,5 @@ def test_what_is_not_there_is_named(study: DomainStudy, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         prepare_source(read_study(tmp_path / "study.yaml", tmp_path / "nowhere"))
     (tmp_path / "study.yaml").write_text(STUDY.replace("lath=255", "lath=255, pore=7"))
-    with pytest.raises(UserError, match="holds pore"):
+    with pytest.raises(UserError, match="contains pore"):
         prepare_source(read_study(tmp_path / "study.yaml", tmp_path))

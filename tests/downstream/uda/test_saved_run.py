@@ -1,6 +1,5 @@
 """A saved DeepLabV2 is a segmenter like any other: loaded, applied and explained from its card."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +13,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from downstream import explain, predict
-from downstream.apply.prepared import prepared_scan
-from downstream.apply.scan import scan_of
+from downstream.apply.prepared import prepared_reader
+from downstream.apply.scan import array_reader
 from downstream.models import create_model
 from downstream.seg.run_folder import RunPaths
 from downstream.seg.segmenter import load_segmenter
@@ -71,10 +70,8 @@ def test_the_card_tells_all_that_is_needed_to_load(options: dict[str, Any], tmp_
     model = save_run(tmp_path / "run", **options)
     loaded = load_segmenter(tmp_path / "run", torch.device("cpu"))
     images = torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        assert torch.allclose(
-            loaded.model(images), model(images), atol=1e-3
-        )  # memory formats differ
+    with torch.no_grad():  # memory formats differ
+        assert torch.allclose(loaded.model(images), model(images), atol=1e-3)
 
 
 def test_it_predicts_and_explains_images_of_any_size(tmp_path: Path) -> None:
@@ -82,7 +79,7 @@ def test_it_predicts_and_explains_images_of_any_size(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (75, 101), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "image.png")
     flags = [str(tmp_path / "run"), str(tmp_path / "image.png"), "--out"]
-    few = ["--tile", "64", "--overlap", "32", "--threads", "1", "--views"]
+    few = ["--tile", "64", "--overlap", "32", "--threads", "1", "--tta"]
     predict.main([*flags, str(tmp_path / "out"), *few])
     with Image.open(tmp_path / "out" / "image.png") as mask:
         assert mask.size == (101, 75)
@@ -97,7 +94,7 @@ def test_an_image_is_explained_as_the_network_sees_it(tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "plain", tmp_path / "adapted")
     write_segmenter_card(tmp_path / "adapted", replace(card, preparation=preparation))
     pixels = np.random.default_rng(0).integers(0, 256, (150, 202, 3), np.uint8)
-    by_hand = prepared_scan(scan_of("x", pixels), preparation)
+    by_hand = prepared_reader(array_reader("x", pixels), preparation)
     assert by_hand.shape == (75, 101)
     for name, image in (("native", pixels), ("prepared", by_hand.rows(0, 75))):
         (tmp_path / name).mkdir()
@@ -128,7 +125,7 @@ def test_in_python_images_are_prepared_as_by_the_program(tmp_path: Path) -> None
     assert 0 < found.mean() < 1
 
 
-def test_an_image_that_is_too_small_once_prepared_is_told(tmp_path: Path) -> None:
+def test_an_image_that_is_too_small_when_prepared_is_reported(tmp_path: Path) -> None:
     save_run(tmp_path / "run", "Unet")
     card = read_segmenter_card(tmp_path / "run")
     write_segmenter_card(tmp_path / "run", replace(card, preparation={"scale": 0.5}))
@@ -136,13 +133,3 @@ def test_an_image_that_is_too_small_once_prepared_is_told(tmp_path: Path) -> Non
     Image.fromarray(pixels).save(tmp_path / "image.png")
     with pytest.raises(UserError, match=r"too small to be explained: 48 x 31 pixels"):
         explain.explain(load_segmenter(tmp_path / "run"), tmp_path / "image.png")
-
-
-def test_cards_from_before_decoder_options_still_load(tmp_path: Path) -> None:
-    save_run(tmp_path / "run", "Unet")
-    path = RunPaths(tmp_path / "run").card
-    content = json.loads(path.read_text())
-    del content["decoder_options"]
-    path.write_text(json.dumps(content))
-    card = load_segmenter(tmp_path / "run", torch.device("cpu")).card
-    assert card is not None and card.decoder_options == {}

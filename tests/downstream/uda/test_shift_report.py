@@ -25,7 +25,7 @@ from downstream.models import create_model
 from downstream.seg.segmenter import Segmenter
 from downstream.shift_report import main, open_source, target_images
 from downstream.uda.config import AdaptConfig
-from downstream.uda.networks import adaptable
+from downstream.uda.networks import to_uda_network
 from downstream.uda.prepare import prepare_source
 from shards.schema import IMAGENET_MEAN, IMAGENET_STD
 
@@ -84,7 +84,7 @@ def test_no_label_of_a_target_is_used(source: Source) -> None:
 def test_a_network_without_batch_norm_has_a_feature_distance_only(config: AdaptConfig) -> None:
     data = read_data(config)
     torch.manual_seed(0)
-    model = adaptable(create_model("Unet", "vgg11", 2))
+    model = to_uda_network(create_model("Unet", "vgg11", 2))
     for name, layer in list(model.named_modules()):
         if isinstance(layer, nn.BatchNorm2d):  # of the decoder
             model.set_submodule(name, nn.Identity())

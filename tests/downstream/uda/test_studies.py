@@ -1,4 +1,4 @@
-"""The studies that come with the project: each reads, and the real ones find their images."""
+"""The domain studies of the project can be read, and the real ones find their images."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""FDA: amplitudes of low frequency come from the target, all else from the source."""
+"""FDA: low-frequency amplitudes come from the target, all else from the source."""
 
 import pytest
 import torch
@@ -38,21 +38,9 @@ def test_low_amplitudes_are_the_targets_and_phases_the_sources(
     assert torch.allclose(found / found.abs(), ours / ours.abs(), atol=1e-3)
 
 
-def test_half_the_spectrum_is_all_of_it() -> None:
-    source, target = images(0, 16, 15), images(1, 16, 15)
-    found, wanted = torch.fft.fft2(fda(source, target, 0.5)), torch.fft.fft2(target)
-    assert torch.allclose(found.abs(), wanted.abs(), rtol=1e-4, atol=1e-2)
-
-
 def test_an_image_with_its_own_style_is_itself() -> None:
     source = images(0, 17, 20)
     assert torch.allclose(fda(source, source, 0.09), source, atol=1e-3)
-
-
-def test_the_mean_grey_becomes_the_targets() -> None:
-    source, target = images(0, 16, 16), images(1, 16, 16) * 0.3
-    mixed = fda(source, target, 0.01)
-    assert torch.allclose(mixed.mean((2, 3)), target.mean((2, 3)), atol=1e-3)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -70,7 +58,7 @@ def test_polarity_stays_the_sources() -> None:
     assert torch.corrcoef(torch.stack([mixed.flatten(), stripes.flatten()]))[0, 1] < -0.9
 
 
-def test_bytes_are_taken_and_other_shapes_refused() -> None:
+def test_uint8_is_accepted_and_other_shapes_are_rejected() -> None:
     source = images(0, 16, 16)
     assert torch.equal(fda(source.byte(), source.byte(), 0.0), source)
     with pytest.raises(ValueError, match="equal shapes"):

@@ -1,8 +1,8 @@
-"""The whole path in one command: micrographs, shards, an encoder, two segmenters, a picture.
+"""Run the whole pipeline: micrographs, shards, encoder, two segmenters, a report.
 
-    python -m downstream.demo [--corpus DIR]        (what `make demo` runs)
+    python -m downstream.demo [--corpus DIR]        (run by `make demo`)
 
-Each stage is the program that a user would call; its command is printed before it runs.
+Each stage runs one of the programs and prints its command first.
 """
 
 import shlex
@@ -17,7 +17,7 @@ from typing import Annotated
 from rich.console import Console
 from rich.table import Table
 
-from downstream.report import ARMS, SEEDS, DemoFolders, draw_report, mean_test_scores
+from downstream.demo.report import ARMS, SEEDS, DemoFolders, draw_report, mean_test_scores
 from pretrain.card import read_card
 from shards.cli import UserError, console, program
 from shards.settings import load_config
@@ -25,13 +25,15 @@ from shards.settings import load_config
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DemoConfig:
-    """Pre-train an encoder on micrographs and show whether that paid for one-shot segmentation."""
+    """Pre-train an encoder on micrographs and compare it with a random one in segmentation."""
 
-    corpus: Annotated[Path | None, "folder with one folder of images per class [synthetic]"] = None
-    out: Annotated[Path, "folder for everything; emptied first"] = Path("runs/demo")
+    corpus: Annotated[
+        Path | None, "folder with a folder of images per class [synthetic images]"
+    ] = None
+    out: Annotated[Path, "output folder; emptied first"] = Path("runs/demo")
     images_per_class: Annotated[int, "synthetic micrographs per class"] = 100
-    epochs: Annotated[int, "of pre-training"] = 14
-    segment_epochs: Annotated[int, "of fine-tuning, 20 steps each, for every segmenter"] = 5
+    epochs: Annotated[int, "epochs of pre-training"] = 14
+    segment_epochs: Annotated[int, "epochs of fine-tuning, 20 steps each, per segmenter"] = 5
 
 
 SYNTHETIC_SIZE = 160  # pixels
@@ -42,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = load_config(DemoConfig, argv)
     folders = DemoFolders(config.out, config.corpus)
     if not Path("configs/pretrain/demo.yaml").is_file():
-        raise UserError("the demo uses the project's configs/; run it in the project's root folder")
+        raise UserError(
+            "the demo needs the project's configs/; run it in the project's root folder"
+        )
     if config.corpus is not None and not config.corpus.is_dir():
         raise UserError(f"no such folder: {config.corpus}")
     _make_empty(config)
@@ -54,14 +58,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _make_empty(config: DemoConfig) -> None:
-    """Empty the output folder, but only if it is an earlier demo's and not the user's corpus."""
+    """Empty the output folder, but only one of an earlier demo, and never the user's corpus."""
     marker = config.out / ".demo"
     if config.corpus is not None and config.corpus.resolve().is_relative_to(config.out.resolve()):
         raise UserError(
-            f"{config.corpus} lies in {config.out}, which the demo empties; copy it out"
+            f"{config.corpus} is inside {config.out}, which the demo empties; move it elsewhere"
         )
     if config.out.exists() and not marker.exists() and any(config.out.iterdir()):
-        raise UserError(f"{config.out} holds something else than a demo; choose another --out")
+        raise UserError(f"{config.out} is not empty and not from a demo; choose another --out")
     if config.out.exists():
         shutil.rmtree(config.out)
     config.out.mkdir(parents=True)
@@ -71,7 +75,7 @@ def _make_empty(config: DemoConfig) -> None:
 def _stages(config: DemoConfig, folders: DemoFolders) -> list[tuple[str, list[str]]]:
     python = [sys.executable, "-m"]
     synthetic = [*python, "shards.synthetic", "--out", str(folders.synthetic)]
-    drawn = config.images_per_class if config.corpus is None else 1  # masks are needed even so
+    drawn = config.images_per_class if config.corpus is None else 1  # for the labelled images
     synthetic += ["--images-per-class", str(drawn), "--size", str(SYNTHETIC_SIZE)]
     write = [*python, "shards.write", "--source", str(folders.corpus), "--out", str(folders.shards)]
     write += ["--max-side", str(2 * SYNTHETIC_SIZE)]
@@ -103,7 +107,7 @@ def _run(title: str, command: list[str]) -> None:
     console.rule(title, align="left")
     console.print(shlex.join(command), style="dim", markup=False, soft_wrap=True)
     if subprocess.run(command).returncode != 0:
-        raise UserError(f"the demo stopped at: {title}; the line above says why")
+        raise UserError(f"the demo stopped at: {title}; see the error above")
 
 
 def _print_table(folders: DemoFolders) -> None:
@@ -121,7 +125,7 @@ def _print_table(folders: DemoFolders) -> None:
         )
     Console().print(table)
     console.print(
-        f"the encoder classified {len(card.classes)} classes with top-1 {card.metrics['top1']:.1%}"
+        f"the encoder classifies {len(card.classes)} classes with top-1 {card.metrics['top1']:.1%}"
     )
 
 

@@ -1,4 +1,4 @@
-"""The demo's picture: what went in, how the encoder learned, and what it did for segmentation."""
+"""Draw the report of the demo: micrographs, learning curves, segmentation results."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ from shards.images import Pixels, RejectedImage, decode_image
 from shards.sources import Listing, is_image_name, list_sources
 from shards.stores import cached_store
 
-matplotlib.use("Agg")  # draws to files only; must come before pyplot
+matplotlib.use("Agg")  # no display; must precede pyplot
 from matplotlib import pyplot as plt
 from matplotlib.figure import SubFigure
 
 ARMS = ("random", "pre-trained")
-SEEDS = (0, 1)  # of the fine-tuning; one seed alone says little with one labelled image
+SEEDS = (0, 1)  # of fine-tuning; one seed says little with one labelled image
 
 
 @dataclass(frozen=True, slots=True)
 class DemoFolders:
-    """Where the demo puts what; `given` is the user's corpus, if there is one."""
+    """The folders of the demo; `given` is the user's corpus, if any."""
 
     out: Path
     given: Path | None
@@ -66,13 +66,13 @@ class DemoFolders:
 
 
 def mean_test_scores(folders: DemoFolders, arm: str) -> tuple[list[float], float]:
-    """Test mIoU of each seed, and the mean micro IoU over the seeds."""
+    """Test mIoU of each seed, and mean micro IoU over the seeds."""
     scores = [read_results(folders.segmenter(arm, seed))["test"] for seed in SEEDS]
     return [s["miou"] for s in scores], sum(s["micro_iou"] for s in scores) / len(scores)
 
 
 def draw_report(folders: DemoFolders) -> None:
-    """Draw `folders.report` from what the demo's stages have written."""
+    """Draw `folders.report` from the results of all stages."""
     figure = plt.figure(figsize=(13, 12), layout="constrained")
     parts: Any = figure.subfigures(3, 1, height_ratios=(1.0, 1.0, 1.9))
     samples, curves, masks = parts
@@ -83,10 +83,10 @@ def draw_report(folders: DemoFolders) -> None:
     plt.close(figure)
 
 
-def _draw_samples(figure: SubFigure, folders: DemoFolders, most: int = 14) -> None:
+def _draw_samples(figure: SubFigure, folders: DemoFolders, classes: int = 14) -> None:
     source = plain_source(str(folders.corpus))
     listing = list_sources([source])
-    shown = {label: _first_image(listing, label) for label in range(len(listing.classes))[:most]}
+    shown = {label: _first_image(listing, label) for label in range(len(listing.classes))[:classes]}
     count = sum(len(source.files) for source in listing.sources)
     figure.suptitle(f"Micrographs: {count} images of {len(listing.classes)} classes", weight="bold")
     columns = -(-len(shown) // 2)
@@ -99,12 +99,12 @@ def _draw_samples(figure: SubFigure, folders: DemoFolders, most: int = 14) -> No
 
 
 def _first_image(listing: Listing, label: int) -> Pixels:
-    """The first image of a class that decodes; shards.write has seen that there is one."""
+    """The first image of a class that can be decoded; shards.write checked that there is one."""
     for file in (file for source in listing.sources for file in source.files):
         if file.label == label and is_image_name(file.name):
             with suppress(RejectedImage):
                 return decode_image(cached_store(file.location).read(file.entry)).pixels
-    raise UserError(f"class {listing.classes[label]} has no image that decodes")
+    raise UserError(f"class {listing.classes[label]} has no readable image")
 
 
 def _draw_curves(figure: SubFigure, folders: DemoFolders) -> None:
@@ -139,8 +139,8 @@ def _draw_curves(figure: SubFigure, folders: DemoFolders) -> None:
         axis.grid(alpha=0.3)
 
 
-def _draw_masks(figure: SubFigure, folders: DemoFolders, most: int = 8) -> None:
-    names = sorted(path.name for path in (folders.labelled / "test").iterdir())[:most]
+def _draw_masks(figure: SubFigure, folders: DemoFolders, images: int = 8) -> None:
+    names = sorted(path.name for path in (folders.labelled / "test").iterdir())[:images]
     figure.suptitle("Segmentation after one labelled image: test images", weight="bold")
     rows: list[tuple[str, Path]] = [("label", folders.labelled / "test_annot")]
     for arm in ARMS:
@@ -152,7 +152,7 @@ def _draw_masks(figure: SubFigure, folders: DemoFolders, most: int = 8) -> None:
         axes[0, column].imshow(Image.open(folders.labelled / "test" / name), cmap="gray")
         for row, (_, folder) in enumerate(rows, 1):
             mask = np.asarray(Image.open(folder / name))
-            # Oxide against the rest, as the demo's recipe asks; the label knows cracks too.
+            # Oxide against the rest, as in the demo's recipe; the label also has cracks.
             axes[row, column].imshow(mask == 1, cmap="Blues_r", vmin=-0.4, vmax=1.2)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])

@@ -1,0 +1,1 @@
+"""The demo: pre-train an encoder, fine-tune two segmenters, compare them."""
