@@ -20,6 +20,7 @@ from downstream.apply.novelty import (
     feature_distance,
     fit_reference,
 )
+from downstream.apply.scan import array_reader
 from downstream.seg.segmenter import Segmenter
 from downstream.uda.batchnorm import adapt_bn, batch_norms
 from downstream.uda.domains import DomainStudy
