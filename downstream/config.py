@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from downstream.seg.classes import parse_classes
+from downstream.seg.classes import MicroIouClasses, parse_classes
 from downstream.seg.specimens import compile_pattern
 from micrograph.field_marks import Mark
 from pretrain.archs import find_arch
@@ -23,7 +23,6 @@ Decoder = Literal[
 Orientation = Literal["any", "hflip"]
 Augmentation = Literal["none", "basic", "paper", "extended"]
 Balance = Literal["none", "inverse_frequency"]
-MicroIouClasses = Literal["all", "foreground"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
 DEFAULT_ARCH = "resnet18"

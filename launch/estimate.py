@@ -25,18 +25,9 @@ _TRAIN = "pretrain.train"
 # Settings that tell tasks apart and cost no time.
 _FREE = frozenset(
     {
-        *(
-            "run_dir",
-            "init",
-            "seed",
-            "epochs",
-            "patience",
-            "lr",
-            "lr_reference_batch_size",
-            "lr_schedule",
-        ),
-        *("lr_decay", "lr_decay_epochs", "warmup_epochs", "momentum", "weight_decay"),
-        *("label_smoothing", "wandb", "wandb_project"),
+        *("run_dir", "init", "seed", "epochs", "patience", "lr", "lr_schedule"),
+        *("lr_reference_batch_size", "lr_decay", "lr_decay_epochs", "warmup_epochs", "momentum"),
+        *("weight_decay", "label_smoothing", "wandb", "wandb_project"),
     }
 )
 

@@ -158,8 +158,8 @@ def train_epoch(
 ) -> tuple[Progress, dict[str, float]]:
     """Train the rest of an epoch; exits the program, saved, when it is asked to stop.
 
-    Raises `Diverged` when the run must roll back. An error in one process's
-    batches ends all of them, saved.
+    Raises `Diverged` when the run must roll back. An error in the batches of one process ends all
+    of them, saved.
     """
     config, accelerator, plan, run = (
         training.config,

@@ -13,10 +13,10 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from downstream.config import MicroIouClasses
 from downstream.probe.candidates import Candidate, build_frozen
 from downstream.probe.features import Features, Positions, hypercolumns
 from downstream.probe.folds import FoldedSet
+from downstream.seg.classes import MicroIouClasses
 from downstream.seg.masks import Mask
 from downstream.seg.metrics import Scores, confusion, score
 from downstream.seg.segmenter import default_device

@@ -3,11 +3,13 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from shards.cli import UserError
 
 REST = "rest"
 Rgb = tuple[int, int, int]
+MicroIouClasses = Literal["all", "foreground"]  # foreground: all but the first
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
 

@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from downstream.config import MicroIouClasses
+from downstream.seg.classes import MicroIouClasses
 from downstream.seg.masks import Mask
 
 

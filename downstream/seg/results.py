@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from downstream.config import MicroIouClasses, SegmentConfig
-from downstream.seg.classes import format_class
+from downstream.config import SegmentConfig
+from downstream.seg.classes import MicroIouClasses, format_class
 from downstream.seg.dataset import LabelledImage, LabelledSet, data_sha256
 from downstream.seg.losses import class_weights
 from downstream.seg.masks import Mask
