@@ -88,7 +88,7 @@ def at_working_scale(image: PreparedImage) -> PreparedImage:
 
 def _features(segmenter: Segmenter, study: DomainStudy, image: PreparedImage) -> Features:
     segmenter.model.eval()
-    side = study.tile_core + 2 * study.context_margin
+    side = study.plan(*image.pixels.shape[:2]).side
     return crop_features(array_reader(image.name, image.pixels), segmenter, side)
 
 
