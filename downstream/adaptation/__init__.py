@@ -1,1 +1,1 @@
-"""Domain adaptation: a segmenter of one domain for another, without labels of it."""
+"""What adaptation to another domain is made of."""
