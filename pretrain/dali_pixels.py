@@ -254,7 +254,7 @@ def _run(pipeline: Any, data: ShardReader) -> Any:
         reason = " ".join(str(error).split())
         raise UserError(
             f"DALI cannot make a batch of {data.folder}: {reason}; "
-            f"python -m shards.verify {data.folder} finds damaged images"
+            f"find damaged images with python -m shards.verify {data.folder}"
         ) from error
 
 

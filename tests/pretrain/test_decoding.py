@@ -26,9 +26,9 @@ def test_without_a_gpu_nothing_is_tested(shards: Path) -> None:
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "crashed (SIGSEGV)"),
         ("import os; os.abort()", "crashed (SIGABRT)"),
         ("raise RuntimeError('no such codec')", "failed: RuntimeError: no such codec"),
-        ("import time; time.sleep(60)", "no picture within 1 s"),
+        ("import time; time.sleep(60)", "no image within 1 s"),
         ('print(\'{"worst": 31.0, "samples": 16}\')', "off by 31.0 of 255"),
-        ('print(\'{"worst": NaN, "samples": 16}\')', "other pictures"),
+        ('print(\'{"worst": NaN, "samples": 16}\')', "different images"),
         ("print('half a li')", "no result"),
         ("pass", "no result"),
     ],
@@ -47,7 +47,7 @@ def test_the_self_test_decodes_real_samples_and_a_good_one_is_trusted(shards: Pa
     assert path.name == "mixed", path.reason
 
 
-def test_pictures_that_differ_are_found(shards: Path, tmp_path: Path) -> None:
+def test_different_images_are_found(shards: Path, tmp_path: Path) -> None:
     # What a decoder that shifts by half a picture would give.
     code = (
         "import json, numpy as np\n"
@@ -60,7 +60,7 @@ def test_pictures_that_differ_are_found(shards: Path, tmp_path: Path) -> None:
     )
     path = choose_decode_path(open_split(shards, "train"), 0, probe=child(code))
     assert path.name == "cpu"
-    assert "other pictures" in path.reason
+    assert "different images" in path.reason
 
 
 @pytest.mark.gpu

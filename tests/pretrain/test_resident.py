@@ -37,11 +37,11 @@ def test_images_are_kept_where_they_fit(shards: Path) -> None:
     assert image_bytes(data) == 48 * 64 * 64
     for choice, kept in (("auto", True), ("always", True), ("never", False)):
         (decided,) = decide_caching(choice, [data], CPU)  # type: ignore[arg-type]
-        assert decided.kept is kept
+        assert decided.cached is kept
     # So many processes on one machine that none has room.
     crowd = free_memory() // image_bytes(data)
     (crowded,) = decide_caching("auto", [data], CPU, processes=crowd)
-    assert not crowded.kept
+    assert not crowded.cached
     assert "too large" in crowded.reason
     with pytest.raises(UserError, match="cache_images is 'always', but train need"):
         decide_caching("always", [data], CPU, processes=2 * crowd)
@@ -53,7 +53,7 @@ def test_splits_share_one_budget(shards: Path) -> None:
     # Each process has room in its half for the larger one and an eighth or a half of it more.
     room = {share: int(free_memory() / (2 * share * image_bytes(train))) for share in (1.12, 1.5)}
     kept = {
-        share: [r.kept for r in decide_caching("auto", [train, val], CPU, processes=crowd)]
+        share: [r.cached for r in decide_caching("auto", [train, val], CPU, processes=crowd)]
         for share, crowd in room.items()
     }
     assert kept == {1.12: [True, False], 1.5: [True, True]}

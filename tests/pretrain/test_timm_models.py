@@ -158,5 +158,5 @@ def test_the_imagenet_weights_have_timms_tag() -> None:
 
 @pytest.mark.parametrize(("decoder", "arch"), [("Unet", VIT), ("DPT", CONVNEXT)])
 def test_a_decoder_for_other_resolutions_is_refused(decoder: str, arch: str) -> None:
-    with pytest.raises(UserError, match="DPT is for encoders of one resolution"):
+    with pytest.raises(UserError, match="DPT needs an encoder with a single resolution"):
         create_model(decoder, arch, classes=2)
