@@ -21,6 +21,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 test: setup
 	$(BIN)/python -m pytest
@@ -35,7 +36,7 @@ demo: setup
 	$(BIN)/python -m downstream.demo $(if $(CORPUS),--corpus '$(CORPUS)')
 
 bench: setup
-	for name in duplicates loader write; do $(BIN)/python tests/bench/bench_$$name.py || exit 1; done
+	for name in duplicates loader write; do $(BIN)/python benchmarks/bench_$$name.py || exit 1; done
 
 bench-gpu: setup
-	$(BIN)/python tests/bench/bench_gpu.py
+	$(BIN)/python benchmarks/bench_gpu.py

@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from downstream.adaptation.batchnorm import adapt_bn, export_state, use_domain
 from downstream.adaptation.build import (
     RunData,
     build_network,
@@ -18,17 +19,8 @@ from downstream.adaptation.build import (
     decoder_options,
     read_data,
 )
-from downstream.models import bare_model
-from downstream.seg.metrics import score
-from downstream.seg.run_folder import RunPaths, finished_results
-from downstream.seg.segmenter import Origin, Segmenter
-from downstream.uda.batchnorm import adapt_bn, export_state, use_domain
-from downstream.uda.config import AdaptConfig, DomainName
-from downstream.uda.domains import SOURCE, DomainStudy
-from downstream.uda.evaluate import score_images, total_confusion
-from downstream.uda.networks import to_uda_network
-from downstream.uda.prepare import find_target, prepare_target
-from downstream.uda.run_folder import (
+from downstream.adaptation.config import AdaptConfig, DomainName
+from downstream.adaptation.run_folder import (
     ScoredDomain,
     check_same_study,
     collapse_of,
@@ -38,11 +30,19 @@ from downstream.uda.run_folder import (
     write_masks,
     write_results,
 )
-from downstream.uda.training import Oracle, Trainer, open_run, train
+from downstream.adaptation.training import Oracle, Trainer, open_run, train
+from downstream.domains.evaluate import score_images, total_confusion
+from downstream.domains.prepare import find_target, prepare_target
+from downstream.domains.study import SOURCE, DomainStudy
+from downstream.network.models import bare_model
+from downstream.network.segmenter import Origin, Segmenter
+from downstream.network.two_heads import to_uda_network
+from downstream.runs.run_folder import RunPaths, finished_results
+from downstream.scoring.metrics import score
+from micrograph.cli import UserError, console, log_with_time_and_rank, program, warn
+from micrograph.settings import load_config
+from pretrain.network.timm_models import encoder_options
 from pretrain.runs.interruption import Interruption
-from pretrain.timm_models import encoder_options
-from shards.cli import UserError, console, log_with_time_and_rank, program, warn
-from shards.settings import load_config
 
 
 @program

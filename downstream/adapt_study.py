@@ -15,15 +15,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+from downstream.domains.study import SOURCE, DomainStudy, read_study
 from downstream.studies.adapt_findings import Gain, findings_tables, gains
 from downstream.studies.adapt_runs import BASELINE, AdaptRuns, Variant, read_adapt_runs
 from downstream.studies.adapt_tables import paper_b_tables
 from downstream.studies.report import write_report
 from downstream.studies.runs import describe_counts, describe_problems, parse_labels
-from downstream.uda.domains import SOURCE, DomainStudy, read_study
+from micrograph.cli import UserError, console, program
 from micrograph.report_tables import Percent, Table, named_rows, page
-from shards.cli import UserError, console, program
-from shards.settings import Positional, load_config
+from micrograph.settings import Positional, load_config
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,10 +26,10 @@ from typing import Annotated
 
 from PIL import Image
 
-from downstream.uda.bainite_shift import SOURCE, TARGETS, Shift, interpolate
-from downstream.uda.bainite_view import draw_image
-from shards.cli import UserError, cores, program, progress
-from shards.settings import as_plain, load_config
+from downstream.domains.synthetic.shift import SOURCE, TARGETS, Shift, interpolate
+from downstream.domains.synthetic.view import draw_image
+from micrograph.cli import UserError, cores, program, progress
+from micrograph.settings import as_plain, load_config
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

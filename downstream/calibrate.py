@@ -5,8 +5,8 @@ python -m downstream.calibrate RUN [RUN …]
 RUN: the folder of a finished run; for a name in a registry, the published calibration is shown.
 Reads the run's data again. Fits a temperature on the validation images (the error on the test
 images, which the fit does not use, is reported too), and stores the encoder's features of training
-and validation images: downstream.predict uses both. `downstream.apply.calibration_file` lists the
-files.
+and validation images: downstream.predict uses both. The files are
+listed in `downstream.reliability.calibration_file`.
 """
 
 from collections.abc import Sequence
@@ -19,34 +19,34 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from downstream.apply.calibration import (
+from downstream.finetune.config import SegmentConfig
+from downstream.finetune.labelled_set import read_labelled_set
+from downstream.images.scan import array_reader
+from downstream.network.segmenter import load_segmenter
+from downstream.reliability.calibration import (
     Reliability,
     collect,
     draw_reliability,
     fit_temperature,
     reliability,
 )
-from downstream.apply.calibration_file import (
+from downstream.reliability.calibration_file import (
     RELIABILITY_NAME,
     Calibration,
     read_calibration,
     write_calibration,
 )
-from downstream.apply.novelty import (
+from downstream.reliability.out_of_distribution import (
     crop_features,
     fit_reference,
     leave_one_out_scores,
     ood_limit,
 )
-from downstream.apply.scan import array_reader
-from downstream.config import SegmentConfig
-from downstream.seg.dataset import read_labelled_set
-from downstream.seg.run_folder import RunPaths
-from downstream.seg.segmenter import load_segmenter
-from pretrain.registry.pull import find_segmenter, is_published
-from pretrain.segmenter_card import CALIBRATION_NAME, read_segmenter_card
-from shards.cli import UserError, console, program, warn
-from shards.settings import Positional, build_config, load_config, read_recipe
+from downstream.runs.run_folder import RunPaths
+from micrograph.cli import UserError, console, program, warn
+from micrograph.settings import Positional, build_config, load_config, read_recipe
+from pretrain.cards.segmenter_card import CALIBRATION_NAME, read_segmenter_card
+from pretrain.registry.storage.pull import find_segmenter, is_published
 
 MIN_IMAGES = 6  # with fewer labelled images, the out-of-distribution limit is wide
 

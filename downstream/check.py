@@ -18,21 +18,21 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from downstream.config import SegmentConfig
-from downstream.seg.classes import MaskClass, format_class, parse_classes
-from downstream.seg.dataset import (
+from downstream.finetune.config import SegmentConfig
+from downstream.labels.classes import MaskClass, format_class, parse_classes
+from downstream.labels.dataset import (
     LabelledImage,
     check_classes_present,
     read_labelled_image,
     unclear_masks_message,
 )
-from downstream.seg.layout import Pair, SplitFiles, find_splits
-from downstream.seg.masks import RawMask, read_mask
-from downstream.seg.pictures import Panel, class_colour, contact_sheet, overlay
-from downstream.seg.proposal import propose_classes
-from downstream.seg.specimens import overlapping_images, shared_specimens
-from shards.cli import UserError, console, program, warn
-from shards.settings import Positional, build_config, load_config, read_recipe
+from downstream.labels.layout import Pair, SplitFiles, find_splits
+from downstream.labels.masks import RawMask, read_mask
+from downstream.labels.propose_classes import propose_classes
+from downstream.labels.specimens import overlapping_images, shared_specimens
+from downstream.scoring.overlays import Panel, class_colour, contact_sheet, overlay
+from micrograph.cli import UserError, console, program, warn
+from micrograph.settings import Positional, build_config, load_config, read_recipe
 
 MAX_SHOWN_PER_SPLIT = 4  # images in the overview
 

@@ -15,21 +15,25 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from matplotlib import colormaps
 from PIL import Image
 
-from downstream.apply.gradcam import Heat, class_heat, encoder_layer, named_layer, predicted
-from downstream.apply.inputs import find_images
-from downstream.apply.prepared import open_prepared
-from downstream.seg.pictures import Panel, class_colour, contact_sheet, overlay
-from downstream.seg.segmenter import STRIDE, Segmenter, load_segmenter
-from shards.cli import UserError, program, progress
-from shards.images import Pixels
-from shards.settings import Positional, load_config
+from downstream.images.prepared import open_prepared
+from downstream.inference.arguments import find_images
+from downstream.inference.gradcam import (
+    class_heat,
+    encoder_layer,
+    heated,
+    named_layer,
+    predicted,
+)
+from downstream.network.segmenter import STRIDE, Segmenter, load_segmenter
+from downstream.scoring.overlays import Panel, class_colour, contact_sheet, overlay
+from micrograph.cli import UserError, program, progress
+from micrograph.settings import Positional, load_config
+from shards.images.decode import Pixels
 
 MAX_SIDE = 1024  # pixels: the gradient keeps all activations of the network
 STAGES = (2, -1)  # a shallow one for boundaries, the deepest for what objects are
-_OPACITY = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,12 +115,6 @@ def _middle(path: Path, preparation: Mapping[str, Any]) -> Pixels:
     height, width = (min(n, MAX_SIDE) // STRIDE * STRIDE for n in (scan.height, scan.width))
     top, left = (scan.height - height) // 2, (scan.width - width) // 2
     return np.ascontiguousarray(scan.rows(top, top + height)[:, left : left + width])
-
-
-def heated(pixels: Pixels, heat: Heat) -> Pixels:
-    """A micrograph `(H, W, 3)` uint8 under a heat map `(H, W)` of 0 to 1."""
-    colours = colormaps["inferno"](heat)[..., :3] * 255
-    return np.rint((1 - _OPACITY) * pixels + _OPACITY * colours).astype(np.uint8)
 
 
 if __name__ == "__main__":

@@ -27,16 +27,16 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
-from downstream.config import SegmentConfig
-from downstream.seg.dataset import read_labelled_set
-from downstream.seg.run_folder import RunPaths, write_json
-from downstream.seg.segmenter import STRIDE, load_segmenter
-from pretrain.registry.pull import find_segmenter, is_published
-from pretrain.segmenter_card import SegmenterCard
-from shards.cli import UserError, console, program, warn
-from shards.images import Pixels
-from shards.schema import file_sha256
-from shards.settings import Positional, build_config, load_config, read_recipe
+from downstream.finetune.config import SegmentConfig
+from downstream.finetune.labelled_set import read_labelled_set
+from downstream.network.segmenter import STRIDE, load_segmenter
+from downstream.runs.run_folder import RunPaths, write_json
+from micrograph.cli import UserError, console, program, warn
+from micrograph.settings import Positional, build_config, load_config, read_recipe
+from pretrain.cards.segmenter_card import SegmenterCard
+from pretrain.registry.storage.pull import find_segmenter, is_published
+from shards.format.schema import file_sha256
+from shards.images.decode import Pixels
 
 SCHEMA_VERSION = 1
 FORMATS = {"onnx": "segmenter.onnx", "pt2": "segmenter.pt2", "smp": "smp"}

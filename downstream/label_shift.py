@@ -17,12 +17,12 @@ from typing import Annotated, Any
 import numpy as np
 import yaml
 
-from downstream.uda.domains import DomainStudy, read_study
-from downstream.uda.label_shift import LabelShift, choose_sets
-from downstream.uda.prepare import find_target, prepare_target
-from pretrain.atomic import write_atomically
-from shards.cli import UserError, program, progress, warn
-from shards.settings import Positional, load_config, read_recipe
+from downstream.domains.prepare import find_target, prepare_target
+from downstream.domains.study import DomainStudy, read_study
+from downstream.domains.synthetic.label_shift import LabelShift, choose_sets
+from micrograph.atomic import write_atomically
+from micrograph.cli import UserError, program, progress, warn
+from micrograph.settings import Positional, load_config, read_recipe
 
 SUFFIX = "v"  # of the target with the lower fraction, as the paper's T3v
 
@@ -101,8 +101,8 @@ def _predicted_fractions(
     study: DomainStudy, target: str, run: Path, index: int
 ) -> dict[str, float]:
     """Predicted fraction of a class by training image; their labels are not read."""
-    from downstream.seg.segmenter import load_segmenter  # these need torch, --help does not
-    from downstream.uda.evaluate import predict_image
+    from downstream.domains.evaluate import predict_image
+    from downstream.network.segmenter import load_segmenter  # these need torch, --help does not
 
     segmenter = load_segmenter(run)
     assert segmenter.card is not None  # loaded from a folder

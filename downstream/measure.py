@@ -21,14 +21,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from downstream.apply.inputs import find_images, leading_arguments
-from downstream.apply.legend import CLASSES_NAME
-from downstream.quantify.config import MeasureConfig
-from downstream.quantify.fractions import MIN_INDEPENDENT_AREAS, estimate_fraction
-from downstream.quantify.layers import layer_parts, measure_layer
-from downstream.quantify.objects import measure_regions
-from downstream.quantify.plots import draw_plots
-from downstream.quantify.tables import (
+from downstream.inference.arguments import find_images, leading_arguments
+from downstream.inference.legend import CLASSES_NAME
+from downstream.labels.classes import MaskClass, parse_classes
+from downstream.labels.masks import mask_to_indices, read_mask
+from downstream.labels.propose_classes import propose_classes
+from downstream.measurement.config import MeasureConfig
+from downstream.measurement.fractions import MIN_INDEPENDENT_AREAS, estimate_fraction
+from downstream.measurement.layers import layer_parts, measure_layer
+from downstream.measurement.plots import draw_plots
+from downstream.measurement.regions import measure_regions
+from downstream.measurement.tables import (
     MaskMeasurement,
     Row,
     format_cell,
@@ -39,11 +42,8 @@ from downstream.quantify.tables import (
     size_rows,
     write_csv,
 )
-from downstream.seg.classes import MaskClass, parse_classes
-from downstream.seg.masks import mask_to_indices, read_mask
-from downstream.seg.proposal import propose_classes
-from shards.cli import UserError, program, progress, warn
-from shards.settings import load_config, read_recipe
+from micrograph.cli import UserError, program, progress, warn
+from micrograph.settings import load_config, read_recipe
 
 MAX_THICKNESS_RATIO = 1.15  # area over length by thickness; intact real layers have up to 1.1
 

@@ -29,24 +29,24 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from downstream.apply.blend import Tiling, blended_bands
-from downstream.apply.calibration_file import read_calibration, read_reference
-from downstream.apply.config import PredictConfig
-from downstream.apply.ensemble import Ensemble, Member, load_members, no_tta, tta_transforms
-from downstream.apply.inputs import find_images, split_arguments
-from downstream.apply.legend import Legend, build_legend, write_classes
-from downstream.apply.novelty import Reference, ood_score
-from downstream.apply.picture import OutputWriter
-from downstream.apply.prepared import native_bands, open_prepared
-from downstream.apply.reach import has_global_context
-from downstream.apply.scan import ImageReader, file_stamp
-from downstream.seg.classes import parse_classes
-from downstream.seg.run_folder import write_json
-from downstream.seg.segmenter import STRIDE, Segmenter
-from pretrain.registry.pull import find_segmenter, is_published
-from pretrain.segmenter_card import SegmenterCard, read_segmenter_card
-from shards.cli import UserError, console, program, progress, warn
-from shards.settings import as_plain, load_config
+from downstream.images.blend import Tiling, blended_bands
+from downstream.images.prepared import native_bands, open_prepared
+from downstream.images.scan import ImageReader, file_stamp
+from downstream.inference.arguments import find_images, split_arguments
+from downstream.inference.config import PredictConfig
+from downstream.inference.ensemble import Ensemble, Member, load_members, no_tta, tta_transforms
+from downstream.inference.legend import Legend, build_legend, write_classes
+from downstream.inference.outputs import OutputWriter
+from downstream.labels.classes import parse_classes
+from downstream.network.receptive_field import has_global_context
+from downstream.network.segmenter import STRIDE, Segmenter
+from downstream.reliability.calibration_file import read_calibration, read_reference
+from downstream.reliability.out_of_distribution import Reference, ood_score
+from downstream.runs.run_folder import write_json
+from micrograph.cli import UserError, console, program, progress, warn
+from micrograph.settings import as_plain, load_config
+from pretrain.cards.segmenter_card import SegmenterCard, read_segmenter_card
+from pretrain.registry.storage.pull import find_segmenter, is_published
 
 RECORDS = "records"
 # Settings that do not change the outputs of an image.

@@ -22,20 +22,26 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from downstream.config import SegmentConfig
-from downstream.probe.advice import PAPER_DECODERS, study_lines
-from downstream.probe.candidates import Candidate, find_candidates, is_entry, random_twin
-from downstream.probe.folds import FoldedSet, read_folds
-from downstream.probe.linear import draw_samples, probe
-from downstream.probe.picture import draw_ranking
-from downstream.probe.ranking import CONFIDENCE, Interval, Ranked, paired_interval, rank_candidates
+from downstream.finetune.augment import fitting_crop
+from downstream.finetune.config import SegmentConfig
+from downstream.probing.advice import PAPER_DECODERS, study_lines
+from downstream.probing.candidates import Candidate, find_candidates, is_entry, random_twin
+from downstream.probing.folds import FoldedSet, read_folds
+from downstream.probing.linear import draw_samples, probe
+from downstream.probing.picture import draw_ranking
+from downstream.probing.ranking import (
+    CONFIDENCE,
+    Interval,
+    Ranked,
+    paired_interval,
+    rank_candidates,
+)
 from downstream.probing.record import SEED, open_for_recording, pin_entries, record_scores
-from downstream.seg.augment import fitting_crop
-from downstream.seg.metrics import Scores, mean_defined
-from downstream.seg.run_folder import write_json
-from pretrain.registry.pull import REGISTRY_VARIABLE
-from shards.cli import UserError, console, program, progress, warn
-from shards.settings import Positional, build_config, load_config, read_recipe
+from downstream.runs.run_folder import write_json
+from downstream.scoring.metrics import Scores, mean_defined
+from micrograph.cli import UserError, console, program, progress, warn
+from micrograph.settings import Positional, build_config, load_config, read_recipe
+from pretrain.registry.storage.pull import REGISTRY_VARIABLE
 
 MOST_COMMANDS = 3
 

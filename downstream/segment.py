@@ -11,16 +11,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from downstream.config import SegmentConfig
-from downstream.seg.augment import fitting_crop
-from downstream.seg.dataset import LabelledSet, data_sha256, read_labelled_set
-from downstream.seg.results import evaluate, write_best, write_pictures, write_results
-from downstream.seg.run_folder import RunPaths, finished_results, write_json
-from downstream.seg.segmenter import build_segmenter, default_device
-from downstream.seg.training import fine_tune, open_run
+from downstream.finetune.augment import fitting_crop
+from downstream.finetune.build import build_segmenter
+from downstream.finetune.config import SegmentConfig
+from downstream.finetune.labelled_set import LabelledSet, data_sha256, read_labelled_set
+from downstream.finetune.results import evaluate, write_best, write_pictures, write_results
+from downstream.finetune.training import fine_tune, open_run
+from downstream.network.segmenter import default_device
+from downstream.runs.run_folder import RunPaths, finished_results, write_json
+from micrograph.cli import UserError, console, log_with_time_and_rank, program, warn
+from micrograph.settings import load_config
 from pretrain.runs.interruption import Interruption
-from shards.cli import UserError, console, log_with_time_and_rank, program, warn
-from shards.settings import load_config
 
 PAN_LEAST_SIDE = 128  # pixels
 

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from downstream.adaptation.build import read_data
+from downstream.adaptation.config import AdaptConfig
 from downstream.adaptation.shift_signals import (
     SIGNAL_NAMES,
     ShiftSignals,
@@ -27,18 +28,17 @@ from downstream.adaptation.shift_signals import (
     mean_signals,
     measure_shift,
 )
-from downstream.seg.run_folder import RunPaths, write_json
-from downstream.seg.segmenter import load_segmenter
-from downstream.uda.config import AdaptConfig
-from downstream.uda.domains import DomainStudy
-from downstream.uda.prepare import PreparedImage, prepare_target
-from shards.cli import UserError, console, program
-from shards.settings import Positional, build_config, load_config, read_recipe
+from downstream.domains.prepare import PreparedImage, prepare_target
+from downstream.domains.study import DomainStudy
+from downstream.network.segmenter import load_segmenter
+from downstream.runs.run_folder import RunPaths, write_json
+from micrograph.cli import UserError, console, program
+from micrograph.settings import Positional, build_config, load_config, read_recipe
 
 REPORT_NAME = "shift_report.json"
 SCHEMA_VERSION = 1
 MIN_SOURCE_IMAGES = 3
-# Measured by tests/bench/bench_shift.py: limits chosen on 16 drawn shifts, hit rates on 16 others,
+# Measured by benchmarks/bench_shift.py: limits chosen on 16 drawn shifts, hit rates on 16 others,
 # each by two networks. A hit is right about whether the loss exceeds 5 points of mIoU.
 LIMITS = {"feature_distance": 1.21, "changed_pixels": 0.16}
 HIT_RATES = {"feature_distance": 0.81, "changed_pixels": 0.88}

@@ -23,9 +23,9 @@ from downstream.studies.segment_tables import (
     paper_a_tables,
     runs_table,
 )
+from micrograph.cli import UserError, console, program
 from micrograph.report_tables import page
-from shards.cli import UserError, console, program
-from shards.settings import Positional, load_config
+from micrograph.settings import Positional, load_config
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

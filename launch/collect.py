@@ -13,17 +13,17 @@ from typing import Annotated, Any
 
 import pandas as pd
 
-from launch.grid import load_grid
-from launch.results import imagenet_top1, micronet_top1, order_inits, read_results
-from launch.selection import warn_of_changed_settings
-from launch.state import format_counts, grid_statuses
-from launch.tasks import Grid
+from launch.results.results import imagenet_top1, micronet_top1, order_inits, read_results
+from launch.state.selection import warn_of_changed_settings
+from launch.state.state import format_counts, grid_statuses
+from launch.tasks.grid import load_grid
+from launch.tasks.task_list import Grid
+from micrograph.atomic import write_atomically
+from micrograph.cli import console, program
 from micrograph.published_values import read_published
 from micrograph.report_tables import Table, format_percent, page, to_csv
-from pretrain.atomic import write_atomically
-from pretrain.micronet import micronet_models
-from shards.cli import console, program
-from shards.settings import Positional, load_config
+from micrograph.settings import Positional, load_config
+from pretrain.registry.nasa_models import micronet_models
 
 NOT_CONVERGED = "†"
 
@@ -131,7 +131,7 @@ def _percent(value: float | None) -> str:
 
 def _draw(results: pd.DataFrame, out: Path) -> list[str]:
     try:
-        from launch.figure import draw_figure
+        from launch.results.figure import draw_figure
     except ImportError:
         console.print("no figure: matplotlib is not installed here", markup=False)
         return []

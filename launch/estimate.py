@@ -14,12 +14,12 @@ from typing import Annotated, Any
 from rich.console import Console
 from rich.table import Table
 
-from launch.grid import load_grid
-from launch.programs import command_flags
-from launch.tasks import Task
+from launch.tasks.grid import load_grid
+from launch.tasks.programs import command_flags
+from launch.tasks.task_list import Task
+from micrograph.cli import UserError, program, progress, warn
+from micrograph.settings import Positional, as_plain, build_config, load_config
 from pretrain.config import TrainConfig
-from shards.cli import UserError, program, progress, warn
-from shards.settings import Positional, as_plain, build_config, load_config
 
 _TRAIN = "pretrain.train"
 # Settings that do not change the time of an epoch.

@@ -21,16 +21,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
-from launch.attempts import record_end, record_start
-from launch.grid import load_grid
-from launch.programs import command_flags, find_program, thread_settings
-from launch.selection import Only, Restart, RetryFailed, check_flags, move_aside, select_tasks
-from launch.start import local_start
-from launch.state import TaskState, TaskStatus, format_counts, grid_statuses
-from launch.tasks import Grid, Task, freeze
+from launch.cluster.start import local_start
+from launch.state.attempts import record_end, record_start
+from launch.state.selection import Only, Restart, RetryFailed, check_flags, move_aside, select_tasks
+from launch.state.state import TaskState, TaskStatus, format_counts, grid_statuses
+from launch.tasks.grid import load_grid
+from launch.tasks.programs import command_flags, find_program, thread_settings
+from launch.tasks.task_list import Grid, Task, freeze
+from micrograph.cli import UserError, console, cores, program, progress_bar
 from micrograph.locks import lock_folder
-from shards.cli import UserError, console, cores, program, progress_bar
-from shards.settings import Positional, load_config
+from micrograph.settings import Positional, load_config
 
 EXIT_FAILED = 1
 _POLL_SECONDS = 0.2

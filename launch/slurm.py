@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from launch.grid import load_grid
-from launch.jobs import max_array_size, record_jobs
-from launch.programs import find_program, missing_input
-from launch.resources import Resources
-from launch.script import array_script, collect_script, format_indices
-from launch.selection import Only, Restart, RetryFailed, check_flags, move_aside, select_tasks
-from launch.state import TaskStatus, format_counts, grid_statuses
-from launch.tasks import Grid, Task, freeze
-from pretrain.atomic import write_atomically
-from shards.cli import UserError, console, program, warn
-from shards.settings import Positional, load_config
+from launch.cluster.jobs import max_array_size, record_jobs
+from launch.cluster.script import array_script, collect_script, format_indices
+from launch.state.selection import Only, Restart, RetryFailed, check_flags, move_aside, select_tasks
+from launch.state.state import TaskStatus, format_counts, grid_statuses
+from launch.tasks.grid import load_grid
+from launch.tasks.programs import find_program, missing_input
+from launch.tasks.resources import Resources
+from launch.tasks.task_list import Grid, Task, freeze
+from micrograph.atomic import write_atomically
+from micrograph.cli import UserError, console, program, warn
+from micrograph.settings import Positional, load_config
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

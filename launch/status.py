@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from launch.grid import load_grid
-from launch.state import TaskState, TaskStatus, format_counts, grid_statuses
-from pretrain.pace import duration
-from shards.cli import program
-from shards.settings import Positional, load_config
+from launch.state.state import TaskState, TaskStatus, format_counts, grid_statuses
+from launch.tasks.grid import load_grid
+from micrograph.cli import program
+from micrograph.settings import Positional, load_config
+from pretrain.runs.throughput import duration
 
 _COLOURS: dict[TaskState, str] = {
     TaskState.WAITING: "dim",

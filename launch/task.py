@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from launch.attempts import record_end, record_start
-from launch.grid import load_grid
-from launch.state import TaskState, task_status
-from launch.tasks import Grid, Task, fill_in, find_task
-from pretrain.status import RunState
-from shards.cli import UserError, program
-from shards.settings import Positional, load_config
+from launch.state.attempts import record_end, record_start
+from launch.state.state import TaskState, task_status
+from launch.tasks.grid import load_grid
+from launch.tasks.task_list import Grid, Task, fill_in, find_task
+from micrograph.cli import UserError, program
+from micrograph.settings import Positional, load_config
+from pretrain.runs.status import RunState
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,8 +10,8 @@ import runpy
 import sys
 from collections.abc import Sequence
 
-from shards.cli import UserError, call_program, program
-from shards.settings import nearest
+from micrograph.cli import UserError, call_program, program
+from micrograph.settings import nearest
 
 # Stage -> command -> (module, what it does). In the order of use.
 PROGRAMS: dict[str, dict[str, tuple[str, str]]] = {

@@ -6,7 +6,7 @@ from enum import EnumType
 from pathlib import Path
 from typing import Any, Literal, Union
 
-from shards.cli import UserError
+from micrograph.cli import UserError
 
 _TRUE = {"true", "yes", "on", "1"}
 _FALSE = {"false", "no", "off", "0"}

@@ -5,7 +5,7 @@ import typing
 from enum import Flag, auto
 from typing import Any
 
-from shards.settings import as_plain
+from micrograph.settings import as_plain
 
 
 class Mark(Flag):

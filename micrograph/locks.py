@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import lock_descriptor
 
-from shards.cli import UserError, console
+from micrograph.cli import UserError, console
 
 
 def lock_folder(

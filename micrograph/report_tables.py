@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeGuard
 
 import pandas as pd
 
-from micrograph.statistics import NAN, Interval
+from micrograph.intervals import NAN, Interval
 
 NO_VALUE = "-"
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from micrograph.field_marks import Mark
-from pretrain.archs import find_arch
-from pretrain.inits import resolve_init
+from pretrain.cards.archs import find_arch
+from pretrain.network.init import resolve_init
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "gpu"]
@@ -102,7 +102,7 @@ class TrainConfig:
     cutmix: Annotated[float, "alpha of cutmix's; with mixup, half of the samples each"] = 0.0
     mix_prob: Annotated[float, "share of the samples that are mixed at all"] = 1.0
 
-    # A step without finite loss and gradient is skipped; guards.py tells the rest.
+    # A step without finite loss and gradient is skipped; divergence.py tells the rest.
     max_skipped_steps: Annotated[int, "skipped steps in a row before the run rolls back"] = 5
     divergence_ratio: Annotated[
         float, "times the first step's loss: above it the run rolls back"

@@ -22,18 +22,18 @@ from typing import Annotated
 import torch
 from safetensors.torch import save_file
 
-from pretrain.archs import ARCHS, find_arch
-from pretrain.card import CARD_NAME, ENCODER_NAME, Card, write_card
-from pretrain.metrics import CHANCE_FACTOR
-from pretrain.micronet import MicroNetModel, micronet_models
-from pretrain.model import Classifier, bare_encoder, imagenet_tag
-from pretrain.publish import publish
-from pretrain.timm_export import TIMM_FOLDER, TimmExport, write_timm_folder
-from pretrain.weights import StateDict, load_strictly
-from shards.cli import UserError, console, program, warn
-from shards.download import download
-from shards.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo, file_sha256
-from shards.settings import Positional, load_config, nearest
+from micrograph.cli import UserError, console, program, warn
+from micrograph.download import download
+from micrograph.settings import Positional, load_config, nearest
+from pretrain.cards.archs import ARCHS, find_arch
+from pretrain.cards.encoder_card import CARD_NAME, ENCODER_NAME, Card, write_card
+from pretrain.export.publishing import publish
+from pretrain.export.timm_folder import TIMM_FOLDER, TimmExport, write_timm_folder
+from pretrain.network.classifier import Classifier, bare_encoder, imagenet_tag
+from pretrain.network.weights import StateDict, load_strictly
+from pretrain.registry.nasa_models import MicroNetModel, micronet_models
+from pretrain.training.metrics import CHANCE_FACTOR
+from shards.format.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo, file_sha256
 
 ADDRESS = "https://nasa-public-data.s3.amazonaws.com/microscopy_segmentation_models"
 IMAGE_SIZE = 224  # pixels; paper A does not say, and this is what its archs are used with

@@ -19,17 +19,17 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from pretrain.augment import AugmentParams, training_params
-from pretrain.balance import class_quotas
+from micrograph.cli import UserError, program
+from micrograph.settings import load_config
 from pretrain.config import TrainConfig
-from pretrain.host_pixels import CpuPipeline, decode
-from pretrain.loader import Batch
-from pretrain.mixing import mix
-from pretrain.order import Ids
-from pretrain.staging import stage
-from pretrain.store import ShardReader, open_split
-from shards.cli import UserError, program
-from shards.settings import load_config
+from pretrain.loading.augment import AugmentParams, training_params
+from pretrain.loading.class_balance import class_quotas
+from pretrain.loading.cpu_pipeline import CpuPipeline, decode
+from pretrain.loading.loader import Batch
+from pretrain.loading.mixup import mix
+from pretrain.loading.sample_order import Ids
+from pretrain.loading.shard_reader import ShardReader, open_split
+from pretrain.loading.staging import stage
 
 ROWS = 5
 FULL_EXAMPLES = 5

@@ -19,15 +19,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pretrain.card import CARD_NAME
+from micrograph.cli import UserError, program, warn
+from micrograph.settings import Positional, load_config
+from pretrain.cards.encoder_card import CARD_NAME
 from pretrain.cards.usage import segment_command
-from pretrain.pace import duration, seconds_left
-from pretrain.run_folder import read_best_metadata, read_run, read_sources
+from pretrain.outputs.run_folder import read_best_metadata, read_run, read_sources
 from pretrain.runs.metrics_log import read_metrics
 from pretrain.runs.run_folder import RunPaths
-from pretrain.status import Status, read_status
-from shards.cli import UserError, program, warn
-from shards.settings import Positional, load_config
+from pretrain.runs.status import Status, read_status
+from pretrain.runs.throughput import duration, seconds_left
 
 _LISTED = 5  # worst classes, and most confused pairs
 _MAX_SILENCE = 900.0  # seconds without an update after which a run counts as killed

@@ -15,24 +15,22 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from micrograph.cli import UserError, console, log_with_time_and_rank, program, warn
+from micrograph.settings import load_config
 from pretrain.config import TrainConfig
-from pretrain.ema import Ema, build_ema
-from pretrain.feed import StepBatches
-from pretrain.guards import (
-    Diverged,
-    check_divergence,
-    count_step,
-    gradient_norm,
-    norm_warning,
-)
-from pretrain.loader import Loader, Step
-from pretrain.memory import check_kernels, fit_micro_batch
-from pretrain.model import build_classifier
-from pretrain.objective import Objective, build_objective
-from pretrain.optim import build_optimizer, learning_rate, set_learning_rate
-from pretrain.order import EpochSampler, Ids, micro_batch_seed
-from pretrain.pace import ThroughputMeter
-from pretrain.processes import (
+from pretrain.loading.loader import Loader, Step
+from pretrain.loading.open_sources import Source, open_sources
+from pretrain.loading.sample_order import EpochSampler, Ids, micro_batch_seed
+from pretrain.loading.shard_reader import ShardReader, open_split
+from pretrain.loading.staging import stage
+from pretrain.network.classifier import build_classifier
+from pretrain.outputs.run_folder import pin_init
+from pretrain.runs.interruption import Interruption
+from pretrain.runs.phases import announce
+from pretrain.runs.skips import BufferSnapshot
+from pretrain.runs.status import record_interruption
+from pretrain.runs.throughput import ThroughputMeter
+from pretrain.training.distributed import (
     abort_all,
     processes_here,
     start_accelerator,
@@ -41,19 +39,21 @@ from pretrain.processes import (
     synchronise_norms,
     thread_count,
 )
-from pretrain.run import TrainingRun
-from pretrain.run_folder import pin_init
-from pretrain.runs.interruption import Interruption
-from pretrain.runs.phases import announce
-from pretrain.runs.skips import BufferSnapshot
-from pretrain.source import Source, open_sources
-from pretrain.staging import stage
-from pretrain.status import record_interruption
-from pretrain.store import ShardReader, open_split
+from pretrain.training.divergence import (
+    Diverged,
+    check_divergence,
+    count_step,
+    gradient_norm,
+    norm_warning,
+)
+from pretrain.training.ema import Ema, build_ema
+from pretrain.training.loss import Objective, build_objective
+from pretrain.training.micro_batch import check_kernels, fit_micro_batch
+from pretrain.training.optim import build_optimizer, learning_rate, set_learning_rate
 from pretrain.training.progress import Progress
-from pretrain.validate import validate
-from shards.cli import UserError, console, log_with_time_and_rank, program, warn
-from shards.settings import load_config
+from pretrain.training.run import TrainingRun
+from pretrain.training.step_batches import StepBatches
+from pretrain.training.validate import validate
 
 
 @program

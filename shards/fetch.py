@@ -19,12 +19,12 @@ from pooch.downloaders import doi_to_repository
 from rich.console import Console
 from rich.table import Table
 
-from shards.cli import UserError, console, program, progress, progress_bar, warn
-from shards.corpus import read_corpus
-from shards.download import TIMEOUT, download
-from shards.public import Dataset, RemoteFile, find_dataset, find_table, read_table
-from shards.settings import Positional, load_config
-from shards.sources import is_image_name
+from micrograph.cli import UserError, console, program, progress, progress_bar, warn
+from micrograph.download import TIMEOUT, download
+from micrograph.settings import Positional, load_config
+from shards.sources.datasets import Dataset, RemoteFile, find_dataset, find_table, read_table
+from shards.sources.listing import is_image_name
+from shards.sources.recipe import read_corpus
 
 RECORD_NAME = "FETCHED.json"  # beside the files: their URLs and checksums
 MB = 1e6

@@ -1,27 +1,24 @@
-"""The contents of a shard set in numbers, from its index and manifest, without opening a tar.
+"""Print the contents of a shard set in numbers.
 
-python -m shards.stats DIR            tables
-python -m shards.stats DIR --json     the same as one JSON object
+python -m shards.stats DIR
 """
 
 import json
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from shards.cli import program
-from shards.schema import SPLITS, Manifest, SourceInfo, read_index, read_manifest
-from shards.settings import Positional, load_config
-from shards.tables import printable, read_samples
+from micrograph.cli import program
+from micrograph.settings import Positional, load_config
+from shards.format.read_tables import printable
+from shards.format.schema import read_manifest
+from shards.report.set_stats import ClassStats, SetStats, _facts, human_bytes, readable, set_stats
 
 _PIPE_WIDTH = 160  # columns of a table where there is no terminal
 
@@ -32,60 +29,6 @@ class StatsConfig:
 
     folder: Annotated[Path, Positional, "folder that shards.write made"]
     json: Annotated[bool, "as one JSON object"] = False
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClassStats:
-    """One class; medians are over both splits, 0 where it has no image."""
-
-    name: str
-    train: int
-    val: int
-    share: float  # of the corpus
-    median_height: int  # pixels, as stored
-    median_width: int
-    median_bytes: int  # of the encoded image
-
-    @property
-    def images(self) -> int:
-        return self.train + self.val
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Range:
-    """Least, middle and greatest number of pixels; all 0 where there are no images."""
-
-    min: int
-    median: int
-    max: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SetStats:
-    """A shard set in numbers. `--json` prints this object."""
-
-    name: str
-    tool: str
-    images: int
-    splits: Mapping[str, int]
-    bytes: Mapping[str, int]  # of the tars
-    shards: Mapping[str, int]
-    classes: tuple[ClassStats, ...]
-    height: Range
-    width: Range
-    grey: int | None  # None: no table says which images are coloured
-    coloured: int | None
-    mean: tuple[float, ...]  # used for normalisation
-    std: tuple[float, ...]
-    pixel_mean: tuple[float, ...]  # measured
-    pixel_std: tuple[float, ...]
-    sources: tuple[SourceInfo, ...]
-    decisions: Mapping[str, int]
-    rejected: Mapping[str, int]
-    split_rule: str
-    training_only: tuple[str, ...]
-    left_out: int
-    corpus_hash: str
 
 
 @program
@@ -99,90 +42,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     for table in _tables(stats):
         out.print(table)
         out.print()
-
-
-def set_stats(folder: Path, manifest: Manifest) -> SetStats:
-    """Count what is in the set. Raises `UserError` for an index that is absent or damaged."""
-    rows = np.concatenate([read_index(folder, split) for split in SPLITS])
-    coloured = _coloured(folder, manifest)
-    return SetStats(
-        name=manifest.name,
-        tool=manifest.tool,
-        images=len(rows),
-        splits={name: info.samples for name, info in manifest.splits.items()},
-        bytes={n: sum(shard.bytes for shard in i.shards) for n, i in manifest.splits.items()},
-        shards={name: len(info.shards) for name, info in manifest.splits.items()},
-        classes=tuple(_class_stats(manifest, rows)),
-        height=_range(rows["height"]),
-        width=_range(rows["width"]),
-        grey=None if coloured is None else len(rows) - coloured,
-        coloured=coloured,
-        mean=manifest.mean,
-        std=manifest.std,
-        pixel_mean=manifest.pixel_mean,
-        pixel_std=manifest.pixel_std,
-        sources=manifest.sources,
-        decisions=manifest.decisions,
-        rejected=manifest.rejected,
-        split_rule=str(manifest.split_report.get("rule")),
-        training_only=tuple(manifest.split_report.get("training_only", ())),
-        left_out=int(manifest.split_report.get("left_out", 0)),
-        corpus_hash=manifest.corpus_hash,
-    )
-
-
-def human_bytes(count: int) -> str:
-    """`64.6 MB`: three digits or so, in powers of 1000."""
-    number, units = float(count), ["kB", "MB", "GB", "TB"]
-    if count < 1000:
-        return f"{count} B"
-    while (number := number / 1000) >= 999.5 and len(units) > 1:
-        units.pop(0)
-    return f"{number:.1f} {units[0]}" if number < 99.95 else f"{number:.0f} {units[0]}"
-
-
-def numbers(values: Iterable[float]) -> str:
-    """A value per channel, in [0, 1]."""
-    return " ".join(f"{value:.3f}" for value in values)
-
-
-def readable(name: str) -> str:
-    """`data_bar_cropped` as words."""
-    return name.replace("_", " ")
-
-
-def _class_stats(manifest: Manifest, rows: npt.NDArray[np.void]) -> Iterator[ClassStats]:
-    counts = {split: info.class_counts for split, info in manifest.splits.items()}
-    order = np.argsort(rows["label"], kind="stable")
-    ends = np.searchsorted(rows["label"][order], np.arange(len(manifest.classes) + 1))
-    for label, name in enumerate(manifest.classes):
-        own = rows[order[ends[label] : ends[label + 1]]]
-        yield ClassStats(
-            name=name,
-            train=counts["train"][label],
-            val=counts["val"][label],
-            share=len(own) / max(len(rows), 1),
-            median_height=_median(own["height"]),
-            median_width=_median(own["width"]),
-            median_bytes=_median(own["size"]),
-        )
-
-
-def _coloured(folder: Path, manifest: Manifest) -> int | None:
-    if manifest.channels == 1:
-        return 0
-    channels = Counter(s.channels for s in read_samples(folder) if s.split in SPLITS)
-    return channels[3] if channels else None
-
-
-def _median(values: npt.NDArray[np.uint32]) -> int:
-    return int(np.median(values)) if len(values) else 0
-
-
-def _range(values: npt.NDArray[np.uint32]) -> Range:
-    if not len(values):
-        return Range(min=0, median=0, max=0)
-    return Range(min=int(values.min()), median=_median(values), max=int(values.max()))
 
 
 def _tables(stats: SetStats) -> Iterator[Table]:
@@ -218,26 +77,6 @@ def _class_row(row: ClassStats) -> tuple[object, ...]:
 def _total_row(stats: SetStats) -> tuple[object, ...]:
     whole = f"{len(stats.classes)} classes, {stats.images} images"
     return whole, stats.splits["train"], stats.splits["val"], "", "", ""
-
-
-def _facts(stats: SetStats) -> Iterator[tuple[str, str]]:
-    if stats.name:
-        yield "corpus", stats.name
-    for split in SPLITS:
-        size, shards = human_bytes(stats.bytes[split]), stats.shards[split]
-        yield split, f"{stats.splits[split]} images, {size} in {shards} tar{'s'[: shards != 1]}"
-    if stats.left_out:
-        yield "left out", f"{stats.left_out} images that overlap training and validation images"
-    if stats.coloured is not None:
-        yield "colour", f"{stats.grey} grey, {stats.coloured} coloured"
-    for side in ("height", "width"):
-        size_range: Range = getattr(stats, side)
-        low, middle, high = size_range.min, size_range.median, size_range.max
-        yield side, f"{low} to {high} pixels, median {middle}"
-    yield "mean", f"measured {numbers(stats.pixel_mean)}; used {numbers(stats.mean)}"
-    yield "deviation", f"measured {numbers(stats.pixel_std)}; used {numbers(stats.std)}"
-    yield "made by", stats.tool
-    yield "hash", stats.corpus_hash
 
 
 def _table(

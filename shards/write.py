@@ -13,17 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shards.assign import Split, check_split, split_images
-from shards.catalog import Catalog
-from shards.cli import UserError, console, program
-from shards.concerns import check_classes, warn_of_rejects, warn_of_split
-from shards.corpus import Corpus, plain_source, read_corpus
+from micrograph.cli import UserError, console, program
+from micrograph.settings import build_config, given_settings
+from shards.encoding.encode import encode_sources
+from shards.encoding.spool import Catalog
 from shards.format.config import WriteConfig
-from shards.grouping import group_images
-from shards.intake import encode_sources
-from shards.ledger import count_decisions, group_names, write_tables
-from shards.report import write_report
-from shards.schema import (
+from shards.format.schema import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     SCHEMA_VERSION,
@@ -35,11 +30,22 @@ from shards.schema import (
     write_index,
     write_manifest,
 )
-from shards.settings import build_config, given_settings
-from shards.sources import Listing, list_sources
-from shards.split import TRAIN, shuffled
-from shards.tars import write_split
-from shards.workplace import SPOOL, choose_work_folder, empty_but_spool, lock_work_folder, publish
+from shards.report.build import write_report
+from shards.sources.listing import Listing, list_sources
+from shards.sources.recipe import Corpus, plain_source, read_corpus
+from shards.splitting.assign import Split, check_split, split_images
+from shards.splitting.groups import group_images
+from shards.splitting.rules import TRAIN, shuffled
+from shards.writing.corpus_warnings import check_classes, warn_of_rejects, warn_of_split
+from shards.writing.sample_tables import count_decisions, group_names, write_tables
+from shards.writing.tar_files import write_split
+from shards.writing.work_folder import (
+    SPOOL,
+    choose_work_folder,
+    empty_but_spool,
+    lock_work_folder,
+    publish,
+)
 
 
 @program

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flaky_server import Origin, serving
 
-from shards.stores import filesystem
+from micrograph import download
+from micrograph.remote_files import filesystem
 
 # Tests are so small that threads wait for each other, and they spin while they wait: a probe took
 # three times the processor time on a busy machine. Read when numpy and torch are first imported,
@@ -112,3 +114,12 @@ def s3_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
             return fs
 
         yield make
+
+
+@pytest.fixture
+def origin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Origin]:
+    """A server that is asked again at once."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(download, "WAITS", (0.0, 0.0))
+    with serving() as server:
+        yield server

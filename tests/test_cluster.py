@@ -5,11 +5,13 @@ from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 
-from launch.grid import build_grid
-from pretrain.status import EXIT_INTERRUPTED, Status
-from shards.cli import EXIT_USER_ERROR
+from checkout import ROOT
 
-TEXT = (Path(__file__).parents[1] / "docs" / "cluster.md").read_text(encoding="utf-8")
+from launch.tasks.grid import build_grid
+from micrograph.cli import EXIT_INTERRUPTED, EXIT_USER_ERROR
+from pretrain.runs.status import Status
+
+TEXT = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
 
 
 def table(heading: str) -> list[list[str]]:

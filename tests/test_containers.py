@@ -7,12 +7,11 @@ import re
 import shlex
 import subprocess
 import tomllib
-from pathlib import Path
 
 import pytest
+from checkout import ROOT
 from packaging.specifiers import SpecifierSet
 
-ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "containers" / "Dockerfile").read_text(encoding="utf-8")
 APPTAINER = (ROOT / "containers" / "apptainer.def").read_text(encoding="utf-8")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

@@ -3,12 +3,11 @@
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 from PIL import Image
 
 from downstream.demo.__main__ import main
 from downstream.demo.report import ARMS, SEEDS, DemoFolders, mean_test_scores
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow

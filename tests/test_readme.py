@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 from pictures import write_noise
 
-from shards.corpus import read_corpus
-from shards.settings import load_config
+from micrograph.settings import load_config
+from shards.sources.recipe import read_corpus
 from shards.write import WriteConfig
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALL = (
     "--image-size 32 --epochs 1 --batch-size 8 --lr 0.01"  # so that efficientnet-b4 takes seconds

@@ -13,9 +13,9 @@ from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).parents[1]
 # Neither the checkout nor the environment that runs the tests may help out.
 PLAIN = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
 
@@ -94,7 +94,7 @@ def test_recipes_tables_and_pages_are_in_it(wheel: Path) -> None:
     ).stdout.split()  # fmt: skip
     assert tracked
     for name in tracked:
-        assert (f"shards/{name}" if name.startswith("configs/") else name) in inside
+        assert (f"micrograph/{name}" if name.startswith("configs/") else name) in inside
 
 
 def test_a_login_node_without_torch_plans_submits_watches_and_collects(
@@ -113,7 +113,7 @@ def test_a_login_node_without_torch_plans_submits_watches_and_collects(
     assert len(output("-m", "launch.grid", grid).splitlines()) == 76
     (script, *_) = output("-m", "launch.slurm", grid, "--dry-run").splitlines()
     assert "#SBATCH --array=" in (tmp_path / script).read_text()
-    assert "76 tasks: 76 pending" in output("-m", "micrograph", "launch-status", grid)
+    assert "76 tasks: 76 waiting" in output("-m", "micrograph", "launch-status", grid)
     assert "results.csv" in output("-m", "launch.collect", grid)
     assert len((tmp_path / "runs/micronet-76/results.csv").read_text().splitlines()) == 77
     (tmp_path / "registry").mkdir()

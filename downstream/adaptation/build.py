@@ -3,12 +3,12 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from downstream.seg.segmenter import Origin, Segmenter, default_device, initial_network
-from downstream.uda.batches import TilePool, cut_tiles
-from downstream.uda.config import AdaptConfig
-from downstream.uda.domains import DomainStudy, read_study
-from downstream.uda.networks import to_uda_network
-from downstream.uda.prepare import PreparedImage, prepare_source, prepare_target
+from downstream.adaptation.config import AdaptConfig
+from downstream.domains.batches import TilePool, cut_tiles
+from downstream.domains.prepare import PreparedImage, prepare_source, prepare_target
+from downstream.domains.study import DomainStudy, read_study
+from downstream.network.segmenter import Origin, Segmenter, default_device, initial_network
+from downstream.network.two_heads import to_uda_network
 
 DEFAULT_ARCH = "resnet101"  # AdaptSegNet, paper B
 

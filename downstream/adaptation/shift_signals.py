@@ -13,19 +13,19 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 
-from downstream.apply.novelty import (
+from downstream.adaptation.batchnorm import adapt_bn, batch_norms
+from downstream.domains.evaluate import predict_image
+from downstream.domains.prepare import PreparedImage
+from downstream.domains.study import DomainStudy
+from downstream.images.scan import array_reader
+from downstream.network.segmenter import Segmenter
+from downstream.reliability.out_of_distribution import (
     Features,
     Reference,
     crop_features,
     feature_distance,
     fit_reference,
 )
-from downstream.apply.scan import array_reader
-from downstream.seg.segmenter import Segmenter
-from downstream.uda.batchnorm import adapt_bn, batch_norms
-from downstream.uda.domains import DomainStudy
-from downstream.uda.evaluate import predict_image
-from downstream.uda.prepare import PreparedImage
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from downstream.demo.report import ARMS, SEEDS, DemoFolders, draw_report, mean_test_scores
-from pretrain.card import read_card
-from shards.cli import UserError, console, program
-from shards.settings import load_config
+from micrograph.cli import UserError, console, program
+from micrograph.settings import load_config
+from pretrain.cards.encoder_card import read_card
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

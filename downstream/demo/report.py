@@ -9,14 +9,14 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from downstream.seg.run_folder import read_results
-from pretrain.card import read_card
+from downstream.runs.run_folder import read_results
+from micrograph.cli import UserError
+from micrograph.remote_files import cached_store
+from pretrain.cards.encoder_card import read_card
 from pretrain.runs.metrics_log import read_metrics
-from shards.cli import UserError
-from shards.corpus import plain_source
-from shards.images import Pixels, RejectedImage, decode_image
-from shards.sources import Listing, is_image_name, list_sources
-from shards.stores import cached_store
+from shards.images.decode import Pixels, RejectedImage, decode_image
+from shards.sources.listing import Listing, is_image_name, list_sources
+from shards.sources.recipe import plain_source
 
 matplotlib.use("Agg")  # no display; must precede pyplot
 from matplotlib import pyplot as plt

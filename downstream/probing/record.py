@@ -12,22 +12,22 @@ from hashlib import sha256
 
 import numpy as np
 
-from downstream.models import read_encoder_card
-from downstream.probe.candidates import Candidate, is_entry, random_twin
-from downstream.probe.folds import FoldedSet
-from downstream.probe.linear import draw_samples, probe
-from downstream.seg.metrics import Scores, mean_defined
-from pretrain.registry.names import EntryName, parse_name
-from pretrain.registry.pull import pinned_name, registry_url
-from pretrain.registry.scores import (
+from downstream.network.models import read_encoder_card
+from downstream.probing.candidates import Candidate, is_entry, random_twin
+from downstream.probing.folds import FoldedSet
+from downstream.probing.linear import draw_samples, probe
+from downstream.scoring.metrics import Scores, mean_defined
+from micrograph.cli import UserError
+from pretrain.cards.entry_names import EntryName, parse_name
+from pretrain.registry.site.scores import (
     PROBE,
     SCHEMA_VERSION,
     TransferScore,
     attach_score,
     check_label,
 )
-from pretrain.registry.stores import HUB_PREFIX, Registry, open_registry
-from shards.cli import UserError
+from pretrain.registry.storage.folder_store import HUB_PREFIX, Registry, open_registry
+from pretrain.registry.storage.pull import pinned_name, registry_url
 
 SEED = 0  # of pixels and random weights: scores compare only with one seed
 

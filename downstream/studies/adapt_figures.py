@@ -13,7 +13,10 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from downstream.seg.pictures import (
+from downstream.domains.prepare import PreparedImage, prepare_target
+from downstream.domains.study import SOURCE, DomainStudy
+from downstream.runs.run_folder import RunPaths
+from downstream.scoring.overlays import (
     AGREEMENT,
     CLASS_COLOURS,
     Panel,
@@ -22,15 +25,12 @@ from downstream.seg.pictures import (
     contact_sheet,
     overlay,
 )
-from downstream.seg.run_folder import RunPaths
 from downstream.studies.adapt_findings import Gain
 from downstream.studies.adapt_runs import BASELINE, AdaptRuns, Variant
 from downstream.studies.report import matplotlib_colour, save_figure, save_image
-from downstream.uda.domains import SOURCE, DomainStudy
-from downstream.uda.prepare import PreparedImage, prepare_target
+from micrograph.cli import UserError, console
+from micrograph.intervals import CONFIDENCE, NAN
 from micrograph.report_tables import format_percent, named_rows
-from micrograph.statistics import CONFIDENCE, NAN
-from shards.cli import UserError, console
 
 matplotlib.use("Agg")  # draws to files only; must come before pyplot
 from matplotlib import pyplot as plt

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from downstream.domains.study import SOURCE
 from downstream.studies.adapt_runs import (
     BASELINE,
     BN_ADAPT,
@@ -22,10 +23,9 @@ from downstream.studies.adapt_runs import (
 )
 from downstream.studies.adapt_tables import Row, spread
 from downstream.studies.report import difference_cells, difference_notes
-from downstream.uda.domains import SOURCE
+from micrograph.intervals import NAN, PairedDifference, bootstrap_mean, bootstrap_ratio
 from micrograph.published_values import read_published
 from micrograph.report_tables import NO_VALUE, Percent, Table, named_rows
-from micrograph.statistics import NAN, PairedDifference, bootstrap_mean, bootstrap_ratio
 
 
 @dataclass(frozen=True, slots=True)

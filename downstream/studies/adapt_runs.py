@@ -12,15 +12,15 @@ from typing import Any
 
 import pandas as pd
 
-from downstream.seg.run_folder import RunPaths, read_data
+from downstream.adaptation.config import METHODS, AdaptConfig
+from downstream.domains.study import SOURCE
+from downstream.runs.run_folder import RunPaths, read_data
 from downstream.studies.rdt import Reference, make_reference
 from downstream.studies.report import image_differences
 from downstream.studies.runs import check_labels, init_label, mixed_settings, read_configs
-from downstream.uda.config import METHODS, AdaptConfig
-from downstream.uda.domains import SOURCE
+from micrograph.cli import UserError
 from micrograph.field_marks import Mark, marked
-from micrograph.statistics import Array, PairedDifference, paired_difference
-from shards.cli import UserError
+from micrograph.intervals import Array, PairedDifference, paired_difference
 
 BASELINE = "source_only"
 BN_ADAPT = "bn_adapt"

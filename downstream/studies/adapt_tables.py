@@ -9,12 +9,12 @@ from typing import Any
 
 import pandas as pd
 
+from downstream.domains.study import SOURCE
 from downstream.studies.adapt_runs import BASELINE, AdaptRuns, Variant
 from downstream.studies.rdt import printed_rdt_note, relative_transferability
-from downstream.uda.domains import SOURCE
+from micrograph.intervals import NAN, pooled_std
 from micrograph.published_values import read_published
 from micrograph.report_tables import NO_VALUE, MeanStd, Percent, Table, named_rows
-from micrograph.statistics import NAN, pooled_std
 
 Row = dict[str, object]
 

@@ -4,17 +4,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from downstream.seg.metrics import score
-from downstream.seg.segmenter import Segmenter, load_segmenter
+from downstream.domains.evaluate import predict_image, score_image, total_confusion
+from downstream.domains.prepare import PreparedImage, prepare_target
+from downstream.domains.study import DomainStudy
+from downstream.network.segmenter import Segmenter, load_segmenter
+from downstream.scoring.metrics import score
 from downstream.studies.adapt_runs import AdaptRuns
 from downstream.studies.adapt_tables import Row, spread
-from downstream.uda.domains import DomainStudy
-from downstream.uda.evaluate import predict_image, score_image, total_confusion
-from downstream.uda.prepare import PreparedImage, prepare_target
+from micrograph.cli import progress
+from micrograph.intervals import NAN
 from micrograph.published_values import read_published
 from micrograph.report_tables import Percent, Table, named_rows
-from micrograph.statistics import NAN
-from shards.cli import progress
 
 
 def bagging_table(runs: AdaptRuns, study: DomainStudy) -> Table:

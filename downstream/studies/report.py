@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from micrograph.report_tables import Percent, Table, to_csv
-from micrograph.statistics import (
+from micrograph.atomic import write_atomically
+from micrograph.intervals import (
     BOOTSTRAP_SEED,
     CONFIDENCE,
     RESAMPLES,
@@ -18,7 +18,7 @@ from micrograph.statistics import (
     PairedDifference,
     range_coverage,
 )
-from pretrain.atomic import write_atomically
+from micrograph.report_tables import Percent, Table, to_csv
 
 
 def image_differences(ours: Iterable[Any], base: Iterable[Any]) -> Array:

@@ -9,12 +9,12 @@ import matplotlib
 import numpy as np
 import pandas as pd
 
-from downstream.seg.pictures import CLASS_COLOURS
+from downstream.scoring.overlays import CLASS_COLOURS
 from downstream.studies.report import matplotlib_colour, save_figure
 from downstream.studies.segment_runs import in_order
 from downstream.studies.segment_tables import ALL, InitDifference
+from micrograph.intervals import CONFIDENCE
 from micrograph.published_values import read_published
-from micrograph.statistics import CONFIDENCE
 
 matplotlib.use("Agg")  # draws to files only; must come before pyplot
 from matplotlib import pyplot as plt

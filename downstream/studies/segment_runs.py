@@ -7,13 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from downstream.config import DEFAULT_ARCH, SegmentConfig
-from downstream.seg.run_folder import RunPaths, read_results
+from downstream.finetune.config import DEFAULT_ARCH, SegmentConfig
+from downstream.runs.run_folder import RunPaths, read_results
 from downstream.studies.runs import check_labels, init_label, mixed_settings, read_configs
 from micrograph.field_marks import Mark, marked, plain_without
+from micrograph.intervals import NAN
 from micrograph.published_values import read_published
-from micrograph.statistics import NAN
-from shards.settings import as_plain
+from micrograph.settings import as_plain
 
 # Training and test folders -> paper A's experiment, as configs/downstream has them.
 _EXPERIMENTS = {

@@ -7,8 +7,8 @@ Imports no torch.
 from collections.abc import Mapping
 from pathlib import Path
 
-from pretrain.card import Card
-from pretrain.segmenter_card import SegmenterCard
+from pretrain.cards.encoder_card import Card
+from pretrain.cards.segmenter_card import SegmenterCard
 
 _DECODERS_NOT_IN_SMP = ("DeepLabV2",)
 
@@ -45,7 +45,7 @@ def _encoder(card: Card, name: str) -> dict[str, str]:
     decoder = "DPT" if "num_classes" in card.encoder_options else "Unet"
     return {
         "here": (
-            "from downstream.models import create_model\n\n"
+            "from downstream.network.models import create_model\n\n"
             f'model = create_model("{decoder}", "{name}", classes=3)'
         ),
         "smp": (
@@ -70,7 +70,7 @@ def _segmenter(card: SegmenterCard, name: str) -> dict[str, str]:
     here = {
         "here": predict_command(name, "my_images", "masks"),
         "python": (
-            "from downstream.seg.segmenter import load_segmenter\n\n"
+            "from downstream.network.segmenter import load_segmenter\n\n"
             f'segmenter = load_segmenter("{name}")\n'
             "mask = segmenter.predict(pixels)  # (H, W) class indices"
         ),

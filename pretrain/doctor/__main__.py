@@ -15,10 +15,10 @@ from typing import Annotated
 from rich.console import Console
 from rich.table import Table
 
+from micrograph.cli import program
+from micrograph.settings import load_config
 from pretrain.config import TrainConfig
 from pretrain.doctor.finding import Finding, find_place
-from shards.cli import program
-from shards.settings import load_config
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 

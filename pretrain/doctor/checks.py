@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import torch.distributed
 
+from micrograph.cli import UserError, console
 from pretrain.config import TrainConfig
-from pretrain.doctor import machine, material, trial
+from pretrain.doctor import inputs as material
+from pretrain.doctor import machine, trial
 from pretrain.doctor.finding import Finding, Place
-from shards.cli import UserError, console
 
 Check = Callable[[TrainConfig, Place], Iterator[Finding]]
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 import torch.distributed
 
+from micrograph.cli import cores
 from pretrain.config import TrainConfig
 from pretrain.doctor.finding import Finding, Level, Place
-from shards.cli import cores
 
 DEFAULT_PORT = 29500  # of torchrun and accelerate launch
 _MIN_OPEN_FILES = 1024  # a usual limit; shards, libraries and the hub's client share it

@@ -10,28 +10,28 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from micrograph.cli import cores
 from pretrain.config import TrainConfig
 from pretrain.doctor.finding import Finding, Place
-from pretrain.ema import build_ema
-from pretrain.loader import Batch, Loader
-from pretrain.memory import fit_micro_batch
-from pretrain.model import build_classifier
-from pretrain.objective import build_objective
-from pretrain.optim import build_optimizer
-from pretrain.order import EpochSampler
-from pretrain.pace import duration
-from pretrain.processes import (
+from pretrain.loading.image_cache import free_memory
+from pretrain.loading.loader import Batch, Loader
+from pretrain.loading.open_sources import open_sources
+from pretrain.loading.sample_order import EpochSampler
+from pretrain.loading.shard_reader import ShardReader, open_split
+from pretrain.loading.staging import stage
+from pretrain.network.classifier import build_classifier
+from pretrain.runs.throughput import duration
+from pretrain.training.distributed import (
     processes_here,
     start_accelerator,
     sum_over,
     synchronise_norms,
     thread_count,
 )
-from pretrain.resident import free_memory
-from pretrain.source import open_sources
-from pretrain.staging import stage
-from pretrain.store import ShardReader, open_split
-from shards.cli import cores
+from pretrain.training.ema import build_ema
+from pretrain.training.loss import build_objective
+from pretrain.training.micro_batch import fit_micro_batch
+from pretrain.training.optim import build_optimizer
 
 _WARM_UP = 3  # micro-batches: kernels are chosen, memory is taken, DALI's queue fills
 _TIMED_SECONDS = 10.0

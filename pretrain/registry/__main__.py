@@ -15,16 +15,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pretrain.atomic import write_atomically
+from micrograph.atomic import write_atomically
+from micrograph.cli import UserError, console, program, progress
+from micrograph.settings import Positional, load_command
+from pretrain.cards.entry_names import parse_name
 from pretrain.cards.usage import snippets
-from pretrain.registry.contents import PublishedEntry, find_entries, read_entry
-from pretrain.registry.listing import entry_facts, entry_tables
-from pretrain.registry.names import parse_name
-from pretrain.registry.page import render_page
-from pretrain.registry.pull import REGISTRY_VARIABLE, pinned_name, pull, registry_url
-from pretrain.registry.stores import open_registry
-from shards.cli import UserError, console, program, progress
-from shards.settings import Positional, load_command
+from pretrain.registry.site.contents import PublishedEntry, find_entries, read_entry
+from pretrain.registry.site.listing import entry_facts, entry_tables
+from pretrain.registry.site.page import render_page
+from pretrain.registry.storage.folder_store import open_registry
+from pretrain.registry.storage.pull import REGISTRY_VARIABLE, pinned_name, pull, registry_url
 
 Name = Annotated[str, Positional, "ARCH.TAG or ARCH.TAG@VERSION"]
 RegistryUrl = Annotated[

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-from pretrain.status import EXIT_INTERRUPTED
+from micrograph.cli import EXIT_INTERRUPTED
 
 
 class Interruption:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pretrain.atomic import write_atomically
+from micrograph.atomic import write_atomically
 
 METRICS_NAME = "metrics.jsonl"
 

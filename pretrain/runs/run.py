@@ -10,12 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
-from pretrain.atomic import writing_to
-from pretrain.checkpoint import load_checkpoint, mark_good, save_checkpoint
+from micrograph.atomic import writing_to
+from micrograph.cli import EXIT_INTERRUPTED, UserError, console, warn
+from pretrain.runs.checkpoint import load_checkpoint, mark_good, save_checkpoint
 from pretrain.runs.metrics_log import MetricsLog
 from pretrain.runs.run_folder import RunPaths, lock_run_folder, write_config
-from pretrain.status import EXIT_INTERRUPTED, STATUS_NAME, RunState, Status, outcome, write_status
-from shards.cli import UserError, console, warn
+from pretrain.runs.status import STATUS_NAME, RunState, Status, outcome, write_status
 
 
 class Progress(Protocol):

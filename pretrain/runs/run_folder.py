@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from micrograph.atomic import write_atomically, writing_to
 from micrograph.locks import lock_folder
-from pretrain.atomic import write_atomically, writing_to
-from shards.settings import dump_config
+from micrograph.settings import dump_config
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 from real_images import published_sets
+from toy_domains import config, toy  # noqa: F401 - fixtures
 
 
 def draw_squares(folder: Path, per_split: int = 2) -> Path:

@@ -5,19 +5,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checkout import ROOT
 
-from downstream.apply.calibration_file import read_reference
-from downstream.apply.novelty import ood_score
-from downstream.apply.scan import open_image
 from downstream.calibrate import calibrate
 from downstream.check import check
-from downstream.config import SegmentConfig
-from downstream.seg.dataset import read_labelled_set
-from downstream.seg.segmenter import load_segmenter
+from downstream.finetune.config import SegmentConfig
+from downstream.finetune.labelled_set import read_labelled_set
+from downstream.images.scan import open_image
+from downstream.network.segmenter import load_segmenter
+from downstream.reliability.calibration_file import read_reference
+from downstream.reliability.out_of_distribution import ood_score
 from downstream.segment import segment
-from shards.settings import build_config, read_recipe
+from micrograph.settings import build_config, read_recipe
 
-RECIPES = Path(__file__).parents[2] / "configs" / "downstream"
+RECIPES = ROOT / "configs" / "downstream"
 # Images of each split. The archive at hand may lack two training images of EBC1 and EBC3.
 EXPERIMENTS = {
     "super1": (10, 4, 4),

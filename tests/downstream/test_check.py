@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from downstream.check import main
-from downstream.config import SegmentConfig
-from downstream.seg.dataset import read_labelled_set
-from shards.settings import build_config, read_recipe
+from downstream.finetune.config import SegmentConfig
+from downstream.finetune.labelled_set import read_labelled_set
+from micrograph.settings import build_config, read_recipe
 
 MASK = np.zeros((64, 64), np.uint8)
 MASK[10:30, 5:20] = 255

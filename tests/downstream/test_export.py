@@ -11,14 +11,14 @@ import segmentation_models_pytorch as smp
 import torch
 from networks import SMALL_ARCH
 
-from downstream.config import SegmentConfig
 from downstream.export import FORMATS, export_segmenter, main
-from downstream.seg.dataset import read_labelled_set
-from downstream.seg.segmenter import load_segmenter
+from downstream.finetune.config import SegmentConfig
+from downstream.finetune.labelled_set import read_labelled_set
+from downstream.network.segmenter import load_segmenter
 from downstream.segment import segment
-from pretrain.segmenter_card import read_segmenter_card, write_segmenter_card
-from shards.cli import EXIT_USER_ERROR
-from shards.schema import file_sha256
+from micrograph.cli import EXIT_USER_ERROR
+from pretrain.cards.segmenter_card import read_segmenter_card, write_segmenter_card
+from shards.format.schema import file_sha256
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
 

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image, ImageDraw
 
 from downstream.measure import main
-from downstream.quantify.fractions import estimate_fraction, integral_range, mean_fraction
-from downstream.quantify.layers import measure_layer
-from downstream.quantify.objects import measure_regions, weighted_mean
-from shards.cli import EXIT_USER_ERROR
+from downstream.measurement.fractions import estimate_fraction, integral_range, mean_fraction
+from downstream.measurement.layers import measure_layer
+from downstream.measurement.regions import measure_regions, weighted_mean
+from micrograph.cli import EXIT_USER_ERROR
 
 Region = npt.NDArray[np.bool_]
 

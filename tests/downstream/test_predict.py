@@ -12,15 +12,15 @@ from networks import SMALL_ARCH
 from PIL import Image
 
 from downstream import calibrate, measure, predict, segment
-from downstream.apply.calibration import fit_temperature, reliability
-from downstream.apply.ensemble import Ensemble, Member, entropy, no_tta, tta_transforms
-from downstream.apply.legend import build_legend
-from downstream.apply.raster import MaskWriter
-from downstream.seg.classes import parse_classes
-from downstream.seg.masks import mask_to_indices, read_mask
-from downstream.seg.segmenter import Segmenter, load_segmenter
-from shards.cli import EXIT_USER_ERROR
-from shards.schema import IMAGENET_MEAN, IMAGENET_STD
+from downstream.inference.ensemble import Ensemble, Member, entropy, no_tta, tta_transforms
+from downstream.inference.legend import build_legend
+from downstream.inference.mask_writer import MaskWriter
+from downstream.labels.classes import parse_classes
+from downstream.labels.masks import mask_to_indices, read_mask
+from downstream.network.segmenter import Segmenter, load_segmenter
+from downstream.reliability.calibration import fit_temperature, reliability
+from micrograph.cli import EXIT_USER_ERROR
+from shards.format.schema import IMAGENET_MEAN, IMAGENET_STD
 
 FEW = ["--tile", "64", "--overlap", "32", "--threads", "1"]
 

@@ -15,16 +15,16 @@ from pictures import save_labelled
 from PIL import Image
 from torch import nn
 
-from downstream.config import SegmentConfig
-from downstream.probe.advice import decoder_scores
-from downstream.probe.candidates import Candidate
-from downstream.probe.features import hypercolumns
-from downstream.probe.folds import read_folds
-from downstream.probe.ranking import paired_interval, rank_candidates
+from downstream.finetune.config import SegmentConfig
+from downstream.probing.advice import decoder_scores
+from downstream.probing.candidates import Candidate
+from downstream.probing.features import hypercolumns
+from downstream.probing.folds import read_folds
+from downstream.probing.ranking import paired_interval, rank_candidates
 from downstream.recommend import main
 from downstream.segment import main as segment_main
+from micrograph.cli import EXIT_USER_ERROR
 from micrograph.published_values import read_published
-from shards.cli import EXIT_USER_ERROR
 
 ARCH = "resnet18"
 

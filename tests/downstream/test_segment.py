@@ -13,20 +13,20 @@ from safetensors.torch import load_file, save_file
 
 from downstream import predict
 from downstream.calibrate import calibrate
-from downstream.config import SegmentConfig
 from downstream.explain import explain
-from downstream.models import create_model
-from downstream.seg.dataset import read_labelled_set
-from downstream.seg.run_folder import read_results
-from downstream.seg.segmenter import Segmenter, load_segmenter
-from downstream.seg.training import State, Trainer
+from downstream.finetune.config import SegmentConfig
+from downstream.finetune.labelled_set import read_labelled_set
+from downstream.finetune.training import State, Trainer
+from downstream.network.models import create_model
+from downstream.network.segmenter import Segmenter, load_segmenter
+from downstream.runs.run_folder import read_results
 from downstream.segment import main, segment
-from pretrain.archs import ARCHS
+from micrograph.cli import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
+from pretrain.cards.archs import ARCHS
+from pretrain.cards.segmenter_card import read_segmenter_card
 from pretrain.runs.run_folder import lock_folder
-from pretrain.segmenter_card import read_segmenter_card
-from pretrain.status import EXIT_INTERRUPTED, RunState, read_status
-from shards.cli import EXIT_USER_ERROR, UserError
-from shards.schema import IMAGENET_MEAN, IMAGENET_STD, file_sha256
+from pretrain.runs.status import RunState, read_status
+from shards.format.schema import IMAGENET_MEAN, IMAGENET_STD, file_sha256
 
 DECODERS = ("Unet", "UnetPlusPlus", "Linknet", "FPN", "PSPNet", "PAN", "DeepLabV3Plus", "DeepLabV2")
 

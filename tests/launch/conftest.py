@@ -17,9 +17,9 @@ from waiting import wait_for
 from written_sets import write_set
 
 from downstream.demo.__main__ import SYNTHETIC_SIZE, DemoConfig
-from launch.grid import build_grid
-from launch.tasks import Grid
-from shards.synthetic import main as draw_corpus
+from launch.tasks.grid import build_grid
+from launch.tasks.task_list import Grid
+from shards.synthetic.__main__ import main as draw_corpus
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 

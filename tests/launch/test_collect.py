@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 from PIL import Image
 
 from launch.collect import main as collect
-from launch.grid import build_grid
-from pretrain.status import Status, write_status
+from launch.tasks.grid import build_grid
+from pretrain.runs.status import Status, write_status
 
 GRID = """
 program: pretrain.train
@@ -83,7 +84,7 @@ def test_tables_come_without_matplotlib(grid_file: Path) -> None:
 
 
 def test_a_login_node_without_torch_is_quick(grid_file: Path) -> None:
-    micronet = Path(__file__).parents[2] / "configs" / "launch" / "micronet-76.yaml"
+    micronet = ROOT / "configs" / "launch" / "micronet-76.yaml"
     before = _seconds_of_children()
     subprocess.run(
         [sys.executable, "-m", "launch.status", str(micronet)], check=True, capture_output=True

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from launch.estimate import main, timing_groups, total_hours
-from launch.grid import load_grid
-from shards.cli import UserError
+from launch.tasks.grid import load_grid
+from micrograph.cli import UserError
 
 GRID = """
 name: cost

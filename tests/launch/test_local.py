@@ -10,20 +10,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from checkout import ROOT
 from networks import SMALL_ARCH
 from pictures import save_labelled
 from waiting import wait_for
 
 from launch.collect import main as collect
-from launch.grid import build_grid
 from launch.local import main as run_local
 from launch.local import thread_flags
-from launch.state import grid_statuses
-from pretrain.registry.stores import open_registry
+from launch.state.state import grid_statuses
+from launch.tasks.grid import build_grid
+from pretrain.registry.storage.folder_store import open_registry
 from pretrain.runs.metrics_log import read_metrics
 
 EPOCHS = 12  # so many that neither of two tasks is over before the other has one behind it
-MICRONET = Path(__file__).parents[2] / "configs" / "launch" / "micronet-76.yaml"
+MICRONET = ROOT / "configs" / "launch" / "micronet-76.yaml"
 
 
 def save_labels(folder: Path) -> None:

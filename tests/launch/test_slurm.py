@@ -12,13 +12,13 @@ import pytest
 from safetensors.numpy import load_file
 from waiting import wait_for
 
-from launch.grid import build_grid
-from launch.jobs import ask_slurm
+from launch.cluster.jobs import ask_slurm
 from launch.slurm import main as submit
-from launch.state import TaskState, grid_statuses
+from launch.state.state import TaskState, grid_statuses
 from launch.status import main as print_status
-from launch.tasks import Grid
-from pretrain.registry.stores import open_registry
+from launch.tasks.grid import build_grid
+from launch.tasks.task_list import Grid
+from pretrain.registry.storage.folder_store import open_registry
 from pretrain.runs.metrics_log import read_metrics
 from pretrain.runs.run_folder import RunPaths
 

@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 
 from micrograph.__main__ import PROGRAMS, program_map
 
-ROOT = Path(__file__).parents[2]
 # What other programs start, by its module.
-INTERNAL = {"launch.task", "pretrain.decoding"}
+INTERNAL = {"launch.task", "pretrain.loading.decoder_check"}
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":

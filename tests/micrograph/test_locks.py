@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from waiting import wait_for
 
+from micrograph.cli import UserError
 from micrograph.locks import lock_folder
-from shards.cli import UserError
 
 HOLD = """
 import sys, time

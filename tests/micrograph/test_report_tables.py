@@ -1,7 +1,7 @@
 """A table is the same in Markdown and in CSV."""
 
+from micrograph.intervals import NAN, Interval
 from micrograph.report_tables import MeanStd, Percent, Table, page, to_csv, to_markdown
-from micrograph.statistics import NAN, Interval
 
 ROWS = [
     {"name": "a|b", "value": Percent(0.5, True, Interval(0.25, 0.75, "Student's t", 3))},

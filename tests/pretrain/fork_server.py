@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-import pretrain.plots  # noqa: F401 - imported late by the trainer
+import pretrain.outputs.plots  # noqa: F401 - imported late by the trainer
 from pretrain import train as trainer
 from pretrain.runs.phases import Phase, listen
 

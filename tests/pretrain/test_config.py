@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 
-from downstream.config import SegmentConfig
+from downstream.finetune.config import SegmentConfig
+from micrograph.cli import UserError
+from micrograph.settings import build_config, load_config, read_recipe
 from pretrain.config import TrainConfig
-from shards.cli import UserError
-from shards.settings import build_config, load_config, read_recipe
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = ROOT / "configs"
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from pretrain.checkpoint import load_checkpoint
+from micrograph.cli import EXIT_INTERRUPTED
 from pretrain.config import TrainConfig
-from pretrain.loader import Loader
-from pretrain.model import build_classifier
-from pretrain.order import EpochSampler
-from pretrain.run_folder import read_best_metadata
+from pretrain.loading.loader import Loader
+from pretrain.loading.sample_order import EpochSampler
+from pretrain.loading.shard_reader import open_split
+from pretrain.network.classifier import build_classifier
+from pretrain.outputs.run_folder import read_best_metadata
+from pretrain.runs.checkpoint import load_checkpoint
 from pretrain.runs.run_folder import RunPaths
-from pretrain.status import EXIT_INTERRUPTED, read_status
-from pretrain.store import open_split
+from pretrain.runs.status import read_status
 from pretrain.training.progress import Progress
 
 SAMPLES, VAL_SAMPLES = 48, 12

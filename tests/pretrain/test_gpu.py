@@ -7,9 +7,9 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from pretrain.checkpoint import load_checkpoint
 from pretrain.doctor.__main__ import main as doctor
-from pretrain.export import export_encoder
+from pretrain.export.encoder import export_encoder
+from pretrain.runs.checkpoint import load_checkpoint
 from pretrain.runs.metrics_log import read_metrics
 from pretrain.runs.run_folder import RunPaths
 from pretrain.train import main as train

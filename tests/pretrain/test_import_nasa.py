@@ -13,11 +13,11 @@ import torch
 import torchvision
 from safetensors.torch import load_file
 
-from pretrain.card import read_card
+from micrograph.cli import UserError
+from pretrain.cards.encoder_card import read_card
 from pretrain.import_nasa import import_file, main, parse_file_name
-from pretrain.model import bare_encoder
+from pretrain.network.classifier import bare_encoder
 from pretrain.registry.__main__ import main as registry_main
-from shards.cli import UserError
 
 State = dict[str, torch.Tensor]
 

@@ -15,15 +15,16 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from checkout import ROOT
 from waiting import wait_for
 
-from pretrain.checkpoint import list_checkpoints, load_checkpoint
+from micrograph.cli import EXIT_INTERRUPTED
+from pretrain.runs.checkpoint import list_checkpoints, load_checkpoint
 from pretrain.runs.metrics_log import read_metrics
 from pretrain.runs.run_folder import RunPaths
-from pretrain.status import EXIT_INTERRUPTED, read_status
+from pretrain.runs.status import read_status
 from pretrain.training.progress import Progress
 
-ROOT = Path(__file__).parents[2]
 TIMING = {"images_per_second", "data_wait", "epoch_seconds"}
 EVERY_STEP = ("--checkpoint-minutes", "1e-6")
 EPOCHS = 12  # thirty attempts take about seven

@@ -14,23 +14,23 @@ from networks import SMALL_ARCH
 from safetensors.torch import load_file
 from torch import nn
 
-from pretrain.checkpoint import load_checkpoint
+from micrograph.cli import UserError
 from pretrain.config import TrainConfig
-from pretrain.ema import build_ema
-from pretrain.export import export_encoder
-from pretrain.loader import Step
-from pretrain.memory import check_kernels, fit_micro_batch, largest_map
-from pretrain.model import build_classifier
-from pretrain.optim import build_optimizer
-from pretrain.order import EpochSampler
-from pretrain.processes import synchronise_norms
+from pretrain.export.encoder import export_encoder
+from pretrain.loading.loader import Step
+from pretrain.loading.sample_order import EpochSampler
+from pretrain.network.classifier import build_classifier
+from pretrain.runs.checkpoint import load_checkpoint
 from pretrain.runs.metrics_log import read_metrics
 from pretrain.runs.run_folder import RunPaths
 from pretrain.runs.skips import BufferSnapshot
 from pretrain.train import Training, take_step
 from pretrain.train import main as train
+from pretrain.training.distributed import synchronise_norms
+from pretrain.training.ema import build_ema
+from pretrain.training.micro_batch import check_kernels, fit_micro_batch, largest_map
+from pretrain.training.optim import build_optimizer
 from pretrain.training.progress import Progress
-from shards.cli import UserError
 
 TOGETHER = ["--optimizer", "adam", "--lr", "1e-3", "--ema-epochs", "0.5", "--mixup", "0.4"]
 TOGETHER += [

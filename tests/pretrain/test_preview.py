@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from pretrain.config import TrainConfig
+from pretrain.loading.shard_reader import open_split
 from pretrain.preview import Column, _columns, _render, _row_label, main
-from pretrain.store import open_split
 
 
 def test_the_sheet_is_written_and_fits_a_screen(

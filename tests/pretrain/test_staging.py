@@ -19,10 +19,10 @@ import pytest
 from pictures import write_noise
 from waiting import wait_for
 
-from pretrain.staging import MARKS_NAME, stage
-from pretrain.store import open_split
-from shards.cli import UserError
-from shards.stores import filesystem
+from micrograph.cli import UserError
+from micrograph.remote_files import filesystem
+from pretrain.loading.shard_reader import open_split
+from pretrain.loading.staging import MARKS_NAME, stage
 from shards.verify import main as verify
 from shards.write import WriteConfig, write_shards
 

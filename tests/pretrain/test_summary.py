@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from micrograph.cli import UserError
+from micrograph.settings import dump_config
 from pretrain.config import TrainConfig
-from pretrain.run_folder import BEST_METADATA
+from pretrain.outputs.run_folder import BEST_METADATA
 from pretrain.runs.run_folder import RunPaths
-from pretrain.status import Status, write_status
+from pretrain.runs.status import Status, write_status
 from pretrain.summary import main, sparkline, summarise
-from shards.cli import UserError
-from shards.schema import read_manifest, write_manifest
-from shards.settings import dump_config
+from shards.format.schema import read_manifest, write_manifest
 
 # discs, noise, stripes; true class by row.
 CONFUSION = [[4, 0, 0], [1, 3, 0], [3, 0, 1]]

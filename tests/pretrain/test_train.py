@@ -10,20 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkout import ROOT
 from networks import SMALL_ARCH
 from safetensors.torch import load_file
 from waiting import wait_for
 
-from pretrain.checkpoint import load_checkpoint
+from micrograph.cli import EXIT_INTERRUPTED, EXIT_USER_ERROR
+from pretrain.runs.checkpoint import load_checkpoint
 from pretrain.runs.metrics_log import read_metrics
 from pretrain.runs.run_folder import RunPaths
-from pretrain.status import EXIT_INTERRUPTED
 from pretrain.train import main as train
 from pretrain.training.progress import Progress
-from shards.cli import EXIT_USER_ERROR
 from shards.write import WriteConfig, write_shards
 
-ROOT = Path(__file__).parents[2]
 TIMING = {"images_per_second", "data_wait", "epoch_seconds"}
 
 

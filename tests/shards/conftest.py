@@ -1,18 +1,16 @@
 """Tiny corpora of real image files, and the shard sets made of them."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from origin import Origin, serving
 from PIL import Image
 
-from shards import download
-from shards.schema import (
+from shards.format.schema import (
     MANIFEST_NAME,
     corpus_hash,
     file_sha256,
@@ -105,12 +103,3 @@ def exact_set(colour_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     )
     write_shards(config)
     return out
-
-
-@pytest.fixture
-def origin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Origin]:
-    """A server that is asked again at once."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(download, "WAITS", (0.0, 0.0))
-    with serving() as server:
-        yield server

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import yaml
-from origin import CONTENT, Origin, dataset, left_behind, md5, record
+from flaky_server import CONTENT, Origin, dataset, left_behind, md5, record
 
-from shards import download
-from shards.cli import UserError
+from micrograph import download
+from micrograph.cli import UserError
 from shards.fetch import fetch, main
 
 

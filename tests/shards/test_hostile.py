@@ -21,9 +21,7 @@ from hostile_files import Kind, hostile_kinds
 from image_files import image_file, noise, whole_files
 from PIL import Image
 
-from shards.clean import Cleaned, clean_image
-from shards.images import Pixels, Profile, RejectedImage, encode_image, shrink
-from shards.schema import (
+from shards.format.schema import (
     REJECTS_NAME,
     SAMPLES_NAME,
     SPLITS,
@@ -31,7 +29,9 @@ from shards.schema import (
     read_manifest,
     read_rows,
 )
-from shards.verify import find_faults
+from shards.images.clean import Cleaned, clean_image
+from shards.images.decode import Pixels, Profile, RejectedImage, encode_image, shrink
+from shards.verification.faults import find_faults
 from shards.write import WriteConfig, write_shards
 
 CONFIG = WriteConfig(source="x", out="y")
@@ -183,7 +183,7 @@ def test_file_that_needs_too_much_memory_is_rejected(
             raise MemoryError
         return clean_image(data, config)
 
-    monkeypatch.setattr("shards.sample.clean_image", clean)
+    monkeypatch.setattr("shards.encoding.sample.clean_image", clean)
     out = tmp_path / "out"
     write_shards(WriteConfig(source=str(tmp_path / "in"), out=str(out), workers=1, report=False))
     (line,) = (out / REJECTS_NAME).read_text().splitlines()

@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 from written_sets import files_of
 
-from shards.schema import MANIFEST_NAME
-from shards.synthetic import draw
-from shards.textures import TEXTURES
+from shards.format.schema import MANIFEST_NAME
+from shards.synthetic.__main__ import draw
+from shards.synthetic.classes import TEXTURES
 
 CLASSES, PER_CLASS, SIDE = list(TEXTURES)[:5], 32, 40  # 160 images: five chunks, four tars
 SEED = 7

@@ -22,11 +22,12 @@ from damage import (
 )
 from written_sets import write_set
 
-from shards.cli import UserError
-from shards.schema import INDEX_DTYPE, file_sha256, read_manifest, read_rows
-from shards.stores import filesystem
-from shards.tars import dali_index, list_members
-from shards.verify import find_faults, main
+from micrograph.cli import UserError
+from micrograph.remote_files import filesystem
+from shards.format.schema import INDEX_DTYPE, file_sha256, read_manifest, read_rows
+from shards.verification.faults import find_faults
+from shards.verify import main
+from shards.writing.tar_files import dali_index, list_members
 
 IDX, VAL_TAR = "train-00001.idx", "val-00000.tar"
 DIFFERS = "SHA-256 differs from the manifest"

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from written_sets import files_of, write_set
 
+from micrograph.cli import UserError
 from micrograph.locks import lock_folder
-from shards.cli import UserError
 from shards.write import WriteConfig
 
 MakeCorpus = Callable[..., Path]

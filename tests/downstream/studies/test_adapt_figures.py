@@ -11,11 +11,11 @@ from torch import nn
 
 from downstream.adapt import adapt
 from downstream.adapt_study import main
-from downstream.seg.segmenter import Segmenter
+from downstream.adaptation.config import AdaptConfig
+from downstream.domains.prepare import prepare_target
+from downstream.domains.study import read_study
+from downstream.network.segmenter import Segmenter
 from downstream.studies.bagging import bag_miou
-from downstream.uda.config import AdaptConfig
-from downstream.uda.domains import read_study
-from downstream.uda.prepare import prepare_target
 
 
 class Sure(nn.Module):

@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 
 from downstream.adapt_study import main
-from downstream.seg.run_folder import RunPaths, write_json
+from downstream.adaptation.config import AdaptConfig
+from downstream.runs.run_folder import RunPaths, write_json
 from downstream.studies.adapt_findings import bn_share, gains, shared_tests
 from downstream.studies.adapt_runs import read_adapt_runs
-from downstream.uda.config import AdaptConfig
-from shards.cli import UserError
-from shards.settings import dump_config
+from micrograph.cli import UserError
+from micrograph.settings import dump_config
 
 PAGE = "adapt_study.md"
 IMAGES = ("a", "b")

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from downstream.config import SegmentConfig
-from downstream.seg.run_folder import RunPaths, write_json
+from downstream.finetune.config import SegmentConfig
+from downstream.runs.run_folder import RunPaths, write_json
 from downstream.segment import segment
 from downstream.studies.runs import init_label
 from downstream.studies.segment_runs import mixed_budgets, read_runs, shared_settings
@@ -22,9 +22,9 @@ from downstream.studies.segment_tables import (
     score_cell,
 )
 from downstream.study import main
+from micrograph.cli import UserError
 from micrograph.published_values import read_published
-from shards.cli import UserError
-from shards.settings import dump_config
+from micrograph.settings import dump_config
 
 IMAGES = ("a", "b")
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from exports import make_export
 
-from pretrain.publish import publish
+from micrograph.cli import UserError
+from pretrain.cards.entry_names import parse_name
+from pretrain.export.publishing import publish
 from pretrain.registry.__main__ import main as registry_main
-from pretrain.registry.names import parse_name
-from pretrain.registry.pull import pull
-from pretrain.registry.stores import open_registry
-from shards.cli import UserError
+from pretrain.registry.storage.folder_store import open_registry
+from pretrain.registry.storage.pull import pull
 
 # The registry, and how many publish to it: the bucket's server takes a second for each.
 CROWDS = pytest.mark.parametrize(
@@ -48,7 +48,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from pretrain.publish import publish
-from shards.stores import filesystem
+from micrograph.remote_files import filesystem
 export, registry, left = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 fs, _ = filesystem(registry)
 put = fs.put_file

@@ -12,18 +12,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkout import ROOT
 from exports import OPEN, SECRET, UNKNOWN, make_export
 from safetensors.torch import save
 from werkzeug.serving import make_server
 
-from pretrain.model import Classifier, bare_encoder
-from pretrain.timm_export import TimmExport, write_timm_folder
-from shards.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo
+from pretrain.export.timm_folder import TimmExport, write_timm_folder
+from pretrain.network.classifier import Classifier, bare_encoder
+from shards.format.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo
 
 pytest.importorskip("flask")
 from hub_server import TOKEN, Repository, make_app
 
-README = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 PUBLISH = ("-m", "pretrain.publish", "--tag", "micro")
 NAME = "mobilenet_v2.micro"
 
@@ -93,7 +94,7 @@ def test_an_encoder_goes_to_the_hub_and_comes_back_in_every_way(hub: Hub, tmp_pa
     (line,) = re.findall(r"timm\.create_model\(\"hf-hub:.*?\)", README.replace("\n", " "))
     program = (
         "import timm, torch\n"
-        "from downstream.models import create_model\n"
+        "from downstream.network.models import create_model\n"
         f"ours = create_model('Unet', '{NAME}@1', classes=3).encoder.state_dict()\n"
         f"theirs = {line.replace('efficientnet-b4.micronet', NAME)}\n"
         "print(torch.equal(ours['features.18.0.weight'], theirs.conv_head.weight))"

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from exports import encoder_card
 
-from pretrain.registry.contents import PublishedEntry
-from pretrain.registry.names import parse_name
-from pretrain.registry.page import render_page
-from pretrain.registry.scores import PROBE, TransferScore
-from pretrain.registry.sealed import EntryFile, EntryManifest
+from pretrain.cards.entry_names import parse_name
+from pretrain.registry.site.contents import PublishedEntry
+from pretrain.registry.site.page import render_page
+from pretrain.registry.site.scores import PROBE, TransferScore
+from pretrain.registry.storage.entry import EntryFile, EntryManifest
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 HOSTILE = "<script>alert(1)</script>"

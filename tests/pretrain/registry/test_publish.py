@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from exports import make_export
 
-from pretrain.card import read_card
+from micrograph.cli import UserError
+from pretrain.cards.encoder_card import read_card
+from pretrain.cards.entry_names import new_name, parse_name
+from pretrain.export.publishing import publish
 from pretrain.publish import main as publish_main
-from pretrain.publish import publish
 from pretrain.registry.__main__ import main as registry_main
-from pretrain.registry.names import new_name, parse_name
-from pretrain.registry.pull import find_encoder, pull
-from pretrain.registry.stores import open_registry
-from shards.cli import UserError
+from pretrain.registry.storage.folder_store import open_registry
+from pretrain.registry.storage.pull import find_encoder, pull
 
 
 def test_an_encoder_is_published_listed_and_found_by_its_name(
@@ -136,7 +136,7 @@ def test_the_registry_is_listed_where_torch_is_not_installed(export: Path, root:
     publish(export, "first", root)
     program = (
         "import sys; sys.modules['torch'] = None\n"
-        "from pretrain.registry.__main__ import main\n"
+        "from pretrain.registry import main\n"
         "main(['list']); main(['show', 'resnet18.first'])"
     )
     environment = os.environ | {"MICROGRAPH_REGISTRY": root}

@@ -11,11 +11,11 @@ from threading import Thread
 import pytest
 from exports import make_export
 
-from pretrain.publish import publish
+from micrograph.cli import UserError
+from micrograph.remote_files import filesystem
+from pretrain.export.publishing import publish
 from pretrain.registry.__main__ import main as registry_main
-from pretrain.registry.pull import pull
-from shards.cli import UserError
-from shards.stores import filesystem
+from pretrain.registry.storage.pull import pull
 
 
 def flip_bit(path: Path) -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from exports import OPEN, SECRET, make_segmenter
 
-from pretrain.inits import resolve_init
+from micrograph.cli import UserError
+from pretrain.cards.segmenter_card import read_segmenter_card
+from pretrain.export.publishing import publish
+from pretrain.network.init import resolve_init
 from pretrain.publish import main as publish_main
-from pretrain.publish import publish
 from pretrain.registry.__main__ import main as registry_main
-from pretrain.registry.pull import find_encoder, find_segmenter, pull
-from pretrain.segmenter_card import read_segmenter_card
-from shards.cli import UserError
-from shards.schema import SourceInfo
+from pretrain.registry.storage.pull import find_encoder, find_segmenter, pull
+from shards.format.schema import SourceInfo
 
 NAME, ENCODER = "unet-resnet18.alloy", "resnet18.steels"
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.publish import publish
-from pretrain.run_folder import INIT_CARD_NAME, read_run, read_sources
+from pretrain.export.publishing import publish
+from pretrain.outputs.run_folder import INIT_CARD_NAME, read_run, read_sources
 from pretrain.runs.run_folder import RunPaths
-from pretrain.status import read_status, write_status
+from pretrain.runs.status import read_status, write_status
 from pretrain.train import main as train
 
 

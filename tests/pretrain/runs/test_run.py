@@ -7,11 +7,11 @@ from typing import Annotated
 import pytest
 import torch
 
+from micrograph.cli import EXIT_INTERRUPTED, UserError
 from micrograph.field_marks import Mark
-from pretrain.opening import check_same_data, check_same_settings
+from pretrain.runs.resume_check import check_same_data, check_same_settings
 from pretrain.runs.run import Run
-from pretrain.status import EXIT_INTERRUPTED, RunState, Status, read_status
-from shards.cli import UserError
+from pretrain.runs.status import RunState, Status, read_status
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

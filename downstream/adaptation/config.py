@@ -1,0 +1,215 @@
+"""Every setting of an adaptation run, with its default, meaning and source. Imports no torch.
+
+Sources: B is paper B; ASN is AdaptSegNet (Tsai et al. 2018, arXiv:1802.10349); DAFormer (Hoyer et
+al. 2022, arXiv:2111.14887) and MIC (Hoyer et al. 2023, arXiv:2212.01322) stand in where B refers to
+a supplement that cannot be had.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Literal, get_args
+
+from downstream.finetune.config import Augmentation
+from downstream.network.dilation import DILATIONS, dilation_error
+from micrograph.field_marks import Mark
+from pretrain.cards.archs import TIMM_PREFIX, find_arch
+
+MethodName = Literal[
+    "source_only", "bn_adapt", "adaptsegnet", "advent", "mean_teacher", "target_supervised"
+]
+DomainName = Literal["source", "target"]
+Network = Literal["DeepLabV2", "Unet"]
+BnMode = Literal["frozen", "shared", "domain"]
+Style = Literal["none", "fda"]
+Gan = Literal["bce", "ls"]
+DiscriminatorInput = Literal["softmax", "entropy"]
+DiscriminatorCrop = Literal["tile_core", "none"]
+Optimizer = Literal["adamw", "adam", "sgd"]
+AdaptPrecision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """What a method is composed of; a method is a row of `METHODS`."""
+
+    discriminator: DiscriminatorInput | None = None  # None: there is none
+    teacher: bool = False
+    bn_adapt: bool = False  # re-estimate statistics on the target after training
+    target_labels: bool = False  # trains on them: a reference, no adaptation
+
+
+METHODS: Mapping[MethodName, Parts] = MappingProxyType(
+    {
+        "source_only": Parts(),
+        "bn_adapt": Parts(bn_adapt=True),
+        "adaptsegnet": Parts(discriminator="softmax"),
+        "advent": Parts(discriminator="entropy"),
+        "mean_teacher": Parts(teacher=True),
+        "target_supervised": Parts(target_labels=True),
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdaptConfig:
+    """Adapt a segmenter from a labelled source domain to an unlabelled target domain."""
+
+    study: Annotated[
+        Path, "YAML file of the domains, such as configs/downstream/domains/*.yaml", Mark.PRIVATE
+    ]
+    data: Annotated[Path | None, "folder that takes the place of the study's", Mark.LOCATION] = None
+    target: Annotated[str | None, "domain to adapt to [none: only for source_only]"] = None
+    method: Annotated[MethodName, "source_only and target_supervised are the two references"] = (
+        "adaptsegnet"
+    )
+    teacher: Annotated[bool, "add mean_teacher's teacher to another method"] = False
+    style: Annotated[Style, "source images get the target's low amplitudes (FDA)"] = "none"
+    run_dir: Annotated[Path, "folder for the results", Mark.LOCATION] = Path("runs/adapt")
+    seed: Annotated[int, "decides initial weights, order and augmentation"] = 0
+    folds: Annotated[int | None, "parts of the source, specimens kept whole [study's; 5 (B)]"] = (
+        None
+    )
+    fold: Annotated[int, "the part that validates, from 0"] = 0
+
+    network: Annotated[Network, "DeepLabV2 (ASN, B), or smp's Unet"] = "DeepLabV2"
+    arch: Annotated[str | None, "encoder [that of --init, else resnet101 (ASN, B)]"] = None
+    init: Annotated[str, "random, imagenet, an encoder's folder or file, or a registry's name"] = (
+        "random"
+    )
+    dilations: Annotated[tuple[int, ...], "of the head; as published, only 6 12 act"] = DILATIONS
+    multi_level: Annotated[bool, "an auxiliary head on the last stage but one (ASN)"] = True
+    one_logit: Annotated[bool, "of two classes, one logit and binary cross entropy (B)"] = True
+    bn: Annotated[BnMode, "batch norm: frozen, shared (ASN), or statistics per domain"] = "domain"
+    bn_affine: Annotated[bool, "train its scale and shift (ASN: no)"] = True
+
+    tile_core: Annotated[int | None, "side of what counts in a tile, pixels [study's; 512 (B)]"] = (
+        None
+    )
+    context_margin: Annotated[
+        int | None, "pixels around it that only give context [study's; 62 (B)]"
+    ] = None
+    compat_padding: Annotated[bool, "mirrored pixels count in the loss (B does not say)"] = False
+    augmentation: Annotated[Augmentation, "of both domains (B: extended)"] = "extended"
+    batch_size: Annotated[int, "tiles of each domain per step (B)"] = 8
+    steps: Annotated[int, "optimiser steps (B: 3000 epochs of 14)"] = 42_000
+
+    optimizer: Annotated[Optimizer, "of the segmenter (B: Adam; ASN: SGD; DAFormer)"] = "adamw"
+    lr: Annotated[float, "of the encoder (B's is lost; DAFormer; ASN: 2.5e-4)"] = 6e-5
+    head_lr_factor: Annotated[float, "the heads' lr, in shares of lr (ASN, DAFormer)"] = 10.0
+    weight_decay: Annotated[float, "(DAFormer; ASN: 5e-4)"] = 0.01
+    momentum: Annotated[float, "of sgd (ASN)"] = 0.9
+    warmup_steps: Annotated[int, "linear rise of lr (DAFormer; ASN: 0)"] = 1500
+    poly_power: Annotated[float, "of the polynomial fall of lr (ASN, B)"] = 0.9
+    schedule_steps: Annotated[
+        int | None, "at which lr would be 0 [steps] (ASN: 250k, stopped at 150k)"
+    ] = None
+
+    aux_weight: Annotated[float, "of the auxiliary head's cross entropy (ASN)"] = 0.1
+    adv_weight: Annotated[float, "of the adversarial loss (ASN; its README for new torch 5e-4)"] = (
+        0.001
+    )
+    adv_aux_weight: Annotated[float, "of the auxiliary one (ASN; its README 5e-5)"] = 0.0002
+    gan: Annotated[Gan, "bce (ASN, B), or least squares (ASN's README: better)"] = "bce"
+    discriminator_lr: Annotated[float, "of the discriminators' Adam, betas 0.9, 0.99 (ASN)"] = 1e-4
+    discriminator_crop: Annotated[
+        DiscriminatorCrop, "discriminators see what counts, or the margin too (B does not say)"
+    ] = "tile_core"
+
+    fda_beta: Annotated[float, "half side of what FDA swaps, in shares of the spectrum (FDA)"] = (
+        0.01
+    )
+    ema: Annotated[float, "of the teacher's weights per step (DAFormer, MIC)"] = 0.999
+    pseudo_threshold: Annotated[
+        float, "confidence above which a pixel raises its image's weight (DAFormer, MIC)"
+    ] = 0.968
+    teacher_weight: Annotated[float, "of the consistency loss (MIC)"] = 1.0
+    masking: Annotated[bool, "the student sees masked target images (MIC)"] = True
+    mask_block: Annotated[int, "side of the masked blocks, pixels (MIC at half scale)"] = 32
+    mask_ratio: Annotated[float, "share of the blocks that are masked (MIC)"] = 0.7
+
+    oracle: Annotated[
+        bool, "also say what choosing by target labels would give, apart from the result"
+    ] = False
+    precision: Annotated[AdaptPrecision, "of the segmenter; the discriminators keep fp32"] = "fp32"
+    threads: Annotated[int | None, "of torch [all cores]", Mark.FREE_ON_RESUME] = None
+    log_steps: Annotated[int, "steps per line of metrics.jsonl"] = 50
+    checkpoint_minutes: Annotated[float, "between two checkpoints", Mark.FREE_ON_RESUME] = 5.0
+
+    def __post_init__(self) -> None:
+        if self.arch is not None:
+            find_arch(self.arch)
+            ours = self.network == "DeepLabV2" and not self.arch.startswith(TIMM_PREFIX)
+            if ours and (fault := dilation_error(self.arch)):
+                raise ValueError(fault)
+        for name in ("steps", "batch_size", "log_steps", "mask_block"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"setting {name!r} must be at least 1, not {getattr(self, name)}")
+        if self.fold < 0 or (self.folds is not None and self.fold >= self.folds):
+            raise ValueError(f"there is no fold {self.fold} of {self.folds}; folds count from 0")
+        for name in ("lr", "discriminator_lr", "head_lr_factor"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        weights = ("aux_weight", "adv_weight", "adv_aux_weight", "teacher_weight", "weight_decay")
+        for name in (*weights, "warmup_steps", "poly_power"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative: {getattr(self, name)}")
+        for name in ("ema", "pseudo_threshold", "mask_ratio", "momentum"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in 0 to 1, not {getattr(self, name)}")
+        if not 0 < self.fda_beta <= 0.5:
+            raise ValueError(f"fda_beta must lie in 0 to 0.5, not {self.fda_beta}")
+        if self.schedule_steps is not None and self.schedule_steps < self.steps:
+            raise ValueError(
+                f"schedule_steps ({self.schedule_steps}) must not be below steps ({self.steps})"
+            )
+        if min(self.dilations, default=0) < 1:
+            raise ValueError(f"dilations must be positive, and at least one: {self.dilations}")
+        self._check_method()
+
+    def _check_method(self) -> None:
+        parts = self.parts
+        if self.target is None and self.uses_target:
+            raise ValueError(
+                f"method {self.method}, style {self.style} needs a target; name one of the study's "
+                "with --target"
+            )
+        if parts.target_labels and (self.teacher or self.style != "none"):
+            raise ValueError("target_supervised takes neither a teacher nor a style")
+
+    @property
+    def parts(self) -> Parts:
+        """What the method is composed of, `teacher` added where it is asked for."""
+        row = METHODS[self.method]
+        return Parts(
+            discriminator=row.discriminator,
+            teacher=row.teacher or self.teacher,
+            bn_adapt=row.bn_adapt,
+            target_labels=row.target_labels,
+        )
+
+    @property
+    def has_aux(self) -> bool:
+        """Whether there is an auxiliary head."""
+        return self.multi_level and self.network == "DeepLabV2"
+
+    @property
+    def trains_on_target(self) -> bool:
+        """Whether unlabelled target images pass through the network in training."""
+        return self.parts.discriminator is not None or self.parts.teacher
+
+    @property
+    def training_bn(self) -> BnMode:
+        """How batch norm is trained: one domain alone has nothing to keep apart."""
+        return "shared" if self.bn == "domain" and not self.trains_on_target else self.bn
+
+    @property
+    def uses_target(self) -> bool:
+        """Whether the run sees any image of the target before it is scored."""
+        parts = self.parts
+        others = parts.bn_adapt or parts.target_labels or self.style != "none"
+        return self.trains_on_target or others
+
+
+assert set(METHODS) == set(get_args(MethodName))

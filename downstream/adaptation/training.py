@@ -1,0 +1,322 @@
+"""One loop for all methods: supervised on the source, and what the method adds on the target.
+
+A step is that of Tsai et al. 2018 (arXiv:1802.10349): gradients of the source's loss, then of the
+target's, from two forward passes (so that batch norm never mixes the domains); then those of the
+discriminators, on the same predictions; then all optimisers move.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from downstream.adaptation.batchnorm import set_bn_mode, use_domain
+from downstream.adaptation.config import AdaptConfig, DomainName
+from downstream.adaptation.fda import fda
+from downstream.adaptation.lr_schedule import poly_lr
+from downstream.adaptation.methods import (
+    Adversary,
+    Measured,
+    Outputs,
+    SelfTraining,
+    class_fractions,
+    cross_entropy,
+)
+from downstream.adaptation.monitor import TrainingMonitor
+from downstream.domains.batches import Stream, TilePool, draw_batch, seed_stream
+from downstream.domains.study import DomainStudy
+from downstream.domains.tile_plan import IGNORE
+from downstream.finetune.augment import build_tile_augmentation
+from downstream.network.segmenter import Segmenter
+from micrograph.cli import console, progress_bar, warn
+from pretrain.runs.run import Run
+from pretrain.runs.skips import MAX_SKIPPED_STEPS, BufferSnapshot, count_skips
+from pretrain.runs.status import RunState, Status
+
+ORACLE_LOOKS = 10  # how often an oracle looks at the target's labels
+
+Oracle = Callable[["Trainer"], float]  # mIoU on labelled target images
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class State:
+    """How far an adaptation is: everything that its loop must remember."""
+
+    step: int = 0  # completed
+    skipped_in_a_row: int = 0  # steps without a finite loss and gradient
+    skipped_steps: int = 0
+    seconds: float = 0.0  # in steps
+    oracle_miou: float | None = None
+    oracle_step: int = 0
+    finished: str = ""  # why it ended; empty while it goes on
+
+    @property
+    def position(self) -> str:
+        """Where it is, for people."""
+        return f"step {self.step}"
+
+
+def open_run(config: AdaptConfig, interrupted: Callable[[], bool] = lambda: False) -> Run[State]:
+    """The run of `config`, to be entered; `interrupted` says whether it was asked to stop."""
+
+    def describe(state: State) -> Status:
+        return Status(state=RunState.RUNNING, step=state.step, steps=config.steps)
+
+    return Run(
+        config.run_dir,
+        State(),
+        describe,
+        checkpoint_minutes=config.checkpoint_minutes,
+        interrupted=interrupted,
+    )
+
+
+def train(trainer: "Trainer", oracle: Oracle | None = None) -> State:
+    """Train until the last step.
+
+    Resumes from the checkpoint in the run's folder. Exits, saved, when asked to stop. `oracle` sees
+    the trainer now and then; its score is recorded and changes nothing.
+    """
+    state = trainer.resume()
+    config = trainer.config
+    with progress_bar() as bar:
+        name = " ".join([config.method, *([config.target] if config.target else [])])
+        task = bar.add_task(name, total=config.steps, completed=state.step, note="")
+        while not state.finished:
+            if trainer.run.interrupted():
+                trainer.save(state)
+                trainer.run.stop()
+            state = trainer.train_step(state)
+            state = trainer.end_step(state, oracle)
+            bar.update(task, completed=state.step, note=trainer.note)
+    return state
+
+
+class Trainer:
+    """What changes in training: the segmenter, what the method adds, and their optimisers."""
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        config: AdaptConfig,
+        study: DomainStudy,
+        source: TilePool,
+        target: TilePool | None,
+        run: Run[State],
+    ) -> None:
+        self.segmenter, self.config, self.study, self.run = segmenter, config, study, run
+        self.note = ""
+        device, parts = segmenter.device, config.parts
+        self._pools: dict[DomainName, TilePool] = {"source": source.to(device)}
+        if target is not None:
+            self._pools["target"] = target.to(device)
+        self._augment = build_tile_augmentation(config.augmentation, study.orientation, IGNORE)
+        segmenter.model.train()
+        set_bn_mode(segmenter.model, config.training_bn, affine=config.bn_affine)
+        self._snapshot = BufferSnapshot(segmenter.model)
+        self._optimizer = self._build_optimizer()
+        self._classes = len(study.classes)
+        self.adversary = (
+            None
+            if parts.discriminator is None
+            else Adversary(config, parts.discriminator, self._classes, study.context_margin, device)
+        )
+        self.teacher = SelfTraining(config, segmenter, self._classes) if parts.teacher else None
+        shares = class_fractions("", source.masks[source.masks != IGNORE], self._classes)
+        self.monitor = TrainingMonitor(config, study.class_names, tuple(shares.values()))
+
+    def resume(self) -> State:
+        """Load the newest checkpoint, if there is one."""
+        found = self.run.resume()
+        state = State() if found is None else found[0]
+        self.run.metrics.rewind("step", state.step)
+        self.run.record(state)
+        if found is None:
+            return state
+        content = found[1]
+        self.segmenter.model.load_state_dict(content["model"])
+        self._optimizer.load_state_dict(content["optimizer"])
+        for part, saved in ((self.adversary, "adversary"), (self.teacher, "teacher")):
+            if part is not None:
+                part.load_state_dict(content[saved])
+        self.monitor.load(content["watch"], self.run.metrics.records)
+        console.print(f"resuming after {state.position}")
+        return replace(state, finished=self._why_finished(state))
+
+    def train_step(self, state: State) -> State:
+        """One step of all networks, or of none where a loss or gradient is not finite."""
+        began = time.monotonic()
+        step, model = state.step, self.segmenter.model
+        self._snapshot.save()
+        lr = self._set_rates(step)
+        self._optimizer.zero_grad(set_to_none=True)
+        measured = self._gradients(step)
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        measured["gradient_norm"] = float(torch.nn.utils.get_total_norm(gradients))
+        finite = all(math.isfinite(value) for value in measured.values())
+        if finite:
+            self._optimizer.step()
+            if self.adversary is not None:
+                self.adversary.step(self._rate(step, self.config.discriminator_lr, warmup=0))
+            if self.teacher is not None:
+                self.teacher.update(model)
+            self.monitor.add(measured | {"lr": lr})
+        else:
+            self._snapshot.restore()
+        return replace(
+            count_skips(state, finite=finite),
+            step=step + 1,
+            seconds=state.seconds + time.monotonic() - began,
+        )
+
+    def end_step(self, state: State, oracle: Oracle | None) -> State:
+        """Record, look with the oracle's eyes, save: each when it is due."""
+        config = self.config
+        state = replace(state, finished=self._why_finished(state))
+        if state.step % config.log_steps == 0 or state.finished:
+            self._record(state)
+        every = max(1, config.steps // ORACLE_LOOKS)
+        if oracle is not None and (state.step % every == 0 or state.finished):
+            miou = oracle(self)
+            if state.oracle_miou is None or miou > state.oracle_miou:
+                state = replace(state, oracle_miou=miou, oracle_step=state.step)
+        if self.run.checkpoint_due or state.finished:
+            self.save(state)
+        return state
+
+    def save(self, state: State) -> None:
+        """Write a checkpoint."""
+        content = {
+            "model": self.segmenter.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "adversary": None if self.adversary is None else self.adversary.state_dict(),
+            "teacher": None if self.teacher is None else self.teacher.state_dict(),
+            "watch": self.monitor.state_dict(),
+        }
+        self.run.save(state, content)
+
+    @property
+    def kept(self) -> nn.Module:
+        """The network that the run is to keep: the teacher where there is one, else the last."""
+        return self.segmenter.model if self.teacher is None else self.teacher.teacher.model
+
+    def target_batches(self) -> Iterator[torch.Tensor]:
+        """All unlabelled target tiles, normalised and not augmented: `(N, 3, side, side)`."""
+        for images in torch.split(self._pools["target"].images, self.config.batch_size):
+            yield self.segmenter.normalise(images)
+
+    def _gradients(self, step: int) -> Measured:
+        """Let all losses of a step flow back; what they were."""
+        config = self.config
+        images, masks = self._draw("source", step)
+        target = self._draw("target", step) if "target" in self._pools else None
+        if config.style == "fda":
+            assert target is not None
+            images = fda(images.float(), target[0].float(), config.fda_beta)
+        source = self._outputs(images, "source", step)
+        loss = cross_entropy(source.main, masks)
+        measured = {"loss_source": float(loss.detach())}
+        if source.aux is not None:
+            aux = cross_entropy(source.aux, masks)
+            measured["loss_source_aux"] = float(aux.detach())
+            loss = loss + config.aux_weight * aux
+        loss.backward()  # type: ignore[no-untyped-call]
+        if target is not None and config.trains_on_target:
+            measured |= self._target_gradients(source, *target, step)
+        return measured
+
+    def _target_gradients(
+        self, source: Outputs, images: torch.Tensor, counted: torch.Tensor, step: int
+    ) -> Measured:
+        measured: Measured = {}
+        if self.adversary is not None:
+            target = self._outputs(images, "target", step)
+            loss = self.adversary.adversarial_loss(target)
+            loss.backward()  # type: ignore[no-untyped-call]
+            measured["loss_adversarial"] = float(loss.detach())
+            measured |= self.adversary.train_discriminators(source, target)
+            predicted = target.main.detach().argmax(1)[counted != IGNORE]
+            measured |= class_fractions("student_fraction_", predicted, self._classes)
+        if self.teacher is not None:
+            loss, pseudo = self.teacher.consistency(
+                lambda view: self._predict(view, "target", step, "masked_network").main,
+                images,
+                counted,
+                step,
+            )
+            loss.backward()  # type: ignore[no-untyped-call]
+            measured |= pseudo | {"loss_consistency": float(loss.detach())}
+        return measured
+
+    def _draw(self, domain: DomainName, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        config = self.config
+        return draw_batch(
+            self._pools[domain], self._augment, config.batch_size, config.seed, domain, step
+        )
+
+    def _outputs(self, images: torch.Tensor, domain: DomainName, step: int) -> Outputs:
+        stream: Stream = "source_network" if domain == "source" else "target_network"
+        return self._predict(self.segmenter.normalise(images), domain, step, stream)
+
+    def _predict(
+        self, normalised: torch.Tensor, domain: DomainName, step: int, stream: Stream
+    ) -> Outputs:
+        seed_stream(self.config.seed, stream, step)  # for networks with dropout
+        model: Any = self.segmenter.model
+        bf16 = self.config.precision == "bf16"
+        with (
+            use_domain(model, domain),
+            torch.autocast(normalised.device.type, torch.bfloat16, enabled=bf16),
+        ):
+            main, aux = model.forward_heads(normalised)
+        return Outputs(main.float(), None if aux is None else aux.float())
+
+    def _build_optimizer(self) -> torch.optim.Optimizer:
+        """Encoder and heads in groups of their own: the heads learn faster."""
+        config, model = self.config, self.segmenter.model
+        encoder: Any = model.encoder
+        inside = {id(parameter) for parameter in encoder.parameters()}
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [p for p in trained if id(p) in inside], "factor": 1.0},
+            {
+                "params": [p for p in trained if id(p) not in inside],
+                "factor": config.head_lr_factor,
+            },
+        ]
+        if config.optimizer == "sgd":
+            return torch.optim.SGD(
+                groups, config.lr, config.momentum, weight_decay=config.weight_decay
+            )
+        kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+        return kind(groups, config.lr, weight_decay=config.weight_decay, fused=True)
+
+    def _set_rates(self, step: int) -> float:
+        lr = self._rate(step, self.config.lr, self.config.warmup_steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr * group["factor"]
+        return lr
+
+    def _rate(self, step: int, base: float, warmup: int) -> float:
+        total = self.config.schedule_steps or self.config.steps
+        return poly_lr(step, total, base, self.config.poly_power, warmup)
+
+    def _record(self, state: State) -> None:
+        record = self.monitor.close_window(state.step, state.seconds)
+        if record is None:  # all steps since the last one were skipped
+            return
+        self.run.metrics.append(record)
+        self.note = f"loss {record['loss_source']:.3f}"
+        for warning in self.monitor.new_warnings():
+            warn(warning)
+
+    def _why_finished(self, state: State) -> str:
+        if state.skipped_in_a_row >= MAX_SKIPPED_STEPS:
+            return f"diverged: no finite loss and gradient in {MAX_SKIPPED_STEPS} steps"
+        if state.step >= self.config.steps:
+            return f"all {self.config.steps} steps done"
+        return ""

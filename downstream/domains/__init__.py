@@ -1,0 +1,1 @@
+"""Source and target domains: study files, tiles, evaluation."""

@@ -1,0 +1,1 @@
+"""Drawn lath bainite in four domains."""

@@ -1,0 +1,105 @@
+"""The labelled images of a run: read, split, checked."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from downstream.finetune.config import SegmentConfig
+from downstream.labels.classes import MaskClass, parse_classes
+from downstream.labels.dataset import (
+    LabelledImage,
+    check_classes_present,
+    read_labelled_image,
+    unclear_masks_message,
+)
+from downstream.labels.layout import SPLITS, Pair, SplitFiles, find_splits, hold_out
+from downstream.labels.masks import RawMask, read_mask
+from downstream.labels.propose_classes import propose_classes
+from micrograph.cli import UserError, warn
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledSet:
+    """The labelled images of each split; `test` may be empty."""
+
+    classes: tuple[MaskClass, ...]
+    train: tuple[LabelledImage, ...]
+    val: tuple[LabelledImage, ...]
+    test: tuple[LabelledImage, ...]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(entry.name for entry in self.classes)
+
+
+def read_labelled_set(config: SegmentConfig) -> LabelledSet:
+    """Read the images of a run. Raises `UserError` for missing pairs and unclear masks."""
+    pairs = split_pairs(config)
+    masks = {pair: read_mask(pair.mask) for split in SPLITS for pair in pairs[split]}
+    classes = resolve_classes(config, masks.values())
+    splits = {
+        split: tuple(read_labelled_image(pair, masks[pair], classes) for pair in pairs[split])
+        for split in SPLITS
+    }
+    everything = [item for items in splits.values() for item in items]
+    check_classes_present(classes, everything, splits["train"])
+    return LabelledSet(classes, **splits)
+
+
+def data_sha256(data: LabelledSet) -> str:
+    """A hash of all pixels and labels by split: runs with equal hashes saw the same data."""
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        for item in getattr(data, split):
+            digest.update(f"{split} {item.name} {item.pixels.shape}".encode())
+            digest.update(item.pixels.tobytes())
+            digest.update(item.mask.astype(np.uint8).tobytes())
+    return digest.hexdigest()
+
+
+def split_pairs(config: SegmentConfig) -> dict[str, tuple[Pair, ...]]:
+    """The pairs of each split, after folding. Raises `UserError` for an image without a mask."""
+    found = find_splits(config.data, config.entries)
+    _report_unpaired(config, found)
+    if "all" in found:
+        train, val = hold_out(found["all"].pairs, config.folds, config.fold, config.specimen)
+        return {"train": train, "val": val, "test": ()}
+    pairs = {split: found[split].pairs for split in SPLITS}
+    if config.folds or not pairs["val"]:
+        train, val = hold_out(
+            pairs["train"] + pairs["val"], config.folds, config.fold, config.specimen
+        )
+        pairs |= {"train": train, "val": val}
+    if not pairs["train"]:
+        raise UserError(f"no labelled images in {', '.join(config.train)} of {config.data}")
+    return pairs
+
+
+def resolve_classes(config: SegmentConfig, masks: Iterable[RawMask]) -> tuple[MaskClass, ...]:
+    """The classes of the settings, or those of masks with the indices 0, 1, 2 ….
+
+    Raises `UserError`, with a proposed mapping, for masks with other values.
+    """
+    if config.classes:
+        return parse_classes(config.classes)
+    proposal = propose_classes(masks)
+    if not proposal.certain:
+        raise UserError(unclear_masks_message(proposal))
+    return proposal.classes
+
+
+def _report_unpaired(config: SegmentConfig, found: Mapping[str, SplitFiles]) -> None:
+    for split, part in found.items():
+        if part.orphans:
+            names = ", ".join(path.name for path in part.orphans[:3])
+            warn(f"{split}: {len(part.orphans)} masks without an image are not used: {names}")
+        if part.unlabelled and split == "all":
+            warn(f"{len(part.unlabelled)} images without a mask are not used")
+        elif part.unlabelled:
+            path = part.unlabelled[0]
+            raise UserError(
+                f"{path} has no mask; expected {path.name} or {path.stem}_mask in "
+                f"{path.parent.name}_annot; or list the labelled images with --{split}"
+            )

@@ -1,0 +1,1 @@
+"""Masks of images of any size."""

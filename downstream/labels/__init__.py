@@ -1,0 +1,1 @@
+"""Label masks: layout, classes, checks."""

@@ -1,0 +1,1 @@
+"""Phase fractions, regions and layers, measured on masks."""

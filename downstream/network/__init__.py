@@ -1,0 +1,1 @@
+"""Segmentation networks and their receptive fields."""

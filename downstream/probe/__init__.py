@@ -1,1 +1,0 @@
-"""A quick look at encoders on one's own labelled images: linear classifiers on frozen features."""

@@ -1,1 +1,0 @@
-"""Measurement: masks in, phase fractions, sizes and thicknesses with their uncertainty out."""

@@ -1,1 +1,0 @@
-"""Segmentation: labelled micrographs in, a segmenter and its scores out."""

@@ -1,1 +1,0 @@
-"""Domain adaptation: a segmenter of one domain for another, without labels of it."""

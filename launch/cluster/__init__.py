@@ -1,0 +1,1 @@
+"""sbatch scripts and SLURM jobs."""

@@ -1,0 +1,1 @@
+"""Results of a grid beside the published ones."""

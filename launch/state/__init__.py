@@ -1,0 +1,1 @@
+"""Where each task of a grid stands."""

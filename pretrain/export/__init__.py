@@ -1,0 +1,1 @@
+"""A finished run becomes an encoder that others can load."""

@@ -1,0 +1,1 @@
+"""The classifier: encoder, head, initial weights."""

@@ -1,0 +1,1 @@
+"""What a pre-training run leaves for people: its folder, metrics elsewhere, curves."""

@@ -1,0 +1,1 @@
+"""Where registry entries lie, and how they are fetched."""

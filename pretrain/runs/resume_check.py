@@ -1,0 +1,47 @@
+"""The check that a folder holds the same run: equal settings, but for those free, and equal data.
+
+Imports no torch.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from micrograph.cli import UserError
+from micrograph.field_marks import Mark, marked
+from micrograph.settings import build_config, read_recipe
+from pretrain.runs.run_folder import RunPaths
+
+
+def check_same_settings(
+    folder: Path, config: Any, *, finished: bool = False, fixed: Collection[str] = ()
+) -> None:
+    """Raise `UserError` when the folder holds a run with settings that this one may not change.
+
+    `config` is a settings dataclass, whose marked fields may change (`micrograph.field_marks`): the
+    length of a run until it has `finished`, and none that is `fixed`. No run there is no error.
+    """
+    path = RunPaths(folder).config
+    if not path.exists():
+        return
+    cls = type(config)
+    before = build_config(cls, read_recipe(path))
+    free = marked(cls, Mark.FREE_ON_RESUME) | (
+        frozenset() if finished else marked(cls, Mark.LENGTH)
+    )
+    for name in cls.__dataclass_fields__:
+        old, new = getattr(before, name), getattr(config, name)
+        if old != new and (name not in free or name in fixed):
+            raise UserError(
+                f"{folder} holds a run with {name} {old}, not {new}; choose another --run-dir, or "
+                "delete that folder"
+            )
+
+
+def check_same_data(folder: Path, trained_on: str, found: str, place: str) -> None:
+    """Raise `UserError` when two hashes of the data differ; `place` names where they are now."""
+    if trained_on != found:
+        raise UserError(
+            f"{folder} was trained on other images or labels than {place} now holds; choose "
+            "another --run-dir, or delete that folder"
+        )

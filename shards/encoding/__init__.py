@@ -1,0 +1,1 @@
+"""Every image is read, cleaned and encoded once, into a spool."""

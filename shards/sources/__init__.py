@@ -1,0 +1,1 @@
+"""Folders, archives, tables and recipes become a list of image files."""

@@ -1,0 +1,129 @@
+"""Read and check the table of public datasets, `configs/corpora/datasets.yaml`."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from micrograph.cli import UserError
+from micrograph.settings import find_recipe, nearest, read_recipe
+
+TABLE = Path("configs/corpora/datasets.yaml")
+
+_NAME = re.compile(r"[a-z0-9_-]+")
+_DIGESTS = {"sha256": 64, "md5": 32}  # hexadecimal digits
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RemoteFile:
+    """One file of a dataset. `checksum` is `sha256:…` or `md5:…` as its record publishes it."""
+
+    url: str
+    name: str
+    checksum: str | None = None
+    bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dataset:
+    """A public dataset: its authors, its terms of use, and the addresses of its files."""
+
+    name: str
+    title: str
+    citation: str
+    doi: str | None = None
+    landing: str | None = None  # the page for people, where it is not the DOI's
+    licence: str | None = None
+    restriction: str | None = None
+    size: str | None = None  # for people, where the files' exact bytes are not known
+    # "record": names, addresses and checksums come from the DOI's record when it is fetched
+    files: tuple[RemoteFile, ...] | Literal["record"] = ()
+    # "flat": images and tables are unpacked from zip files into the folder of the zip
+    unpack: Literal["flat"] | None = None
+    confirmed: bool = False  # DOI, licence and addresses were checked against the published record
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"name must be of a-z, 0-9, _ and -, not {self.name!r}")
+        for key in ("title", "citation", "note"):
+            if not isinstance(getattr(self, key), str):
+                raise ValueError(f"{key} must be text, not {getattr(self, key)!r}")
+        for key in ("doi", "landing", "licence", "restriction", "size"):
+            if not isinstance(getattr(self, key), str | None):
+                raise ValueError(f"{key} must be text or null, not {getattr(self, key)!r}")
+        if not isinstance(self.confirmed, bool):
+            raise ValueError(f"confirmed must be true or false, not {self.confirmed!r}")
+        if not self.confirmed and not self.note:
+            raise ValueError("a dataset that is not confirmed needs a note that says why")
+        if self.unpack not in (None, "flat"):
+            raise ValueError(f"unpack must be flat or null, not {self.unpack!r}")
+        if self.page is None:
+            raise ValueError("needs a doi or a landing page")
+        if self.files == "record" and self.doi is None:
+            raise ValueError("files: record needs a doi")
+
+    @property
+    def page(self) -> str | None:
+        """Its page for people."""
+        return self.landing or (f"https://doi.org/{self.doi}" if self.doi else None)
+
+
+def find_table(path: Path | None = None) -> Path:
+    """`path` if given, else the table of the working folder, else the project's own."""
+    return path or find_recipe(TABLE)
+
+
+def read_table(path: Path) -> dict[str, Dataset]:
+    """Read every dataset of the table, in its order. Raises `UserError` naming the bad entry."""
+    return {name: _dataset(path, name, entry) for name, entry in read_recipe(path).items()}
+
+
+def find_dataset(table: Mapping[str, Dataset], name: str) -> Dataset:
+    """The dataset of that name; raises `UserError` with the nearest one."""
+    if name not in table:
+        near = nearest(name, table)
+        hint = f"nearest is {near!r}" if near else "none is near"
+        raise UserError(f"unknown dataset {name!r}; {hint}. All: python -m shards.fetch")
+    return table[name]
+
+
+def _dataset(path: Path, name: str, entry: Any) -> Dataset:
+    try:
+        if not isinstance(entry, dict):
+            raise TypeError("must map keys to values")
+        files = entry.get("files") or ()
+        if files != "record":
+            if not isinstance(files, list | tuple):
+                raise TypeError(f"files must be a list or the word record, not {files!r}")
+            files = tuple(_file(file) for file in files)
+            if len({file.name for file in files}) < len(files):
+                raise ValueError("two files have the same name")
+        return Dataset(**entry | {"name": name, "files": files})
+    except (TypeError, ValueError) as error:
+        reason = str(error).replace("Dataset.__init__()", "it").replace("keyword argument", "key")
+        raise UserError(f"{path}: dataset {name}: {reason}") from error
+
+
+def _file(entry: Any) -> RemoteFile:
+    if not isinstance(entry, dict):
+        raise TypeError(f"a file needs url and name, not {entry!r}")
+    unknown = entry.keys() - {"url", "name", "bytes", *_DIGESTS}
+    if unknown:
+        raise ValueError(f"a file has no key {min(unknown)!r}")
+    url, name, size = entry.get("url"), entry.get("name"), entry.get("bytes")
+    if not isinstance(url, str) or not url.startswith(("https://", "http://")):
+        raise ValueError(f"a file's url must be an http address, not {url!r}")
+    if not isinstance(name, str) or Path(name).name != name or name.startswith("."):
+        raise ValueError(f"a file's name must be a plain file name, not {name!r}")
+    if not isinstance(size, int | None) or isinstance(size, bool):
+        raise ValueError(f"bytes of {name} must be a whole number or null, not {size!r}")
+    checksum = None
+    for kind, digits in _DIGESTS.items():
+        value = entry.get(kind)
+        if value is not None:
+            if not isinstance(value, str) or not re.fullmatch(rf"[0-9a-f]{{{digits}}}", value):
+                raise ValueError(f"{kind} of {name} must be {digits} hexadecimal digits")
+            checksum = checksum or f"{kind}:{value}"
+    return RemoteFile(url=url, name=name, checksum=checksum, bytes=size)

@@ -1,0 +1,1 @@
+"""Groups of images are assigned to training and validation."""

@@ -1,0 +1,1 @@
+"""Drawn micrographs with exact labels, for the demo and the tests."""

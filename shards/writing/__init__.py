@@ -1,0 +1,1 @@
+"""Shards, tables and the final folder are written."""
