@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from shards.duplicates.candidates import find_duplicates
 from shards.duplicates.fingerprint import FINGERPRINT, KEYPOINTS, Fingerprints, compute_fingerprint
-from shards.synthetic.__main__ import draw
 from shards.synthetic.classes import TEXTURES
+from shards.synthetic.corpus import draw
 
 DRAWN_PER_CLASS = 20
 SIZE = 160  # pixels

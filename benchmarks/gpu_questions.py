@@ -26,7 +26,7 @@ from nvidia.dali import fn, pipeline_def, types
 from PIL import Image
 
 from pretrain.loading.decoder_check import PROBE_TOLERANCE
-from shards.synthetic.__main__ import corpus_jobs, drawn
+from shards.synthetic.corpus import corpus_jobs, drawn
 
 CORPUS = Path(os.environ.get("MICROGRAPHS", "micrographs"))  # drawn where it is not there
 FULL, CAPPED = (741, 1048), (362, 512)  # the size of most micrographs of MicroNet; of our shards

@@ -11,8 +11,8 @@ from scipy import ndimage
 
 from shards.images.databar import DataBar
 from shards.images.decode import Pixels
-from shards.synthetic.__main__ import draw
 from shards.synthetic.classes import TEXTURES
+from shards.synthetic.corpus import draw
 
 SIZE = 192  # of the drawn micrographs
 # Other than the drawings that the detector was tuned on.

@@ -17,8 +17,8 @@ from PIL import Image
 from written_sets import files_of
 
 from shards.format.schema import MANIFEST_NAME
-from shards.synthetic.__main__ import draw
 from shards.synthetic.classes import TEXTURES
+from shards.synthetic.corpus import draw
 
 CLASSES, PER_CLASS, SIDE = list(TEXTURES)[:5], 32, 40  # 160 images: five chunks, four tars
 SEED = 7

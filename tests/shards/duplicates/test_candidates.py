@@ -6,7 +6,7 @@ import pytest
 from shards.duplicates.candidates import candidates as duplicates
 from shards.duplicates.candidates import find_duplicates
 from shards.duplicates.fingerprint import compute_fingerprint
-from shards.synthetic.__main__ import draw
+from shards.synthetic.corpus import draw
 
 CLASSES = ("grains", "laths", "pearlite", "precipitates")
 

@@ -15,8 +15,8 @@ from shards.images.annotations import MANY_MARKS, MAX_BOXES, find_annotations
 from shards.images.databar import crop_data_bar, find_data_bar
 from shards.images.decode import Pixels, decode_image
 from shards.sources.listing import is_image_name
-from shards.synthetic.__main__ import draw
 from shards.synthetic.classes import TEXTURES
+from shards.synthetic.corpus import draw
 
 SIZE = 320
 DRAWING_SEED = 60_000  # other than the drawings that the detector was tuned on

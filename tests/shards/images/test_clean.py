@@ -19,7 +19,7 @@ from shards.images.annotations import MANY_MARKS
 from shards.images.clean import clean_image
 from shards.images.databar import DataBar
 from shards.images.decode import Pixels, RejectedImage
-from shards.synthetic.__main__ import draw
+from shards.synthetic.corpus import draw
 
 CONFIG = WriteConfig(source="x", out="y")
 SIDE, ROWS = 256, 224  # of the image; of the micrograph above its bar

@@ -15,7 +15,7 @@ from written_sets import write_set
 
 from micrograph.cli import UserError
 from shards.format.schema import read_manifest, read_rows
-from shards.synthetic.__main__ import draw
+from shards.synthetic.corpus import draw
 
 MakeCorpus = Callable[..., Path]
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shards.synthetic.__main__ import SyntheticConfig, corpus_jobs, draw, main, segmentation_jobs
+from shards.synthetic.__main__ import SyntheticConfig, main
 from shards.synthetic.classes import SEGMENTED, TEXTURES
+from shards.synthetic.corpus import corpus_jobs, draw, segmentation_jobs
 
 SIZE = 48
 SPLITS = ("train", "val", "test")
