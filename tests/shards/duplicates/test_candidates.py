@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from shards.duplicates.candidates import candidates as duplicates
+from shards.duplicates import candidates as duplicates
 from shards.duplicates.candidates import find_duplicates
 from shards.duplicates.fingerprint import compute_fingerprint
 from shards.synthetic.corpus import draw

@@ -20,7 +20,8 @@ from written_sets import write_set
 import shards
 from shards.format.read_tables import Sample, Tables
 from shards.format.schema import OVERLAP_COLUMNS, Manifest, SourceInfo, read_manifest, read_rows
-from shards.report.__main__ import main, thumbnails
+from shards.report import thumbnails
+from shards.report.__main__ import main
 from shards.report.build import write_report
 from shards.report.reject_reasons import REASONS
 from shards.report.selection import MOST_PICTURES, choose, spread, spread_over
@@ -357,7 +358,7 @@ def test_every_reason_is_put_into_words() -> None:
         "duplicate",
         "conflicting_labels",
     }  # of shards.splitting.groups; the others are exceptions
-    for module in Path(shards.__file__).parent.glob("*.py"):
+    for module in Path(shards.__file__).parent.rglob("*.py"):
         raised |= set(re.findall(r'RejectedImage\(\s*"(\w+)"', module.read_text()))
     assert raised == set(REASONS)
 
