@@ -5,7 +5,7 @@ import typing
 from enum import Flag, auto
 from typing import Any
 
-from micrograph.settings import as_plain
+from micrograph.settings import to_json
 
 
 class Mark(Flag):
@@ -28,7 +28,7 @@ def marked(cls: type[Any], mark: Mark) -> frozenset[str]:
 def plain_without(config: Any, mark: Mark) -> dict[str, Any]:
     """The settings as JSON-able values, without the fields marked as `mark`."""
     left_out = marked(type(config), mark)
-    return {name: value for name, value in as_plain(config).items() if name not in left_out}
+    return {name: value for name, value in to_json(config).items() if name not in left_out}
 
 
 def _marks(hint: Any) -> Mark:

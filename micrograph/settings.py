@@ -158,12 +158,12 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 def dump_config(config: Any) -> str:
     """The settings as YAML; `--config` reads them back to an equal config."""
-    return yaml.safe_dump(as_plain(config), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(to_json(config), sort_keys=False, allow_unicode=True)
 
 
-def as_plain(config: Any) -> dict[str, Any]:
+def to_json(config: Any) -> dict[str, Any]:
     """The settings as JSON-able values: paths become strings, tuples become lists."""
-    return {key: _plain(value) for key, value in dataclasses.asdict(config).items()}
+    return {key: _to_json(value) for key, value in dataclasses.asdict(config).items()}
 
 
 def _project_recipes() -> list[str]:
@@ -181,10 +181,10 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+    return [_to_json(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _as_dataclass(cls: type[Any]) -> Any:
