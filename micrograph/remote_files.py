@@ -298,7 +298,7 @@ class _TarStore:
             try:
                 if self._stream is None:
                     raw = self._open.enter_context(open_location(self.location))
-                    tar = self._open.enter_context(tarfile.open(fileobj=raw))
+                    tar = self._open.enter_context(tarfile.open(fileobj=raw))  # noqa: SIM115
                     self._stream = cast(IO[bytes], tar.fileobj)
                 self._stream.seek(entry.offset)
                 data = self._stream.read(entry.size or 0)

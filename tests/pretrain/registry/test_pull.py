@@ -3,13 +3,11 @@
 import json
 import re
 from collections.abc import Callable
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 from exports import make_export
+from flaky_server import serving
 
 from micrograph.cli import UserError
 from micrograph.remote_files import filesystem
@@ -142,22 +140,15 @@ def test_from_s3_it_is_copied_once_checked_and_used_offline(
     assert "using resnet18.first@1, the newest in the cache" in capsys.readouterr().err
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 def test_from_a_web_server_it_is_copied_and_used_when_that_is_gone(
     export: Path, root: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     publish(export, "first", root)
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=root)) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}"
+    with serving(Path(root)) as server:
+        url = server.url
         folder = pull("resnet18.first", url)
         with pytest.raises(UserError, match=r"nearest is 'resnet18\.first'"):
             pull("resnet18.fisrt", url)
-        server.shutdown()
     capsys.readouterr()
     assert pull("resnet18.first", url) == folder
     assert "using resnet18.first@1, the newest in the cache" in capsys.readouterr().err
