@@ -88,12 +88,8 @@ def load_command(
         print("\nCOMMAND --help shows a command's settings")
         sys.exit()
     if name not in commands:
-        like = nearest(name, commands)
-        raise UserError(
-            (f"unknown command {name!r}" if name else "no command")
-            + (f"; nearest is {like!r}" if like else "")
-            + f" (one of {', '.join(commands)})"
-        )
+        unknown = f"unknown command {name!r}; {nearest_hint(name, commands)}"
+        raise UserError(unknown if name else f"no command; one of {', '.join(commands)}")
     return name, load_config(commands[name], rest, prog=f"{program_name()} {name}")
 
 
@@ -179,6 +175,21 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most similar to `name`, or None when none is close."""
     matches = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.5)
     return matches[0] if matches else None
+
+
+def nearest_hint(name: str, known: Iterable[str]) -> str:
+    """The end of an error about an unknown name: the nearest one, or all if none is close."""
+    like = nearest(name, known)
+    return f"nearest is {like!r}" if like else f"known are {', '.join(known) or 'none'}"
+
+
+def check_keys(where: str, content: Any, known: Iterable[str]) -> None:
+    """Raise `UserError` if `content`, read from `where`, is not a mapping of `known` keys."""
+    if not isinstance(content, Mapping):
+        raise UserError(f"{where} must map names to values, not {content!r}")
+    for key in content:
+        if key not in known:
+            raise UserError(f"{where}: unknown key {key!r}; {nearest_hint(str(key), known)}")
 
 
 def _to_json(value: Any) -> Any:

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 
 from micrograph.cli import UserError, console, program, warn
 from micrograph.download import download
-from micrograph.settings import Positional, load_config, nearest
+from micrograph.settings import Positional, load_config, nearest_hint
 from pretrain.cards.archs import ARCHS, find_arch
 from pretrain.cards.encoder_card import CARD_NAME, ENCODER_NAME, Card, write_card
 from pretrain.export.publishing import publish
@@ -112,9 +112,7 @@ def parse_file_name(name: str) -> NasaFile:
         )
     arch = _ENCODERS.get(match["encoder"], match["encoder"])
     if arch not in ARCHS:
-        like = nearest(arch, ARCHS)
-        hint = f"; nearest is {like!r}" if like else ""
-        raise UserError(f"{name}: unknown encoder {arch!r}{hint}")
+        raise UserError(f"{name}: unknown encoder {arch!r}; {nearest_hint(arch, ARCHS)}")
     return NasaFile(arch, _INITS[match["kind"]], match["version"])
 
 

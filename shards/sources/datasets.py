@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from micrograph.cli import UserError
-from micrograph.settings import build_config, find_recipe, nearest, read_recipe
+from micrograph.settings import build_config, find_recipe, nearest_hint, read_recipe
 
 TABLE = Path("configs/corpora/datasets.yaml")
 
@@ -73,8 +73,7 @@ def read_table(path: Path) -> dict[str, Dataset]:
 def find_dataset(table: Mapping[str, Dataset], name: str) -> Dataset:
     """The dataset of that name; raises `UserError` with the nearest one."""
     if name not in table:
-        near = nearest(name, table)
-        hint = f"nearest is {near!r}" if near else "none is near"
+        hint = nearest_hint(name, table)
         raise UserError(f"unknown dataset {name!r}; {hint}. All: python -m shards.fetch")
     return table[name]
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from micrograph.cli import UserError
-from micrograph.settings import nearest
+from micrograph.settings import nearest_hint
 from shards.encoding.spool import Catalog
 from shards.format.config import SplitRule, WriteConfig
 from shards.format.schema import SAMPLES_NAME, read_rows
@@ -224,8 +224,7 @@ def _connects_all(members: _Ints, pairs: npt.NDArray[np.void]) -> bool:
 
 def _source_number(name: str | None, sources: Sequence[str]) -> int:
     if name is None or name not in sources:
-        like = nearest(name or "", [source for source in sources if source])
-        hint = f"nearest is {like!r}" if like else f"there are {', '.join(sources) or 'none'}"
+        hint = nearest_hint(name or "", [source for source in sources if source])
         raise UserError(f"split source needs --val-source, a source of the corpus; {hint}")
     return sources.index(name)
 

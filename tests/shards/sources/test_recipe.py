@@ -73,7 +73,7 @@ def test_every_recipe_of_the_project_is_read(name: str) -> None:
         ("sources: [{name: a, path: x, specimen: '('}]", "is not a regular expression"),
         ("sources: [{name: a, path: x, specimen: 'abc'}]", "must capture the specimen's name"),
         ("sources: [{name: a, path: x, scale: -1}]", "scale must be a positive number"),
-        ("sources: [{name: a, path: x, licence: 3}]", "licence must be text"),
+        ("sources: [{name: a, path: x, licence: [a]}]", "'licence' must be text"),
         ("sources: [{name: a, path: x, columns: {lable: y}}]", "unknown key 'lable'"),
         ("source: []", "unknown key 'source'; nearest is 'sources'"),
     ],
