@@ -31,21 +31,21 @@ def test_class_whose_images_are_all_rejected_is_an_error(
     assert not _finished(tmp_path)
 
 
-def test_out_that_is_in_use_is_left_alone(corpus: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "mine.txt").write_text("precious")
-    with pytest.raises(UserError, match="out exists and is not empty"):
-        write_set(corpus, out)
-    assert files_of(tmp_path / "out") == {"mine.txt": b"precious"}
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_out_that_is_a_file_is_left_alone(corpus: Path, tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("precious")
+def test_out_must_be_new_or_empty(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "mine.txt").write_text("precious")
+    with pytest.raises(UserError, match="used exists and is not empty"):
+        write_set(corpus, tmp_path / "used")
+    (tmp_path / "file").write_text("precious")
     with pytest.raises(UserError, match="exists"):
-        write_set(corpus, tmp_path / "out")
-    assert (tmp_path / "out").read_text() == "precious"
+        write_set(corpus, tmp_path / "file")
+    with pytest.raises(UserError, match=r"cannot write .*Not a directory"):
+        write_set(corpus, tmp_path / "file" / "out")
+    (tmp_path / "empty").mkdir()
+    write_set(corpus, tmp_path / "empty")
+    assert files_of(tmp_path / "used") == {"mine.txt": b"precious"}
+    assert (tmp_path / "file").read_text() == "precious"
+    assert {path.name for path in tmp_path.iterdir()} == {"used", "file", "empty"}
 
 
 def test_second_run_to_the_same_out_is_refused(corpus: Path, tmp_path: Path) -> None:
@@ -84,18 +84,6 @@ def test_work_on_another_file_system_is_copied(
         write_set(corpus, tmp_path / "out", work=Path(work) / "w", shard_samples=5)
         assert list(Path(work).iterdir()) == []
     assert files_of(tmp_path / "out") == files_of(fast_set)
-
-
-def test_empty_out_is_used(corpus: Path, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    write_set(corpus, tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_out_under_a_file_cannot_be_written(corpus: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match=r"cannot write .*Not a directory"):
-        write_set(corpus, tmp_path / "file" / "out")
 
 
 def test_leftovers_of_other_options_do_not_get_into_the_set(

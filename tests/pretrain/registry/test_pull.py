@@ -58,35 +58,23 @@ def test_a_changed_file_is_refused(
         assert "resnet18.other@1" in printed.out and said in printed.err
 
 
-def test_an_entry_under_another_name_is_refused(export: Path, root: str) -> None:
-    publish(export, "first", root)
-    (Path(root) / "resnet18.first").rename(Path(root) / "resnet18.best")
-    with pytest.raises(UserError, match=r"is of 'resnet18\.first', not of resnet18\.best"):
-        pull("resnet18.best", root)
-    (Path(root) / "resnet18.best").rename(Path(root) / "resnet50.first")
-    with pytest.raises(UserError, match=r"not of resnet50\.first"):
-        pull("resnet50.first", root)
-
-
-@pytest.mark.parametrize("file", ["../../escape", "/etc/passwd", "timm/../../x", "a\nb", ".bashrc"])
-def test_a_manifest_that_names_files_elsewhere_is_refused(
-    export: Path, root: str, file: str
-) -> None:
+def test_an_entry_of_another_name_version_or_place_is_refused(export: Path, root: str) -> None:
     publish(export, "first", root)
     path = Path(root) / "resnet18.first" / "1" / "entry.json"
-    content = json.loads(path.read_text())
-    content["files"][file] = {"bytes": 1, "sha256": "0" * 64}
-    path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="must not be used"):
-        pull("resnet18.first", root)
-
-
-def test_a_manifest_of_another_version_is_refused(export: Path, root: str) -> None:
-    publish(export, "first", root)
-    path = Path(root) / "resnet18.first" / "1" / "entry.json"
-    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 2'))
+    text = path.read_text()
+    path.write_text(text.replace('"schema_version": 1', '"schema_version": 2'))
     with pytest.raises(UserError, match="schema_version 2, this version reads 1"):
         pull("resnet18.first", root)
+    for file in ("../../escape", "/etc/passwd", "timm/../../x", "a\nb", ".bashrc"):
+        content = json.loads(text)
+        content["files"][file] = {"bytes": 1, "sha256": "0" * 64}
+        path.write_text(json.dumps(content))
+        with pytest.raises(UserError, match="must not be used"):
+            pull("resnet18.first", root)
+    path.write_text(text)
+    (Path(root) / "resnet18.first").rename(Path(root) / "resnet50.first")
+    with pytest.raises(UserError, match=r"is of 'resnet18\.first', not of resnet50\.first"):
+        pull("resnet50.first", root)
 
 
 @pytest.mark.parametrize("command", [["list"], ["verify"], ["show", "resnet18.first"], ["site"]])

@@ -19,10 +19,6 @@ from shards.synthetic.corpus import draw
 MakeCorpus = Callable[..., Path]
 
 
-def _overlaps(folder: Path) -> list[dict[str, str]]:
-    return list(read_rows(folder / "overlaps.csv"))
-
-
 def test_copies_in_other_formats_go_and_name_the_first(
     make_corpus: MakeCorpus, tmp_path: Path
 ) -> None:
@@ -48,6 +44,9 @@ def test_pixels_with_two_labels_are_left_out_and_named(
     rejects = rejects_of(tmp_path / "out")
     assert rejects["a/img0.png"] == ("conflicting_labels", "same pixels as a/x.png of class a")
     assert rejects["b/x.png"] == ("conflicting_labels", "same pixels as a/img0.png of class a")
+    shutil.copytree(root / "a", root / "c")
+    with pytest.raises(UserError, match=r"class a: all images were rejected, a/img0\.png as confl"):
+        write_set(root, tmp_path / "again")
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +122,10 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _found(folder: Path, name: str) -> set[frozenset[str]]:
     paths = {row["key"]: path for path, row in rows_of(folder).items()}
-    pairs = (frozenset((paths[o["first"]], paths[o["second"]])) for o in _overlaps(folder))
+    pairs = (
+        frozenset((paths[o["first"]], paths[o["second"]]))
+        for o in read_rows(folder / "overlaps.csv")
+    )
     return {pair for pair in pairs if all(path.startswith(f"{name}/") for path in pair)}
 
 
@@ -170,20 +172,13 @@ def test_cut_mosaic_leaks_nothing(real: Path) -> None:
     manifest = read_manifest(real)
     assert manifest.split_report["cut"]["shale_sem"]["val"] >= 10
     samples = {row["key"]: row for row in rows_of(real).values()}
-    for overlap in _overlaps(real):
+    for overlap in read_rows(real / "overlaps.csv"):
         sides = {samples[overlap[end]]["split"] for end in ("first", "second")}
         assert sides != {"train", "val"}
     split = {row["path"]: row["split"] for row in samples.values() if "shale" in row["path"]}
     for one, other in itertools.combinations(split, 2):  # by the names, not by what was found
         if _beside((one, other)):
             assert {split[one], split[other]} != {"train", "val"}
-
-
-def test_class_that_copies_empty_is_an_error(make_corpus: MakeCorpus, tmp_path: Path) -> None:
-    root = make_corpus(tmp_path / "corpus", {"a": 3})
-    shutil.copytree(root / "a", root / "b")
-    with pytest.raises(UserError, match=r"class a: all images were rejected, a/img0\.png as confl"):
-        write_set(root, tmp_path / "out")
 
 
 def test_rule_that_leaves_a_class_untrained_says_so(
