@@ -91,7 +91,7 @@ def _fetch_remote(url: str, part: Path, report: Report) -> None:
             except Exception as error:
                 raise unreachable(url, error) from error
             if not block:
-                raise UserError(f"{url} ended after {have} of {total} bytes; run again to go on")
+                raise UserError(f"{url} ended after {have} of {total} bytes; run again to resume")
             _append(stream, block, part)
             have += len(block)
             report(have, total)
@@ -239,7 +239,7 @@ def _innermost(error: BaseException) -> str:
 def _gave_up(url: str, part: Path, broken: _Broken) -> str:
     host = url.split("/")[2]
     kept = f"; {_size(part)} bytes are kept" if _size(part) else ""
-    return f"cannot fetch {part.stem} from {host}: {broken}{kept}; run again to go on"
+    return f"cannot fetch {part.stem} from {host}: {broken}{kept}; run again to resume"
 
 
 def _sidecar(part: Path) -> Path:

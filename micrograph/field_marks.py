@@ -1,4 +1,4 @@
-"""What is special about a setting, said on its field: `Annotated[Path, "help", Mark.LOCATION]`."""
+"""Marks of a setting, on its field: `Annotated[Path, "help", Mark.LOCATION]`."""
 
 import dataclasses
 import typing
@@ -12,7 +12,7 @@ class Mark(Flag):
     """How a setting differs from those that decide a result and may be published."""
 
     PRIVATE = auto()  # names something of its user's: left out of what is published
-    FREE_ON_RESUME = auto()  # does not change what is computed: a run may go on with another
+    FREE_ON_RESUME = auto()  # does not change what is computed: a resumed run may use another
     LENGTH = auto()  # bounds how long a run lasts: free on resume until the run has finished
     LOCATION = PRIVATE | FREE_ON_RESUME  # a path or URL; contents are compared by their hash
 

@@ -22,7 +22,7 @@ from zlib import error as ZlibError
 from micrograph.cli import UserError
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-# Above it a file is no micrograph: 20,000 x 20,000 pixels of 32 bits take 1.6 GB.
+# No micrograph is larger: 20,000 x 20,000 pixels of 32 bits take 1.6 GB.
 MAX_FILE_BYTES = 2 * 1024**3
 _REMOTE_READS = 8  # at a time: hides the latency of object stores
 
@@ -158,7 +158,7 @@ class _FolderStore:
         if (now.size, now.stamp) != (entry.size, entry.stamp) or len(data) != entry.size:
             raise UserError(
                 f"{path} changed while it was read ({entry.size} bytes when listed, {now.size} "
-                "now); wait until nothing writes there and run the same command again: it goes on"
+                "now); wait until nothing writes there and run the same command again: it resumes"
             )
         return data
 
@@ -217,7 +217,7 @@ class _RemoteStore:
         if now.stamp != entry.stamp or (entry.size is not None and len(data) != entry.size):
             raise UserError(
                 f"{self.url}/{entry.path} changed since it was listed ({entry.size} bytes then, "
-                f"{len(data)} now); run the same command again: it goes on"
+                f"{len(data)} now); run the same command again: it resumes"
             )
         return data
 

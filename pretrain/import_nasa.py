@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             card = import_file(_local_file(file, Path(scratch)), out)
         console.print(f"{out}: published top-1 {card.metrics['top1']:.2%}", markup=False)
         if config.registry:
-            # Two of paper A's are at chance level; they are published as what they are, and marked.
+            # Two of paper A's are at chance level; they are published and marked.
             print(publish(out, named.tag, config.registry, not_converged=True))
         else:
             print(out)
@@ -107,7 +107,7 @@ def parse_file_name(name: str) -> NasaFile:
     match = _NAME.fullmatch(name)
     if match is None:
         raise UserError(
-            f"{name!r} is no name of a file that NASA published; such a name is "
+            f"{name!r} is not the name of a file that NASA published; such a name is "
             "ENCODER_pretrained_microscopynet_v1.0.pth.tar, or with imagenet-microscopynet"
         )
     arch = _ENCODERS.get(match["encoder"], match["encoder"])
@@ -124,7 +124,7 @@ def import_file(path: Path, out: Path) -> Card:
     named = parse_file_name(path.name)
     model = _published(named, path.name)
     if out.exists() and not (out / CARD_NAME).exists():
-        raise UserError(f"{out} exists and is no export; choose another --out")
+        raise UserError(f"{out} exists and is not an export; choose another --out")
     encoder = bare_encoder(named.arch)
     load_strictly(encoder, _without_head(_read(path), set(encoder.state_dict())), str(path))
     partial = out.with_name(out.name + ".partial")
@@ -176,7 +176,7 @@ def _read(path: Path) -> StateDict:
     except (UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
         # torch's message advises to load it without this check, which runs the code in it.
         raise UserError(
-            f"{path} is no file of tensors alone: it is damaged, or holds code that loading would "
+            f"{path} is not a file of tensors alone: it is damaged, or holds code that loading would "
             "run; download it again from NASA"
         ) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):

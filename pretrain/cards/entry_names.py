@@ -50,7 +50,7 @@ def parse_name(text: str) -> EntryName:
     match = _NAME.fullmatch(text)
     if match is None or ".." in text or not _is_hub_safe(text) or len(text) > _MAX_LENGTH:
         raise UserError(
-            f"{text!r} is no name in a registry; one is ARCH.TAG or ARCH.TAG@VERSION, as in "
+            f"{text!r} is not a name in a registry; one is ARCH.TAG or ARCH.TAG@VERSION, as in "
             "efficientnet-b4.micronet@1; a tag is of a-z, 0-9, _ and single -"
         )
     version = match["version"]

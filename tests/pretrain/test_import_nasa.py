@@ -112,7 +112,7 @@ def test_the_file_that_stands_for_two_is_marked(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("resnet18.pth", "is no name of a file that NASA published"),
+        ("resnet18.pth", "is not the name of a file that NASA published"),
         ("resnet19_pretrained_microscopynet_v1.0.pth.tar", "nearest is 'resnet1"),
         ("vgg19_pretrained_microscopynet_v1.0.pth.tar", "no vgg19 was published as micronet"),
         ("resnet18_pretrained_microscopynet_v1.1.pth.tar", "no resnet18 was published"),

@@ -20,7 +20,7 @@ def part(origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     origin.break_after = 200_000
     with monkeypatch.context() as patch:
         patch.setattr(download, "LONGEST_WAIT", -1.0)  # no second attempt
-        with pytest.raises(UserError, match="run again to go on"):
+        with pytest.raises(UserError, match="run again to resume"):
             fetch(dataset(origin.url), tmp_path)
     assert 200_000 - download.CHUNK <= part.stat().st_size <= 200_000
     return part
@@ -153,7 +153,7 @@ def test_without_network_the_error_is_one_line(
     assert stopped.value.code == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == (
-        "error: cannot fetch file.tar from 127.0.0.1:9: Connection refused; run again to go on"
+        "error: cannot fetch file.tar from 127.0.0.1:9: Connection refused; run again to resume"
     )
 
 

@@ -432,8 +432,8 @@ def test_missing_manifest_exits_with_2_and_names_the_writer(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("--decode=2", "decode must lie between 0 and 1, not 2.0"),
-        ("--decode=-0.1", "decode must lie between 0 and 1, not -0.1"),
+        ("--decode=2", "decode must be between 0 and 1, not 2.0"),
+        ("--decode=-0.1", "decode must be between 0 and 1, not -0.1"),
         ("--decode=half", "must be a number, not 'half'"),
         ("--workers=0", "workers must be at least 1, not 0"),
     ],

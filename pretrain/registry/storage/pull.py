@@ -93,7 +93,7 @@ def find_encoder(location: str | Path, registry: str | None = None) -> Path:
         )
     if (registry or default_registry()) is None:
         raise UserError(
-            f"no encoder {str(location)!r}; if that is a name in a registry, say in which: set "
+            f"no encoder {str(location)!r}; if it is a name in a registry, name the registry: set "
             f"{REGISTRY_VARIABLE}"
         )
     return _of_kind("encoder", pull(str(location), registry), location)
@@ -108,7 +108,7 @@ def find_segmenter(location: str | Path, registry: str | None = None) -> Path:
         return _of_kind("segmenter", Path(location), location)
     if (registry or default_registry()) is None:
         raise UserError(
-            f"no folder {str(location)!r}; if that is a name in a registry, say in which: set "
+            f"no folder {str(location)!r}; if it is a name in a registry, name the registry: set "
             f"{REGISTRY_VARIABLE}"
         )
     return _of_kind("segmenter", pull(str(location), registry), location)

@@ -101,7 +101,7 @@ def test_an_incomplete_export_is_not_published(export: Path, root: str) -> None:
     ],
 )
 def test_an_invalid_name_is_refused(name: str, root: str) -> None:
-    with pytest.raises(UserError, match="is no name in a registry"):
+    with pytest.raises(UserError, match="is not a name in a registry"):
         pull(name, root)
 
 
@@ -122,7 +122,7 @@ def test_an_unknown_name_gets_the_nearest(export: Path, root: str) -> None:
     publish(export, "micronet", root)
     with pytest.raises(UserError, match=r"nearest is 'resnet18\.micronet'"):
         pull("resnet18.micrnet", root)
-    with pytest.raises(UserError, match="if that is a name in a registry, say in which"):
+    with pytest.raises(UserError, match="if it is a name in a registry, name the registry"):
         find_encoder("resnet18.micronet")
     with pytest.raises(UserError, match=r"a name in a registry \(ARCH\.TAG\) would"):
         find_encoder("runs/typo/export")

@@ -50,7 +50,7 @@ def test_a_changed_file_is_refused(
         pull("resnet18.first", root)
     with pytest.raises(SystemExit):
         registry_main(["verify", "--registry", root])
-    assert "1 of 2 are not right" in capsys.readouterr().err
+    assert "1 of 2 are damaged" in capsys.readouterr().err
     if file == "card.json":
         with pytest.raises(SystemExit):
             registry_main(["list", "--registry", root])
