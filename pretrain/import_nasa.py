@@ -176,8 +176,8 @@ def _read(path: Path) -> StateDict:
     except (UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
         # torch's message advises to load it without this check, which runs the code in it.
         raise UserError(
-            f"{path} is not a file of tensors alone: it is damaged, or holds code that loading would "
-            "run; download it again from NASA"
+            f"{path} holds more than tensors: it is damaged, or has code that loading would run; "
+            "download it again from NASA"
         ) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]

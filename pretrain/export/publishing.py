@@ -139,8 +139,8 @@ def _check(card: AnyCard, name: EntryName, *, not_converged: bool, public: bool)
 
 def _failure(card: AnyCard) -> str:
     if isinstance(card, SegmenterCard):
-        return f"collapsed: {card.collapse}; train again (a lower --lr, more steps), or publish it with --not-converged"
-    return (
-        "did not converge: it is at chance level or predicts one class; train again (a lower "
-        "--lr), or publish it with --not-converged"
-    )
+        problem, advice = f"collapsed: {card.collapse}", "a lower --lr, more steps"
+    else:
+        problem = "did not converge: it is at chance level or predicts one class"
+        advice = "a lower --lr"
+    return f"{problem}; train again ({advice}), or publish it with --not-converged"

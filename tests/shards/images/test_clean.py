@@ -95,7 +95,7 @@ def test_mask_is_refused_or_kept_by_policy(mask: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("levels", [8, 16, 32])
-def test_micrograph_of_few_levels_is_no_mask(levels: int) -> None:
+def test_micrograph_of_few_levels_is_not_a_mask(levels: int) -> None:
     noisy = np.random.default_rng(0).normal(128, 40, (SIDE, SIDE)).clip(0, 255)
     posterised = (noisy // (256 // levels) * (256 // levels)).astype(np.uint8)
     assert clean_image(_png(posterised), CONFIG).pixels.shape == (SIDE, SIDE)

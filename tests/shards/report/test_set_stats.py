@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from written_sets import write_set
 
 from micrograph.cli import UserError
 from shards.format.schema import read_manifest
 from shards.report.set_stats import human_bytes, set_stats
 from shards.stats import main
-from shards.write import WriteConfig, write_shards
 
 
 def test_contents_are_counted_without_opening_a_tar(exact_set: Path, tmp_path: Path) -> None:
@@ -56,9 +56,8 @@ def test_names_are_printed_as_they_are(
     make_corpus: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     corpus = make_corpus(tmp_path / "corpus", {"[red]no style": 3, "line\nbreak": 3})
-    out = str(tmp_path / "set")
-    write_shards(WriteConfig(source=str(corpus), out=out, report=False, workers=1))
-    main([out])
+    write_set(corpus, tmp_path / "set")
+    main([str(tmp_path / "set")])
     printed = capsys.readouterr().out
     assert "[red]no style" in printed
     assert "line\ufffdbreak" in printed
