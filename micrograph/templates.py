@@ -1,6 +1,6 @@
 """Fill in a jinja2 template: a page, whose values are escaped, or a Markdown file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 def render_template(
     template: Path,
-    filters: dict[str, Callable[..., Any]],
+    filters: Mapping[str, Any],
     clean: Callable[[object], str],
     **context: object,
 ) -> str:
