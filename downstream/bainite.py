@@ -29,7 +29,7 @@ from PIL import Image
 from downstream.domains.synthetic.shift import SOURCE, TARGETS, Shift, interpolate
 from downstream.domains.synthetic.view import draw_image
 from micrograph.cli import UserError, cores, program, progress
-from micrograph.settings import as_plain, load_config
+from micrograph.settings import load_config, to_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for _ in progress(_draw_all(jobs), "drawing micrographs", total=len(jobs)):
         pass
     described = {
-        "settings": as_plain(config) | {"out": ""},
+        "settings": to_json(config) | {"out": ""},
         "domains": {name: dataclasses.asdict(shift) for name, shift in domains.items()},
     }
     (partial / "domains.json").write_text(json.dumps(described, indent=1) + "\n")

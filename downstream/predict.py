@@ -44,7 +44,7 @@ from downstream.reliability.calibration_file import read_calibration, read_refer
 from downstream.reliability.out_of_distribution import Reference, ood_score
 from downstream.runs.run_folder import write_json
 from micrograph.cli import UserError, console, program, progress, warn
-from micrograph.settings import as_plain, load_config
+from micrograph.settings import load_config, to_json
 from pretrain.cards.segmenter_card import SegmenterCard, read_segmenter_card
 from pretrain.registry.storage.pull import find_segmenter, is_published
 
@@ -149,7 +149,7 @@ def open_predictor(config: PredictConfig) -> Predictor:
         for run, member, calibration, card in zip(runs, members, found, cards, strict=True)
         if calibration is not None
     ]
-    settings = {k: v for k, v in as_plain(config).items() if k not in _NOT_COMPARED}
+    settings = {k: v for k, v in to_json(config).items() if k not in _NOT_COMPARED}
     settings["members"] = [
         [card.sha256, temperature] for card, temperature in zip(cards, temperatures, strict=True)
     ]

@@ -84,8 +84,8 @@ def report_shifts(config: ShiftReportConfig) -> dict[str, Any]:
         console.print(f"{name}: {len(images)} images …", markup=False)
         signals = measure_shift(source, images)
         rows = zip(images, signals, strict=True)
-        targets[name] = _plain(mean_signals(signals)) | {
-            "images": [{"name": image.name} | _plain(own) for image, own in rows]
+        targets[name] = _to_json(mean_signals(signals)) | {
+            "images": [{"name": image.name} | _to_json(own) for image, own in rows]
         }
     report = {
         "schema_version": SCHEMA_VERSION,
@@ -126,7 +126,7 @@ def target_images(study: DomainStudy, name: str) -> tuple[PreparedImage, ...]:
     return tuple(images.values())
 
 
-def _plain(signals: ShiftSignals) -> dict[str, Any]:
+def _to_json(signals: ShiftSignals) -> dict[str, Any]:
     """As JSON, which has no nan."""
     return {name: None if value != value else value for name, value in asdict(signals).items()}
 

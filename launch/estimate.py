@@ -18,7 +18,7 @@ from launch.tasks.grid import load_grid
 from launch.tasks.programs import command_flags
 from launch.tasks.task_list import Task
 from micrograph.cli import UserError, program, progress, warn
-from micrograph.settings import Positional, as_plain, build_config, load_config
+from micrograph.settings import Positional, build_config, load_config, to_json
 from pretrain.config import TrainConfig
 
 _TRAIN = "pretrain.train"
@@ -68,7 +68,7 @@ def timing_groups(tasks: Iterable[Task]) -> list[TimingGroup]:
     for task in tasks:
         if task.program != _TRAIN:
             raise UserError(f"{task.name} runs {task.program}; only {_TRAIN} can be estimated")
-        settings = as_plain(build_config(TrainConfig, task.values))
+        settings = to_json(build_config(TrainConfig, task.values))
         key = json.dumps({name: value for name, value in settings.items() if name not in _NO_TIME})
         known = groups.get(key, TimingGroup(settings=settings, epochs=()))
         epochs = (*known.epochs, settings["epochs"])

@@ -116,7 +116,7 @@ def run_tasks(
     """Run `tasks`, at most `jobs` at a time, each on its own GPUs if there are any.
 
     Tasks that set no threads themselves get `threads`; None leaves it to the program.
-    Returns the number of the signal that stopped them, or 0 if all have ended by themselves.
+    Returns the number of the signal that stopped them, or 0 without one.
     """
     tasks_file = grid.launch_folder / "local.json"
     freeze(grid, tasks_file)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from micrograph.cli import UserError, call_program, program
-from micrograph.settings import nearest
+from micrograph.settings import nearest_hint
 
 # Stage -> command -> (module, what it does). In the order of use.
 PROGRAMS: dict[str, dict[str, tuple[str, str]]] = {
@@ -75,9 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     modules = {name: module for group in PROGRAMS.values() for name, (module, _) in group.items()}
     if name not in modules:
-        like = nearest(name, modules)
-        hint = f"nearest is {like!r}" if like else "micrograph --help lists all"
-        raise UserError(f"unknown program {name!r}; {hint}")
+        raise UserError(f"unknown program {name!r}; {nearest_hint(name, modules)}")
     call_program(f"micrograph {name}")
     sys.argv[1:] = rest
     # As `python -m` does it: worker processes find the program's module again by its name.

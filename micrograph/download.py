@@ -1,9 +1,9 @@
-"""Download one file: resumed where an earlier attempt stopped, checked, named when it is complete.
+"""Download one file: resumed where an earlier attempt stopped, checked, then renamed.
 
-The bytes go to `NAME.part`. pooch and fsspec begin a broken download anew. Over HTTP,
-`NAME.part.json` says of which version of the file the part is; the next attempt asks for the rest
-(`Range`) on condition that the file is still that version (`If-Range`), and a server that cannot do
-this, or whose file has changed, sends the whole. Other URLs are read in ranges through fsspec.
+The bytes go to `NAME.part`. pooch and fsspec restart a broken download. Over HTTP, `NAME.part.json`
+records the URL and version (ETag or Last-Modified) of the file; the next attempt asks for the rest
+(`Range`) on condition that the version is the same (`If-Range`). A server without ranges, or whose
+file has changed, sends the whole. Other URLs are read in ranges through fsspec.
 """
 
 import contextlib
@@ -12,7 +12,6 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
@@ -21,7 +20,7 @@ import requests
 from micrograph.cli import UserError, warn
 from micrograph.remote_files import filesystem, unreachable
 
-CHUNK = 1 << 16  # bytes; at most so many are lost when the connection breaks
+CHUNK = 1 << 16  # bytes; at most these are lost when the connection breaks
 _REMOTE_CHUNK = 8 << 20  # bytes of one request to an object store
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two bytes
 WAITS = (1.0, 3.0, 10.0)  # seconds between attempts that bring nothing; then it gives up
@@ -32,17 +31,8 @@ Report = Callable[[int, int | None], None]  # (bytes on disk, bytes in all where
 Check = Callable[[Path], str | None]  # what is wrong with a complete file, for the user to read
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
-    """Which version of a file a `.part` holds: as its server described it at the first byte."""
-
-    url: str
-    validator: str | None  # a strong ETag, else Last-Modified: what `If-Range` accepts
-    bytes: int | None
-
-
 class _Broken(Exception):
-    """This attempt failed, another may not: why, and the seconds that the server asks to wait."""
+    """A failure that may pass; `wait`: the seconds that the server asks for."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
@@ -52,11 +42,11 @@ class _Broken(Exception):
 def download(
     url: str, target: Path, check: Check | None = None, report: Report | None = None
 ) -> None:
-    """Write the file at `url` to `target`, which is there only when it is complete and checked.
+    """Write the file at `url` to `target`, which exists only once it is complete and checked.
 
-    A file that fails its check is deleted, and fetched once more where an earlier attempt had left
-    a part of it. Raises `UserError` for what `check` found, an address that does not exist, a
-    server that does not answer or a full disk; what has come so far is kept for the next call.
+    A file that fails its check is deleted; one that was resumed is downloaded once more. Raises
+    `UserError` for a failed check, an unknown address, a silent server or a full disk; the bytes
+    downloaded so far are kept for the next call.
     """
     part = part_of(target)
     fetch = _fetch_http if url.startswith(("http://", "https://")) else _fetch_remote
@@ -101,7 +91,7 @@ def _fetch_remote(url: str, part: Path, report: Report) -> None:
             except Exception as error:
                 raise unreachable(url, error) from error
             if not block:
-                raise UserError(f"{url} ended after {have} of {total} bytes; run again to go on")
+                raise UserError(f"{url} ended after {have} of {total} bytes; run again to resume")
             _append(stream, block, part)
             have += len(block)
             report(have, total)
@@ -118,7 +108,7 @@ def _append(stream: IO[bytes], block: bytes, part: Path) -> None:
 def _fetch_http(url: str, part: Path, report: Report) -> None:
     """Bring `part` to the full length of the file at `url`.
 
-    Gives up after one attempt more than there are `WAITS` that brought no byte.
+    Gives up after `len(WAITS) + 1` attempts in a row without a byte.
     """
     failures = 0
     with requests.Session() as session:
@@ -140,26 +130,25 @@ def _fetch_http(url: str, part: Path, report: Report) -> None:
 def _attempt(session: requests.Session, url: str, part: Path, report: Report) -> None:
     version = _known_version(part, url)
     have = _size(part) if version else 0
-    if version and have and have == version.bytes:  # stopped after the last byte
-        return
-    headers = {"Accept-Encoding": "identity"}  # compressed on the way, bytes could not be counted
+    headers = {"Accept-Encoding": "identity"}  # of a compressed body, bytes could not be counted
     if version and have:
-        headers["Range"] = f"bytes={have}-"
-        if version.validator:
-            headers["If-Range"] = version.validator
+        headers |= {"Range": f"bytes={have}-", "If-Range": version}
     with _network_errors():
         response = session.get(url, headers=headers, stream=True, timeout=TIMEOUT)
     with response:
+        start, total = _span(response)
+        if response.status_code == 416 and have == total:  # stopped after the last byte
+            return
         _check_status(response, part)
-        if response.status_code == 206:
-            if not version or not _continues(response, version, have):
-                _forget(part)
-                raise _Broken("the file has changed on the server")
-        else:
-            version, have = _version(response, url), 0
-            _check_room(part, version)
-            _sidecar(part).write_text(json.dumps(asdict(version)), encoding="utf-8")
-        _write(response, part, have, version.bytes, report)
+        if response.status_code == 200:
+            have = 0
+            _check_room(part, total)
+            content = {"url": url, "version": _version(response)}
+            _sidecar(part).write_text(json.dumps(content), encoding="utf-8")
+        elif start != have or version != _version(response):
+            _forget(part)
+            raise _Broken("the file has changed on the server")
+        _write(response, part, have, total, report)
 
 
 def _write(
@@ -193,41 +182,36 @@ def _check_status(response: requests.Response, part: Path) -> None:
     raise UserError(f"cannot fetch {response.url}: the server says {said}")
 
 
-def _continues(response: requests.Response, version: Version, have: int) -> bool:
-    """Whether a 206 answer holds the bytes after `have` of that same version."""
-    span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
-    if not span or int(span[1]) != have:
-        return False
-    now = _version(response, version.url)
-    if version.validator and now.validator and version.validator != now.validator:
-        return False
-    return span[2] == "*" or version.bytes is None or int(span[2]) == version.bytes
-
-
-def _version(response: requests.Response, url: str) -> Version:
-    etag = response.headers.get("ETag", "")
-    # A weak tag promises equal meaning, not equal bytes: RFC 9110 forbids it in If-Range.
-    validator = etag if etag.startswith('"') else response.headers.get("Last-Modified")
+def _span(response: requests.Response) -> tuple[int, int | None]:
+    """Where the body begins in the file, and the bytes of the whole file where they are known."""
+    content_range = response.headers.get("Content-Range", "")
+    if span := re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", content_range):
+        return int(span[1] or 0), None if span[2] == "*" else int(span[2])
     length = response.headers.get("Content-Length", "")
     encoded = response.headers.get("Content-Encoding", "identity") != "identity"
-    return Version(url, validator, int(length) if length.isdecimal() and not encoded else None)
+    return 0, int(length) if length.isdecimal() and not encoded else None
 
 
-def _known_version(part: Path, url: str) -> Version | None:
-    """What `part` holds the beginning of; None where that is unknown or cannot be relied on."""
+def _version(response: requests.Response) -> str | None:
+    """What `If-Range` accepts. A weak ETag promises equal meaning, not equal bytes (RFC 9110)."""
+    etag = response.headers.get("ETag", "")
+    return etag if etag.startswith('"') else response.headers.get("Last-Modified")
+
+
+def _known_version(part: Path, url: str) -> str | None:
+    """The version that `part` is the beginning of; None where it cannot be resumed."""
     try:
-        version = Version(**json.loads(_sidecar(part).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        known = json.loads(_sidecar(part).read_text(encoding="utf-8"))
+        return known["version"] if known["url"] == url else None
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-    known = version.validator is not None or version.bytes is not None
-    return version if known and version.url == url and part.is_file() else None
 
 
-def _check_room(part: Path, version: Version) -> None:
+def _check_room(part: Path, needed: int | None) -> None:
     free = shutil.disk_usage(part.parent).free + _size(part)  # the part is about to be replaced
-    if version.bytes is not None and version.bytes > free:
+    if needed is not None and needed > free:
         raise UserError(
-            f"{part.stem} needs {version.bytes / 1e9:.1f} GB, but {part.parent} has "
+            f"{part.stem} needs {needed / 1e9:.1f} GB, but {part.parent} has "
             f"{free / 1e9:.1f} GB free; make room or choose another folder"
         )
 
@@ -245,7 +229,7 @@ def _network_errors() -> Iterator[None]:
 
 
 def _innermost(error: BaseException) -> str:
-    """The system's own words: requests wraps them in the names of four layers."""
+    """The system's message: requests wraps it in four layers."""
     text = str(error)
     parts = re.findall(r"\[Errno[^\]]*\] ([^'\")]+)|(timed out|certificate verify failed)", text)
     said = [first or second for first, second in parts]
@@ -255,7 +239,7 @@ def _innermost(error: BaseException) -> str:
 def _gave_up(url: str, part: Path, broken: _Broken) -> str:
     host = url.split("/")[2]
     kept = f"; {_size(part)} bytes are kept" if _size(part) else ""
-    return f"cannot fetch {part.stem} from {host}: {broken}{kept}; run again to go on"
+    return f"cannot fetch {part.stem} from {host}: {broken}{kept}; run again to resume"
 
 
 def _sidecar(part: Path) -> Path:

@@ -1,18 +1,18 @@
-"""What is special about a setting, said on its field: `Annotated[Path, "help", Mark.LOCATION]`."""
+"""Marks of a setting, on its field: `Annotated[Path, "help", Mark.LOCATION]`."""
 
 import dataclasses
 import typing
 from enum import Flag, auto
 from typing import Any
 
-from micrograph.settings import as_plain
+from micrograph.settings import to_json
 
 
 class Mark(Flag):
     """How a setting differs from those that decide a result and may be published."""
 
     PRIVATE = auto()  # names something of its user's: left out of what is published
-    FREE_ON_RESUME = auto()  # does not change what is computed: a run may go on with another
+    FREE_ON_RESUME = auto()  # does not change what is computed: a resumed run may use another
     LENGTH = auto()  # bounds how long a run lasts: free on resume until the run has finished
     LOCATION = PRIVATE | FREE_ON_RESUME  # a path or URL; contents are compared by their hash
 
@@ -28,7 +28,7 @@ def marked(cls: type[Any], mark: Mark) -> frozenset[str]:
 def plain_without(config: Any, mark: Mark) -> dict[str, Any]:
     """The settings as JSON-able values, without the fields marked as `mark`."""
     left_out = marked(type(config), mark)
-    return {name: value for name, value in as_plain(config).items() if name not in left_out}
+    return {name: value for name, value in to_json(config).items() if name not in left_out}
 
 
 def _marks(hint: Any) -> Mark:

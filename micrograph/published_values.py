@@ -5,6 +5,7 @@ paper_b   "Addressing materials' microstructure diversity using transfer learnin
           and what its text alone gives. `note` says what the text at hand has lost (the headings of
           Tables 1 and 7, symbols of etchings); nothing is filled in.
 imagenet  top-1 on ImageNet of the weights that `--init imagenet` loads
+micronet  paper A, figure 2(a), as numbers in the README of its repository: accuracy of each encoder
 """
 
 from functools import cache
@@ -22,7 +23,7 @@ def read_published(name: str) -> pd.DataFrame:
     with (files("micrograph") / "published" / f"{name}.csv").open(encoding="utf-8") as stream:
         frame = pd.read_csv(stream, dtype=str, keep_default_na=False)
     scale = frame["unit"].map({"percent": 100}).fillna(1)
-    for column in ("value", "std", "epochs"):
+    for column in ("value", "std", "top1", "top5", "epochs"):
         if column in frame:
             frame[column] = pd.to_numeric(frame[column]) / (1 if column == "epochs" else scale)
     return frame

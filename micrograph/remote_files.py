@@ -3,28 +3,26 @@
 Archives are read in place. A store lists its files once; any process then reads them by entry.
 """
 
-import bz2
-import gzip
-import io
-import lzma
 import os
 import re
 import tarfile
 import threading
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
+from lzma import LZMAError
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, cast
 from zlib import error as ZlibError
 
 from micrograph.cli import UserError
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-# Above it a file is no micrograph: 20,000 x 20,000 pixels of 32 bits take 1.6 GB.
+# No micrograph is larger: 20,000 x 20,000 pixels of 32 bits take 1.6 GB.
 MAX_FILE_BYTES = 2 * 1024**3
 _REMOTE_READS = 8  # at a time: hides the latency of object stores
 
@@ -160,7 +158,7 @@ class _FolderStore:
         if (now.size, now.stamp) != (entry.size, entry.stamp) or len(data) != entry.size:
             raise UserError(
                 f"{path} changed while it was read ({entry.size} bytes when listed, {now.size} "
-                "now); wait until nothing writes there and run the same command again: it goes on"
+                "now); wait until nothing writes there and run the same command again: it resumes"
             )
         return data
 
@@ -219,7 +217,7 @@ class _RemoteStore:
         if now.stamp != entry.stamp or (entry.size is not None and len(data) != entry.size):
             raise UserError(
                 f"{self.url}/{entry.path} changed since it was listed ({entry.size} bytes then, "
-                f"{len(data)} now); run the same command again: it goes on"
+                f"{len(data)} now); run the same command again: it resumes"
             )
         return data
 
@@ -262,28 +260,31 @@ class _ZipStore:
                 ) from error
 
 
+_TAR_ERRORS = (tarfile.TarError, OSError, EOFError, ZlibError, LZMAError)
+
+
 class _TarStore:
     """A tar, compressed or not. Compressed ones are read forwards: entries come in that order."""
 
     def __init__(self, location: str) -> None:
         self.location = location
         self._lock = threading.Lock()
-        self._stream: IO[bytes] | None = None
+        self._open = ExitStack()  # stores live as long as their process needs them
+        self._stream: IO[bytes] | None = None  # decompressed
 
-    def __del__(self) -> None:  # stores live as long as their process needs them
-        if self._stream is not None:
-            self._stream.close()
+    def __del__(self) -> None:
+        self._open.close()
 
     def entries(self) -> list[Entry]:
         stamp = self._stamp()
         try:
-            with open_location(self.location) as raw, tarfile.open(fileobj=raw, mode="r:*") as tar:
+            with open_location(self.location) as raw, tarfile.open(fileobj=raw) as tar:
                 members = [info for info in tar if info.isreg()]
-                assert tar.fileobj is not None
-                tar.fileobj.seek(tar.offset)
-                if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                stream = cast(IO[bytes], tar.fileobj)
+                stream.seek(tar.offset)
+                if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                     raise tarfile.ReadError("it has no end, and is probably cut off")
-        except (tarfile.TarError, OSError, EOFError, ZlibError, lzma.LZMAError) as error:
+        except _TAR_ERRORS as error:
             raise UserError(f"cannot read {self.location}: {_reason(error)}") from error
         names = [info.name.removeprefix("./") for info in members]
         return [
@@ -296,10 +297,12 @@ class _TarStore:
         with self._lock:
             try:
                 if self._stream is None:
-                    self._stream = _decompressed(self.location)
+                    raw = self._open.enter_context(open_location(self.location))
+                    tar = self._open.enter_context(tarfile.open(fileobj=raw))  # noqa: SIM115
+                    self._stream = cast(IO[bytes], tar.fileobj)
                 self._stream.seek(entry.offset)
                 data = self._stream.read(entry.size or 0)
-            except (OSError, EOFError, ZlibError, lzma.LZMAError) as error:
+            except _TAR_ERRORS as error:
                 raise UserError(f"cannot read {self.location}: {_reason(error)}") from error
         if len(data) != entry.size or self._stamp() != entry.stamp:
             raise UserError(
@@ -314,35 +317,6 @@ class _TarStore:
             return ""
         entry = _local_entry(Path(self.location), "")
         return f"{entry.size}:{entry.stamp}"
-
-
-def _decompressed(location: str) -> IO[bytes]:
-    stream = open_location(location)
-    magic = stream.read(6)
-    stream.seek(0)
-    for start, decompressor in _DECOMPRESSORS.items():
-        if magic.startswith(start):
-            return decompressor(stream)
-    return stream
-
-
-class _Owned(io.BufferedReader):
-    """A decompressor that closes the file below it too."""
-
-    def __init__(self, decompressor: Any, below: IO[bytes]) -> None:
-        super().__init__(decompressor)
-        self._below = below
-
-    def close(self) -> None:
-        super().close()
-        self._below.close()
-
-
-_DECOMPRESSORS: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
-    b"\x1f\x8b": lambda raw: _Owned(gzip.GzipFile(fileobj=raw), raw),
-    b"BZh": lambda raw: _Owned(bz2.BZ2File(raw), raw),
-    b"\xfd7zXZ": lambda raw: _Owned(lzma.LZMAFile(raw), raw),  # noqa: SIM115 (closed by _Owned)
-}
 
 
 def natural_key(path: str) -> tuple[list[tuple[int, str]], str]:

@@ -88,12 +88,8 @@ def load_command(
         print("\nCOMMAND --help shows a command's settings")
         sys.exit()
     if name not in commands:
-        like = nearest(name, commands)
-        raise UserError(
-            (f"unknown command {name!r}" if name else "no command")
-            + (f"; nearest is {like!r}" if like else "")
-            + f" (one of {', '.join(commands)})"
-        )
+        unknown = f"unknown command {name!r}; {nearest_hint(name, commands)}"
+        raise UserError(unknown if name else f"no command; one of {', '.join(commands)}")
     return name, load_config(commands[name], rest, prog=f"{program_name()} {name}")
 
 
@@ -158,12 +154,12 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 def dump_config(config: Any) -> str:
     """The settings as YAML; `--config` reads them back to an equal config."""
-    return yaml.safe_dump(as_plain(config), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(to_json(config), sort_keys=False, allow_unicode=True)
 
 
-def as_plain(config: Any) -> dict[str, Any]:
+def to_json(config: Any) -> dict[str, Any]:
     """The settings as JSON-able values: paths become strings, tuples become lists."""
-    return {key: _plain(value) for key, value in dataclasses.asdict(config).items()}
+    return {key: _to_json(value) for key, value in dataclasses.asdict(config).items()}
 
 
 def _project_recipes() -> list[str]:
@@ -181,10 +177,25 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
-def _plain(value: Any) -> Any:
+def nearest_hint(name: str, known: Iterable[str]) -> str:
+    """The end of an error about an unknown name: the nearest one, or all if none is close."""
+    like = nearest(name, known)
+    return f"nearest is {like!r}" if like else f"known are {', '.join(known) or 'none'}"
+
+
+def check_keys(where: str, content: Any, known: Iterable[str]) -> None:
+    """Raise `UserError` if `content`, read from `where`, is not a mapping of `known` keys."""
+    if not isinstance(content, Mapping):
+        raise UserError(f"{where} must map names to values, not {content!r}")
+    for key in content:
+        if key not in known:
+            raise UserError(f"{where}: unknown key {key!r}; {nearest_hint(str(key), known)}")
+
+
+def _to_json(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+    return [_to_json(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _as_dataclass(cls: type[Any]) -> Any:

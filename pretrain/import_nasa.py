@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 
 from micrograph.cli import UserError, console, program, warn
 from micrograph.download import download
-from micrograph.settings import Positional, load_config, nearest
+from micrograph.settings import Positional, load_config, nearest_hint
 from pretrain.cards.archs import ARCHS, find_arch
 from pretrain.cards.encoder_card import CARD_NAME, ENCODER_NAME, Card, write_card
 from pretrain.export.publishing import publish
@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             card = import_file(_local_file(file, Path(scratch)), out)
         console.print(f"{out}: published top-1 {card.metrics['top1']:.2%}", markup=False)
         if config.registry:
-            # Two of paper A's are at chance level; they are published as what they are, and marked.
+            # Two of paper A's are at chance level; they are published and marked.
             print(publish(out, named.tag, config.registry, not_converged=True))
         else:
             print(out)
@@ -107,14 +107,12 @@ def parse_file_name(name: str) -> NasaFile:
     match = _NAME.fullmatch(name)
     if match is None:
         raise UserError(
-            f"{name!r} is no name of a file that NASA published; such a name is "
+            f"{name!r} is not the name of a file that NASA published; such a name is "
             "ENCODER_pretrained_microscopynet_v1.0.pth.tar, or with imagenet-microscopynet"
         )
     arch = _ENCODERS.get(match["encoder"], match["encoder"])
     if arch not in ARCHS:
-        like = nearest(arch, ARCHS)
-        hint = f"; nearest is {like!r}" if like else ""
-        raise UserError(f"{name}: unknown encoder {arch!r}{hint}")
+        raise UserError(f"{name}: unknown encoder {arch!r}; {nearest_hint(arch, ARCHS)}")
     return NasaFile(arch, _INITS[match["kind"]], match["version"])
 
 
@@ -126,7 +124,7 @@ def import_file(path: Path, out: Path) -> Card:
     named = parse_file_name(path.name)
     model = _published(named, path.name)
     if out.exists() and not (out / CARD_NAME).exists():
-        raise UserError(f"{out} exists and is no export; choose another --out")
+        raise UserError(f"{out} exists and is not an export; choose another --out")
     encoder = bare_encoder(named.arch)
     load_strictly(encoder, _without_head(_read(path), set(encoder.state_dict())), str(path))
     partial = out.with_name(out.name + ".partial")
@@ -178,8 +176,8 @@ def _read(path: Path) -> StateDict:
     except (UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
         # torch's message advises to load it without this check, which runs the code in it.
         raise UserError(
-            f"{path} is no file of tensors alone: it is damaged, or holds code that loading would "
-            "run; download it again from NASA"
+            f"{path} holds more than tensors: it is damaged, or has code that loading would run; "
+            "download it again from NASA"
         ) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]

@@ -2,9 +2,9 @@
 
 python -m pretrain.publish RUN_DIR --tag TAG --registry URL
 
-URL: a folder, s3://bucket/path, what else fsspec knows, or hf://ORGANISATION. Any number of jobs
-may publish at once. A pre-training's best epoch is exported first; an export, or the folder of a
-finished segmenter, is copied. Equal content is published once: the answer is its version.
+URL: a folder, s3://bucket/path, another URL that fsspec knows, or hf://ORGANISATION. Any number of
+jobs may publish at once. A pre-training's best epoch is exported first; an export, or the folder of
+a finished segmenter, is copied. Equal content is published once: the answer is its version.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class PublishConfig:
     tag: Annotated[str, "of a-z, 0-9, _, -: the name is ARCH.TAG, for a segmenter DECODER-ARCH.TAG"]
     registry: Annotated[
         str | None,
-        f"a folder, s3://…, what fsspec knows, or hf://ORGANISATION [${REGISTRY_VARIABLE}]",
+        f"a folder, s3://… or another URL, or hf://ORGANISATION [${REGISTRY_VARIABLE}]",
     ] = None
     not_converged: Annotated[
         bool, "publish even a training that failed; its card and every list say so"

@@ -12,13 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import requests
 from pooch.downloaders import doi_to_repository
 from rich.console import Console
 from rich.table import Table
 
+from micrograph.atomic import write_atomically
 from micrograph.cli import UserError, console, program, progress, progress_bar, warn
 from micrograph.download import TIMEOUT, download
 from micrograph.settings import Positional, load_config
@@ -30,17 +31,12 @@ RECORD_NAME = "FETCHED.json"  # beside the files: their URLs and checksums
 MB = 1e6
 
 
-@dataclass(frozen=True, slots=True)
-class Sums:
+class Sums(NamedTuple):
     """Size and checksums of a file on disk."""
 
     bytes: int
     sha256: str
     md5: str
-
-    def matches(self, checksum: str) -> bool:
-        """Whether `checksum` (`sha256:…` or `md5:…`) is one of these."""
-        return checksum in (f"sha256:{self.sha256}", f"md5:{self.md5}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +95,7 @@ def fetch(dataset: Dataset, folder: Path) -> Path:
     for file in files:
         path = target / file.name
         sums = _check_present(path, file, record) if path.exists() else _fetch_file(path, file)
-        record[file.name] = {"url": file.url, "published": file.checksum} | _as_record(sums)
+        record[file.name] = _entry(file, sums)
         _write_record(target, dataset, record)
         if dataset.unpack and path.suffix.lower() == ".zip":
             _unpack_flat(path)
@@ -127,6 +123,7 @@ def _fetch_file(path: Path, file: RemoteFile) -> Sums:
             total = total or file.bytes
             bar.update(task, completed=have / MB, total=total / MB if total else None)
 
+        assert file.url is not None
         download(file.url, path, check, report)
     if not file.checksum:
         console.print(
@@ -151,9 +148,10 @@ def _check_present(path: Path, file: RemoteFile, record: Mapping[str, Mapping[st
 
 def _difference(sums: Sums, file: RemoteFile) -> str | None:
     """How a file differs from its record, or None."""
-    if file.checksum and not sums.matches(file.checksum):
+    if file.checksum:
         kind, wanted = file.checksum.split(":")
-        return f"{kind} {getattr(sums, kind)} where its record says {wanted}"
+        if (found := getattr(sums, kind)) != wanted:
+            return f"{kind} {found} where its record says {wanted}"
     if file.bytes is not None and sums.bytes != file.bytes:
         return f"{sums.bytes} bytes where its record says {file.bytes}"
     return None
@@ -212,8 +210,8 @@ def _collected_by_hand(dataset: Dataset, target: Path) -> Path:
     record = _read_record(target)
     for path in progress(found, f"reading {target}"):
         name = path.relative_to(target).as_posix()
-        sums = _check_present(path, RemoteFile(url=dataset.page or "", name=name), record)
-        record[name] = {"url": None, "published": None} | _as_record(sums)
+        file = RemoteFile(url=None, name=name)
+        record[name] = _entry(file, _check_present(path, file, record))
     _write_record(target, dataset, record)
     return target
 
@@ -268,16 +266,14 @@ def _write_record(target: Path, dataset: Dataset, record: Mapping[str, Mapping[s
         "restriction": dataset.restriction,
         "files": dict(record),
     }
-    path = target / RECORD_NAME
-    new = path.with_name(
-        f".{RECORD_NAME}.new"
-    )  # atomic: a killed run leaves the old or the new record
-    new.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    new.replace(path)
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(target / RECORD_NAME, text.encode())
 
 
-def _as_record(sums: Sums) -> dict[str, Any]:
-    return {"bytes": sums.bytes, "sha256": sums.sha256}
+def _entry(file: RemoteFile, sums: Sums) -> dict[str, Any]:
+    """What the record says of a file."""
+    own = {"bytes": sums.bytes, "sha256": sums.sha256}
+    return {"url": file.url, "published": file.checksum} | own
 
 
 def _print_table(datasets: Iterable[Dataset]) -> None:

@@ -17,8 +17,16 @@ from rich.text import Text
 from micrograph.cli import program
 from micrograph.settings import Positional, load_config
 from shards.format.read_tables import printable
-from shards.format.schema import read_manifest
-from shards.report.set_stats import ClassStats, SetStats, _facts, human_bytes, readable, set_stats
+from shards.format.schema import SPLITS, read_manifest
+from shards.report.set_stats import (
+    ClassStats,
+    Range,
+    SetStats,
+    human_bytes,
+    numbers,
+    readable,
+    set_stats,
+)
 
 _PIPE_WIDTH = 160  # columns of a table where there is no terminal
 
@@ -67,6 +75,26 @@ def _tables(stats: SetStats) -> Iterator[Table]:
     rows = [(readable(name), count) for name, count in stats.rejected.items()]
     rows.append(("all", sum(stats.rejected.values())))
     yield _table("rejected", ("reason", "<files"), rows)
+
+
+def _facts(stats: SetStats) -> Iterator[tuple[str, str]]:
+    if stats.name:
+        yield "corpus", stats.name
+    for split in SPLITS:
+        size, shards = human_bytes(stats.bytes[split]), stats.shards[split]
+        yield split, f"{stats.splits[split]} images, {size} in {shards} tar{'s'[: shards != 1]}"
+    if stats.left_out:
+        yield "left out", f"{stats.left_out} images that overlap training and validation images"
+    if stats.coloured is not None:
+        yield "colour", f"{stats.grey} grey, {stats.coloured} coloured"
+    for side in ("height", "width"):
+        size_range: Range = getattr(stats, side)
+        low, middle, high = size_range.min, size_range.median, size_range.max
+        yield side, f"{low} to {high} pixels, median {middle}"
+    yield "mean", f"measured {numbers(stats.pixel_mean)}; used {numbers(stats.mean)}"
+    yield "deviation", f"measured {numbers(stats.pixel_std)}; used {numbers(stats.std)}"
+    yield "made by", stats.tool
+    yield "hash", stats.corpus_hash
 
 
 def _class_row(row: ClassStats) -> tuple[object, ...]:

@@ -27,7 +27,7 @@ class VerifyConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.decode <= 1:
-            raise ValueError(f"decode must lie between 0 and 1, not {self.decode}")
+            raise ValueError(f"decode must be between 0 and 1, not {self.decode}")
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"workers must be at least 1, not {self.workers}")
 

@@ -99,12 +99,12 @@ def read_data(run_dir: Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON whole or not at all; nan, which JSON lacks, becomes null."""
-    write_atomically(path, (json.dumps(_plain(content), indent=1) + "\n").encode())
+    write_atomically(path, (json.dumps(_to_json(content), indent=1) + "\n").encode())
 
 
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _plain(part) for key, part in value.items()}
+        return {key: _to_json(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
+        return [_to_json(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -12,7 +12,7 @@ import pandas as pd
 from downstream.runs.run_folder import RunPaths
 from micrograph.cli import UserError
 from micrograph.report_tables import named_rows
-from micrograph.settings import as_plain, build_config, read_recipe
+from micrograph.settings import build_config, read_recipe, to_json
 
 Config = TypeVar("Config")
 Labels = Annotated[tuple[str, ...], "INIT=NAME ...: short names, runs/real/export=micrographs"]
@@ -75,7 +75,7 @@ def mixed_settings(
     """Settings, other than the `varied` ones, in which runs of one group (`by` row) differ."""
     mixed: dict[str, set[str]] = {}
     groups = pd.Series([str(by(run)) for run in named_rows(runs)])
-    settings = pd.DataFrame([as_plain(config) for config in runs.config], dtype=object)
+    settings = pd.DataFrame([to_json(config) for config in runs.config], dtype=object)
     for _, group in settings.drop(columns=list(varied)).map(str).groupby(groups):
         for name in group.columns[group.nunique() > 1]:
             mixed.setdefault(str(name), set()).update(group[name])

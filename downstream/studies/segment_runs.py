@@ -13,7 +13,7 @@ from downstream.studies.runs import check_labels, init_label, mixed_settings, re
 from micrograph.field_marks import Mark, marked, plain_without
 from micrograph.intervals import NAN
 from micrograph.published_values import read_published
-from micrograph.settings import as_plain
+from micrograph.settings import to_json
 
 # Training and test folders -> paper A's experiment, as configs/downstream has them.
 _EXPERIMENTS = {
@@ -46,8 +46,8 @@ def read_runs(root: Path, labels: Mapping[str, str] | None = None) -> pd.DataFra
 
 def shared_settings(runs: pd.DataFrame) -> dict[str, Any]:
     """The settings in which all runs agree and differ from the default: their budget."""
-    first, *others = (as_plain(config) for config in runs.config)
-    defaults = as_plain(SegmentConfig(data=runs.config.iloc[0].data))
+    first, *others = (to_json(config) for config in runs.config)
+    defaults = to_json(SegmentConfig(data=runs.config.iloc[0].data))
     return {
         name: value
         for name, value in first.items()

@@ -1,1 +1,1 @@
-"""Where each task of a grid stands."""
+"""The state of each task of a grid."""

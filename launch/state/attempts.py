@@ -1,6 +1,6 @@
 """The last start of each task: who ran it, how it ended, and why it failed.
 
-A record lies in `_launch/attempts/NAME.json`. `accelerate launch` exits 1 for every error of its
+A record is in `_launch/attempts/NAME.json`. `accelerate launch` exits 1 for every error of its
 trainer, so a status.json that is newer than the start decides, not the exit code.
 """
 
@@ -132,7 +132,7 @@ def read_task_status(task: Task) -> Status | None:
 
 
 def is_finished(task: Task, status: Status | None) -> bool:
-    """Whether the program has done everything it was asked to do."""
+    """Whether the program has completed its work."""
     result = find_program(task.program).result_name
     if result is not None:
         return (task.folder / result).is_file()

@@ -1,1 +1,1 @@
-"""A grid file becomes a list of tasks."""
+"""Turn a grid file into a list of tasks."""

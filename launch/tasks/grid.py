@@ -24,7 +24,7 @@ from launch.tasks.programs import check_settings, find_program
 from launch.tasks.resources import Resources, SlurmSettings, check_time
 from launch.tasks.task_list import Grid, Point, Task, fill_in, read_frozen
 from micrograph.cli import UserError
-from micrograph.settings import build_config, nearest, read_recipe
+from micrograph.settings import build_config, check_keys, nearest_hint, read_recipe
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _NAME_LENGTH = 120  # names files and folders, with a suffix; file systems allow 255 bytes
@@ -58,7 +58,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _build(content: dict[str, Any], path: Path) -> Grid:
-    _check_keys("grid", content, _KEYS)
+    check_keys("grid", content, _KEYS)
     if "program" not in content or "axes" not in content:
         raise UserError("a grid needs at least `program` and `axes`")
     name = str(content.get("name") or path.stem)
@@ -118,7 +118,7 @@ def _points(axes: Mapping[str, Mapping[str, Any]], content: dict[str, Any]) -> l
             raise UserError(f"exclude {_format(match)} matches no task")
         points = kept
     for point in _entries(content, "include"):
-        _check_keys("include", point, axes)
+        check_keys("include", point, axes)
         missing = [key for key in axes if key not in point]
         if missing:
             raise UserError(f"include {_format(point)} lacks {', '.join(missing)}")
@@ -137,21 +137,20 @@ def _entries(content: dict[str, Any], key: str) -> list[Any]:
 
 def _check_overrides(content: dict[str, Any], axes: Iterable[str], points: Sequence[Point]) -> None:
     for override in _entries(content, "overrides"):
-        _check_keys("override", override, ("match", "settings", "resources"))
+        check_keys("override", override, ("match", "settings", "resources"))
         match = _mapping(override, "match")
-        _check_keys("match", match, axes)
+        check_keys("match", match, axes)
         if not any(_matches_point(point, match) for point in points):
             raise UserError(f"override {_format(match)} matches no task")
 
 
 def _check_match(where: str, match: Any, axes: Mapping[str, Mapping[str, Any]]) -> None:
-    _check_keys(where, match, axes)
+    check_keys(where, match, axes)
     for axis, wanted in match.items():
         for label in wanted if isinstance(wanted, list) else [wanted]:
             if _format(label) not in axes[axis]:
-                like = nearest(_format(label), axes[axis])
-                hint = f"; nearest is {like!r}" if like else ""
-                raise UserError(f"{where}: axis {axis!r} has no {label!r}{hint}")
+                hint = nearest_hint(_format(label), axes[axis])
+                raise UserError(f"{where}: axis {axis!r} has no {label!r}; {hint}")
 
 
 def _matches_point(point: Point, match: Mapping[str, Any]) -> bool:
@@ -248,16 +247,6 @@ def _mapping(content: Mapping[str, Any], key: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{key} must map names to values, not {value!r}")
     return value
-
-
-def _check_keys(where: str, content: Any, known: Iterable[str]) -> None:
-    if not isinstance(content, Mapping):
-        raise UserError(f"{where} must map names to values, not {content!r}")
-    for key in content:
-        if key not in known:
-            like = nearest(str(key), known)
-            hint = f"nearest is {like!r}" if like else f"there are {', '.join(known)}"
-            raise UserError(f"{where} has an unknown key {key!r}; {hint}")
 
 
 def _format(value: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from micrograph.cli import UserError
 from micrograph.remote_files import is_url
-from micrograph.settings import build_config, find_recipe, nearest
+from micrograph.settings import build_config, find_recipe, nearest_hint
 from pretrain.network.init import resolve_init
 
 Launcher = Literal["accelerate", "python"]
@@ -50,12 +50,9 @@ PROGRAMS: dict[str, Program] = {
 
 def find_program(name: str) -> Program:
     """Look up a program. Raises `UserError` naming the nearest one."""
-    try:
-        return PROGRAMS[name]
-    except KeyError:
-        like = nearest(name, PROGRAMS)
-        hint = f"nearest is {like!r}" if like else f"there are {', '.join(PROGRAMS)}"
-        raise UserError(f"unknown program {name!r}; {hint}") from None
+    if name not in PROGRAMS:
+        raise UserError(f"unknown program {name!r}; {nearest_hint(name, PROGRAMS)}")
+    return PROGRAMS[name]
 
 
 def check_settings(program: Program, values: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from launch.tasks.programs import command_flags
 from launch.tasks.resources import Resources, SlurmSettings
 from micrograph.atomic import write_atomically
 from micrograph.cli import UserError
-from micrograph.settings import as_plain, build_config, read_recipe
+from micrograph.settings import build_config, read_recipe, to_json
 from shards.format.schema import read_versioned
 
 SCHEMA_VERSION = 1
@@ -91,7 +91,7 @@ def fill_in(command: str, task: Task) -> str:
 
 def task_record(task: Task) -> dict[str, Any]:
     """A task and its command line as JSON values."""
-    return as_plain(task) | {"command": list(task.command)}
+    return to_json(task) | {"command": list(task.command)}
 
 
 def freeze(grid: Grid, path: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from micrograph.cli import UserError
-from micrograph.settings import nearest
+from micrograph.settings import nearest_hint
 from pretrain.cards.archs import find_arch
 
 HUB_TAG = "micrograph-pretrain"  # marks our entries among an organisation's models
@@ -50,7 +50,7 @@ def parse_name(text: str) -> EntryName:
     match = _NAME.fullmatch(text)
     if match is None or ".." in text or not _is_hub_safe(text) or len(text) > _MAX_LENGTH:
         raise UserError(
-            f"{text!r} is no name in a registry; one is ARCH.TAG or ARCH.TAG@VERSION, as in "
+            f"{text!r} is not a name in a registry; one is ARCH.TAG or ARCH.TAG@VERSION, as in "
             "efficientnet-b4.micronet@1; a tag is of a-z, 0-9, _ and single -"
         )
     version = match["version"]
@@ -87,10 +87,8 @@ def new_name(arch: str, tag: str, decoder: str = "") -> EntryName:
 
 def unknown_name(name: EntryName, known: Iterable[str], registry: str) -> UserError:
     """The error for a name that is not in the registry."""
-    like = nearest(name.folder, known)
-    hint = f"nearest is {like!r}" if like else "none is near"
     return UserError(
-        f"no {str(name)!r} in {registry}; {hint}; "
+        f"no {str(name)!r} in {registry}; {nearest_hint(name.folder, known)}; "
         f"all: python -m pretrain.registry list --registry {registry}"
     )
 

@@ -1,1 +1,1 @@
-"""A finished run becomes an encoder that others can load."""
+"""Export a finished run as an encoder that others can load."""

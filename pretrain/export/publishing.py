@@ -1,4 +1,4 @@
-"""Publish a run: collect what others may read, and add it to a registry."""
+"""Publish a run: collect the files to publish and add them to a registry."""
 
 import shutil
 import tempfile
@@ -64,7 +64,7 @@ def publish(
         store = open_registry(registry, public=public)
         store.check_visibility(name)
         same = find_equal(store, manifest, card, name)
-        done = "is there already" if same else "published"
+        done = "already published" if same else "published"
         name = same or name.at(store.add(folder, manifest, name))
         console.print(f"{done} in {registry}; use it by its name:", markup=False)
         return name
@@ -139,11 +139,8 @@ def _check(card: AnyCard, name: EntryName, *, not_converged: bool, public: bool)
 
 def _failure(card: AnyCard) -> str:
     if isinstance(card, SegmenterCard):
-        return (
-            f"collapsed: {card.collapse}; train again (a lower --lr, more steps), or publish it as "
-            "what it is with --not-converged"
-        )
-    return (
-        "did not converge: it is at chance level or predicts one class; train again (a lower "
-        "--lr), or publish it as what it is with --not-converged"
-    )
+        problem, advice = f"collapsed: {card.collapse}", "a lower --lr, more steps"
+    else:
+        problem = "did not converge: it is at chance level or predicts one class"
+        advice = "a lower --lr"
+    return f"{problem}; train again ({advice}), or publish it with --not-converged"

@@ -4,20 +4,16 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.progress import TransferSpeedColumn as SpeedColumn
-
 from micrograph.cache import default_cache
-from micrograph.cli import UserError, console, warn
+from micrograph.cli import UserError, console, progress_bar, warn
 from micrograph.download import download, part_of
 from micrograph.locks import lock_folder
 from micrograph.remote_files import filesystem, is_url
@@ -31,6 +27,7 @@ from shards.format.schema import (
 )
 
 MARKS_NAME = "staged.json"  # name -> SHA-256, size and time of each file when it was checked
+MB = 1_000_000
 _FILES_AT_ONCE = 8  # hides the latency of object stores
 
 
@@ -149,8 +146,18 @@ def _check_room(folder: Path, files: Sequence[_File]) -> None:
 
 def _fetch_all(url: str, folder: Path, files: Sequence[_File]) -> None:
     """Download files in parallel; a failure stops all, and what was downloaded is kept."""
-    stop = threading.Event()
-    with _byte_bar(url, folder, files) as advance, ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+    total, started = sum(file.bytes for file in files), time.monotonic()
+    console.print(
+        f"staging {url}: {len(files)} files, {total / 1e9:.2f} GB, to {folder}", markup=False
+    )
+    stop, have = threading.Event(), dict.fromkeys((file.name for file in files), 0)
+    with progress_bar() as bar, ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+        task = bar.add_task("staging, MB", total=total // MB, note="")
+
+        def advance(name: str, count: int) -> None:
+            have[name] = count  # each thread its own key
+            bar.update(task, completed=sum(have.values()) // MB)
+
         jobs = [pool.submit(_fetch_whole, url, folder, file, advance, stop) for file in files]
         try:
             for job in as_completed(jobs):
@@ -159,6 +166,7 @@ def _fetch_all(url: str, folder: Path, files: Sequence[_File]) -> None:
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
+    console.print(f"staged in {time.monotonic() - started:.0f} s", markup=False)
 
 
 def _fetch_whole(
@@ -179,35 +187,3 @@ def _fetch_whole(
         advance(file.name, have)
 
     download(f"{url}/{file.name}", folder / file.name, check, report)
-
-
-@contextmanager
-def _byte_bar(
-    url: str, folder: Path, files: Sequence[_File]
-) -> Iterator[Callable[[str, int], None]]:
-    """A bar with bytes, speed and time left; without a terminal, a line at start and end."""
-    total = sum(file.bytes for file in files)
-    have: dict[str, int] = {}
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        SpeedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    console.print(
-        f"staging {url}: {len(files)} files, {total / 1e9:.2f} GB, to {folder}", markup=False
-    )
-    started = time.monotonic()
-    with bar:
-        task = bar.add_task("staging", total=total)
-
-        def advance(name: str, count: int) -> None:
-            have[name] = count  # each thread its own key
-            bar.update(task, completed=sum(list(have.values())))
-
-        yield advance
-    console.print(f"staged in {time.monotonic() - started:.0f} s", markup=False)

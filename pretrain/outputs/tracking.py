@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from micrograph.cli import UserError, console
-from micrograph.settings import as_plain
+from micrograph.settings import to_json
 from pretrain.config import TrainConfig
 from pretrain.outputs.run_folder import read_best_metadata
 from pretrain.runs.metrics_log import Confusion, MetricsLog, Record
@@ -103,7 +103,7 @@ def _start_wandb(folder: Path, config: TrainConfig, manifest: Manifest) -> Any:
         id=id_file.read_text(encoding="ascii"),
         resume="allow",  # a requeued run goes on in its own curve
         dir=folder,
-        config={**as_plain(config), "corpus": _describe_corpus(manifest)},
+        config={**to_json(config), "corpus": _describe_corpus(manifest)},
     )
     # Not wandb's own count, as a killed run trains its last epoch again; nor the epoch, to which
     # a roll-back returns: a curve would run backwards.

@@ -1,4 +1,4 @@
-"""What a registry holds, and whether it is still what was published.
+"""List, show, fetch, check and compare the entries of a registry.
 
 python -m pretrain.registry list|show|pull|verify|diff [NAME ...] [--registry URL]
 python -m pretrain.registry site [URL] [--out FILE]
@@ -146,8 +146,8 @@ def verify(config: VerifyConfig) -> None:
         except UserError as error:
             faults.append(str(error))
     if faults:
-        raise UserError(f"{len(faults)} of {len(names)} are not right: {'; '.join(faults)}")
-    console.print(f"{len(names)} entries, every byte as it was published")
+        raise UserError(f"{len(faults)} of {len(names)} are damaged: {'; '.join(faults)}")
+    console.print(f"{len(names)} entries, every byte is as published")
 
 
 def diff(config: DiffConfig) -> None:

@@ -1,11 +1,8 @@
-"""The models of paper A that NASA published, with their accuracies (micronet_accuracy.csv).
+"""The models of paper A that NASA published, with their accuracies. Imports no torch."""
 
-Imports no torch.
-"""
-
-import csv
 from dataclasses import dataclass
-from importlib.resources import files
+
+from micrograph.published_values import read_published
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,16 +18,6 @@ class MicroNetModel:
 
 
 def micronet_models() -> tuple[MicroNetModel, ...]:
-    """All of them: paper A, figure 2(a), as numbers in the README of its repository."""
-    text = (files("pretrain") / "registry" / "micronet_accuracy.csv").read_text(encoding="utf-8")
-    return tuple(
-        MicroNetModel(
-            arch=row["arch"],
-            init=row["init"],
-            version=row["version"],
-            top1=float(row["top1_percent"]) / 100,
-            top5=float(row["top5_percent"]) / 100,
-            source=row["source"],
-        )
-        for row in csv.DictReader(text.splitlines())
-    )
+    """All of them, in print order."""
+    rows = read_published("micronet").drop(columns="unit").to_dict("records")
+    return tuple(MicroNetModel(**{str(key): value for key, value in row.items()}) for row in rows)

@@ -1,4 +1,4 @@
-"""What of a segmenter's folder is published: network, card, calibration; no image, no file name.
+"""Publish a segmenter's network, card and calibration, but no image and no file name.
 
 Imports no torch.
 """
@@ -27,7 +27,7 @@ _IMAGES = "ood_scores"  # in calibration.json, by the images' names
 
 
 def is_segmenter(folder: Path) -> bool:
-    """Whether this is a segmenter's folder, finished or not, and no encoder's."""
+    """Whether this is a segmenter's folder, finished or not."""
     if (folder / CARD_NAME).is_file():
         return (folder / SEGMENTER_NAME).is_file()
     return (folder / DATA_NAME).is_file()

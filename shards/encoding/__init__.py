@@ -1,1 +1,1 @@
-"""Every image is read, cleaned and encoded once, into a spool."""
+"""Read, clean and encode every image once, into a spool."""

@@ -110,11 +110,11 @@ class WriteConfig:
             raise ValueError(f"val_per_class must not be negative, but is {self.val_per_class}")
         for name in ("max_val_share", "val_share"):
             if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
+                raise ValueError(f"{name} must be between 0 and 1, not {getattr(self, name)}")
         if self.split_overlaps and self.split not in ("per_class", "share"):
             raise ValueError(f"split_overlaps goes with per_class or share, not {self.split}")
         if self.folds < 2 or not 0 <= self.fold < self.folds:
-            raise ValueError(f"fold must lie in 0 to {self.folds - 1}, not {self.fold}")
+            raise ValueError(f"fold must be in 0 to {self.folds - 1}, not {self.fold}")
         if self.shard_samples < 1 or (self.workers is not None and self.workers < 1):
             raise ValueError("shard_samples and workers must be at least 1")
 

@@ -1,6 +1,5 @@
 """Read the tables beside the tars row by row: samples, pairs of near-duplicates, rejects."""
 
-import csv
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -8,14 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.format.schema import (
-    OVERLAP_COLUMNS,
-    OVERLAPS_NAME,
-    REJECTS_NAME,
-    SAMPLE_COLUMNS,
-    SAMPLES_NAME,
-    Rejected,
-)
+from micrograph.cli import UserError
+from shards.format.schema import OVERLAPS_NAME, REJECTS_NAME, SAMPLES_NAME, Rejected, read_rows
 
 _UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"  # controls, half pairs
@@ -72,7 +65,7 @@ def read_tables(folder: Path) -> Tables:
 
 def read_samples(folder: Path) -> Iterator[Sample]:
     """The rows of samples.csv, in source order."""
-    for row in _rows(folder / SAMPLES_NAME, SAMPLE_COLUMNS):
+    for row in _rows(folder / SAMPLES_NAME):
         with suppress(ValueError):
             yield Sample(
                 key=row["key"],
@@ -104,7 +97,7 @@ def printable(name: object) -> str:
 
 def _pairs(folder: Path) -> Iterator[Pair]:
     numbers = ("x", "y", "scale", "rotation", "overlap_fraction")
-    for row in _rows(folder / OVERLAPS_NAME, OVERLAP_COLUMNS):
+    for row in _rows(folder / OVERLAPS_NAME):
         with suppress(ValueError):
             yield Pair(row["first"], row["second"], *(float(row[column]) for column in numbers))
 
@@ -119,18 +112,10 @@ def _rejects(folder: Path) -> Iterator[Rejected]:
                 yield Rejected(**json.loads(line))
 
 
-def _rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
-        reader = csv.reader(stream)
-        with suppress(csv.Error):
-            header = next(reader, [])
-            if set(columns) - set(header):
-                return
-            for row in reader:
-                if len(row) == len(header):
-                    yield dict(zip(header, row, strict=True))
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    """The whole rows; none of a table that is missing or damaged."""
+    with suppress(UserError):
+        yield from (row for row in read_rows(path) if None not in row and None not in row.values())
 
 
 def _bar(text: str) -> tuple[str, int, int] | None:

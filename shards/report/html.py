@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
+from micrograph.templates import render_template
 from shards.format.read_tables import printable
 from shards.report.set_stats import numbers, readable
 from shards.report.thumbnails import Picture
@@ -64,25 +62,15 @@ class Section:
 
 def render(context: Mapping[str, Any]) -> str:
     """The whole page."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        finalize=lambda value: (
-            printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-        ),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
+    filters = {
         "amount": amount,
         "number": number,
         "numbers": numbers,
         "option_value": _option_value,
         "readable": readable,
     }
-    return environment.get_template("report.html.jinja").render(context)
+    template = Path(__file__).with_name("report.html.jinja")
+    return render_template(template, filters, printable, **context)
 
 
 def number(count: int) -> str:

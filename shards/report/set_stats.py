@@ -152,23 +152,3 @@ def _range(values: npt.NDArray[np.uint32]) -> Range:
     if not len(values):
         return Range(min=0, median=0, max=0)
     return Range(min=int(values.min()), median=_median(values), max=int(values.max()))
-
-
-def _facts(stats: SetStats) -> Iterator[tuple[str, str]]:
-    if stats.name:
-        yield "corpus", stats.name
-    for split in SPLITS:
-        size, shards = human_bytes(stats.bytes[split]), stats.shards[split]
-        yield split, f"{stats.splits[split]} images, {size} in {shards} tar{'s'[: shards != 1]}"
-    if stats.left_out:
-        yield "left out", f"{stats.left_out} images that overlap training and validation images"
-    if stats.coloured is not None:
-        yield "colour", f"{stats.grey} grey, {stats.coloured} coloured"
-    for side in ("height", "width"):
-        size_range: Range = getattr(stats, side)
-        low, middle, high = size_range.min, size_range.median, size_range.max
-        yield side, f"{low} to {high} pixels, median {middle}"
-    yield "mean", f"measured {numbers(stats.pixel_mean)}; used {numbers(stats.mean)}"
-    yield "deviation", f"measured {numbers(stats.pixel_std)}; used {numbers(stats.std)}"
-    yield "made by", stats.tool
-    yield "hash", stats.corpus_hash

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from micrograph.cli import UserError
-from micrograph.settings import find_recipe, nearest, read_recipe
+from micrograph.settings import build_config, find_recipe, nearest_hint, read_recipe
 
 TABLE = Path("configs/corpora/datasets.yaml")
 
@@ -19,7 +19,7 @@ _DIGESTS = {"sha256": 64, "md5": 32}  # hexadecimal digits
 class RemoteFile:
     """One file of a dataset. `checksum` is `sha256:…` or `md5:…` as its record publishes it."""
 
-    url: str
+    url: str | None  # None: downloaded by hand
     name: str
     checksum: str | None = None
     bytes: int | None = None
@@ -47,18 +47,8 @@ class Dataset:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"name must be of a-z, 0-9, _ and -, not {self.name!r}")
-        for key in ("title", "citation", "note"):
-            if not isinstance(getattr(self, key), str):
-                raise ValueError(f"{key} must be text, not {getattr(self, key)!r}")
-        for key in ("doi", "landing", "licence", "restriction", "size"):
-            if not isinstance(getattr(self, key), str | None):
-                raise ValueError(f"{key} must be text or null, not {getattr(self, key)!r}")
-        if not isinstance(self.confirmed, bool):
-            raise ValueError(f"confirmed must be true or false, not {self.confirmed!r}")
         if not self.confirmed and not self.note:
             raise ValueError("a dataset that is not confirmed needs a note that says why")
-        if self.unpack not in (None, "flat"):
-            raise ValueError(f"unpack must be flat or null, not {self.unpack!r}")
         if self.page is None:
             raise ValueError("needs a doi or a landing page")
         if self.files == "record" and self.doi is None:
@@ -83,8 +73,7 @@ def read_table(path: Path) -> dict[str, Dataset]:
 def find_dataset(table: Mapping[str, Dataset], name: str) -> Dataset:
     """The dataset of that name; raises `UserError` with the nearest one."""
     if name not in table:
-        near = nearest(name, table)
-        hint = f"nearest is {near!r}" if near else "none is near"
+        hint = nearest_hint(name, table)
         raise UserError(f"unknown dataset {name!r}; {hint}. All: python -m shards.fetch")
     return table[name]
 
@@ -92,38 +81,32 @@ def find_dataset(table: Mapping[str, Dataset], name: str) -> Dataset:
 def _dataset(path: Path, name: str, entry: Any) -> Dataset:
     try:
         if not isinstance(entry, dict):
-            raise TypeError("must map keys to values")
+            raise UserError("must map keys to values")
         files = entry.get("files") or ()
         if files != "record":
             if not isinstance(files, list | tuple):
-                raise TypeError(f"files must be a list or the word record, not {files!r}")
-            files = tuple(_file(file) for file in files)
+                raise UserError(f"files must be a list or the word record, not {files!r}")
+            files = tuple(map(_file, files))
             if len({file.name for file in files}) < len(files):
-                raise ValueError("two files have the same name")
-        return Dataset(**entry | {"name": name, "files": files})
-    except (TypeError, ValueError) as error:
-        reason = str(error).replace("Dataset.__init__()", "it").replace("keyword argument", "key")
-        raise UserError(f"{path}: dataset {name}: {reason}") from error
+                raise UserError("two files have the same name")
+        values = {key: value for key, value in entry.items() if key != "files"}
+        return build_config(Dataset, values | {"name": name}, {"files": files})
+    except UserError as error:
+        raise UserError(f"{path}: dataset {name}: {error}") from error
 
 
 def _file(entry: Any) -> RemoteFile:
     if not isinstance(entry, dict):
-        raise TypeError(f"a file needs url and name, not {entry!r}")
-    unknown = entry.keys() - {"url", "name", "bytes", *_DIGESTS}
-    if unknown:
-        raise ValueError(f"a file has no key {min(unknown)!r}")
-    url, name, size = entry.get("url"), entry.get("name"), entry.get("bytes")
-    if not isinstance(url, str) or not url.startswith(("https://", "http://")):
-        raise ValueError(f"a file's url must be an http address, not {url!r}")
-    if not isinstance(name, str) or Path(name).name != name or name.startswith("."):
-        raise ValueError(f"a file's name must be a plain file name, not {name!r}")
-    if not isinstance(size, int | None) or isinstance(size, bool):
-        raise ValueError(f"bytes of {name} must be a whole number or null, not {size!r}")
-    checksum = None
-    for kind, digits in _DIGESTS.items():
-        value = entry.get(kind)
-        if value is not None:
-            if not isinstance(value, str) or not re.fullmatch(rf"[0-9a-f]{{{digits}}}", value):
-                raise ValueError(f"{kind} of {name} must be {digits} hexadecimal digits")
-            checksum = checksum or f"{kind}:{value}"
-    return RemoteFile(url=url, name=name, checksum=checksum, bytes=size)
+        raise UserError(f"a file needs url and name, not {entry!r}")
+    values = {key: value for key, value in entry.items() if key not in _DIGESTS}
+    sums = {kind: str(entry[kind]) for kind in _DIGESTS if entry.get(kind) is not None}
+    for kind, digest in sums.items():
+        if not re.fullmatch(rf"[0-9a-f]{{{_DIGESTS[kind]}}}", digest):
+            raise UserError(f"{kind} must be {_DIGESTS[kind]} hexadecimal digits, not {digest!r}")
+    checksum = next((f"{kind}:{digest}" for kind, digest in sums.items()), None)
+    file = build_config(RemoteFile, values, {"checksum": checksum})
+    if not str(file.url).startswith(("https://", "http://")):
+        raise UserError(f"a file's url must be an http address, not {file.url!r}")
+    if Path(file.name).name != file.name or file.name.startswith("."):
+        raise UserError(f"a file's name must be a plain file name, not {file.name!r}")
+    return file

@@ -268,7 +268,7 @@ def _table_files(location: str, columns: Mapping[str, str]) -> Iterator[_Found]:
 
 def _table_rows(location: str) -> list[dict[str, Any]]:
     if not location.lower().endswith(TABLE_SUFFIXES):
-        raise UserError(f"{location} is no table; tables end in {' or '.join(TABLE_SUFFIXES)}")
+        raise UserError(f"{location} is not a table; tables end in {' or '.join(TABLE_SUFFIXES)}")
     with open_location(location) as raw:
         if location.lower().endswith(".parquet"):
             return _parquet_rows(raw, location)

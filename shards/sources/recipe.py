@@ -11,14 +11,15 @@
 `configs/corpora/` holds the recipes of the papers' corpora.
 """
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from micrograph.cli import UserError
-from micrograph.settings import nearest, read_recipe
+from micrograph.settings import build_config, check_keys, read_recipe
 
 Layout = Literal["folders", "table", "single"]
 
@@ -43,6 +44,14 @@ class SourceSpec:
     citation: str | None = None
     dataset: str | None = None  # its name in configs/corpora/datasets.yaml, for shards.fetch
 
+    def __post_init__(self) -> None:
+        if (self.layout == "single") != (self.label is not None):
+            raise ValueError("`layout: single` and `label` go together")
+        if self.scale is not None and not 0 < self.scale < math.inf:
+            raise ValueError(f"scale must be a positive number of nm per pixel, not {self.scale}")
+        if self.specimen is not None:
+            _check_pattern(self.specimen)
+
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
@@ -56,7 +65,7 @@ class Corpus:
 def read_corpus(path: Path) -> Corpus:
     """Read and check a corpus recipe. Raises `UserError` naming the source and key at fault."""
     content = read_recipe(path)
-    _check_keys(content, ("name", "settings", "sources"), str(path))
+    check_keys(str(path), content, ("name", "settings", "sources"))
     listed = content.get("sources")
     if not isinstance(listed, list) or not listed:
         raise UserError(f"{path} lists no sources; see configs/corpora/ for examples")
@@ -71,106 +80,49 @@ def read_corpus(path: Path) -> Corpus:
     return Corpus(str(content.get("name") or path.stem), sources, settings)
 
 
-def plain_source(
-    path: str,
-    *,
-    specimen: str | None = None,
-    licence: str | None = None,
-    restriction: str | None = None,
-) -> SourceSpec:
-    """The source that `--source PATH` means; a table is known by its suffix."""
-    table = path.lower().endswith(TABLE_SUFFIXES)
-    return SourceSpec(
-        name="",
-        path=(path,),
-        layout="table" if table else "folders",
-        specimen=_pattern(specimen, "--specimen-pattern"),
-        licence=licence,
-        restriction=restriction,
-    )
+def plain_source(path: str, **settings: str | None) -> SourceSpec:
+    """The source that `--source PATH` means. `settings`: specimen, licence, restriction."""
+    ready = {"name": "", "path": (path,), "layout": _layout([path])}
+    return build_config(SourceSpec, settings, ready)
 
 
 def _source(item: Any, where: str) -> SourceSpec:
-    if not isinstance(item, dict):
-        raise UserError(f"{where} must map keys such as name and path to values")
-    known = tuple(field.name for field in fields(SourceSpec))
-    _check_keys(item, known, where)
-    name = str(item.get("name", ""))
+    check_keys(where, item, [field.name for field in fields(SourceSpec)])
+    given = {key: value for key, value in item.items() if value is not None}
+    name, paths = str(given.get("name", "")), given.get("path")
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         raise UserError(f"{where}: name must be of a-z, 0-9, _ and -, not {name!r}")
-    paths = item.get("path")
     paths = [paths] if isinstance(paths, str) else paths
     if not isinstance(paths, list) or not paths or not all(isinstance(p, str) for p in paths):
         raise UserError(f"{where}: path must be a path or URL, or a list of them")
-    table = all(path.lower().endswith(TABLE_SUFFIXES) for path in paths)
-    layout: Any = item.get("layout") or ("table" if table else "folders")
-    if layout not in ("folders", "table", "single"):
-        raise UserError(f"{where}: layout must be folders, table or single, not {layout!r}")
-    if (layout == "single") != (item.get("label") is not None):
-        raise UserError(f"{where}: `layout: single` and `label` go together")
-    columns = _mapping(item, "columns", where)
-    _check_keys(columns, tuple(DEFAULT_COLUMNS), f"{where}, columns")
-    return SourceSpec(
-        name=name,
-        path=tuple(paths),
-        layout=layout,
-        label=item.get("label"),
-        classes=_mapping(item, "classes", where),
-        columns=DEFAULT_COLUMNS | columns,
-        specimen=_pattern(item.get("specimen"), f"{where}: specimen"),
-        scale=_scale(item.get("scale"), where),
-        **{key: _text(item, key, where) for key in _TEXTS},
-    )
+    classes, columns = _names(given, "classes", where), _names(given, "columns", where)
+    check_keys(f"{where}, columns", columns, DEFAULT_COLUMNS)
+    ready = {"classes": classes, "columns": DEFAULT_COLUMNS | columns}
+    values = {"layout": _layout(paths), **given, "path": paths}
+    try:
+        return build_config(SourceSpec, {k: v for k, v in values.items() if k not in ready}, ready)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
-_TEXTS = ("licence", "restriction", "citation", "dataset")
+def _layout(paths: Iterable[str]) -> Layout:
+    """Of tables, which are known by their suffix, or of folders."""
+    return "table" if all(path.lower().endswith(TABLE_SUFFIXES) for path in paths) else "folders"
 
 
-def _check_keys(content: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
-    for key in content:
-        if key not in known:
-            like = nearest(str(key), known)
-            raise UserError(
-                f"{where}: unknown key {key!r}; "
-                + (f"nearest is {like!r}" if like else f"known are {', '.join(known)}")
-            )
-
-
-def _mapping(item: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+def _names(item: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
     value = item.get(key) or {}
-    if not isinstance(value, dict) or not all(
-        content is None or isinstance(content, str) for content in value.values()
-    ):
+    if not isinstance(value, dict) or not all(isinstance(v, str | None) for v in value.values()):
         raise UserError(f"{where}: {key} must map names to names")
     return {str(name): content for name, content in value.items()}
 
 
-def _pattern(pattern: Any, where: str) -> str | None:
-    if pattern is None:
-        return None
+def _check_pattern(pattern: str) -> None:
     try:
-        captures = re.compile(str(pattern)).groups
+        captures = re.compile(pattern).groups
     except re.error as error:
-        raise UserError(f"{where} is not a regular expression: {error}") from error
+        raise ValueError(f"specimen {pattern!r} is not a regular expression: {error}") from error
     if captures == 0:
-        raise UserError(f"{where} must capture the specimen's name, as in '(specimen_[0-9]+)_'")
-    return str(pattern)
-
-
-def _scale(value: Any, where: str) -> float | None:
-    if value is None:
-        return None
-    try:
-        scale = float(value)
-    except (TypeError, ValueError):
-        scale = 0.0
-    if isinstance(value, bool) or not 0 < scale < float("inf"):
-        raise UserError(f"{where}: scale must be a positive number of nm per pixel, not {value!r}")
-    return scale
-
-
-def _text(item: Mapping[str, Any], key: str, where: str) -> str | None:
-    value = item.get(key)
-    if value is not None and (not isinstance(value, str) or not value.strip()):
-        raise UserError(f"{where}: {key} must be text or be left out, not {value!r}")
-    return value
+        raise ValueError(
+            f"specimen {pattern!r} must capture the specimen's name, as in '(specimen_[0-9]+)_'"
+        )

@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from micrograph.cli import UserError
-from micrograph.settings import nearest
+from micrograph.settings import nearest_hint
 from shards.encoding.spool import Catalog
 from shards.format.config import SplitRule, WriteConfig
 from shards.format.schema import SAMPLES_NAME, read_rows
+from shards.images.components import components
 from shards.splitting.groups import Grouping
 from shards.splitting.mosaic import cut_mosaic, lay_out
 from shards.splitting.rules import (
@@ -181,7 +182,7 @@ def _cut_mosaics(
     """Cut the class's groups in space, the largest first, until `target` validate.
 
     Changes `assignment`; returns label, images put into validation, images left out. A group with a
-    specimen that its source names, or with other classes, is no mosaic.
+    specimen that its source names, or with other classes, is not a mosaic.
     """
     labels, groups = catalog.records["label"][kept], grouping.groups[kept]
     barred = groups[(labels != label) | grouping.specimens[kept]]
@@ -202,30 +203,18 @@ def _cut_mosaics(
 
 def _cut_one(catalog: Catalog, grouping: Grouping, members: _Ints, missing: int) -> Assignment:
     pairs = grouping.overlaps[np.isin(grouping.overlaps["first"], members)]
-    if len(members) < 3 or not _connects_all(members, pairs):
-        return np.full(len(members), TRAIN, np.int8)
     found = np.stack([np.searchsorted(members, pairs[end]) for end in ("first", "second")], axis=1)
+    # Exact copies may have connected what overlaps alone do not.
+    if len(members) < 3 or components(len(members), found[:, 0], found[:, 1]).any():
+        return np.full(len(members), TRAIN, np.int8)
     rows = catalog.records[members]
     boxes = lay_out(members, np.stack([rows["height"], rows["width"]], axis=1), pairs)
     return cut_mosaic(boxes, found, missing)
 
 
-def _connects_all(members: _Ints, pairs: npt.NDArray[np.void]) -> bool:
-    """Whether the overlaps alone connect the group: exact copies may have helped."""
-    seen, fresh = set(), {int(members[0])}
-    while fresh:
-        seen |= fresh
-        touching = np.isin(pairs["first"], list(fresh)) | np.isin(pairs["second"], list(fresh))
-        near = pairs[touching]
-        fresh = set(near["first"].tolist()) | set(near["second"].tolist())
-        fresh -= seen
-    return len(seen) == len(members)
-
-
 def _source_number(name: str | None, sources: Sequence[str]) -> int:
     if name is None or name not in sources:
-        like = nearest(name or "", [source for source in sources if source])
-        hint = f"nearest is {like!r}" if like else f"there are {', '.join(sources) or 'none'}"
+        hint = nearest_hint(name or "", [source for source in sources if source])
         raise UserError(f"split source needs --val-source, a source of the corpus; {hint}")
     return sources.index(name)
 

@@ -39,7 +39,7 @@ class SyntheticConfig:
         if self.size < 32:
             raise ValueError(f"size must be at least 32 pixels, not {self.size}")
         if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed must lie in 0 .. 2**32 - 1, not {self.seed}")
+            raise ValueError(f"seed must be in 0 .. 2**32 - 1, not {self.seed}")
 
 
 @program

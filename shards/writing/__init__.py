@@ -1,1 +1,1 @@
-"""Shards, tables and the final folder are written."""
+"""Write shards, tables and the final folder."""

@@ -47,27 +47,24 @@ def make_segmenter(folder: Path, **changes: Any) -> Path:
     (folder / "scores.png").write_bytes(b"a picture of secret images")
     splits = {"train": ["secret-1", "secret-2"], "val": ["secret-3"], "test": ["secret-4"]}
     (folder / "data.json").write_text(json.dumps({"splits": splits}))
-    config = {"lr": 2e-4, "data": "/secret", "run_dir": "/secret", "init": "/secret"}
-    config |= {"train": ["secret-1.png"], "val": ["secret-3.png"], "specimen": "(secret)-.*"}
+    config = {"lr": 2e-4, "init": "/secret"}  # no card holds the private settings
     facts: dict[str, Any] = {
         **{"decoder": "Unet", "arch": "resnet18", "encoder_options": {}, "crop_size": 64},
         **{"init": str(folder / "secret.export"), "encoder_sha256": "e" * 64},
         **{"classes": ("matrix=rest", "a|<b=#0000ff"), "mean": IMAGENET_MEAN},
+        **{"std": IMAGENET_STD, "orientation": "any", "micro_iou_classes": "all"},
         **{
-            "std": IMAGENET_STD,
-            "orientation": "any",
-            "micro_iou_classes": "all",
             "converged": True,
+            "collapse": "",
+            "metrics": {"micro_iou": 0.625, "miou": None},
+            "sources": (OPEN,),
         },
-        **{"collapse": "", "metrics": {"micro_iou": 0.625, "miou": None}, "sources": (OPEN,)},
         **{"config": config, "versions": {"torch": "2.15.0"}},
         "sha256": file_sha256(folder / "best.safetensors"),
     }
     card = SegmenterCard(**(facts | changes))
     write_segmenter_card(folder, card)
-    calibration = {
-        "sha256": card.sha256,
-        "ood_scores": {"train/secret-1": 1.5, "val/secret-3": 1.0},
-    }
+    scores = {"train/secret-1": 1.5, "val/secret-3": 1.0}
+    calibration = {"sha256": card.sha256, "ood_scores": scores}
     (folder / "calibration.json").write_text(json.dumps(calibration))
     return folder

@@ -9,13 +9,24 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from shards.format.schema import Manifest
+from shards.format.schema import REJECTS_NAME, SAMPLES_NAME, Manifest, read_rows
 from shards.write import WriteConfig, write_shards
 
 
 def write_set(source: Path | str, out: Path | str, **settings: Any) -> Manifest:
     quiet = {"workers": 1, "report": False}
     return write_shards(WriteConfig(source=str(source), out=str(out), **(quiet | settings)))
+
+
+def rows_of(folder: Path) -> dict[str, dict[str, str]]:
+    """Path of each image -> its row of samples.csv."""
+    return {row["path"]: row for row in read_rows(folder / SAMPLES_NAME)}
+
+
+def rejects_of(folder: Path) -> dict[str, tuple[str, str]]:
+    """Path of each rejected file -> reason, detail."""
+    rejects = map(json.loads, (folder / REJECTS_NAME).read_text().splitlines())
+    return {reject["path"]: (reject["reason"], reject["detail"]) for reject in rejects}
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -65,14 +65,11 @@ def test_the_tables_hold_ours_and_the_published(grid_file: Path) -> None:
     assert "| dpn68b | failed | 69.0 % | waiting | 52.1 % | 77.0 % |" in table
 
 
-def test_the_figure_is_drawn(grid_file: Path) -> None:
+def test_the_figure_needs_matplotlib_and_the_tables_do_not(grid_file: Path) -> None:
     collect([str(grid_file), "--out", "elsewhere"])
     with Image.open("elsewhere/figure2.png") as picture:
         assert min(picture.size) > 800
         assert len(picture.convert("RGB").getcolors(1 << 24) or ()) > 100
-
-
-def test_tables_come_without_matplotlib(grid_file: Path) -> None:
     program = (
         "import sys; sys.modules['matplotlib'] = sys.modules['torch'] = None\n"
         f"from launch.collect import main\nmain([{str(grid_file)!r}])"

@@ -31,9 +31,6 @@ def test_tasks_whose_epochs_take_equally_long_are_timed_once(tmp_path: Path) -> 
     assert [group.settings["arch"] for group in groups] == ["resnet18", "mobilenet_v2"]
     assert [group.epochs for group in groups] == [(5, 7), (5, 5)]
     assert total_hours(groups[0], epoch_seconds=600) == 2
-
-
-def test_other_programs_cannot_be_estimated(tmp_path: Path) -> None:
     text = "name: s\nprogram: downstream.segment\nroot: {root}\naxes:\n  seed: [0, 1]\n"
     text += "settings: {{data: {root}, init: imagenet}}\n"
     with pytest.raises(UserError, match=r"only pretrain.train can be estimated"):

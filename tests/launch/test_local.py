@@ -143,7 +143,7 @@ after_task:
     assert grid_statuses(grid)[0].state == "interrupted"
     run_local(["grid.yaml"])
     assert grid_statuses(grid)[0].state == "finished"
-    assert "is there already in encoders" in grid.log(grid.tasks[0]).read_text()
+    assert "already published in encoders" in grid.log(grid.tasks[0]).read_text()
     assert open_registry("encoders").entries() == {"resnet18.tiny": (1,)}
 
 

@@ -271,7 +271,7 @@ def test_command_has_its_own_settings() -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], r"no command \(one of show, count\)"),
+        ([], r"no command; one of show, count"),
         (["shaw"], "unknown command 'shaw'; nearest is 'show'"),
         (["count", "--as-json"], "unknown flag '--as-json'"),
     ],

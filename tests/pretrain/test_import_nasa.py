@@ -112,7 +112,7 @@ def test_the_file_that_stands_for_two_is_marked(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("resnet18.pth", "is no name of a file that NASA published"),
+        ("resnet18.pth", "is not the name of a file that NASA published"),
         ("resnet19_pretrained_microscopynet_v1.0.pth.tar", "nearest is 'resnet1"),
         ("vgg19_pretrained_microscopynet_v1.0.pth.tar", "no vgg19 was published as micronet"),
         ("resnet18_pretrained_microscopynet_v1.1.pth.tar", "no resnet18 was published"),
@@ -146,7 +146,7 @@ def test_other_content_is_refused_and_nothing_in_it_runs(
             import_file(resnet, tmp_path / "out")
     for content in (pickle.dumps(Evil()), b"", b"<html>not found</html>"):
         resnet.write_bytes(content)
-        with pytest.raises(UserError, match=r"no file of tensors alone: .*download it again"):
+        with pytest.raises(UserError, match=r"holds more than tensors: .*download it again"):
             import_file(resnet, tmp_path / "out")
     resnet.unlink()
     resnet.mkdir()

@@ -1,21 +1,19 @@
 """Shards from a URL: copied once, checked, resumed after a kill; from real servers."""
 
 import os
-import re
+import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from flaky_server import Origin, serving
 from pictures import write_noise
 from waiting import wait_for
 
@@ -25,49 +23,6 @@ from pretrain.loading.shard_reader import open_split
 from pretrain.loading.staging import MARKS_NAME, stage
 from shards.verify import main as verify
 from shards.write import WriteConfig, write_shards
-
-
-class Origin:
-    """A web server of one folder: what it was asked, and where it makes its clients wait."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.asked: list[tuple[str, str | None]] = []  # (name, Range header)
-        self.pause_after: int | None = None  # bytes of a body, until `go_on` is set
-        self.go_on = threading.Event()
-        self.url = ""
-
-    def tars_asked(self) -> Counter[str]:
-        return Counter(name for name, _ in self.asked if name.endswith(".tar"))
-
-
-class _Handler(SimpleHTTPRequestHandler):
-    def __init__(self, *args: object, origin: Origin) -> None:
-        self.origin = origin
-        super().__init__(*args, directory=str(origin.folder))  # type: ignore[arg-type]
-
-    def do_GET(self) -> None:
-        wanted, path = self.headers["Range"], Path(self.translate_path(self.path))
-        self.origin.asked.append((path.name, wanted))
-        if not path.is_file():
-            self.send_error(404)
-            return
-        content = path.read_bytes()
-        start = int(re.findall(r"\d+", wanted)[0]) if wanted else 0
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        self.send_header("Content-Length", str(len(content) - start))
-        self.send_header("ETag", f'"{path.stat().st_mtime_ns}"')
-        self.end_headers()
-        first = self.origin.pause_after if path.suffix == ".tar" else None
-        self.wfile.write(content[start:][:first])
-        if first is not None:
-            self.origin.go_on.wait(60)
-            self.wfile.write(content[start:][first:])
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -90,20 +45,14 @@ def heavy_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def origin(heavy_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Origin]:
+    """`heavy_set`, to be changed, at a web server."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    folder = tmp_path / "www" / "set"
-    folder.mkdir(parents=True)
-    for path in heavy_set.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    state = Origin(tmp_path / "www")
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, origin=state)) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        state.url = f"http://127.0.0.1:{server.server_port}/set"
+    with serving(shutil.copytree(heavy_set, tmp_path / "set")) as state:
         yield state
-        state.go_on.set()
-        server.shutdown()
-        thread.join()
+
+
+def tars_asked(origin: Origin) -> Counter[str]:
+    return Counter(name for name, _ in origin.requests if name.endswith(".tar"))
 
 
 def start(url: str, cache: Path) -> subprocess.Popen[str]:
@@ -142,7 +91,7 @@ def test_a_staged_set_is_the_whole_set_and_is_copied_once(
     assert "complete, 8 images" in capsys.readouterr().err
     assert open_split(folder, "train").read(np.arange(6))[0].size > 0
     assert stage(origin.url + "/", tmp_path / "cache") == folder
-    assert origin.tars_asked() == Counter(tar_names(heavy_set))
+    assert tars_asked(origin) == Counter(tar_names(heavy_set))
 
 
 def test_a_local_folder_is_used_as_it_is(heavy_set: Path) -> None:
@@ -167,7 +116,7 @@ def test_a_damaged_cached_file_is_fetched_again(
     assert f"{name} is damaged; fetching it again" in " ".join(capsys.readouterr().err.split())
     assert (folder / name).read_bytes() == (heavy_set / name).read_bytes()
     assert (folder / "train.npy").read_bytes() == (heavy_set / "train.npy").read_bytes()
-    assert sum(origin.tars_asked().values()) == len(tar_names(heavy_set)) + 1
+    assert sum(tars_asked(origin).values()) == len(tar_names(heavy_set)) + 1
 
 
 def test_damage_behind_an_unchanged_date_is_found_when_asked_for(
@@ -183,7 +132,7 @@ def test_damage_behind_an_unchanged_date_is_found_when_asked_for(
 
 
 def test_a_damaged_origin_is_refused(origin: Origin, tmp_path: Path) -> None:
-    flip_a_bit(origin.folder / "set" / "train-00000.tar", 1000)
+    flip_a_bit(tmp_path / "set" / "train-00000.tar", 1000)
     with pytest.raises(UserError, match=r"train-00000.tar has SHA-256 .* the set is damaged"):
         stage(origin.url, tmp_path / "cache")
     assert not list((tmp_path / "cache").rglob("manifest.json"))
@@ -194,7 +143,7 @@ def test_a_set_that_changes_at_its_url_is_another_set(
 ) -> None:
     first = stage(origin.url, tmp_path / "cache")
     for path in shards.iterdir():
-        (origin.folder / "set" / path.name).write_bytes(path.read_bytes())
+        (tmp_path / "set" / path.name).write_bytes(path.read_bytes())
     second = stage(origin.url, tmp_path / "cache")
     assert first != second
     assert len(open_split(first, "train")) == 6
@@ -202,29 +151,29 @@ def test_a_set_that_changes_at_its_url_is_another_set(
 
 
 def test_two_processes_at_once_copy_once(origin: Origin, heavy_set: Path, tmp_path: Path) -> None:
-    origin.pause_after = 1000
+    origin.stall_after = 1000
     processes = [start(origin.url, tmp_path / "cache") for _ in range(2)]
     wait_for(lambda: all(at_the_lock(process) for process in processes))
-    origin.go_on.set()
+    origin.resume.set()
     outputs = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert outputs[0][0] == outputs[1][0]
     assert "waiting for another process" in outputs[0][1] + outputs[1][1]
-    assert origin.tars_asked() == Counter(tar_names(heavy_set))
+    assert tars_asked(origin) == Counter(tar_names(heavy_set))
 
 
 def test_a_killed_copy_is_resumed(origin: Origin, heavy_set: Path, tmp_path: Path) -> None:
-    origin.pause_after = 200_000
+    origin.stall_after = 200_000
     process = start(origin.url, tmp_path / "cache")
     first = "train-00000.tar"
     wait_for(lambda: any(p.stat().st_size > 60_000 for p in tmp_path.rglob(f"{first}.part")))
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not list((tmp_path / "cache").rglob(first))
-    origin.go_on.set()
-    origin.pause_after = None
+    origin.resume.set()
+    origin.stall_after = None
     folder = stage(origin.url, tmp_path / "cache")
-    assert any(name == first and wanted for name, wanted in origin.asked)
+    assert any(name == first and wanted for name, wanted in origin.requests)
     for name in tar_names(heavy_set):
         assert (folder / name).read_bytes() == (heavy_set / name).read_bytes()
     assert not list(folder.glob("*.part*"))
@@ -239,7 +188,7 @@ def test_a_full_disk_is_named_before_anything_is_copied(origin: Origin, tmp_path
     try:
         with pytest.raises(UserError, match=r"make room or choose another --cache-dir"):
             stage(origin.url, cache)
-        assert not origin.tars_asked()
+        assert not tars_asked(origin)
     finally:
         subprocess.run(["umount", str(cache)], check=True)
 

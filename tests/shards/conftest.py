@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
+from written_sets import write_set
 
 from shards.format.schema import (
     MANIFEST_NAME,
@@ -18,7 +19,6 @@ from shards.format.schema import (
     index_file,
     parse_manifest,
 )
-from shards.write import WriteConfig, write_shards
 
 HEIGHT, WIDTH = 48, 64
 CLASSES = {"alpha": 12, "beta": 9, "gamma": 8}
@@ -84,8 +84,7 @@ def colour_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fast_set(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`corpus` as JPEG: 25 training samples in 5 tars, 4 validation samples in one. Read only."""
     out = tmp_path_factory.mktemp("sets") / "fast"
-    config = WriteConfig(source=str(corpus), out=str(out), shard_samples=5, report=False, workers=1)
-    write_shards(config)
+    write_set(corpus, out, shard_samples=5)
     return out
 
 
@@ -93,13 +92,5 @@ def fast_set(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exact_set(colour_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`colour_corpus` as lossless PNG, cut like `fast_set`. Read only."""
     out = tmp_path_factory.mktemp("sets") / "exact"
-    config = WriteConfig(
-        source=str(colour_corpus),
-        out=str(out),
-        profile="exact",
-        shard_samples=5,
-        report=False,
-        workers=1,
-    )
-    write_shards(config)
+    write_set(colour_corpus, out, profile="exact", shard_samples=5)
     return out

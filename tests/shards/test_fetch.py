@@ -13,14 +13,17 @@ from micrograph.cli import UserError
 from shards.fetch import fetch, main
 
 
-def break_off(origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave 200,000 bytes (less at most one chunk) of the file as `.part`."""
+@pytest.fixture
+def part(origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """200,000 bytes (less at most one chunk) of the file, left by a run that broke off."""
+    part = tmp_path / "steel/file.tar.part"
     origin.break_after = 200_000
     with monkeypatch.context() as patch:
         patch.setattr(download, "LONGEST_WAIT", -1.0)  # no second attempt
-        with pytest.raises(UserError, match="run again to go on"):
+        with pytest.raises(UserError, match="run again to resume"):
             fetch(dataset(origin.url), tmp_path)
-    assert 200_000 - download.CHUNK <= (tmp_path / "steel/file.tar.part").stat().st_size <= 200_000
+    assert 200_000 - download.CHUNK <= part.stat().st_size <= 200_000
+    return part
 
 
 def test_a_file_is_fetched_once_and_recorded(origin: Origin, tmp_path: Path) -> None:
@@ -53,24 +56,22 @@ def test_a_broken_connection_is_resumed_within_a_run(origin: Origin, tmp_path: P
 
 
 def test_a_later_run_fetches_only_the_missing_bytes(
-    origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    origin: Origin, part: Path, tmp_path: Path
 ) -> None:
-    break_off(origin, tmp_path, monkeypatch)
-    have = (tmp_path / "steel/file.tar.part").stat().st_size
+    have = part.stat().st_size
     folder = fetch(dataset(origin.url, checksum=md5(CONTENT)), tmp_path)
-    assert origin.requests == [None, f"bytes={have}-"]
+    assert [wanted for _, wanted in origin.requests] == [None, f"bytes={have}-"]
     assert origin.sent[1] == 300_000 - have
     assert (folder / "file.tar").read_bytes() == CONTENT
     assert left_behind(folder) == ["FETCHED.json", "file.tar"]
 
 
-def test_a_run_stopped_after_the_last_byte_asks_for_nothing(
-    origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_stopped_after_the_last_byte_downloads_nothing(
+    origin: Origin, part: Path, tmp_path: Path
 ) -> None:
-    break_off(origin, tmp_path, monkeypatch)
-    (tmp_path / "steel/file.tar.part").write_bytes(CONTENT)
+    part.write_bytes(CONTENT)
     folder = fetch(dataset(origin.url, checksum=md5(CONTENT)), tmp_path)
-    assert len(origin.requests) == 1
+    assert origin.sent[1:] == [0]
     assert (folder / "file.tar").read_bytes() == CONTENT
 
 
@@ -86,13 +87,8 @@ def test_a_run_stopped_after_the_last_byte_asks_for_nothing(
     ],
 )
 def test_a_later_run_ends_in_the_file_that_the_server_has_now(
-    changes: dict[str, Any],
-    requests: int,
-    origin: Origin,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any], requests: int, origin: Origin, part: Path, tmp_path: Path
 ) -> None:
-    break_off(origin, tmp_path, monkeypatch)
     vars(origin).update(changes)
     folder = fetch(dataset(origin.url), tmp_path)
     assert (folder / "file.tar").read_bytes() == origin.content
@@ -101,10 +97,8 @@ def test_a_later_run_ends_in_the_file_that_the_server_has_now(
 
 @pytest.mark.parametrize("case", ["no version", "another address", "damaged"])
 def test_a_part_that_is_not_the_beginning_of_the_file_is_dropped(
-    case: str, origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: str, origin: Origin, part: Path, tmp_path: Path
 ) -> None:
-    break_off(origin, tmp_path, monkeypatch)
-    part = tmp_path / "steel/file.tar.part"
     if case == "no version":
         part.with_name("file.tar.part.json").unlink()
     elif case == "damaged":
@@ -113,7 +107,7 @@ def test_a_part_that_is_not_the_beginning_of_the_file_is_dropped(
     folder = fetch(dataset(url, checksum=md5(CONTENT)), tmp_path)
     assert (folder / "file.tar").read_bytes() == CONTENT
     asked = [False, True, False] if case == "damaged" else [False, False]
-    assert [wanted is not None for wanted in origin.requests] == asked
+    assert [wanted is not None for _, wanted in origin.requests] == asked
 
 
 def test_a_file_without_length_arrives(origin: Origin, tmp_path: Path) -> None:
@@ -159,7 +153,7 @@ def test_without_network_the_error_is_one_line(
     assert stopped.value.code == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == (
-        "error: cannot fetch file.tar from 127.0.0.1:9: Connection refused; run again to go on"
+        "error: cannot fetch file.tar from 127.0.0.1:9: Connection refused; run again to resume"
     )
 
 

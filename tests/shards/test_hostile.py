@@ -4,7 +4,6 @@ Every kind is made from a seed (hostile_files). All of them stand beside good im
 """
 
 import io
-import json
 import os
 import random
 import subprocess
@@ -20,19 +19,13 @@ import pytest
 from hostile_files import Kind, hostile_kinds
 from image_files import image_file, noise, whole_files
 from PIL import Image
+from written_sets import rejects_of, rows_of, write_set
 
-from shards.format.schema import (
-    REJECTS_NAME,
-    SAMPLES_NAME,
-    SPLITS,
-    read_index,
-    read_manifest,
-    read_rows,
-)
+from shards.format.config import WriteConfig
+from shards.format.schema import SPLITS, read_index, read_manifest
 from shards.images.clean import Cleaned, clean_image
 from shards.images.decode import Pixels, Profile, RejectedImage, encode_image, shrink
 from shards.verification.faults import find_faults
-from shards.write import WriteConfig, write_shards
 
 CONFIG = WriteConfig(source="x", out="y")
 GOOD = 4  # images per class that nothing is wrong with
@@ -118,12 +111,11 @@ def test_no_hostile_file_ends_a_run_or_makes_it_large_or_slow(written: Written) 
 def test_every_hostile_file_is_rejected_with_its_reason_or_accepted(
     hostile: Corpus, written: Written
 ) -> None:
-    became = {row["path"]: "accepted" for row in read_rows(written.out / SAMPLES_NAME)}
-    for line in (written.out / REJECTS_NAME).read_text().splitlines():
-        said = json.loads(line)
-        assert said["path"] not in became
-        assert said["detail"]
-        became[said["path"]] = said["reason"]
+    became = dict.fromkeys(rows_of(written.out), "accepted")
+    rejects = rejects_of(written.out)
+    assert not rejects.keys() & became.keys()
+    assert all(detail for _, detail in rejects.values())
+    became |= {path: reason for path, (reason, _) in rejects.items()}
     assert set(hostile.kinds) < set(became)
     assert len(became) == len(hostile.kinds) + GOOD * len(CLASSES)
     wrong = {
@@ -184,10 +176,9 @@ def test_file_that_needs_too_much_memory_is_rejected(
         return clean_image(data, config)
 
     monkeypatch.setattr("shards.encoding.sample.clean_image", clean)
-    out = tmp_path / "out"
-    write_shards(WriteConfig(source=str(tmp_path / "in"), out=str(out), workers=1, report=False))
-    (line,) = (out / REJECTS_NAME).read_text().splitlines()
-    assert (json.loads(line)["path"], json.loads(line)["reason"]) == ("a/1.png", "fatal")
+    write_set(tmp_path / "in", tmp_path / "out")
+    reasons = {path: reason for path, (reason, _) in rejects_of(tmp_path / "out").items()}
+    assert reasons == {"a/1.png": "fatal"}
 
 
 # One image after another

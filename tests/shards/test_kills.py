@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +73,6 @@ class _Harassed:
         self.out = out
         self.partial = out.with_name(f"{out.name}.partial")
         self.undisturbed = undisturbed
-        self.states: Counter[str] = Counter()  # what the kills left
         self._workers: set[str] = set()  # of killed runs
 
     def kill_after(self, seconds: float, *, whole_group: bool) -> bool:
@@ -115,23 +113,10 @@ class _Harassed:
 
     def _check_unfinished(self) -> None:
         if self.out.exists():  # between the last rename and the end of the process
-            self.states["renamed"] += 1
             self.check_finished()
             return
         manifests = list(self.out.parent.rglob(MANIFEST_NAME))
         assert manifests in ([], [self.partial / MANIFEST_NAME])
-        self.states[self._state(finished=bool(manifests))] += 1
-
-    def _state(self, *, finished: bool) -> str:
-        if finished:
-            return "manifest written"
-        if list(self.partial.glob("*.tar")):
-            return "writing tars"
-        if list(self.partial.glob("spool/fingerprints*")):
-            return "searching near-duplicates"
-        if self.partial.exists():
-            return "taking in"
-        return "starting"
 
 
 def _children(pid: int) -> set[str]:
@@ -167,7 +152,6 @@ def test_run_that_is_killed_again_and_again_ends_in_the_same_bytes(
     _run(drawn_corpus, tmp_path / "out", workers=2)
     harassed.check_no_worker_is_left()
     harassed.check_finished()
-    print(f"killed within {undisturbed.seconds:.1f} s:", dict(harassed.states))
 
 
 def test_run_goes_on_when_a_worker_is_killed(

@@ -31,21 +31,21 @@ def test_class_whose_images_are_all_rejected_is_an_error(
     assert not _finished(tmp_path)
 
 
-def test_out_that_is_in_use_is_left_alone(corpus: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "mine.txt").write_text("precious")
-    with pytest.raises(UserError, match="out exists and is not empty"):
-        write_set(corpus, out)
-    assert files_of(tmp_path / "out") == {"mine.txt": b"precious"}
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_out_that_is_a_file_is_left_alone(corpus: Path, tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("precious")
+def test_out_must_be_new_or_empty(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "mine.txt").write_text("precious")
+    with pytest.raises(UserError, match="used exists and is not empty"):
+        write_set(corpus, tmp_path / "used")
+    (tmp_path / "file").write_text("precious")
     with pytest.raises(UserError, match="exists"):
-        write_set(corpus, tmp_path / "out")
-    assert (tmp_path / "out").read_text() == "precious"
+        write_set(corpus, tmp_path / "file")
+    with pytest.raises(UserError, match=r"cannot write .*Not a directory"):
+        write_set(corpus, tmp_path / "file" / "out")
+    (tmp_path / "empty").mkdir()
+    write_set(corpus, tmp_path / "empty")
+    assert files_of(tmp_path / "used") == {"mine.txt": b"precious"}
+    assert (tmp_path / "file").read_text() == "precious"
+    assert {path.name for path in tmp_path.iterdir()} == {"used", "file", "empty"}
 
 
 def test_second_run_to_the_same_out_is_refused(corpus: Path, tmp_path: Path) -> None:
@@ -86,18 +86,6 @@ def test_work_on_another_file_system_is_copied(
     assert files_of(tmp_path / "out") == files_of(fast_set)
 
 
-def test_empty_out_is_used(corpus: Path, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    write_set(corpus, tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_out_under_a_file_cannot_be_written(corpus: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match=r"cannot write .*Not a directory"):
-        write_set(corpus, tmp_path / "file" / "out")
-
-
 def test_leftovers_of_other_options_do_not_get_into_the_set(
     corpus: Path, tmp_path: Path, fast_set: Path
 ) -> None:
@@ -116,15 +104,15 @@ def test_leftovers_of_other_options_do_not_get_into_the_set(
     [
         ({"max_side": 31}, "max_side must be at least 32 pixels, not 31"),
         ({"val_per_class": -1}, "val_per_class must not be negative, but is -1"),
-        ({"max_val_share": 0.0}, r"max_val_share must lie between 0 and 1, not 0\.0"),
-        ({"max_val_share": 1.0}, r"max_val_share must lie between 0 and 1, not 1\.0"),
+        ({"max_val_share": 0.0}, r"max_val_share must be between 0 and 1, not 0\.0"),
+        ({"max_val_share": 1.0}, r"max_val_share must be between 0 and 1, not 1\.0"),
         ({"max_side": 70_000}, "max_side must be at most 65500 pixels in a JPEG"),
         ({"shard_samples": 0}, "must be at least 1"),
         ({"workers": 0}, "must be at least 1"),
         ({"out": "."}, r"out must name a folder to create, not '\.'"),
-        ({"val_share": 1.0}, r"val_share must lie between 0 and 1, not 1\.0"),
+        ({"val_share": 1.0}, r"val_share must be between 0 and 1, not 1\.0"),
         ({"split": "folds", "split_overlaps": True}, "split_overlaps goes with per_class or share"),
-        ({"folds": 3, "fold": 3}, "fold must lie in 0 to 2, not 3"),
+        ({"folds": 3, "fold": 3}, "fold must be in 0 to 2, not 3"),
         ({"corpus": Path("x.yaml")}, "give either --source or --corpus"),
         ({"source": None}, "give either --source or --corpus"),
     ],

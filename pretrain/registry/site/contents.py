@@ -1,4 +1,4 @@
-"""What a registry holds, as far as the small files of its entries tell. Imports no torch."""
+"""The entries of a registry, from their small files. Imports no torch."""
 
 import json
 from collections import Counter
@@ -50,7 +50,7 @@ _RECIPE = (
 
 @dataclass(frozen=True, slots=True)
 class PublishedEntry:
-    """One version in a registry, as far as its small files tell."""
+    """One version in a registry, from its small files."""
 
     name: EntryName
     manifest: EntryManifest
@@ -117,7 +117,7 @@ def read_entry(store: Registry, name: EntryName) -> PublishedEntry:
 
 
 def warnings_of(card: AnyCard) -> list[str]:
-    """What must not be overlooked, in a word or three each."""
+    """Warnings, in a few words each."""
     found = [] if card.converged else ["did not converge"]
     if any(source.restriction for source in card.sources):
         found.append("restricted")

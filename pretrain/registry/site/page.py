@@ -4,9 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-from markupsafe import Markup
-
+from micrograph.templates import render_template
 from pretrain.cards.archs import find_arch
 from pretrain.cards.encoder_card import Card
 from pretrain.cards.segmenter_card import SegmenterCard
@@ -71,19 +69,12 @@ def render_page(entries: Sequence[PublishedEntry], registry: str) -> str:
         heads = ["segmenter", "micro IoU", "classes", "file", "began from"]
         lists.append(_List(heads, "micro IoU", of_segmenters))
         explanations.append(_MICRO_IOU)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        finalize=lambda value: value if isinstance(value, Markup) else printable(value),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"share": format_share, "init": format_init, "warnings": warnings_of}
-    return environment.get_template("page.html.jinja").render(
-        title="Encoders and segmenters of micrographs"
-        if of_segmenters
-        else "Encoders pre-trained on micrographs",
+    title = "Encoders and segmenters of micrographs"
+    return render_template(
+        Path(__file__).with_name("page.html.jinja"),
+        {"share": format_share, "init": format_init, "warnings": warnings_of},
+        printable,
+        title=title if of_segmenters else "Encoders pre-trained on micrographs",
         registry=registry,
         explanations=explanations,
         scored=[format_data(at) for at in data],

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
+from micrograph.templates import render_template
 from pretrain.cards.encoder_card import Card
 from pretrain.cards.entry_names import HUB_TAG, EntryName
 from pretrain.cards.usage import pull_command, snippets
@@ -25,7 +25,17 @@ def model_card(card: AnyCard, name: EntryName) -> str:
     if isinstance(card, Card) and card.class_accuracy:
         pairs = zip(card.classes, card.class_accuracy, strict=True)
         ranked = sorted(pairs, key=lambda pair: (pair[1] is None, pair[1] or 0.0))
-    return _environment().get_template("readme.md.jinja").render(
+    filters = {
+        "metric": _metric,
+        "numbers": numbers,
+        "source_name": source_name,
+        # JSON is YAML too, and quotes what a source's author wrote.
+        "json": lambda value: Markup(json.dumps(value, ensure_ascii=False)),
+    }
+    return render_template(
+        Path(__file__).with_name("readme.md.jinja"),
+        filters,
+        _markdown,
         card=card,
         name=name,
         front_matter=_front_matter(card),
@@ -33,7 +43,7 @@ def model_card(card: AnyCard, name: EntryName) -> str:
         pull=pull_command(str(name)),
         class_accuracy=ranked,
         recipe=recipe_of(card),
-    )  # fmt: skip
+    )
 
 
 def _front_matter(card: AnyCard) -> dict[str, Any]:
@@ -53,23 +63,6 @@ def _front_matter(card: AnyCard) -> dict[str, Any]:
     return facts if licence else facts | {"license_name": format_licences(card.sources)}
 
 
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        finalize=_markdown,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["metric"] = _metric
-    environment.filters["numbers"] = numbers
-    environment.filters["source_name"] = source_name
-    # JSON is YAML too, and quotes what a source's author wrote.
-    environment.filters["json"] = lambda value: Markup(json.dumps(value, ensure_ascii=False))
-    return environment
-
-
 def numbers(values: Iterable[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
@@ -81,7 +74,5 @@ def _metric(value: float | None, name: str = "") -> str:
 
 
 def _markdown(value: object) -> str:
-    """Every value as one line without HTML or a table's `|`: anybody names classes and sources."""
-    if isinstance(value, Markup):
-        return value
+    """A value as one line without HTML or a table's `|`: anybody names classes and sources."""
     return " ".join(str(value).split()).replace("<", "&lt;").replace("|", "\\|")

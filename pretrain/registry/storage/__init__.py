@@ -1,1 +1,1 @@
-"""Where registry entries lie, and how they are fetched."""
+"""Where registry entries are stored, and how they are fetched."""

@@ -69,7 +69,7 @@ class EntryManifest:
 
 
 def create_manifest(folder: Path, name: EntryName) -> EntryManifest:
-    """The manifest of the files in `folder`. Raises `UserError` where they are no entry."""
+    """The manifest of the files in `folder`. Raises `UserError` where they are not an entry."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     files = {
         path.relative_to(folder).as_posix(): EntryFile(path.stat().st_size, file_sha256(path))
@@ -102,7 +102,7 @@ def parse_entry_manifest(content: bytes, name: EntryName, where: str) -> EntryMa
         if not _FILE.fullmatch(path) or path == ENTRY_JSON or type(file.bytes) is not int:
             raise UserError(f"{where} names a file {path!r}; it must not be used")
     if absent := [path for path in _REQUIRED if path not in files]:
-        raise UserError(f"{where} lacks {absent[0]}; it is no entry")
+        raise UserError(f"{where} lacks {absent[0]}; it is not an entry")
     if find_kind(files) is None:
         raise UserError(f"{where} names no weights that this version knows; use a newer one")
     if files[CARD_NAME].bytes > _MAX_CARD_BYTES:

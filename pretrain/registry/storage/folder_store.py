@@ -102,7 +102,7 @@ class FileRegistry:
     def entries(self) -> dict[str, tuple[int, ...]]:
         if self._local and not self._local.is_dir():  # an object store has no empty folders
             raise UserError(
-                f"no registry at {self.url}: there is no such folder; the first "
+                f"no registry at {self.url}: no such folder; the first "
                 "python -m pretrain.publish makes it"
             )
         return self._versions_below(self._root)

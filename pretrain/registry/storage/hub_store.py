@@ -145,7 +145,7 @@ class HubRegistry:
                     raise
                 continue
             return str(made.oid)
-        raise UserError(f"others commit to {repository} all the time; publish again")
+        raise UserError(f"other publishers keep committing to {repository}; publish again")
 
     def _content_at(self, repository: str, commit: str, name: EntryName) -> str:
         """The `content_sha256` of a commit; empty where it holds no entry of ours."""
@@ -171,7 +171,7 @@ class HubRegistry:
             except HfHubHTTPError as error:
                 if error.response is None or error.response.status_code != 409:
                     raise _explained(self.url, "write", error) from error
-        raise UserError(f"others publish {name.folder} all the time; publish again")
+        raise UserError(f"other publishers keep publishing {name.folder}; publish again")
 
     def _commits(self, folder: str) -> dict[int, str]:
         """The commit of each version."""

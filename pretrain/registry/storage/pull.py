@@ -82,21 +82,14 @@ def find_encoder(location: str | Path, registry: str | None = None) -> Path:
 
     Raises `UserError` when it is neither, or as `pull` does.
     """
-    if Path(location).exists():
-        return _of_kind("encoder", Path(location), location)
-    if not is_name(str(location)):
+    if not Path(location).exists() and not is_name(str(location)):
         like = nearest(str(location), ARCHS)
         hint = f"nearest arch is {like!r}; " if like else ""
         raise UserError(
             f"no encoder {str(location)!r}: {hint}what pretrain.export wrote (none is there), an "
             "arch (python -m pretrain.archs), or a name in a registry (ARCH.TAG) would be right"
         )
-    if (registry or default_registry()) is None:
-        raise UserError(
-            f"no encoder {str(location)!r}; if that is a name in a registry, say in which: set "
-            f"{REGISTRY_VARIABLE}"
-        )
-    return _of_kind("encoder", pull(str(location), registry), location)
+    return _find("encoder", location, registry)
 
 
 def find_segmenter(location: str | Path, registry: str | None = None) -> Path:
@@ -104,14 +97,20 @@ def find_segmenter(location: str | Path, registry: str | None = None) -> Path:
 
     Raises `UserError` when it is neither, or as `pull` does.
     """
-    if Path(location).exists() or not is_name(str(location)):
+    if not is_name(str(location)):
         return _of_kind("segmenter", Path(location), location)
+    return _find("segmenter", location, registry)
+
+
+def _find(kind: str, location: str | Path, registry: str | None) -> Path:
+    if Path(location).exists():
+        return _of_kind(kind, Path(location), location)
     if (registry or default_registry()) is None:
         raise UserError(
-            f"no folder {str(location)!r}; if that is a name in a registry, say in which: set "
+            f"no {kind} {str(location)!r}; if it is a name in a registry, name the registry: set "
             f"{REGISTRY_VARIABLE}"
         )
-    return _of_kind("segmenter", pull(str(location), registry), location)
+    return _of_kind(kind, pull(str(location), registry), location)
 
 
 def is_published(folder: Path) -> bool:

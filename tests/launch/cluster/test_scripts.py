@@ -16,10 +16,6 @@ from launch.tasks.task_list import Grid
 MICRONET = ROOT / "configs" / "launch" / "micronet-76.yaml"
 
 
-def test_indices_are_written_as_slurm_writes_them() -> None:
-    assert format_indices([7, 0, 1, 2, 9, 10]) == "0-2,7,9-10"
-
-
 def test_a_dry_run_writes_valid_scripts_and_submits_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -62,6 +58,7 @@ def test_no_array_is_larger_than_slurm_allows(
     first, second, _ = (Path(line).read_text() for line in capsys.readouterr().out.splitlines())
     assert "--array=0-1000\n" in first and "index=$SLURM_ARRAY_TASK_ID\n" in first
     assert "--array=0-98\n" in second and "index=$((SLURM_ARRAY_TASK_ID + 1001))\n" in second
+    assert format_indices([7, 0, 1, 2, 9, 10]) == "0-2,7,9-10"
     grid = build_grid(Path("grid.yaml"))
     record_jobs(grid, "8", range(1001, 1100), 1001)
     assert submitted_jobs(grid)[1099] == "8_98"

@@ -61,11 +61,8 @@ def ended_pid() -> int:
     return process.pid
 
 
-def test_a_task_that_was_never_started_waits(grid: Grid) -> None:
-    assert format_counts(grid_statuses(grid)) == "4 waiting"
-
-
 def test_the_trainers_status_decides_and_not_the_exit_code(grid: Grid) -> None:
+    assert format_counts(grid_statuses(grid)) == "4 waiting"
     for index, state in enumerate(("interrupted", "failed", "finished")):
         start(grid, index)
         assert task_status(grid, grid.tasks[index]).state == "running"
@@ -128,19 +125,15 @@ def test_changed_settings_of_a_finished_task_are_reported(
     assert ',"with epochs not set, now 5"\n' in (grid.root / "results.csv").read_text()
 
 
-def test_a_moved_root_is_no_changed_setting(grid: Grid) -> None:
-    finish(grid)
-    grid.root.rename("moved")
-    grid = edit("root: out", "root: moved")
-    assert (grid.root, task_status(grid, grid.tasks[0]).detail) == (Path("moved"), "")
-
-
 def test_an_edited_or_missing_recipe_is_a_changed_setting(grid: Grid) -> None:
     recipe = Path("recipe.yaml")
     recipe.write_text("epochs: 5\n")
     grid = edit("root: out\n", "root: out\nconfig: recipe.yaml\n")
     finish(grid)
     assert task_status(grid, grid.tasks[0]).detail == ""
+    grid.root.rename("moved")  # is no other setting
+    grid = edit("root: out", "root: moved")
+    assert (grid.root, task_status(grid, grid.tasks[0]).detail) == (Path("moved"), "")
     recipe.write_text("epochs: 6\n")
     assert task_status(grid, grid.tasks[0]).detail == "with epochs 5, now 6"
     recipe.unlink()

@@ -117,7 +117,7 @@ def test_equal_content_is_not_published_again(
     time.sleep(1.1)  # the manifest's time is in seconds
     capsys.readouterr()
     assert version(export) == 1
-    assert "is there already" in capsys.readouterr().err
+    assert "already published" in capsys.readouterr().err
     assert version(other) == 2
     assert version(make_export(tmp_path / "measured-anew", timm_difference=1e-7)) == 1
     other_head = make_export(tmp_path / "head")

@@ -3,13 +3,11 @@
 import json
 import re
 from collections.abc import Callable
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 from exports import make_export
+from flaky_server import serving
 
 from micrograph.cli import UserError
 from micrograph.remote_files import filesystem
@@ -52,7 +50,7 @@ def test_a_changed_file_is_refused(
         pull("resnet18.first", root)
     with pytest.raises(SystemExit):
         registry_main(["verify", "--registry", root])
-    assert "1 of 2 are not right" in capsys.readouterr().err
+    assert "1 of 2 are damaged" in capsys.readouterr().err
     if file == "card.json":
         with pytest.raises(SystemExit):
             registry_main(["list", "--registry", root])
@@ -60,35 +58,23 @@ def test_a_changed_file_is_refused(
         assert "resnet18.other@1" in printed.out and said in printed.err
 
 
-def test_an_entry_under_another_name_is_refused(export: Path, root: str) -> None:
-    publish(export, "first", root)
-    (Path(root) / "resnet18.first").rename(Path(root) / "resnet18.best")
-    with pytest.raises(UserError, match=r"is of 'resnet18\.first', not of resnet18\.best"):
-        pull("resnet18.best", root)
-    (Path(root) / "resnet18.best").rename(Path(root) / "resnet50.first")
-    with pytest.raises(UserError, match=r"not of resnet50\.first"):
-        pull("resnet50.first", root)
-
-
-@pytest.mark.parametrize("file", ["../../escape", "/etc/passwd", "timm/../../x", "a\nb", ".bashrc"])
-def test_a_manifest_that_names_files_elsewhere_is_refused(
-    export: Path, root: str, file: str
-) -> None:
+def test_an_entry_of_another_name_version_or_place_is_refused(export: Path, root: str) -> None:
     publish(export, "first", root)
     path = Path(root) / "resnet18.first" / "1" / "entry.json"
-    content = json.loads(path.read_text())
-    content["files"][file] = {"bytes": 1, "sha256": "0" * 64}
-    path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="must not be used"):
-        pull("resnet18.first", root)
-
-
-def test_a_manifest_of_another_version_is_refused(export: Path, root: str) -> None:
-    publish(export, "first", root)
-    path = Path(root) / "resnet18.first" / "1" / "entry.json"
-    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 2'))
+    text = path.read_text()
+    path.write_text(text.replace('"schema_version": 1', '"schema_version": 2'))
     with pytest.raises(UserError, match="schema_version 2, this version reads 1"):
         pull("resnet18.first", root)
+    for file in ("../../escape", "/etc/passwd", "timm/../../x", "a\nb", ".bashrc"):
+        content = json.loads(text)
+        content["files"][file] = {"bytes": 1, "sha256": "0" * 64}
+        path.write_text(json.dumps(content))
+        with pytest.raises(UserError, match="must not be used"):
+            pull("resnet18.first", root)
+    path.write_text(text)
+    (Path(root) / "resnet18.first").rename(Path(root) / "resnet50.first")
+    with pytest.raises(UserError, match=r"is of 'resnet18\.first', not of resnet50\.first"):
+        pull("resnet50.first", root)
 
 
 @pytest.mark.parametrize("command", [["list"], ["verify"], ["show", "resnet18.first"], ["site"]])
@@ -142,22 +128,15 @@ def test_from_s3_it_is_copied_once_checked_and_used_offline(
     assert "using resnet18.first@1, the newest in the cache" in capsys.readouterr().err
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 def test_from_a_web_server_it_is_copied_and_used_when_that_is_gone(
     export: Path, root: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     publish(export, "first", root)
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=root)) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}"
+    with serving(Path(root)) as server:
+        url = server.url
         folder = pull("resnet18.first", url)
         with pytest.raises(UserError, match=r"nearest is 'resnet18\.first'"):
             pull("resnet18.fisrt", url)
-        server.shutdown()
     capsys.readouterr()
     assert pull("resnet18.first", url) == folder
     assert "using resnet18.first@1, the newest in the cache" in capsys.readouterr().err

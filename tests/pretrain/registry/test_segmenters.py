@@ -101,24 +101,18 @@ def test_an_entry_of_another_kind_is_refused(
     with pytest.raises(UserError) as error:
         ask(name)
     assert said in str(error.value)
-
-
-def test_a_folder_of_another_kind_is_refused(segmenter: Path) -> None:
     with pytest.raises(UserError, match="is a segmenter, not an encoder"):
         find_encoder(segmenter)
     with pytest.raises(UserError, match="is an encoder, not a segmenter"):
         find_segmenter(pull(ENCODER))
 
 
-def test_a_changed_calibration_is_refused(segmenter: Path, root: str) -> None:
+def test_changed_or_missing_files_are_refused(segmenter: Path, root: str) -> None:
     publish(segmenter, "alloy", root)
     path = Path(root) / NAME / "1" / "calibration.json"
     path.write_bytes(path.read_bytes().replace(b"e", b"m", 1))
     with pytest.raises(UserError, match="is not the file that was published"):
         find_segmenter(NAME)
-
-
-def test_only_a_finished_run_with_its_own_network_is_published(segmenter: Path, root: str) -> None:
     (segmenter / "best.safetensors").write_bytes(b"another")
     with pytest.raises(UserError, match=r"is not what its card\.json describes"):
         publish(segmenter, "alloy", root)

@@ -7,6 +7,7 @@ import pytest
 
 from pretrain.export.publishing import publish
 from pretrain.outputs.run_folder import INIT_CARD_NAME, read_run, read_sources
+from pretrain.registry.storage.pull import pull
 from pretrain.runs.run_folder import RunPaths
 from pretrain.runs.status import read_status, write_status
 from pretrain.train import main as train
@@ -50,6 +51,8 @@ def test_an_unfinished_run_is_published_with_a_warning(
     assert status is not None
     write_status(run, replace(status, state="interrupted", epochs=9))
     capsys.readouterr()
-    publish(run, "early", root, not_converged=True)
+    name = publish(run, "early", root, not_converged=True)
     said = " ".join(capsys.readouterr().err.split())
     assert "is not finished (interrupted, epoch 1 of 9); its best epoch so far is published" in said
+    published = [path.read_text() for path in pull(str(name), root).rglob("*.[jm]*")]
+    assert not any(str(tmp_path) in text or str(Path(small[3])) in text for text in published)

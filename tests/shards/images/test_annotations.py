@@ -241,12 +241,6 @@ def test_strips_do_not_show(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_annotations(image) == whole
 
 
-def test_the_pixels_are_only_read() -> None:
-    image = _drawn(_micrograph(0), STYLES["scale bar"], WHITE).copy()
-    image.flags.writeable = False
-    assert find_annotations(image) is not None
-
-
 # Micrographs without
 
 
@@ -308,17 +302,6 @@ def test_bright_particles_that_clip_are_not_marks() -> None:
     pixels = np.rint((_plain(90) + glow).clip(0, 255)).astype(np.uint8)
     assert (pixels == 255).mean() > 0.02
     assert find_annotations(pixels) is None
-
-
-@pytest.mark.parametrize("grey", [0, 128, 255])
-def test_an_image_of_one_grey_shows_nothing(grey: int) -> None:
-    assert find_annotations(np.full((64, 64), grey, np.uint8)) is None
-
-
-@pytest.mark.parametrize("shape", [(32, 32), (32, 2000), (2000, 32), (33, 47, 3), (1, 1)])
-def test_any_shape_is_looked_at(shape: tuple[int, ...]) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    assert find_annotations(noise) is None
 
 
 # Real micrographs, cropped of their data bars. In "nanoparticles_em" 79 of 90 have a scale bar or a

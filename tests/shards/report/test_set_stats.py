@@ -7,54 +7,41 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from written_sets import write_set
 
 from micrograph.cli import UserError
 from shards.format.schema import read_manifest
 from shards.report.set_stats import human_bytes, set_stats
 from shards.stats import main
-from shards.write import WriteConfig, write_shards
 
 
-def test_each_class_has_its_counts_and_share(fast_set: Path) -> None:
-    stats = set_stats(fast_set, read_manifest(fast_set))
+def test_contents_are_counted_without_opening_a_tar(exact_set: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(exact_set, tmp_path / "set", ignore=shutil.ignore_patterns("*.tar"))
+    stats = set_stats(folder, read_manifest(folder))
     counted = {row.name: (row.images, round(row.share, 4)) for row in stats.classes}
     # 12, 9 and 8 of 29 images, in corpus order.
     assert counted == {"alpha": (12, 0.4138), "beta": (9, 0.3103), "gamma": (8, 0.2759)}
     assert stats.splits == {"train": 25, "val": 4}
     assert sum(row.val for row in stats.classes) == 4
-
-
-def test_sizes_are_those_of_the_stored_images(fast_set: Path) -> None:
-    stats = set_stats(fast_set, read_manifest(fast_set))
     assert (stats.height.min, stats.height.median, stats.height.max) == (48, 48, 48)
     assert (stats.width.min, stats.width.median, stats.width.max) == (64, 64, 64)
     assert (stats.classes[0].median_height, stats.classes[0].median_width) == (48, 64)
+    assert (stats.grey, stats.coloured) == (28, 1)
+    assert stats.bytes["train"] > 0
 
 
-def test_coloured_images_are_counted(fast_set: Path, exact_set: Path) -> None:
-    grey = set_stats(fast_set, read_manifest(fast_set))
-    mixed = set_stats(exact_set, read_manifest(exact_set))
-    assert (grey.grey, grey.coloured) == (29, 0)
-    assert (mixed.grey, mixed.coloured) == (28, 1)
-
-
-def test_colour_is_unknown_where_no_table_says_it(exact_set: Path, tmp_path: Path) -> None:
+def test_missing_table_leaves_gaps_but_a_damaged_index_is_an_error(
+    exact_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = shutil.copytree(exact_set, tmp_path / "set")
     (folder / "samples.csv").unlink()
     stats = set_stats(folder, read_manifest(folder))
     assert (stats.grey, stats.coloured) == (None, None)
-    main([str(folder)])  # and that is no reason to fail
-
-
-def test_no_tar_is_opened(fast_set: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(fast_set, tmp_path / "set", ignore=shutil.ignore_patterns("*.tar"))
-    assert set_stats(folder, read_manifest(folder)).bytes["train"] > 0
-
-
-def test_json_is_the_whole_of_it(fast_set: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main([str(fast_set), "--json"])
-    stats = set_stats(fast_set, read_manifest(fast_set))
+    main([str(folder), "--json"])
     assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(asdict(stats)))
+    (folder / "val.npy").write_bytes(b"not an array")
+    with pytest.raises(UserError, match=r"val\.npy"):
+        set_stats(folder, read_manifest(folder))
 
 
 def test_tables_go_to_stdout(fast_set: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,19 +56,11 @@ def test_names_are_printed_as_they_are(
     make_corpus: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     corpus = make_corpus(tmp_path / "corpus", {"[red]no style": 3, "line\nbreak": 3})
-    out = str(tmp_path / "set")
-    write_shards(WriteConfig(source=str(corpus), out=out, report=False, workers=1))
-    main([out])
+    write_set(corpus, tmp_path / "set")
+    main([str(tmp_path / "set")])
     printed = capsys.readouterr().out
     assert "[red]no style" in printed
     assert "line\ufffdbreak" in printed
-
-
-def test_a_damaged_index_is_named(fast_set: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(fast_set, tmp_path / "set")
-    (folder / "val.npy").write_bytes(b"not an array")
-    with pytest.raises(UserError, match=r"val\.npy"):
-        set_stats(folder, read_manifest(folder))
 
 
 @pytest.mark.parametrize(

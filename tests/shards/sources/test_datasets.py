@@ -81,7 +81,7 @@ def test_an_unknown_name_gets_the_nearest(
     [
         ({"doi": None}, "needs a doi or a landing page"),
         ({"confirmed": False}, "needs a note that says why"),
-        ({"license": "MIT"}, "unexpected key 'license'"),
+        ({"license": "MIT"}, "unknown setting 'license'; nearest is 'licence'"),
         ({"files": [{"url": "ftp://x", "name": "x"}]}, "must be an http address"),
         ({"files": [{"url": "https://x/y", "name": "sub/y"}]}, "must be a plain file name"),
         ({"files": [{"url": "https://x/y", "name": "y", "md5": "0"}]}, "32 hexadecimal digits"),

@@ -26,45 +26,43 @@ def scan_folder(root: Path) -> Listing:
     return list_sources([plain_source(str(root))])
 
 
-def _paths(listing: Listing) -> list[str]:
-    return [file.name for file in listing.sources[0].files]
+@pytest.mark.parametrize(
+    ("files", "classes"),
+    [
+        (["brass/1.png", "brass/2.tif", "steel/1.png"], ["brass", "steel"]),
+        # Nested folders belong to the first level.
+        (["a/1.png", "a/old/deep/2.png", "b/only/nested/3.png"], ["a", "b"]),
+        # In natural order; numbers of equal value have a fixed one.
+        (["c9/x.png", "c10/x1.png", "c10/x002.png", "c10/x02.png", "c10/x2.png"], ["c9", "c10"]),
+        (["a/1.png", "a/notes.txt"], ["a"]),  # the notes for the rejects
+    ],
+)
+def test_first_folders_are_the_classes(
+    tmp_path: Path, files: list[str], classes: list[str]
+) -> None:
+    hidden = ["a/.DS_Store", "a/._1.png", "a/.thumbs/1.png", ".git/x.png"]
+    listing = scan_folder(_tree(tmp_path, *reversed(files), *hidden))
+    found = listing.sources[0].files
+    assert list(listing.classes) == classes
+    assert [file.name for file in found] == files
+    assert all(file.name.startswith(f"{classes[file.label]}/") for file in found)
 
 
-def test_a_folder_is_a_class(tmp_path: Path) -> None:
-    source = scan_folder(_tree(tmp_path, "steel/1.png", "brass/1.png", "brass/2.tif"))
-    assert source.classes == ("brass", "steel")
-    assert [(file.name, file.label) for file in source.sources[0].files] == [
-        ("brass/1.png", 0),
-        ("brass/2.tif", 0),
-        ("steel/1.png", 1),
-    ]
-
-
-def test_nested_folders_belong_to_the_first_level(tmp_path: Path) -> None:
-    source = scan_folder(_tree(tmp_path, "a/1.png", "a/old/deep/2.png", "b/only/nested/3.png"))
-    assert source.classes == ("a", "b")
-    assert [file.label for file in source.sources[0].files] == [0, 0, 1]
-    assert _paths(source) == ["a/1.png", "a/old/deep/2.png", "b/only/nested/3.png"]
-
-
-def test_classes_and_files_come_in_natural_order(tmp_path: Path) -> None:
-    names = ["c10/x2.png", "c10/x10.png", "c10/x1.png", "c9/x.png"]
-    source = scan_folder(_tree(tmp_path, *names))
-    assert source.classes == ("c9", "c10")
-    assert _paths(source) == ["c9/x.png", "c10/x1.png", "c10/x2.png", "c10/x10.png"]
-
-
-def test_numbers_of_equal_value_have_a_fixed_order(tmp_path: Path) -> None:
-    source = scan_folder(_tree(tmp_path, "a/i2.png", "a/i02.png", "a/i002.png"))
-    assert _paths(source) == ["a/i002.png", "a/i02.png", "a/i2.png"]
-
-
-def test_hidden_files_and_folders_are_skipped(tmp_path: Path) -> None:
-    source = scan_folder(
-        _tree(tmp_path, "a/1.png", "a/.DS_Store", "a/._1.png", "a/.thumbs/1.png", ".git/x.png")
-    )
-    assert source.classes == ("a",)
-    assert _paths(source) == ["a/1.png"]
+@pytest.mark.parametrize(
+    ("files", "place", "message"),
+    [
+        ([], "nowhere", r"no such folder or file: .*nowhere.*one folder per class"),
+        (["image.png"], "image.png", "neither a folder, an archive nor a table"),
+        (["1.png", "2.png", ".hidden/3.png"], "", "no class folders in"),
+        (["a/1.png", "b/notes.txt"], "", r"class folder .*/b has no images"),
+        (["a/1.png", "b/.1.png"], "", r"class folder .*/b has no images"),
+    ],
+)
+def test_other_layouts_are_refused(
+    tmp_path: Path, files: list[str], place: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        scan_folder(_tree(tmp_path, *files) / place)
 
 
 def test_size_and_time_of_a_file_are_recorded(tmp_path: Path) -> None:
@@ -76,11 +74,6 @@ def test_size_and_time_of_a_file_are_recorded(tmp_path: Path) -> None:
     assert (file.entry.size, file.entry.stamp) == (5, "1234567890")
 
 
-def test_other_files_are_listed_for_the_rejects(tmp_path: Path) -> None:
-    source = scan_folder(_tree(tmp_path, "a/1.png", "a/notes.txt"))
-    assert _paths(source) == ["a/1.png", "a/notes.txt"]
-
-
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
@@ -90,28 +83,6 @@ def test_other_files_are_listed_for_the_rejects(tmp_path: Path) -> None:
 )
 def test_suffix_of_an_image_counts_in_any_case(names: list[str], expected: bool) -> None:
     assert {is_image_name(name) for name in names} == {expected}
-
-
-def test_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no such folder or file: .*nowhere.*one folder per class"):
-        scan_folder(tmp_path / "nowhere")
-
-
-def test_file_is_no_corpus(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="neither a folder, an archive nor a table"):
-        scan_folder(_tree(tmp_path, "image.png") / "image.png")
-
-
-def test_images_without_class_folders_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no class folders in"):
-        scan_folder(_tree(tmp_path, "1.png", "2.png", ".hidden/3.png"))
-
-
-@pytest.mark.parametrize("content", [[], ["b/notes.txt"], ["b/.1.png"]])
-def test_class_folder_without_images_is_named(tmp_path: Path, content: list[str]) -> None:
-    (tmp_path / "b").mkdir()
-    with pytest.raises(UserError, match=r"class folder .*/b has no images"):
-        scan_folder(_tree(tmp_path, "a/1.png", *content))
 
 
 def test_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:

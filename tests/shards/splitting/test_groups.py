@@ -1,7 +1,6 @@
 """Copies go, conflicts are named, and what overlaps stays on one side of the split."""
 
 import itertools
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -11,26 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from real_images import real_corpus
-from written_sets import write_set
+from written_sets import rejects_of, rows_of, write_set
 
 from micrograph.cli import UserError
 from shards.format.schema import read_manifest, read_rows
 from shards.synthetic.corpus import draw
 
 MakeCorpus = Callable[..., Path]
-
-
-def _samples(folder: Path) -> dict[str, dict[str, str]]:
-    return {row["path"]: row for row in read_rows(folder / "samples.csv")}
-
-
-def _rejects(folder: Path) -> dict[str, tuple[str, str]]:
-    lines = (folder / "rejects.jsonl").read_text().splitlines()
-    return {said["path"]: (said["reason"], said["detail"]) for said in map(json.loads, lines)}
-
-
-def _overlaps(folder: Path) -> list[dict[str, str]]:
-    return list(read_rows(folder / "overlaps.csv"))
 
 
 def test_copies_in_other_formats_go_and_name_the_first(
@@ -41,7 +27,7 @@ def test_copies_in_other_formats_go_and_name_the_first(
     image.save(root / "a" / "img9.tif")
     Image.merge("RGB", [image] * 3).save(root / "a" / "img8.bmp")
     write_set(root, tmp_path / "out")
-    assert _rejects(tmp_path / "out") == {
+    assert rejects_of(tmp_path / "out") == {
         "a/img8.bmp": ("duplicate", "same pixels as a/img0.png of class a"),
         "a/img9.tif": ("duplicate", "same pixels as a/img0.png of class a"),
     }
@@ -55,9 +41,12 @@ def test_pixels_with_two_labels_are_left_out_and_named(
     shutil.copy(root / "a" / "img0.png", root / "a" / "x.png")
     manifest = write_set(root, tmp_path / "out")
     assert manifest.rejected == {"conflicting_labels": 3}
-    rejects = _rejects(tmp_path / "out")
+    rejects = rejects_of(tmp_path / "out")
     assert rejects["a/img0.png"] == ("conflicting_labels", "same pixels as a/x.png of class a")
     assert rejects["b/x.png"] == ("conflicting_labels", "same pixels as a/img0.png of class a")
+    shutil.copytree(root / "a", root / "c")
+    with pytest.raises(UserError, match=r"class a: all images were rejected, a/img0\.png as confl"):
+        write_set(root, tmp_path / "again")
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +73,7 @@ def test_near_duplicates_are_bound(
         Image.fromarray(field[:256, :256]).save(tmp_path / "in" / name / "first.png")
         Image.fromarray(change(field)).save(tmp_path / "in" / name / "second.png")
     write_set(tmp_path / "in", tmp_path / "out")
-    samples = _samples(tmp_path / "out")
+    samples = rows_of(tmp_path / "out")
     for name in fields:
         first, second = (samples[f"{name}/{which}.png"] for which in ("first", "second"))
         assert first["group"] == second["group"] == first["key"]
@@ -98,7 +87,7 @@ def test_search_can_be_left_out(tmp_path: Path, fields: dict[str, np.ndarray]) -
         crop = Image.fromarray(field[corner : corner + 256, corner : corner + 256])
         crop.save(tmp_path / "in" / "a" / f"{corner}.png")
     write_set(tmp_path / "in", tmp_path / "out", near_duplicates=False)
-    assert {row["group"] for row in _samples(tmp_path / "out").values()} == {""}
+    assert {row["group"] for row in rows_of(tmp_path / "out").values()} == {""}
 
 
 def test_pattern_binds_what_it_captures(make_corpus: MakeCorpus, tmp_path: Path) -> None:
@@ -106,7 +95,7 @@ def test_pattern_binds_what_it_captures(make_corpus: MakeCorpus, tmp_path: Path)
     pattern = r"/img(\d)\d*\.png"  # img1, img10, img11: one specimen, whatever the class
     write_set(root, tmp_path / "out", specimen_pattern=pattern, max_val_share=0.5)
     sides: dict[str, set[str]] = {}
-    for row in _samples(tmp_path / "out").values():
+    for row in rows_of(tmp_path / "out").values():
         sides.setdefault(row["specimen"], set()).add(row["split"])
     assert len(sides) == 10
     assert all(len(found) == 1 for found in sides.values())
@@ -132,8 +121,11 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _found(folder: Path, name: str) -> set[frozenset[str]]:
-    paths = {row["key"]: path for path, row in _samples(folder).items()}
-    pairs = (frozenset((paths[o["first"]], paths[o["second"]])) for o in _overlaps(folder))
+    paths = {row["key"]: path for path, row in rows_of(folder).items()}
+    pairs = (
+        frozenset((paths[o["first"]], paths[o["second"]]))
+        for o in read_rows(folder / "overlaps.csv")
+    )
     return {pair for pair in pairs if all(path.startswith(f"{name}/") for path in pair)}
 
 
@@ -151,7 +143,7 @@ def _beside(pair: tuple[str, ...], most: int = 2) -> bool:
 
 def test_all_overlapping_crops_of_the_melt_pool_are_found(real: Path) -> None:
     boxes = {}
-    for path in _samples(real):
+    for path in rows_of(real):
         if match := re.match(r"am_melt_pool/(.*)_(\d+)_(\d+)_(\d+)_(\d+)\.png", path):
             boxes[path] = (match[1], *map(int, match.groups()[1:]))
     known = set()
@@ -165,7 +157,7 @@ def test_all_overlapping_crops_of_the_melt_pool_are_found(real: Path) -> None:
 
 
 def test_shale_mosaic_is_one_piece_and_nothing_apart_is_bound(real: Path) -> None:
-    places = {path: _shale_place(path) for path in _samples(real) if "shale" in path}
+    places = {path: _shale_place(path) for path in rows_of(real) if "shale" in path}
     known = {frozenset(pair) for pair in itertools.combinations(places, 2) if _beside(pair, 1)}
     pairs = _found(real, "shale_sem")
     assert pairs <= {frozenset(pair) for pair in itertools.combinations(places, 2) if _beside(pair)}
@@ -179,21 +171,14 @@ def test_shale_mosaic_is_one_piece_and_nothing_apart_is_bound(real: Path) -> Non
 def test_cut_mosaic_leaks_nothing(real: Path) -> None:
     manifest = read_manifest(real)
     assert manifest.split_report["cut"]["shale_sem"]["val"] >= 10
-    samples = {row["key"]: row for row in _samples(real).values()}
-    for overlap in _overlaps(real):
+    samples = {row["key"]: row for row in rows_of(real).values()}
+    for overlap in read_rows(real / "overlaps.csv"):
         sides = {samples[overlap[end]]["split"] for end in ("first", "second")}
         assert sides != {"train", "val"}
     split = {row["path"]: row["split"] for row in samples.values() if "shale" in row["path"]}
     for one, other in itertools.combinations(split, 2):  # by the names, not by what was found
         if _beside((one, other)):
             assert {split[one], split[other]} != {"train", "val"}
-
-
-def test_class_that_copies_empty_is_an_error(make_corpus: MakeCorpus, tmp_path: Path) -> None:
-    root = make_corpus(tmp_path / "corpus", {"a": 3})
-    shutil.copytree(root / "a", root / "b")
-    with pytest.raises(UserError, match=r"class a: all images were rejected, a/img0\.png as confl"):
-        write_set(root, tmp_path / "out")
 
 
 def test_rule_that_leaves_a_class_untrained_says_so(

@@ -24,17 +24,11 @@ def test_a_drawing_is_grey_between_zero_and_one(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TEXTURES)
-def test_a_micrograph_has_eight_bits_and_some_contrast(name: str) -> None:
-    image, _ = draw(name, SIZE, seed=0, index=0)
-    assert image.shape == (SIZE, SIZE)
-    assert image.dtype == np.uint8
-    assert image.std() > 4
-
-
-@pytest.mark.parametrize("name", TEXTURES)
 def test_the_same_seed_draws_the_same_bytes(name: str) -> None:
     first, again = (draw(name, SIZE, seed=5, index=2)[0] for _ in range(2))
     assert first.tobytes() == again.tobytes()
+    assert (first.shape, first.dtype) == ((SIZE, SIZE), np.uint8)
+    assert first.std() > 4
 
 
 @pytest.mark.parametrize(
@@ -68,11 +62,6 @@ def test_the_segmentation_set_shares_no_image_with_the_corpus(tmp_path: Path) ->
     jobs = segmentation_jobs(tmp_path, SIZE, seed=0) + corpus_jobs(tmp_path, 8, SIZE, seed=0)
     keys = [(job.class_name, job.seed, job.index, job.stream) for job in jobs]
     assert len(set(keys)) == len(keys)
-
-
-def test_the_segmentation_set_needs_a_class_with_masks(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="'grains' has no masks"):
-        segmentation_jobs(tmp_path, SIZE, seed=0, class_name="grains")
 
 
 def test_the_program_writes_a_corpus_and_a_segmentation_set(tmp_path: Path) -> None:

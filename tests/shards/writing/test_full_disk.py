@@ -1,4 +1,4 @@
-"""A disk that is full, a source that goes or changes: one clear line, and the run can go on."""
+"""A disk that is full, a source that goes or changes: one clear line, and the run can resume."""
 
 import resource
 import subprocess
@@ -8,11 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from pictures import write_noise
-from PIL import Image
-from written_sets import files_of, write_set
+from written_sets import files_of, save_noise, write_set
 
 from micrograph import remote_files as stores
 from shards.encoding.encode import CHUNK_FILES
@@ -178,38 +176,28 @@ def _reads(monkeypatch: pytest.MonkeyPatch, number: int, after: object) -> None:
     monkeypatch.setattr(stores, "_read_local", read_and_spoil)
 
 
-def test_source_that_vanishes_is_said_and_what_was_read_stays(
+@pytest.mark.parametrize("change", ["vanishes", "is replaced"])
+def test_source_that_changes_while_it_is_read_is_named_and_the_run_resumes(
     own_corpus: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    change: str,
 ) -> None:
+    def spoil(path: Path) -> None:
+        if change == "vanishes":
+            own_corpus.rename(tmp_path / "elsewhere")
+        else:
+            save_noise(path, SIDE, SIDE, seed=1)
+
     with monkeypatch.context() as patch:
-        _reads(patch, CHUNK_FILES + 5, lambda _: own_corpus.rename(tmp_path / "elsewhere"))
+        _reads(patch, CHUNK_FILES + 5, spoil)
         error = _fails(own_corpus, tmp_path / "out", capsys)
-    _check_is_one_clear_line(error, f"{own_corpus}/b/", "No such file or directory")
+    why = {"vanishes": "No such file or directory", "is replaced": "changed while it was read"}
+    _check_is_one_clear_line(error, f"{own_corpus}/b/", why[change])
     assert len(list((tmp_path / "out.partial" / "spool").glob("*.json"))) == 1
-    (tmp_path / "elsewhere").rename(own_corpus)
-    _check_goes_on(own_corpus, tmp_path / "out", 1, capsys)
-
-
-def test_file_that_is_replaced_while_it_is_read_is_said_and_read_again(
-    own_corpus: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    replaced: list[Path] = []
-
-    def replace(path: Path) -> None:
-        replaced.append(path)
-        other = np.random.default_rng(1).integers(0, 256, (SIDE, SIDE), dtype=np.uint8)
-        Image.fromarray(other).save(path)
-
-    with monkeypatch.context() as patch:
-        _reads(patch, CHUNK_FILES + 5, replace)
-        error = _fails(own_corpus, tmp_path / "out", capsys)
-    _check_is_one_clear_line(error, str(replaced[0]), "changed while it was read")
+    if change == "vanishes":
+        (tmp_path / "elsewhere").rename(own_corpus)
     _check_goes_on(own_corpus, tmp_path / "out", 1, capsys)
 
 
