@@ -42,11 +42,11 @@ from downstream.reliability.out_of_distribution import (
     leave_one_out_scores,
     ood_limit,
 )
-from downstream.runs.run_folder import RunPaths
 from micrograph.cli import UserError, console, program, warn
 from micrograph.settings import Positional, build_config, load_config, read_recipe
 from pretrain.cards.segmenter_card import CALIBRATION_NAME, read_segmenter_card
 from pretrain.registry.storage.pull import find_segmenter, is_published
+from pretrain.runs.run_folder import RunPaths
 
 MIN_IMAGES = 6  # with fewer labelled images, the out-of-distribution limit is wide
 

@@ -37,8 +37,8 @@ from downstream.probing.ranking import (
     rank_candidates,
 )
 from downstream.probing.record import SEED, open_for_recording, pin_entries, record_scores
-from downstream.runs.run_folder import write_json
 from downstream.scoring.metrics import Scores, mean_defined
+from micrograph.atomic import write_json
 from micrograph.cli import UserError, console, program, progress, warn
 from micrograph.settings import Positional, build_config, load_config, read_recipe
 from pretrain.registry.storage.pull import REGISTRY_VARIABLE

@@ -18,10 +18,12 @@ from downstream.finetune.labelled_set import LabelledSet, data_sha256, read_labe
 from downstream.finetune.results import evaluate, write_best, write_pictures, write_results
 from downstream.finetune.training import fine_tune, open_run
 from downstream.network.segmenter import default_device
-from downstream.runs.run_folder import RunPaths, finished_results, write_json
+from micrograph.atomic import write_json
 from micrograph.cli import UserError, console, log_with_time_and_rank, program, warn
 from micrograph.settings import load_config
 from pretrain.runs.interruption import Interruption
+from pretrain.runs.resume_check import finished_results
+from pretrain.runs.run_folder import RunPaths
 
 PAN_LEAST_SIDE = 128  # pixels
 
@@ -47,7 +49,7 @@ def segment(config: SegmentConfig, interruption: Interruption | None = None) -> 
     data = read_labelled_set(config)
     _check_crops(config, data)
     paths = RunPaths(config.run_dir)
-    found = finished_results(paths, config, lambda: data_sha256(data), str(config.data))
+    found = finished_results(config.run_dir, config, lambda: data_sha256(data), str(config.data))
     return found or _run(paths, config, data, interruption or Interruption())
 
 

@@ -31,9 +31,10 @@ from downstream.adaptation.shift_signals import (
 from downstream.domains.prepare import PreparedImage, prepare_target
 from downstream.domains.study import DomainStudy
 from downstream.network.segmenter import load_segmenter
-from downstream.runs.run_folder import RunPaths, write_json
+from micrograph.atomic import write_json
 from micrograph.cli import UserError, console, program
 from micrograph.settings import Positional, build_config, load_config, read_recipe
+from pretrain.runs.run_folder import RunPaths
 
 REPORT_NAME = "shift_report.json"
 SCHEMA_VERSION = 1

@@ -9,11 +9,11 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from downstream.runs.run_folder import read_results
 from micrograph.cli import UserError
 from micrograph.remote_files import cached_store
 from pretrain.cards.encoder_card import read_card
 from pretrain.runs.metrics_log import read_metrics
+from pretrain.runs.run_folder import read_results
 from shards.images.decode import Pixels, RejectedImage, decode_image
 from shards.sources.listing import Listing, is_image_name, list_sources
 from shards.sources.recipe import plain_source

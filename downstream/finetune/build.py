@@ -3,12 +3,12 @@
 import torch
 
 from downstream.finetune.config import DEFAULT_ARCH, SegmentConfig
-from downstream.network.segmenter import Origin, Segmenter, initial_network
+from downstream.network.segmenter import EncoderOrigin, Segmenter, initial_network
 
 
 def build_segmenter(
     config: SegmentConfig, classes: int, device: torch.device
-) -> tuple[Segmenter, Origin]:
+) -> tuple[Segmenter, EncoderOrigin]:
     """The initial network of a run; uses torch's global generator.
 
     Raises `UserError` if the encoder cannot be loaded or does not fit the decoder.

@@ -20,11 +20,7 @@ from downstream.finetune.training import State
 from downstream.labels.classes import MicroIouClasses, format_class
 from downstream.labels.dataset import LabelledImage
 from downstream.labels.masks import Mask
-from downstream.network.segmenter import Origin, Segmenter
-from downstream.runs.run_folder import (
-    RunPaths,
-    write_json,
-)
+from downstream.network.segmenter import EncoderOrigin, Segmenter
 from downstream.scoring.metrics import (
     Boundaries,
     Scores,
@@ -42,10 +38,11 @@ from downstream.scoring.overlays import (
     contact_sheet,
     overlay,
 )
-from micrograph.atomic import write_atomically
+from micrograph.atomic import write_atomically, write_json
 from micrograph.field_marks import Mark, plain_without
-from pretrain.cards.segmenter_card import SCHEMA_VERSION, SegmenterCard, write_segmenter_card
+from pretrain.cards.segmenter_card import SegmenterCard, write_segmenter_card
 from pretrain.network.timm_models import encoder_options
+from pretrain.runs.run_folder import RESULTS_VERSION, RunPaths
 from shards.format.schema import file_sha256
 
 SHOWN = 8  # images on the sheet
@@ -119,7 +116,7 @@ def collapse_of(
 def write_best(
     paths: RunPaths,
     segmenter: Segmenter,
-    origin: Origin,
+    origin: EncoderOrigin,
     config: SegmentConfig,
     data: LabelledSet,
     val: Evaluation,
@@ -133,7 +130,6 @@ def write_best(
     write_atomically(paths.best, save(tensors))
     collapse = collapse_of(val, data.class_names, state.finished, config.micro_iou_classes)
     card = SegmenterCard(
-        schema_version=SCHEMA_VERSION,
         decoder=config.decoder,
         arch=origin.arch,
         encoder_options=encoder_options(origin.arch),
@@ -171,7 +167,7 @@ def write_results(
     weights = class_weights((item.mask for item in data.train), len(names), config.balance)
     _, constant = constant_score(val.confusion, config.micro_iou_classes)
     content = {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": RESULTS_VERSION,
         "classes": list(names),
         "arch": card.arch,
         "decoder": config.decoder,
@@ -207,7 +203,7 @@ def write_results(
 def write_pictures(paths: RunPaths, evaluation: Evaluation, data: LabelledSet) -> None:
     """Masks as predicted, maps of agreement per class, and a sheet of both."""
     shutil.rmtree(paths.masks, ignore_errors=True)  # of an earlier run
-    shutil.rmtree(paths.maps, ignore_errors=True)
+    shutil.rmtree(paths.folder / "maps", ignore_errors=True)
     paths.masks.mkdir(parents=True)
     shown = range(1, len(data.classes))  # of two classes, the first's map would say the same
     rows = []
@@ -223,7 +219,7 @@ def write_pictures(paths: RunPaths, evaluation: Evaluation, data: LabelledSet) -
             ),
         ]
         for index in shown:
-            folder = paths.maps / data.class_names[index].replace("/", "_")
+            folder = paths.folder / "maps" / data.class_names[index].replace("/", "_")
             folder.mkdir(parents=True, exist_ok=True)
             picture = agreement_map(image.predicted, item.mask, index)
             Image.fromarray(picture).save(folder / name)
@@ -231,7 +227,7 @@ def write_pictures(paths: RunPaths, evaluation: Evaluation, data: LabelledSet) -
         rows.append(row)
     legend = {data.class_names[index]: class_colour(index) for index in shown} | AGREEMENT
     title = f"micro IoU {evaluation.scores.micro_iou:.1%}, mIoU {evaluation.scores.miou:.1%}"
-    contact_sheet(rows[:SHOWN], legend, title).save(paths.sheet)
+    contact_sheet(rows[:SHOWN], legend, title).save(paths.folder / "scores.png")
 
 
 def _split_results(evaluation: Evaluation, names: Sequence[str]) -> dict[str, Any]:

@@ -14,8 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from downstream.reliability.out_of_distribution import Reference
-from downstream.runs.run_folder import write_json
-from micrograph.atomic import write_atomically
+from micrograph.atomic import write_atomically, write_json
 from micrograph.cli import UserError
 from pretrain.cards.segmenter_card import CALIBRATION_NAME, REFERENCE_NAME
 from shards.format.schema import read_versioned

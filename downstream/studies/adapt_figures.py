@@ -15,7 +15,6 @@ from PIL import Image
 
 from downstream.domains.prepare import PreparedImage, prepare_target
 from downstream.domains.study import SOURCE, DomainStudy
-from downstream.runs.run_folder import RunPaths
 from downstream.scoring.overlays import (
     AGREEMENT,
     CLASS_COLOURS,
@@ -31,6 +30,7 @@ from downstream.studies.report import matplotlib_colour, save_figure, save_image
 from micrograph.cli import UserError, console
 from micrograph.intervals import CONFIDENCE, NAN
 from micrograph.report_tables import format_percent, named_rows
+from pretrain.runs.run_folder import RunPaths
 
 matplotlib.use("Agg")  # draws to files only; must come before pyplot
 from matplotlib import pyplot as plt

@@ -14,13 +14,13 @@ import pandas as pd
 
 from downstream.adaptation.config import METHODS, AdaptConfig
 from downstream.domains.study import SOURCE
-from downstream.runs.run_folder import RunPaths, read_data
 from downstream.studies.rdt import Reference, make_reference
 from downstream.studies.report import image_differences
 from downstream.studies.runs import check_labels, init_label, mixed_settings, read_configs
 from micrograph.cli import UserError
 from micrograph.field_marks import Mark, marked
 from micrograph.intervals import Array, PairedDifference, paired_difference
+from pretrain.runs.run_folder import RunPaths, read_data
 
 BASELINE = "source_only"
 BN_ADAPT = "bn_adapt"

@@ -9,10 +9,10 @@ from typing import Annotated, Any, TypeVar
 
 import pandas as pd
 
-from downstream.runs.run_folder import RunPaths
 from micrograph.cli import UserError
 from micrograph.report_tables import named_rows
 from micrograph.settings import as_plain, build_config, read_recipe
+from pretrain.runs.run_folder import RunPaths
 
 Config = TypeVar("Config")
 Labels = Annotated[tuple[str, ...], "INIT=NAME ...: short names, runs/real/export=micrographs"]

@@ -8,12 +8,12 @@ from typing import Any
 import pandas as pd
 
 from downstream.finetune.config import DEFAULT_ARCH, SegmentConfig
-from downstream.runs.run_folder import RunPaths, read_results
 from downstream.studies.runs import check_labels, init_label, mixed_settings, read_configs
 from micrograph.field_marks import Mark, marked, plain_without
 from micrograph.intervals import NAN
 from micrograph.published_values import read_published
 from micrograph.settings import as_plain
+from pretrain.runs.run_folder import RunPaths, read_results
 
 # Training and test folders -> paper A's experiment, as configs/downstream has them.
 _EXPERIMENTS = {

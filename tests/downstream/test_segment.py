@@ -19,12 +19,11 @@ from downstream.finetune.labelled_set import read_labelled_set
 from downstream.finetune.training import State, Trainer
 from downstream.network.models import create_model
 from downstream.network.segmenter import Segmenter, load_segmenter
-from downstream.runs.run_folder import read_results
 from downstream.segment import main, segment
 from micrograph.cli import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from pretrain.cards.archs import ARCHS
 from pretrain.cards.segmenter_card import read_segmenter_card
-from pretrain.runs.run_folder import lock_folder
+from pretrain.runs.run_folder import lock_folder, read_results
 from pretrain.runs.status import RunState, read_status
 from shards.format.schema import IMAGENET_MEAN, IMAGENET_STD, file_sha256
 

@@ -12,11 +12,12 @@ import pytest
 
 from downstream.adapt_study import main
 from downstream.adaptation.config import AdaptConfig
-from downstream.runs.run_folder import RunPaths, write_json
 from downstream.studies.adapt_findings import bn_share, gains, shared_tests
 from downstream.studies.adapt_runs import read_adapt_runs
+from micrograph.atomic import write_json
 from micrograph.cli import UserError
 from micrograph.settings import dump_config
+from pretrain.runs.run_folder import RunPaths
 
 PAGE = "adapt_study.md"
 IMAGES = ("a", "b")

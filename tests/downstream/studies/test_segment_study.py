@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from downstream.finetune.config import SegmentConfig
-from downstream.runs.run_folder import RunPaths, write_json
 from downstream.segment import segment
 from downstream.studies.runs import init_label
 from downstream.studies.segment_runs import mixed_budgets, read_runs, shared_settings
@@ -22,9 +21,11 @@ from downstream.studies.segment_tables import (
     score_cell,
 )
 from downstream.study import main
+from micrograph.atomic import write_json
 from micrograph.cli import UserError
 from micrograph.published_values import read_published
 from micrograph.settings import dump_config
+from pretrain.runs.run_folder import RunPaths
 
 IMAGES = ("a", "b")
 
