@@ -10,7 +10,7 @@ of its runs, and every RDT is shown with that id.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import pandas as pd
 from downstream.adaptation.config import METHODS, AdaptConfig
 from downstream.domains.study import SOURCE
 from downstream.studies.report import image_differences
-from downstream.studies.runs import check_labels, init_label, mixed_settings, read_configs
+from downstream.studies.runs import init_label, mixed_settings, parse_labels, read_configs
 from micrograph.cli import UserError
 from micrograph.field_marks import Mark, marked
 from micrograph.intervals import Array, PairedDifference, paired_difference
@@ -158,18 +158,18 @@ class AdaptRuns:
         return [list(names) for _, names in groups if len(names) > 1]
 
 
-def read_adapt_runs(root: Path, labels: Mapping[str, str] | None = None) -> AdaptRuns:
-    """Read the runs under `root`. `labels` maps inits, as given, to short names.
+def read_adapt_runs(root: Path, labels: Sequence[str] = ()) -> AdaptRuns:
+    """Read the runs under `root`. `labels` are `INIT=NAME`.
 
     Raises `UserError` for a folder without runs, and for runs of several domain studies.
     """
     configs = read_configs(root, AdaptConfig, "downstream.adapt")
-    check_labels(labels or {}, configs.values())
+    init_names = parse_labels(labels, configs.values())
     runs: list[dict[str, Any]] = []
     scores: list[dict[str, Any]] = []
     for folder, config in configs.items():
         results = read_results(folder) if RunPaths(folder).results.is_file() else {}
-        run = _run_row(folder, config, results, labels or {})
+        run = _run_row(folder, config, results, init_names)
         runs.append(run)
         scores += [
             run | _score_row(domain, entry)

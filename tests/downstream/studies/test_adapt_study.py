@@ -305,7 +305,7 @@ def test_mistakes_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture[st
     with pytest.raises(UserError, match=r"holds no downstream\.adapt run"):
         read_adapt_runs(tmp_path)
     folder = save_run(tmp_path, "adaptsegnet", 0, 0.8, {"T1": 0.5}, target="T1")
-    for reference, words in (("nowhere", "is none of the runs"), (folder, "takes a source_only")):
+    for reference, words in (("nowhere", "is none of the runs"), (folder, "must be a source_only")):
         with pytest.raises(SystemExit):
             main([str(tmp_path), "--reference", str(reference)])
         assert words in capsys.readouterr().err

@@ -206,4 +206,4 @@ def test_mistakes_are_explained(tmp_path: Path) -> None:
         read_runs(tmp_path)
     save_run(tmp_path, "random", 0, 0.5)
     with pytest.raises(UserError, match="no run has the init 'imagnet'; there are random"):
-        read_runs(tmp_path, {"imagnet": "x"})
+        read_runs(tmp_path, ("imagnet=x",))
