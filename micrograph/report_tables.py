@@ -1,4 +1,4 @@
-"""Tables of a report, as Markdown for people and as CSV for programs. No torch."""
+"""Tables of a report, written as Markdown and as CSV. No torch."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ Row = Mapping[Any, object]  # column -> entry: a `Cell`, a string, a number or N
 
 
 class Cell(Protocol):
-    """An entry that is one Markdown cell (its `str`) and one or more CSV columns."""
+    """An entry: one Markdown cell (its `str`), one or more CSV columns."""
 
     def csv_columns(self, name: str) -> Mapping[str, object]: ...
 
@@ -53,8 +53,8 @@ class MeanStd:
     mean: float
     std: float
     n: int
-    others: Mapping[str, float] = field(default_factory=dict)  # for the CSV alone
-    remark: str = ""  # for Markdown alone
+    others: Mapping[str, float] = field(default_factory=dict)  # in CSV only
+    remark: str = ""  # in Markdown only
 
     def __str__(self) -> str:
         std = "" if math.isnan(self.std) else f" ± {format_percent(self.std)}"

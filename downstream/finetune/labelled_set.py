@@ -62,7 +62,11 @@ def data_sha256(data: LabelledSet) -> str:
 def split_pairs(config: SegmentConfig) -> dict[str, tuple[Pair, ...]]:
     """The pairs of each split, after folding. Raises `UserError` for an image without a mask."""
     found = find_splits(config.data, config.entries)
-    _report_unpaired(config, found)
+    faults, warnings = describe_unpaired(found)
+    for warning in warnings:
+        warn(warning)
+    if faults:
+        raise UserError(faults[0])
     if "all" in found:
         train, val = hold_out(found["all"].pairs, config.folds, config.fold, config.specimen)
         return {"train": train, "val": val, "test": ()}
@@ -90,16 +94,19 @@ def resolve_classes(config: SegmentConfig, masks: Iterable[RawMask]) -> tuple[Ma
     return proposal.classes
 
 
-def _report_unpaired(config: SegmentConfig, found: Mapping[str, SplitFiles]) -> None:
+def describe_unpaired(found: Mapping[str, SplitFiles]) -> tuple[list[str], list[str]]:
+    """Faults and warnings about images without a mask and masks without an image."""
+    faults, warnings = [], []
     for split, part in found.items():
         if part.orphans:
             names = ", ".join(path.name for path in part.orphans[:3])
-            warn(f"{split}: {len(part.orphans)} masks without an image are not used: {names}")
+            warnings.append(f"{split}: {len(part.orphans)} masks without an image: {names}")
         if part.unlabelled and split == "all":
-            warn(f"{len(part.unlabelled)} images without a mask are not used")
+            warnings.append(f"{len(part.unlabelled)} images without a mask are not used")
         elif part.unlabelled:
-            path = part.unlabelled[0]
-            raise UserError(
+            faults += [
                 f"{path} has no mask; expected {path.name} or {path.stem}_mask in "
                 f"{path.parent.name}_annot; or list the labelled images with --{split}"
-            )
+                for path in part.unlabelled
+            ]
+    return faults, warnings

@@ -1,6 +1,5 @@
-"""What a finished run leaves: scores, pictures, the best network with its card."""
+"""The outputs of a finished run: scores, pictures, the best network with its card."""
 
-import json
 import platform
 import shutil
 from collections.abc import Sequence
@@ -42,7 +41,7 @@ from micrograph.atomic import write_atomically, write_json
 from micrograph.field_marks import Mark, plain_without
 from pretrain.cards.segmenter_card import SegmenterCard, write_segmenter_card
 from pretrain.network.timm_models import encoder_options
-from pretrain.runs.run_folder import RESULTS_VERSION, RunPaths
+from pretrain.runs.run_folder import RESULTS_VERSION, RunPaths, read_results
 from shards.format.schema import file_sha256
 
 SHOWN = 8  # images on the sheet
@@ -72,7 +71,7 @@ class Evaluation:
 def evaluate(
     segmenter: Segmenter, items: Sequence[LabelledImage], config: SegmentConfig
 ) -> Evaluation:
-    """Predict and score labelled images, each by itself and all together."""
+    """Predict and score labelled images, separately and together."""
     images = []
     for item in items:
         channels: Any = segmenter.probabilities(item.pixels)
@@ -93,18 +92,18 @@ def evaluate(
 
 
 def collapse_of(
-    evaluation: Evaluation, names: Sequence[str], finished: str, over: MicroIouClasses
+    evaluation: Evaluation, names: Sequence[str], finished: str, micro_iou_classes: MicroIouClasses
 ) -> str:
-    """Why a network is of no use, or "": diverged, one class only, or no better than a constant.
+    """Why a network is useless, or "": diverged, one class only, or no better than a constant.
 
-    `finished` is why its training ended.
+    `finished` is the reason why its training ended.
     """
     predicted = [n for n, count in zip(names, evaluation.confusion.sum(0), strict=True) if count]
     if finished.startswith("diverged"):
         return finished
     if len(predicted) == 1:
         return f"it predicts {predicted[0]} everywhere"
-    index, constant = constant_score(evaluation.confusion, over)
+    index, constant = constant_score(evaluation.confusion, micro_iou_classes)
     if evaluation.scores.micro_iou <= constant:
         return (
             f"micro IoU {evaluation.scores.micro_iou:.1%}, no better than {names[index]} "
@@ -162,7 +161,7 @@ def write_results(
     val: Evaluation,
     test: Evaluation | None,
 ) -> dict[str, Any]:
-    """Write `results.json`, the last file of a run, and return what it holds."""
+    """Write `results.json`, the last file of a run, and return its content."""
     names = data.class_names
     weights = class_weights((item.mask for item in data.train), len(names), config.balance)
     _, constant = constant_score(val.confusion, config.micro_iou_classes)
@@ -192,20 +191,20 @@ def write_results(
         "steps": state.step,
         "skipped_steps": state.skipped_steps,
         "minutes": state.minutes,
-        "val_constant_micro_iou": constant,  # of the best constant answer
+        "val_constant_micro_iou": constant,  # of the best constant prediction
         "val": _split_results(val, names),
         "test": None if test is None else _split_results(test, names),
     }
     write_json(paths.results, content)
-    return json.loads(paths.results.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    return read_results(paths.folder)
 
 
 def write_pictures(paths: RunPaths, evaluation: Evaluation, data: LabelledSet) -> None:
-    """Masks as predicted, maps of agreement per class, and a sheet of both."""
+    """Write the predicted masks, a map of agreement per class, and an overview of both."""
     shutil.rmtree(paths.masks, ignore_errors=True)  # of an earlier run
     shutil.rmtree(paths.folder / "maps", ignore_errors=True)
     paths.masks.mkdir(parents=True)
-    shown = range(1, len(data.classes))  # of two classes, the first's map would say the same
+    shown = range(1, len(data.classes))  # with two classes, both maps are equivalent
     rows = []
     for image in evaluation.images:
         item, name = image.item, f"{image.item.name}.png"
@@ -264,6 +263,6 @@ def _named(scores: Scores, edges: Boundaries, names: Sequence[str]) -> dict[str,
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of what a network's numbers hang on."""
+    """Versions of Python and of the packages that change a network's results."""
     packages = ("micrograph-pretrain", "torch", "torchvision", "segmentation-models-pytorch")
     return {"python": platform.python_version()} | {name: version(name) for name in packages}

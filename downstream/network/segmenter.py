@@ -16,12 +16,7 @@ from torchvision.transforms import v2
 from downstream.images.blend import Band
 from downstream.images.prepared import native_bands, prepare
 from downstream.images.scan import array_reader
-from downstream.network.models import (
-    NO_OPTIONS,
-    bare_model,
-    create_model,
-    read_encoder_card,
-)
+from downstream.network.models import NO_OPTIONS, bare_model, create_model, read_encoder_card
 from micrograph.cli import UserError, warn
 from pretrain.cards.segmenter_card import SegmenterCard, read_segmenter_card
 from pretrain.network.classifier import build_encoder
@@ -113,8 +108,8 @@ def initial_network(
 ) -> tuple[nn.Module, EncoderOrigin]:
     """A network with the encoder named by `init`; uses torch's global generator.
 
-    `default_arch` is used if neither `arch` nor `init` specifies one. Raises `UserError` as
-    `build_segmenter` does.
+    `default_arch` is used if neither `arch` nor `init` specifies one. Raises `UserError` if the
+    encoder cannot be loaded or does not fit the decoder.
     """
     found = resolve_init(init)
     if found.location is not None:

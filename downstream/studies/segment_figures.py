@@ -39,7 +39,8 @@ def _draw_runs(
     axis: Any, runs: pd.DataFrame, experiments: Sequence[str], inits: Sequence[str]
 ) -> None:
     space = 0.8 / len(inits)
-    printed = read_published("paper_a").query("table == '2'").set_index(["name", "experiment"])
+    table = read_published("paper_a").query("table == '2'").set_index(["name", "experiment"])
+    printed = table[["value", "std"]]
     for (init, experiment), cell in runs.groupby(["init", "experiment"]):
         colour = _colour(inits, str(init))
         x = experiments.index(experiment) + (inits.index(init) - (len(inits) - 1) / 2) * space
@@ -49,7 +50,7 @@ def _draw_runs(
             axis.scatter((x + spread)[mask], scores[mask], s=26, marker=marker, color=colour)
         axis.hlines(scores.mean(), x - 0.2 * space, x + 0.2 * space, color=colour, lw=2)
         if (init, experiment) in printed.index:
-            mean, std = 100 * printed.loc[(init, experiment), ["value", "std"]].fillna(0)
+            mean, std = 100 * printed.xs((init, experiment)).fillna(0)
             axis.errorbar(x + 0.32 * space, mean, std, fmt="D", ms=3, color="0.6", lw=1, zorder=1)
     handles = [Line2D([], [], marker="o", ls="", color=_colour(inits, i), label=i) for i in inits]
     handles += [

@@ -68,5 +68,5 @@ def test_all_faults_are_reported_together(
     told = capsys.readouterr()
     for fault in ("bare.png has no mask", "its mask has 64 x 64", "is a JPEG"):
         assert fault in told.out
-    assert "mask orphan.png has no image" in told.err
+    assert "masks without an image: orphan.png" in told.err
     assert "specimen 050317#3 is in train and val" in told.err

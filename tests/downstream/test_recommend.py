@@ -197,7 +197,7 @@ def test_what_is_said_of_paper_a_is_what_it_printed() -> None:
         (["--encoders", "resnet18x"], "no encoder 'resnet18x'"),
         ([], "no encoders to try; give --encoders"),
         (["--encoders", ARCH, "--folds", "4"], "into 4 folds"),
-        (["--encoders", ARCH, "--study", "absent"], "no such folder: absent"),
+        (["--encoders", ARCH, "--runs", "absent"], "no such folder: absent"),
     ],
 )
 def test_what_cannot_work_is_one_line(

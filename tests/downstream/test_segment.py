@@ -247,7 +247,7 @@ def test_an_encoder_that_is_neither_name_nor_folder_is_named() -> None:
         (["--init", "resnet18"], "--init resnet18 is an architecture; use --arch resnet18"),
         (["--crop-size", "256"], "use --crop-size 64"),
         (["--data", "absent"], "no such folder"),
-        (["--decoder", "PAN"], "less than 128 pixels, and there is one of 64; try FPN"),
+        (["--decoder", "PAN"], "PAN needs images and crops of at least 128 pixels a side, not 64"),
         (["--stage2-lr", "0"], "lr and stage2_lr must be above 0"),
         (["--classes", "rest=0", "crack=255"], "contains values 1 without a class"),
     ],

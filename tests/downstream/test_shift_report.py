@@ -125,7 +125,7 @@ def test_what_is_not_a_run_of_adapt_is_refused(
     config.write_text("\n".join(line for line in lines if not line.startswith("study:")))
     for arguments, message in (
         ([str(tmp_path / "absent")], "give the --run-dir of downstream.adapt"),
-        ([str(other)], "names no study"),
+        ([str(other)], "has no study"),
         ([str(run), "--target", "fadd"], "fadd"),
         ([str(run), "--study", str(tmp_path / "gone.yaml")], "gone.yaml"),
         (["--target", "faded"], "RUN"),

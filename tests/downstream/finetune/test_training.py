@@ -7,10 +7,16 @@ import pytest
 import torch
 from networks import SMALL_ARCH
 
-from downstream.finetune.build import build_segmenter
 from downstream.finetune.config import SegmentConfig
 from downstream.finetune.labelled_set import LabelledSet, read_labelled_set
-from downstream.finetune.training import State, Trainer, epoch_batches, fine_tune, open_run
+from downstream.finetune.training import (
+    State,
+    Trainer,
+    build_segmenter,
+    epoch_batches,
+    fine_tune,
+    open_run,
+)
 from downstream.scoring.metrics import Scores, score
 from micrograph.cli import EXIT_INTERRUPTED
 from pretrain.runs.checkpoint import load_checkpoint
