@@ -11,16 +11,16 @@ images of the targets. Unfinished runs are counted, so it can be called while a 
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 from downstream.domains.study import SOURCE, DomainStudy, read_study
 from downstream.studies.adapt_findings import Gain, findings_tables, gains
-from downstream.studies.adapt_runs import BASELINE, AdaptRuns, Variant, read_adapt_runs
+from downstream.studies.adapt_runs import AdaptRuns, read_adapt_runs
 from downstream.studies.adapt_tables import paper_b_tables
 from downstream.studies.report import write_report
-from downstream.studies.runs import Labels, describe_counts, describe_problems
+from downstream.studies.runs import describe_counts, describe_problems
 from micrograph.cli import UserError, console, program
 from micrograph.report_tables import Percent, Table, named_rows, page
 from micrograph.settings import Positional, load_config
@@ -32,11 +32,6 @@ class AdaptStudyConfig:
 
     runs: Annotated[Path, Positional, "folder of run folders"]
     out: Annotated[Path | None, "folder for the results [RUNS]"] = None
-    reference: Annotated[
-        Path | None,
-        "source_only run: all RDTs are relative to its variant [each to its own baseline]",
-    ] = None
-    label: Labels = ()
     bagging: Annotated[bool, "score the mean probability of the folds; needs torch"] = False
     study: Annotated[Path | None, "study file of the domains [as in the runs]"] = None
     data: Annotated[Path | None, "data folder of the study [as in the runs]"] = None
@@ -45,9 +40,7 @@ class AdaptStudyConfig:
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     config = load_config(AdaptStudyConfig, argv)
-    runs = read_adapt_runs(config.runs, config.label)
-    if config.reference:
-        runs = replace(runs, fixed_reference=_reference_variant(runs, config.reference))
+    runs = read_adapt_runs(config.runs)
     found = gains(runs)
     tables = [*paper_b_tables(runs), *findings_tables(runs, found)]
     if config.bagging:
@@ -93,19 +86,6 @@ def _domains(runs: AdaptRuns, config: AdaptStudyConfig) -> DomainStudy:
     """The domain study, to read its images. Raises `UserError` if it is missing."""
     trained = runs.runs.config.iloc[0]
     return read_study(config.study or trained.study, config.data or trained.data)
-
-
-def _reference_variant(runs: AdaptRuns, folder: Path) -> Variant:
-    for run in named_rows(runs.runs):
-        if folder.resolve() == run.folder.resolve() or str(folder) in (run.run_id, run.run):
-            variant: Variant = run.variant
-            if not run.finished or variant.method != BASELINE:
-                state = variant.method if run.finished else "not finished"
-                raise UserError(f"--reference {folder} is {state}; it must be a {BASELINE} run")
-            return variant
-    names = sorted(set(runs.scores[runs.scores.variant.map(lambda v: v.method == BASELINE)].run))
-    listed = ", ".join(names) or "none yet"
-    raise UserError(f"--reference {folder} is none of the runs; there are {listed}")
 
 
 def _references(runs: AdaptRuns) -> list[dict[str, object]]:

@@ -15,7 +15,7 @@ from typing import Annotated
 import pandas as pd
 
 from downstream.studies.report import write_report
-from downstream.studies.runs import Labels, describe_counts, describe_problems
+from downstream.studies.runs import describe_counts, describe_problems
 from downstream.studies.segment_runs import in_order, mixed_budgets, read_runs, shared_settings
 from downstream.studies.segment_tables import (
     InitDifference,
@@ -35,13 +35,12 @@ class StudyConfig:
     runs: Annotated[Path, Positional, "folder of run folders"]
     out: Annotated[Path | None, "folder for the results [RUNS]"] = None
     baseline: Annotated[str | None, "init to compare the others with [imagenet, or random]"] = None
-    label: Labels = ()
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     config = load_config(StudyConfig, argv)
-    runs = read_runs(config.runs, config.label)
+    runs = read_runs(config.runs)
     baseline = choose_baseline(runs, config.baseline)
     differences = init_differences(runs, baseline)
     tables = [t for t in paper_a_tables(runs, differences, baseline) if t.rows]

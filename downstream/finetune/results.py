@@ -3,7 +3,7 @@
 import platform
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -247,18 +247,13 @@ def _split_results(evaluation: Evaluation, names: Sequence[str]) -> dict[str, An
 
 
 def _named(scores: Scores, edges: Boundaries, names: Sequence[str]) -> dict[str, Any]:
-    def per_class(values: Sequence[float]) -> dict[str, float]:
-        return dict(zip(names, values, strict=True))
-
-    return {
-        "micro_iou": scores.micro_iou,
-        "miou": scores.miou,
-        "iou": per_class(scores.iou),
-        "pixel_accuracy": scores.pixel_accuracy,
+    values = asdict(scores) | {
         "boundary_f1": edges.boundary_f1,
-        "boundary_f1_per_class": per_class(edges.f1),
-        "phase_fraction": per_class(scores.phase_fraction),
-        "phase_fraction_error": per_class(scores.phase_fraction_error),
+        "boundary_f1_per_class": edges.f1,
+    }
+    return {
+        key: dict(zip(names, value, strict=True)) if isinstance(value, tuple) else value
+        for key, value in values.items()
     }
 
 

@@ -10,7 +10,7 @@ of its runs, and every RDT is shown with that id.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import pandas as pd
 from downstream.adaptation.config import METHODS, AdaptConfig
 from downstream.domains.study import SOURCE
 from downstream.studies.report import image_differences
-from downstream.studies.runs import init_label, mixed_settings, parse_labels, read_configs
+from downstream.studies.runs import init_label, mixed_settings, read_configs
 from micrograph.cli import UserError
 from micrograph.field_marks import Mark, marked
 from micrograph.intervals import Array, PairedDifference, paired_difference
@@ -78,7 +78,6 @@ class AdaptRuns:
 
     runs: pd.DataFrame
     scores: pd.DataFrame
-    fixed_reference: Variant | None = None  # None: the baseline of each variant
 
     @property
     def name(self) -> str:
@@ -119,7 +118,7 @@ class AdaptRuns:
 
     def reference(self, variant: Variant) -> Reference | None:
         """The runs of the baseline and their mean mIoU on the source; None without runs."""
-        found = self.on(SOURCE, self.fixed_reference or self.counterpart(variant, BASELINE))
+        found = self.on(SOURCE, self.counterpart(variant, BASELINE))
         if found.empty:
             return None
         run_ids = tuple(sorted(found.run_id))
@@ -158,18 +157,17 @@ class AdaptRuns:
         return [list(names) for _, names in groups if len(names) > 1]
 
 
-def read_adapt_runs(root: Path, labels: Sequence[str] = ()) -> AdaptRuns:
-    """Read the runs under `root`. `labels` are `INIT=NAME`.
+def read_adapt_runs(root: Path) -> AdaptRuns:
+    """Read the runs under `root`.
 
     Raises `UserError` for a folder without runs, and for runs of several domain studies.
     """
     configs = read_configs(root, AdaptConfig, "downstream.adapt")
-    init_names = parse_labels(labels, configs.values())
     runs: list[dict[str, Any]] = []
     scores: list[dict[str, Any]] = []
     for folder, config in configs.items():
         results = read_results(folder) if RunPaths(folder).results.is_file() else {}
-        run = _run_row(folder, config, results, init_names)
+        run = _run_row(folder, config, results)
         runs.append(run)
         scores += [
             run | _score_row(domain, entry)
@@ -213,9 +211,7 @@ def fold_grid(pairs: pd.DataFrame, values: Array) -> Array:
     return values.reshape(*shape, *values.shape[1:])
 
 
-def _run_row(
-    folder: Path, config: AdaptConfig, results: Mapping[str, Any], labels: Mapping[str, str]
-) -> dict[str, Any]:
+def _run_row(folder: Path, config: AdaptConfig, results: Mapping[str, Any]) -> dict[str, Any]:
     begun = read_data(folder) if RunPaths(folder).data.is_file() else {}
     arch = results.get("arch") or config.arch or "of its init"
     return {
@@ -226,7 +222,7 @@ def _run_row(
         "variant": Variant(
             network=config.network,
             arch=arch,
-            init=init_label(config.init, arch, labels),
+            init=init_label(config.init, arch),
             augmentation=config.augmentation,
             method=_method(config),
             bn=config.bn,

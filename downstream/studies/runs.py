@@ -1,8 +1,8 @@
 """Find run folders, name their initialisations, compare their settings. No torch."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -12,7 +12,6 @@ from micrograph.settings import as_plain, build_config, read_recipe
 from pretrain.runs.run_folder import RunPaths
 
 Config = TypeVar("Config")
-Labels = Annotated[tuple[str, ...], "short names of inits, INIT=NAME: runs/real/export=micrographs"]
 
 
 def read_configs(root: Path, config_class: type[Config], program: str) -> dict[Path, Config]:
@@ -35,24 +34,8 @@ def read_configs(root: Path, config_class: type[Config], program: str) -> dict[P
     return configs
 
 
-def parse_labels(entries: Sequence[str], configs: Iterable[Any]) -> dict[str, str]:
-    """Parse `INIT=NAME` entries to init -> name. Raises `UserError` for an init without runs."""
-    labels = {}
-    inits = {config.init for config in configs}
-    for entry in entries:
-        init, _, name = entry.rpartition("=")
-        if not init or not name:
-            raise UserError(f"--label must be INIT=NAME, not {entry!r}")
-        if init not in inits:
-            raise UserError(f"no run has the init {init!r}; there are {', '.join(sorted(inits))}")
-        labels[init] = name
-    return labels
-
-
-def init_label(init: str, arch: str, labels: Mapping[str, str]) -> str:
+def init_label(init: str, arch: str) -> str:
     """A short name: `efficientnet-b4.micronet@2` is "micronet", `runs/real/export` is "real"."""
-    if init in labels:
-        return labels[init]
     if init in ("random", "imagenet"):
         return init
     parts = [part for part in Path(init).parts if part not in ("export", "encoder.safetensors")]

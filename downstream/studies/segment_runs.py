@@ -1,14 +1,14 @@
 """Segmentation runs as a table, with paper A's names of the experiments. No torch."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from downstream.finetune.config import DEFAULT_ARCH, SegmentConfig
-from downstream.studies.runs import init_label, mixed_settings, parse_labels, read_configs
+from downstream.studies.runs import init_label, mixed_settings, read_configs
 from micrograph.field_marks import Mark, marked, plain_without
 from micrograph.intervals import NAN
 from micrograph.published_values import read_published
@@ -27,17 +27,16 @@ _VARIED = marked(SegmentConfig, Mark.FREE_ON_RESUME) | {"decoder", "arch", "init
 _OF_EXPERIMENT = {"train", "val", "test", "specimen", "classes", "orientation", "micro_iou_classes"}
 
 
-def read_runs(root: Path, labels: Sequence[str] = ()) -> pd.DataFrame:
-    """Read the runs under `root`, in the paper's order. `labels` are `INIT=NAME`.
+def read_runs(root: Path) -> pd.DataFrame:
+    """Read the runs under `root`, in the paper's order.
 
     Columns: run, folder, config, experiment, decoder, arch, init, seed, finished; micro_iou, miou
     and val_micro_iou (shares in [0, 1], nan without), image_micro_iou (test image -> score),
     failure (why the run collapsed, or empty), and twin, which is equal for runs that differ only in
-    the initialisation. Raises `UserError` for a folder without runs, and for an unused label.
+    the initialisation. Raises `UserError` for a folder without runs.
     """
     configs = read_configs(root, SegmentConfig, "downstream.segment")
-    names = parse_labels(labels, configs.values())
-    runs = pd.DataFrame([_read_run(folder, config, names) for folder, config in configs.items()])
+    runs = pd.DataFrame([_read_run(folder, config) for folder, config in configs.items()])
     order = ["experiment", "init", "decoder", "arch", "seed"]
     ranked = runs.assign(experiment=runs.experiment.map(_rank), init=runs.init.map(_rank))
     return runs.loc[ranked.sort_values(order).index].reset_index(drop=True)
@@ -66,7 +65,7 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(set(names), key=_rank)
 
 
-def _read_run(folder: Path, config: SegmentConfig, labels: Mapping[str, str]) -> dict[str, Any]:
+def _read_run(folder: Path, config: SegmentConfig) -> dict[str, Any]:
     finished = RunPaths(folder).results.is_file()
     results = read_results(folder) if finished else {}
     arch = results.get("arch") or config.arch or DEFAULT_ARCH
@@ -81,7 +80,7 @@ def _read_run(folder: Path, config: SegmentConfig, labels: Mapping[str, str]) ->
         "experiment": _experiment(config),
         "decoder": config.decoder,
         "arch": arch,
-        "init": init_label(config.init, arch, labels),
+        "init": init_label(config.init, arch),
         "seed": config.seed,
         "finished": finished,
         "failure": results["collapse"] if finished and not results["converged"] else "",

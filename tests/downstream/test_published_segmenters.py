@@ -164,20 +164,3 @@ def test_a_segmenters_name_is_no_encoder(squares: Path, tmp_path: Path) -> None:
         create_model("Unet", NAME, classes=3)
     with pytest.raises(UserError, match="is a segmenter, not an encoder"):
         segment(SegmentConfig(data=squares, crop_size=64, init=NAME, run_dir=tmp_path / "run"))
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        (f"{NETWORK}.square", f"nearest is '{NAME}'"),
-        (f"{NAME}@3", f"of {NAME} it has version 1"),
-        ("absent", "is not the folder of a finished run"),
-    ],
-)
-def test_a_wrong_name_is_answered_with_the_right_one(
-    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, said: str
-) -> None:
-    with pytest.raises(SystemExit) as end:
-        predict.main([name, str(image), "--out", str(tmp_path / "out"), *FEW])
-    assert end.value.code == EXIT_USER_ERROR
-    assert said in " ".join(capsys.readouterr().err.split())

@@ -157,7 +157,3 @@ def test_an_epoch_has_every_image_once_and_no_batch_of_one(
     counts = [drawn.count(position) for position in range(images)]
     assert max(counts) - min(counts) <= 1
     assert batches == list(epoch_batches(images, config, epoch=3))
-
-
-def test_the_state_starts_at_nothing() -> None:
-    assert State().best_score < 0  # so that any first epoch is the best so far

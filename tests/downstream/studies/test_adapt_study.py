@@ -201,14 +201,6 @@ def test_two_printed_rdts_have_another_reference() -> None:
     assert list(wrong.miou / (1 + wrong.rdt)) == pytest.approx([0.767, 0.767], abs=0.0007)
 
 
-def test_a_given_reference_is_taken_for_all(tmp_path: Path) -> None:
-    save_study(tmp_path)
-    other = save_run(tmp_path, "source_only", 0, 0.5, {"T1": 0.6}, settings={"arch": "resnet34"})
-    main([str(tmp_path), "--reference", str(other)])
-    rdts = {row["Model"]: row["RDT"] for row in read_csv(tmp_path / "table3.csv")}
-    assert float(rdts["UDA adaptsegnet - resnet18 DeepLabV2"]) == pytest.approx(0.36)
-
-
 def test_the_page_has_the_tables_of_the_paper(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -301,14 +293,10 @@ def test_runs_that_nothing_distinguishes_are_reported(
     assert "differ in multi_level (False, True)" in page
 
 
-def test_mistakes_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_explained(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no downstream\.adapt run"):
         read_adapt_runs(tmp_path)
     folder = save_run(tmp_path, "adaptsegnet", 0, 0.8, {"T1": 0.5}, target="T1")
-    for reference, words in (("nowhere", "is none of the runs"), (folder, "must be a source_only")):
-        with pytest.raises(SystemExit):
-            main([str(tmp_path), "--reference", str(reference)])
-        assert words in capsys.readouterr().err
     RunPaths(folder).config.write_text("data: d\ndecoder: Unet\n")  # as downstream.segment's
     with pytest.raises(UserError, match=r"config\.yaml is not of a downstream\.adapt run"):
         read_adapt_runs(tmp_path)
