@@ -75,8 +75,8 @@ def _introduction(runs: AdaptRuns) -> list[str]:
     lines = ["", f"{describe_counts(runs.runs)}."]
     lines += describe_problems(runs.runs, runs.mixed_settings())
     for *others, last in runs.repeated():
-        alike = f"{last} repeats variant, target, fold and seed of {', '.join(others)}"
-        lines += ["", f"**{alike}: it alone counts.**"]
+        repeated = f"{last} repeats variant, target, fold and seed of {', '.join(others)}"
+        lines += ["", f"**{repeated}: only {last} counts.**"]
     warned = runs.runs[runs.runs.warnings.map(len) > 0]
     lines += ["", *(f"- {r.run} {w}" for r in named_rows(warned) for w in r.warnings)]
     return lines

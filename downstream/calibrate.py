@@ -1,8 +1,7 @@
 """Calibrate a segmenter's probabilities, and describe which images it was trained for.
 
-python -m downstream.calibrate RUN [RUN …]
+python -m downstream.calibrate RUN [RUN …]       RUN: the folder of a finished run
 
-RUN: the folder of a finished run; for a name in a registry, the published calibration is shown.
 Reads the run's data again. Fits a temperature on the validation images, reports the calibration
 error also on the test images, and stores the encoder's features of training and validation images.
 downstream.predict uses both. `downstream.reliability.calibration_file` lists the files.
@@ -31,7 +30,6 @@ from downstream.reliability.calibration import (
 from downstream.reliability.calibration_file import (
     RELIABILITY_NAME,
     Calibration,
-    read_calibration,
     write_calibration,
 )
 from downstream.reliability.out_of_distribution import (
@@ -43,7 +41,7 @@ from downstream.reliability.out_of_distribution import (
 from micrograph.cli import UserError, console, program, warn
 from micrograph.settings import Positional, build_config, load_config, read_recipe
 from pretrain.cards.segmenter_card import CALIBRATION_NAME, read_segmenter_card
-from pretrain.registry.storage.pull import find_segmenter, is_published
+from pretrain.registry.storage.pull import is_published
 from pretrain.runs.run_folder import RunPaths
 
 MIN_IMAGES = 6  # with fewer labelled images, the out-of-distribution limit is wide
@@ -53,7 +51,7 @@ MIN_IMAGES = 6  # with fewer labelled images, the out-of-distribution limit is w
 class CalibrateConfig:
     """Calibrate a segmenter and describe its labelled images."""
 
-    runs: Annotated[tuple[str, ...], Positional, "finished runs, or registry names to show"]
+    runs: Annotated[tuple[Path, ...], Positional, "folders of finished runs"]
     threads: Annotated[int | None, "CPU threads of torch [all cores]"] = None
 
 
@@ -62,27 +60,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = load_config(CalibrateConfig, argv)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    for name in config.runs:
-        run = find_segmenter(name)
-        _print(run, published_calibration(run, name) if is_published(run) else calibrate(run))
-
-
-def published_calibration(run: Path, name: str) -> Calibration:
-    """The calibration published with a segmenter. Raises `UserError` if there is none."""
-    calibration = read_calibration(run, read_segmenter_card(run).sha256)
-    if calibration is None:
-        raise UserError(
-            f"{name} was published without {CALIBRATION_NAME}, which needs its training images: "
-            "run python -m downstream.calibrate on its run and publish it again"
-        )
-    return calibration
+    for run in config.runs:
+        _print(run, calibrate(run))
 
 
 def calibrate(run: Path) -> Calibration:
     """Calibrate a finished run and write its calibration files.
 
-    Raises `UserError` if the run is not finished or of downstream.adapt, or its data is missing.
+    Raises `UserError` if the run is not finished, published or of downstream.adapt, and if its data
+    is missing.
     """
+    if is_published(run):
+        raise UserError(
+            f"{run} is published and must not change; calibrate its run, then publish it"
+        )
     if read_segmenter_card(run).adapted:
         raise UserError(
             f"{run} is of downstream.adapt, but only runs of downstream.segment can be calibrated; "

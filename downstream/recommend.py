@@ -9,7 +9,6 @@ fine-tuning. Test images are not read. `--runs` adds a comparison of decoders an
 finished runs; `--record` stores the scores in the registry, whose lists then show them.
 
 OUT/recommend.json   the scores of every fold
-OUT/recommend.png    the same as a figure
 """
 
 import re
@@ -29,18 +28,12 @@ from downstream.probing.advice import PAPER_DECODERS, runs_lines
 from downstream.probing.candidates import Candidate, find_candidates, is_entry, random_twin
 from downstream.probing.folds import FoldedSet, read_folds
 from downstream.probing.linear import draw_samples, probe
-from downstream.probing.picture import draw_ranking
-from downstream.probing.ranking import (
-    CONFIDENCE,
-    Interval,
-    Ranked,
-    paired_interval,
-    rank_candidates,
-)
+from downstream.probing.ranking import Interval, Ranked, paired_interval, rank_candidates
 from downstream.probing.record import SEED, open_for_recording, pin_entries, record_scores
 from downstream.scoring.metrics import Scores, mean_defined
 from micrograph.atomic import write_json
 from micrograph.cli import UserError, console, program, progress, warn
+from micrograph.intervals import CONFIDENCE
 from micrograph.settings import Positional, build_config, load_config, read_recipe
 from pretrain.registry.storage.pull import REGISTRY_VARIABLE
 
@@ -67,7 +60,7 @@ class RecommendConfig:
     folds: Annotated[int | None, "cross-validation folds [one per image, at most 5]"] = None
     seed: Annotated[int, "of pixels and random weights"] = SEED
     threads: Annotated[int | None, "CPU threads of torch [all cores]"] = None
-    out: Annotated[Path, "folder for recommend.json and recommend.png"] = Path("runs/recommend")
+    out: Annotated[Path, "folder for recommend.json"] = Path("runs/recommend")
 
     def __post_init__(self) -> None:
         if self.record is not None and self.seed != SEED:
@@ -104,7 +97,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(line)
     for command in _commands(config, options.config, findings):
         print(command)
-    console.print(f"picture: {options.out / 'recommend.png'}", markup=False)
     if store is not None and options.record is not None:
         count = record_scores(candidates, findings.scores, findings.data, store, options.record)
         console.print(f"recorded scores of {count} encoders as {options.record}", markup=False)
@@ -129,7 +121,7 @@ class Findings:
 
 
 def recommend(config: SegmentConfig, candidates: Sequence[Candidate], out: Path) -> Findings:
-    """Probe all candidates, and random weights of the best architecture; write both files.
+    """Probe all candidates, and random weights of the best architecture; write `recommend.json`.
 
     Candidates that fail are skipped with a warning. Raises `UserError` if all fail, and for data
     that do not fit.
@@ -171,8 +163,6 @@ def recommend(config: SegmentConfig, candidates: Sequence[Candidate], out: Path)
     )
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "recommend.json", _to_json(findings))
-    title = f"{len(data.items)} labelled {'parts' if data.quarters else 'images'} of {config.data}"
-    draw_ranking(findings.ranked, control.name, title, out / "recommend.png")
     return findings
 
 

@@ -48,7 +48,7 @@ CONSTANT_HIT_RATE = 0.78  # of the same answer for every shift
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShiftReportConfig:
-    """Report how far target domains lie from the source of a segmenter, without labels."""
+    """Report how far target domains are from the source of a segmenter, without labels."""
 
     run: Annotated[Path, Positional, "folder of a finished run of downstream.adapt"]
     target: Annotated[tuple[str, ...], "targets of the study [all]"] = ()

@@ -88,17 +88,18 @@ def named_rows(frame: pd.DataFrame) -> list[Any]:
 def to_markdown(rows: Iterable[Row]) -> list[str]:
     """The lines of a Markdown table; missing entries are blank."""
     frame = pd.DataFrame(list(rows), dtype=object)
-    body = [[_text(entry) for entry in row] for row in frame.itertuples(index=False, name=None)]
+    body = frame.mask(frame.map(_is_missing), "").map(str).to_numpy().tolist()
     lines = [list(frame.columns), ["---"] * len(frame.columns), *body]
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
 def to_csv(rows: Iterable[Row]) -> str:
     """CSV with shares in [0, 1] and six significant digits; missing entries are blank."""
-    flat = [
-        {key: value for name, entry in row.items() for key, value in _columns(name, entry).items()}
-        for row in rows
-    ]
+    flat: list[dict[str, object]] = []
+    for row in rows:
+        flat.append({})
+        for name, entry in row.items():
+            flat[-1] |= entry.csv_columns(name) if _is_cell(entry) else {name: entry}
     frame = pd.DataFrame(flat, dtype=object).map(_rounded)
     return str(frame.to_csv(index=False, lineterminator="\n"))
 
@@ -113,14 +114,6 @@ def page(title: str, introduction: Sequence[str], tables: Iterable[Table]) -> st
             lines += [] if note in printed else ["", note]
             printed.add(note)
     return "\n".join(lines) + "\n"
-
-
-def _text(entry: Any) -> str:
-    return "" if _is_missing(entry) else str(entry)
-
-
-def _columns(name: str, entry: Any) -> Mapping[str, object]:
-    return entry.csv_columns(name) if _is_cell(entry) else {name: entry}
 
 
 def _rounded(value: Any) -> Any:

@@ -170,8 +170,9 @@ def shared_tests(runs: AdaptRuns) -> list[tuple[str, str]]:
 
     def same(one: str, two: str) -> bool:
         (names, fractions), (others, other_fractions) = tests[one], tests[two]
-        alike = bool(names) and names == others and len(fractions) == len(other_fractions)
-        return alike and np.allclose(fractions, other_fractions)
+        if not names or names != others or len(fractions) != len(other_fractions):
+            return False
+        return np.allclose(fractions, other_fractions)
 
     targets = runs.targets
     return [(a, b) for i, a in enumerate(targets) for b in targets[i + 1 :] if same(a, b)]

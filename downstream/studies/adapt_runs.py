@@ -102,7 +102,7 @@ class AdaptRuns:
         return [variant for variant in self.variants() if variant in kept.values()]
 
     def on(self, domain: str, variant: Variant | None, made_for: str | None = None) -> pd.DataFrame:
-        """The scores of a variant on a domain; of runs made for one target, or of all."""
+        """The scores of a variant on a domain; of all runs, or of those with one target."""
         scores = self.scores
         chosen = (scores.domain == domain) & (scores.variant == variant)
         return scores[chosen & (scores.made_for == made_for) if made_for else chosen]

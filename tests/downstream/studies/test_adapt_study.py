@@ -288,7 +288,9 @@ def test_runs_that_nothing_distinguishes_are_reported(
     main([str(tmp_path)])
     page = capsys.readouterr().out
     first, last = "source_only.None.0.0.0.0001", "source_only.None.0.0.0.001"
-    assert f"**{last} repeats variant, target, fold and seed of {first}: it alone counts.**" in page
+    assert (
+        f"**{last} repeats variant, target, fold and seed of {first}: only {last} counts.**" in page
+    )
     assert "differ in lr (0.0001, 0.001, 6e-05)" in page
     assert "differ in multi_level (False, True)" in page
 
