@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeGuard
+from typing import Any
 
 import pandas as pd
 
@@ -11,13 +11,7 @@ from micrograph.intervals import NAN, Interval
 
 NO_VALUE = "-"
 
-Row = Mapping[Any, object]  # column -> entry: a `Cell`, a string, a number or None
-
-
-class Cell(Protocol):
-    """An entry: one Markdown cell (its `str`), one or more CSV columns."""
-
-    def csv_columns(self, name: str) -> Mapping[str, object]: ...
+Row = Mapping[Any, object]  # column -> `Percent`, `MeanStd`, a string, a number or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +89,12 @@ def to_markdown(rows: Iterable[Row]) -> list[str]:
 
 def to_csv(rows: Iterable[Row]) -> str:
     """CSV with shares in [0, 1] and six significant digits; missing entries are blank."""
+    cells = (Percent, MeanStd)
     flat: list[dict[str, object]] = []
     for row in rows:
         flat.append({})
         for name, entry in row.items():
-            flat[-1] |= entry.csv_columns(name) if _is_cell(entry) else {name: entry}
+            flat[-1] |= entry.csv_columns(name) if isinstance(entry, cells) else {name: entry}
     frame = pd.DataFrame(flat, dtype=object).map(_rounded)
     return str(frame.to_csv(index=False, lineterminator="\n"))
 
@@ -120,10 +115,6 @@ def _rounded(value: Any) -> Any:
     if _is_missing(value):
         return ""
     return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
-def _is_cell(entry: Any) -> TypeGuard[Cell]:
-    return hasattr(entry, "csv_columns")
 
 
 def _is_missing(entry: Any) -> bool:

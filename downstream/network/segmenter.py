@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from torchvision.transforms import v2
@@ -147,10 +146,7 @@ def load_segmenter(
     model = bare_model(
         card.decoder, card.arch, len(card.classes), card.encoder_options, card.decoder_options
     )
-    try:
-        load_strictly(model, load_file(path), str(path))
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a safetensors file: {error}") from error
+    load_strictly(model, load_file(path), str(path))
     segmenter = Segmenter(model, card.mean, card.std, device or default_device(), card)
     segmenter.model.eval()
     return segmenter

@@ -98,11 +98,10 @@ def gains_table(runs: AdaptRuns, found: Sequence[Gain]) -> Table:
     ]
     notes = (
         *difference_notes(gain.paired for gain in found),
-        "Less DG of the same fold and seed; folds and seeds are resampled separately, Student's "
-        "interval is over fold means (of one fold, over seeds). Folds share training images.",
-        "Share of bn_adapt: what re-estimating the batch norm statistics on the target gives "
-        f"without any training, in percent of the gain; {NO_VALUE} where the interval of the gain "
-        "includes 0.",
+        "Minus DG of the same fold and seed; folds and seeds are resampled separately, Student's "
+        "interval is over fold means (over seeds for a single fold). Folds share training images.",
+        "Share of bn_adapt: the gain by batch norm statistics of the target without any training, "
+        f"in percent of the whole gain; {NO_VALUE} if the interval of the gain includes 0.",
     )
     return Table("gains", "Gain over source-only training", rows, notes)
 
@@ -155,7 +154,7 @@ def label_shift_table(runs: AdaptRuns) -> Table:
     printed = read_published("paper_b").query("quantity == 'label_shift_miou'")
     values = " and ".join(f"{cell.domain}: {cell.printed}" for cell in named_rows(printed))
     note = (
-        "These targets have the same test images, so what differs is the unlabelled training set. "
+        "These targets have the same test images and differ in the unlabelled training set. "
         f"Paper B, section 4.3, prints {values}, and no significant difference."
     )
     return Table("label_shift", "Label shift: one test set, percent", rows, (note,))
@@ -190,7 +189,7 @@ def oracle_table(runs: AdaptRuns) -> Table:
                 row = {"Target": target} | runs.head(variant) | {"n": len(scores)}
                 row |= {"last": spread(scores), "oracle": spread(scores, "oracle_miou")}
                 rows.append(row | {"optimism": Percent(optimism, signed=True)})
-    note = "The oracle's step was chosen by the labels of the target's test images."
+    note = "The step of the oracle was chosen by the labels of the test images of the target."
     return Table("oracle", "Oracle: chosen by target labels, percent mIoU", rows, (note,))
 
 

@@ -24,8 +24,8 @@ _SPREAD_NOTE = (
     "over folds and over seeds separately. Paper B's is over 5 folds."
 )
 _RDT_NOTE = (
-    "RDT is relative to the mean source mIoU of the runs that the id in Table 2 names: those "
-    "trained with source labels alone, alike in all else."
+    "RDT is relative to the mean source mIoU of the runs with this id in Table 2: trained on the "
+    "source only, otherwise equal."
 )
 _PRINTED_NOTES = (
     "Rows in italics are paper B's, on its own micrographs, which are not public.",
@@ -64,7 +64,7 @@ def table_2(runs: AdaptRuns) -> Table:
             )
     if rows and set(runs.targets) & set(_TABLES):
         rows += [_printed_head(cell) | {"mIoU": _printed(cell)} for cell in _cells(runs, "2")]
-    notes = (_SPREAD_NOTE, "Each row is what RDTs with its id are relative to.")
+    notes = (_SPREAD_NOTE, "RDTs with the id of a row are relative to this row.")
     return Table("table2", "Table 2: trained and validated on the source, percent", rows, notes)
 
 

@@ -45,14 +45,14 @@ def difference_notes(differences: Iterable[PairedDifference]) -> list[str]:
     notes = [
         f"Points of IoU with {CONFIDENCE:.0%} intervals: percentiles of {RESAMPLES:,} bootstrap "
         f"resamples (seed {BOOTSTRAP_SEED}) of pairs; Student's t; and bootstrap resamples of "
-        "pairs and test images at once, as both are clusters (each image's own IoU, so the mean "
-        "differs from that of all pixels together). The intervals hold for these test images alone."
+        "pairs and test images at once, as both are clusters (of the IoUs of single images, whose "
+        "mean differs from the IoU of all pixels). The intervals hold for these test images only."
     ]
     for pairs in sorted({d.pairs for d in differences if 1 < d.pairs <= 5}):
         notes.append(
             f"With {pairs} pairs the bootstrap interval hardly exceeds the range of the "
-            f"differences, which holds their median in {range_coverage(pairs):.0%} of studies, not "
-            f"in {CONFIDENCE:.0%}: read Student's interval beside it."
+            f"differences, which contains their median in {range_coverage(pairs):.0%} of studies, "
+            f"not in {CONFIDENCE:.0%}: use Student's interval."
         )
     return notes
 

@@ -62,11 +62,10 @@ def score_table(number: str, runs: pd.DataFrame) -> Table:
             source = group.source.iloc[0]
             rows.append({row_name: name, "source": source, "metric": "micro_iou"} | shown)
     note = (
-        "Mean ± standard deviation (ddof 1) over n runs, collapsed ones included, as in the paper; "
-        "Tables 3 and 4 are over all initialisations. Rows of NASA/TM-20210026119 are printed "
-        "there: other encoders, one run per encoder and decoder, another budget; their standard "
-        "deviation is over these. Its IoU is the micro IoU of its code (over all pixels and "
-        "classes; for EBC of the oxide alone)."
+        "Mean ± standard deviation (ddof 1) over n runs with collapsed ones, as in the paper; "
+        "Tables 3 and 4 are over all initialisations. Rows of NASA/TM-20210026119 are as printed: "
+        "over other encoders, with one run per encoder and decoder and another budget. Its IoU is "
+        "the micro IoU of its code (over all pixels and classes; for EBC of the oxide only)."
     )
     return Table(f"table{number}", f"Table {number}: test IoU in percent", rows, [note])
 
@@ -124,8 +123,8 @@ def best_table(runs: pd.DataFrame, baseline: str) -> Table:
                 row[f"{reduction}, by test"] = f"{format_percent(reduced)} (of Imagenet's)"
             rows.append(row)
     note = (
-        "Percent; error is 1 - micro IoU. By test is the paper's choice, and optimistic: the "
-        "maximum of noisy scores; by validation is what a user could have done."
+        "Percent; the error is 1 - micro IoU. The paper chooses by test score, which is an "
+        "optimistic maximum of noisy scores; a user can only choose by validation."
     )
     return Table("best", "Best runs", rows, [note])
 
@@ -185,8 +184,8 @@ def difference_table(differences: Sequence[InitDifference]) -> Table:
     notes = difference_notes(d.paired for d in differences if d.experiment != ALL)
     if any(d.experiment == ALL for d in differences):
         notes.append(
-            "Over all experiments their means count equally; experiments that share test images "
-            "(Super-1 to -3; EBC-1 to -3) are not independent, so that interval is too narrow."
+            "Over all experiments, their means have equal weight; experiments with shared images "
+            "(Super-1 to -3; EBC-1 to -3) are not independent, so this interval is too narrow."
         )
     return Table("differences", "Paired differences in test micro IoU", rows, notes)
 

@@ -36,7 +36,7 @@ def found(textures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return content
 
 
-def test_a_probe_of_frozen_features_parts_textures_that_grey_values_cannot(
+def test_a_probe_of_frozen_features_distinguishes_textures(
     found: dict[str, object],
 ) -> None:
     ranked = found["ranked"]
@@ -63,11 +63,11 @@ def test_the_same_probe_gives_the_same_numbers(
     again = json.loads((alone[0] / "recommend.json").read_text())["ranked"]
     ranked = found["ranked"]
     assert isinstance(ranked, list)
-    wanted = next(entry for entry in ranked if entry["encoder"] == again[0]["encoder"])
-    assert again[0]["folds"] == wanted["folds"]
+    expected = next(entry for entry in ranked if entry["encoder"] == again[0]["encoder"])
+    assert again[0]["folds"] == expected["folds"]
 
 
-def test_what_is_printed_can_be_run(
+def test_the_printed_command_runs(
     alone: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     printed = alone[1]
@@ -80,7 +80,7 @@ def test_what_is_printed_can_be_run(
     assert (tmp_path / "runs" / f"random-{ARCH}" / "results.json").is_file()
 
 
-def test_one_image_is_cut_into_quarters_and_that_is_said(
+def test_one_image_is_cut_into_quarters_with_a_warning(
     textures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "images").mkdir()
@@ -96,7 +96,7 @@ def test_one_image_is_cut_into_quarters_and_that_is_said(
     assert np.array_equal(np.block([parts[:2], parts[2:]]), whole)
 
 
-def test_images_of_one_specimen_validate_together(squares: Path, tmp_path: Path) -> None:
+def test_images_of_one_specimen_are_in_one_fold(squares: Path, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()
     for name in ("s1_01", "s1_02", "s2_01", "s2_02"):
@@ -133,14 +133,14 @@ def test_features_are_taken_at_their_pixel_in_every_window() -> None:
     assert found[inner, 1] == pytest.approx(rows[inner] % 350, abs=1e-3)
 
 
-def test_an_interval_widens_for_training_images_in_common() -> None:
+def test_an_interval_widens_for_shared_training_images() -> None:
     # By hand: differences 1, 2, 3: mean 2, variance 1, times 1/3 + 1/2; t(0.975, 2) = 4.3027.
     interval = paired_interval([3, 5, 7], [2, 3, 4])
     half = 4.302653 * math.sqrt(5 / 6)
     assert (interval.mean, interval.low, interval.high) == pytest.approx((2, 2 - half, 2 + half))
 
 
-def test_only_what_is_surely_worse_is_not_worth_a_try() -> None:
+def test_only_significantly_worse_encoders_are_not_worth_a_try() -> None:
     ranked = rank_candidates(
         {
             "worse": [0.1, 0.11, 0.1, 0.12],
@@ -163,7 +163,7 @@ def test_decoders_are_compared_where_all_were_tried() -> None:
     assert (means, settings) == (pytest.approx({"Unet": 0.75, "FPN": 0.75}), 2)
 
 
-def test_what_is_said_of_paper_a_is_what_it_printed() -> None:
+def test_the_note_on_decoders_agrees_with_paper_a() -> None:
     printed = read_published("paper_a").query("table == '3'")
     ious = printed.pivot(index="experiment", columns="name", values="value")
     assert ious[["Unet", "UnetPlusPlus"]].notna().sum().tolist() == [7, 7]
@@ -181,7 +181,7 @@ def test_what_is_said_of_paper_a_is_what_it_printed() -> None:
         (["--encoders", ARCH, "--runs", "absent"], "no such folder: absent"),
     ],
 )
-def test_what_cannot_work_is_one_line(
+def test_mistakes_are_one_line(
     more: list[str],
     message: str,
     textures: Path,

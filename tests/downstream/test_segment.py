@@ -71,7 +71,7 @@ def test_it_learns_squares(finished: Path) -> None:
     assert (status.epoch, status.epochs) == (4, 4)
 
 
-def test_it_leaves_masks_maps_and_a_sheet(finished: Path) -> None:
+def test_it_writes_masks_maps_and_an_overview(finished: Path) -> None:
     mask = np.asarray(Image.open(finished / "masks" / "test0.png"))
     assert mask.shape == (64, 80)
     assert set(np.unique(mask)) <= {0, 1}
@@ -91,8 +91,8 @@ def test_the_finished_run_predicts_what_was_scored(finished: Path, squares: Path
     segmenter = load_segmenter(finished)
     assert segmenter.card is not None and segmenter.card.class_names == ("class0", "class1")
     for item in read_labelled_set(SegmentConfig(data=squares)).test:
-        wanted = np.asarray(Image.open(finished / "masks" / f"{item.name}.png"))
-        assert np.array_equal(segmenter.predict(item.pixels), wanted)
+        expected = np.asarray(Image.open(finished / "masks" / f"{item.name}.png"))
+        assert np.array_equal(segmenter.predict(item.pixels), expected)
 
 
 def test_the_card_names_no_image_and_no_place(finished: Path, squares: Path) -> None:
@@ -123,7 +123,7 @@ def test_two_processes_cannot_write_one_run(
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
-def test_a_signal_stops_a_run_at_a_step_and_the_same_command_goes_on(
+def test_a_signal_stops_a_run_and_the_same_command_resumes_it(
     finished: Path, squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     step = Trainer._train_step
@@ -219,7 +219,7 @@ def test_a_vision_transformer_is_trained_calibrated_and_applied(
 
 
 @pytest.mark.parametrize("decoder", ["PAN", "DeepLabV3Plus", "DeepLabV2"])
-def test_what_cannot_dilate_is_refused_with_the_reason(decoder: str) -> None:
+def test_encoders_that_cannot_be_dilated_are_refused(decoder: str) -> None:
     for arch in (name for name, spec in ARCHS.items() if not spec.dilates):
         with pytest.raises(
             UserError, match=f"{decoder} dilates its encoder, which {arch} does not support"
@@ -238,7 +238,7 @@ def test_what_cannot_dilate_is_refused_with_the_reason(decoder: str) -> None:
         (["--classes", "rest=0", "crack=255"], "contains values 1 without a class"),
     ],
 )
-def test_what_cannot_work_is_one_line_and_a_code(
+def test_mistakes_are_one_line_and_an_exit_code(
     more: list[str],
     message: str,
     squares: Path,

@@ -110,7 +110,7 @@ def test_the_program_reports_each_target_and_how_often_its_signals_are_right(
     assert turned["changed_pixels"] == pytest.approx(mean)
 
 
-def test_what_is_not_a_run_of_adapt_is_refused(
+def test_other_runs_and_missing_files_are_refused(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "other"

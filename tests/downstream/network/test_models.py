@@ -78,25 +78,25 @@ def test_a_path_and_another_registry_are_taken_too(
     registry: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MICROGRAPH_REGISTRY")
-    wanted = encoder_of(create_model("Unet", registry / NAME / "1", classes=2)).state_dict()[
+    expected = encoder_of(create_model("Unet", registry / NAME / "1", classes=2)).state_dict()[
         ENCODER
     ]
     by_name = create_model("Unet", f"{NAME}@1", classes=2, registry=str(registry))
-    assert torch.equal(encoder_of(by_name).state_dict()[ENCODER], wanted)
+    assert torch.equal(encoder_of(by_name).state_dict()[ENCODER], expected)
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("mobilenet_v2.micronett", "nearest is 'mobilenet_v2.micronet'"),
         ("mobilenet_v2.micronet@7", "of mobilenet_v2.micronet it has version 1"),
         ("mobilenetv2", "nearest arch is 'mobilenet_v2'"),
     ],
 )
-def test_a_wrong_name_is_answered_with_the_right_one(name: str, said: str) -> None:
+def test_a_wrong_name_names_the_nearest(name: str, message: str) -> None:
     with pytest.raises(UserError) as error:
         create_model("Unet", name, classes=3)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_an_archs_name_gives_random_weights(registry: Path) -> None:

@@ -80,7 +80,7 @@ def test_recorded_scores_are_those_of_the_report(
     assert score["random_miou"] == mious["random resnet18"]
 
 
-def test_recorded_scores_appear_wherever_the_entry_does(
+def test_recorded_scores_appear_with_the_entry(
     recorded: dict[str, object], registry: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     miou = shown_score(registry, "resnet18.sees", capsys)["miou"]
@@ -103,7 +103,7 @@ def test_recorded_scores_appear_wherever_the_entry_does(
         (["--record", "squares", "--encoders", "resnet18"], "--record needs encoders of the"),
     ],
 )
-def test_what_cannot_be_recorded_is_refused_before_the_probe(
+def test_mistakes_are_reported_before_the_probe(
     more: list[str],
     message: str,
     registry: str,

@@ -123,7 +123,7 @@ def test_runs_of_a_folder_become_variants(tmp_path: Path) -> None:
     assert baseline == runs.variants()[0]
 
 
-def test_a_run_counts_on_the_target_that_it_saw_alone(tmp_path: Path) -> None:
+def test_a_run_counts_only_on_the_target_that_it_saw(tmp_path: Path) -> None:
     """Fourier style is of a target too; the run is scored on the others all the same."""
     fda = {"style": "fda"}
     folder = save_run(tmp_path, "source_only", 0, 0.7, {"T1": 0.6}, target="T1", settings=fda)
@@ -133,7 +133,7 @@ def test_a_run_counts_on_the_target_that_it_saw_alone(tmp_path: Path) -> None:
     assert read_adapt_runs(tmp_path).targets == ["T1"]
 
 
-def test_gains_are_of_the_same_fold_and_seed(tmp_path: Path) -> None:
+def test_gains_are_paired_by_fold_and_seed(tmp_path: Path) -> None:
     save_study(tmp_path)
     save_run(tmp_path, "adaptsegnet", 2, 0.7, {"T1": 0.9}, target="T1")  # has no partner
     found = {gain.variant.method: gain for gain in gains(read_adapt_runs(tmp_path))}
@@ -158,7 +158,7 @@ def test_bn_adapt_explains_a_share_of_the_gain(tmp_path: Path) -> None:
     assert (share.interval.low, share.interval.high) == pytest.approx((1 / 4, 1 / 2))
 
 
-def test_no_share_is_given_of_an_unsure_gain() -> None:
+def test_an_uncertain_gain_has_no_share() -> None:
     def scores(*values: float) -> pd.DataFrame:
         return pd.DataFrame({"fold": range(len(values)), "seed": 0, "miou": values})
 
@@ -168,7 +168,7 @@ def test_no_share_is_given_of_an_unsure_gain() -> None:
     assert one is not None and one.value == pytest.approx(0.25) and math.isnan(one.interval.low)
 
 
-def test_rdts_carry_the_runs_that_they_are_relative_to(tmp_path: Path) -> None:
+def test_rdts_are_shown_with_their_reference(tmp_path: Path) -> None:
     root, out = tmp_path / "runs", tmp_path / "out"
     save_study(root)
     main([str(root), "--out", str(out)])
@@ -208,7 +208,7 @@ def test_the_page_has_the_tables_of_the_paper(
     main([str(tmp_path)])
     page = (tmp_path / PAGE).read_text()
     assert page.strip() in capsys.readouterr().out
-    for wanted in (
+    for expected in (
         "| DG - resnet18 DeepLabV2 | random | extended | 2 | 79.5 ± 0.7 |",
         "| *paper B, T1.11: UDA - resnet101 DeepLabV2* | imagenet | extended | 5 | 84.7 ± 0.7 |",
         "| T1 | lath | resnet18 DeepLabV2 | random | extended | 40.0 | 50.0 ± 0.0 | 45.0 ± 0.0 |",
@@ -217,7 +217,7 @@ def test_the_page_has_the_tables_of_the_paper(
         "+1.0",  # the oracle's optimism
         "18 follow from its mIoUs; not T1.3 (-4.2, of 78.7 it would be -6.6), T2.3",
     ):
-        assert wanted in page, wanted
+        assert expected in page, expected
     assert "Table 6" not in page  # all runs are of one length
     assert {path.name for path in tmp_path.glob("*.csv")} == {
         *("table2.csv", "table3.csv", "table4.csv", "table7.csv", "gains.csv", "source.csv"),
@@ -279,9 +279,7 @@ def test_mixed_budgets_warnings_and_failures_are_reported(tmp_path: Path) -> Non
     assert "source_only.None.2.0 failed: it predicts lath everywhere" in page
 
 
-def test_runs_that_nothing_distinguishes_are_reported(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_repeated_runs_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for lr, miou in ((1e-4, 0.5), (1e-3, 0.6)):
         save_run(tmp_path, "source_only", 0, 0.8, {"T1": miou}, settings={"lr": lr})
     save_run(tmp_path, "source_only", 1, 0.8, {"T1": 0.5}, settings={"multi_level": False})
