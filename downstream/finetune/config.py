@@ -102,7 +102,7 @@ class SegmentConfig:
             compile_pattern(self.specimen)
         if self.crop_size < 32 or self.crop_size % 32:
             raise ValueError(f"crop_size must be a multiple of 32 pixels, not {self.crop_size}")
-        for name in ("patience", "max_epochs", "batch_size"):
+        for name in ("patience", "max_epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"setting {name!r} must be at least 1, not {getattr(self, name)}")
         for name in ("batch_size", "samples_per_epoch"):

@@ -148,7 +148,8 @@ class AdaptRuns:
 
     def mixed_settings(self) -> dict[str, list[str]]:
         """Settings that differ between runs of one variant and target, which tables average."""
-        return mixed_settings(self.runs, lambda run: (run.variant, run.config.target), _VARIED)
+        groups = self.runs.variant.map(str) + self.runs.config.map(lambda c: str(c.target))
+        return mixed_settings(self.runs, groups, _VARIED)
 
     def repeated(self) -> list[list[str]]:
         """Groups of names of finished runs that repeat each other; only the last counts."""

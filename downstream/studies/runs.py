@@ -1,8 +1,8 @@
 """Find run folders, name their initialisations, compare their settings. No torch."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pandas as pd
 
@@ -45,11 +45,10 @@ def init_label(init: str, arch: str) -> str:
 
 
 def mixed_settings(
-    runs: pd.DataFrame, by: Callable[[Any], object], varied: frozenset[str]
+    runs: pd.DataFrame, groups: "pd.Series[str]", varied: frozenset[str]
 ) -> dict[str, list[str]]:
-    """Settings that differ within a group of runs (`by` row), except the `varied` ones."""
+    """Settings that differ between runs of one group, except the `varied` ones."""
     mixed: dict[str, set[str]] = {}
-    groups = pd.Series([str(by(run)) for run in named_rows(runs)])
     settings = pd.DataFrame([as_plain(config) for config in runs.config], dtype=object)
     for _, group in settings.drop(columns=list(varied)).map(str).groupby(groups):
         for name in group.columns[group.nunique() > 1]:

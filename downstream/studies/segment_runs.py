@@ -57,7 +57,7 @@ def shared_settings(runs: pd.DataFrame) -> dict[str, Any]:
 
 def mixed_budgets(runs: pd.DataFrame) -> dict[str, list[str]]:
     """Settings that differ between runs of one experiment, which tables average."""
-    return mixed_settings(runs, lambda run: run.experiment, _VARIED)
+    return mixed_settings(runs, runs.experiment, _VARIED)
 
 
 def in_order(names: Iterable[str]) -> list[str]:

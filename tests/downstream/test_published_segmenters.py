@@ -14,7 +14,6 @@ from PIL import Image
 
 from downstream import calibrate, explain, export, predict
 from downstream.finetune.config import SegmentConfig
-from downstream.network.models import create_model
 from downstream.network.segmenter import load_segmenter
 from downstream.segment import segment
 from micrograph.cli import EXIT_USER_ERROR, UserError
@@ -153,10 +152,3 @@ def test_an_adapted_network_is_not_calibrated(run: Path, tmp_path: Path) -> None
     write_segmenter_card(adapted, replace(card, config={"method": "bn_adapt"}))
     with pytest.raises(UserError, match=r"is of downstream\.adapt.*downstream\.shift_report"):
         calibrate.calibrate(adapted)
-
-
-def test_a_segmenter_is_not_an_encoder(squares: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is a segmenter, not an encoder; .*downstream\.predict"):
-        create_model("Unet", NAME, classes=3)
-    with pytest.raises(UserError, match="is a segmenter, not an encoder"):
-        segment(SegmentConfig(data=squares, crop_size=64, init=NAME, run_dir=tmp_path / "run"))
