@@ -45,3 +45,14 @@ def test_citation_and_changelog_name_the_version() -> None:
     assert len(citation["references"]) == 2
     versions = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert versions[:2] == ["Unreleased", PROJECT["version"]]
+
+
+def test_the_architecture_page_names_files_that_exist_and_every_subpackage() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    packages = ("micrograph", "shards", "pretrain", "downstream", "launch")
+    named = re.findall(rf"`((?:{'|'.join(packages)}|configs)/[\w./-]+)`", page)
+    assert len(named) > 50 and all((ROOT / path).exists() for path in named)
+    folders = [
+        file.parent.name for name in packages for file in (ROOT / name).glob("*/__init__.py")
+    ]
+    assert len(folders) > 30 and [name for name in folders if f"{name}/`" not in page] == []
