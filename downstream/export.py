@@ -30,11 +30,12 @@ from torch import nn
 from downstream.finetune.config import SegmentConfig
 from downstream.finetune.labelled_set import read_labelled_set
 from downstream.network.segmenter import STRIDE, load_segmenter
-from downstream.runs.run_folder import RunPaths, write_json
+from micrograph.atomic import write_json
 from micrograph.cli import UserError, console, program, warn
 from micrograph.settings import Positional, build_config, load_config, read_recipe
 from pretrain.cards.segmenter_card import SegmenterCard
 from pretrain.registry.storage.pull import find_segmenter, is_published
+from pretrain.runs.run_folder import RunPaths
 from shards.format.schema import file_sha256
 from shards.images.decode import Pixels
 
