@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from downstream.domains.study import SOURCE, DomainStudy, read_study
+from downstream.domains.study import SOURCE, DomainStudy, read_domain_study
 from downstream.studies.adapt_findings import Gain, findings_tables, gains
 from downstream.studies.adapt_runs import BASELINE, AdaptRuns, Variant, read_adapt_runs
 from downstream.studies.adapt_tables import paper_b_tables
@@ -95,7 +95,7 @@ def _introduction(runs: AdaptRuns) -> list[str]:
 def _domains(runs: AdaptRuns, config: AdaptStudyConfig) -> DomainStudy:
     """The domain study, to open its images. Raises `UserError` where it is missing."""
     trained = runs.runs.config.iloc[0]
-    return read_study(config.study or trained.study, config.data or trained.data)
+    return read_domain_study(config.study or trained.study, config.data or trained.data)
 
 
 def _reference_variant(runs: AdaptRuns, folder: Path) -> Variant:

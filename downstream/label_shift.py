@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 
 from downstream.domains.prepare import find_target, prepare_target
-from downstream.domains.study import DomainStudy, read_study
+from downstream.domains.study import DomainStudy, read_domain_study
 from downstream.domains.synthetic.label_shift import LabelShift, choose_sets
 from micrograph.atomic import write_atomically
 from micrograph.cli import UserError, program, progress, warn
@@ -50,7 +50,7 @@ class LabelShiftConfig:
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     config = load_config(LabelShiftConfig, argv)
-    study = read_study(config.study, config.data)
+    study = read_domain_study(config.study, config.data)
     index = _class_index(study, config.phase)
     found = choose_sets(
         _predicted_fractions(study, config.target, config.run, index),

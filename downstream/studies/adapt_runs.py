@@ -205,7 +205,7 @@ def _read_results(folder: Path) -> dict[str, Any]:
         return {}
     try:
         results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        required = ("run_id", "study", "arch", "oracle", "seconds_per_step", "watch", "collapse")
+        required = ("run_id", "study", "arch", "oracle", "seconds_per_step", "monitor", "collapse")
         missing = {*required, "domains"} - results.keys()
         if missing or SOURCE not in results["domains"]:
             raise ValueError(f"without {', '.join(sorted(missing or {SOURCE}))}")
@@ -243,7 +243,7 @@ def _run_row(
         "failure": results.get("collapse", ""),
         "oracle_miou": (results.get("oracle") or {}).get("miou"),
         "seconds_per_step": results.get("seconds_per_step"),
-        "warnings": results.get("watch", {}).get("warnings", []),
+        "warnings": results.get("monitor", {}).get("warnings", []),
     }
 
 

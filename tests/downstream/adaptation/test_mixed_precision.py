@@ -3,13 +3,16 @@
 import pytest
 import torch
 
-from downstream.adaptation.adversary import adversarial_loss, discriminator_loss
-from downstream.adaptation.batchnorm import adapt_bn, set_bn_mode, use_domain
 from downstream.adaptation.config import DiscriminatorInput
-from downstream.adaptation.discriminator import Discriminator, input_channels
-from downstream.adaptation.fda import fda
-from downstream.adaptation.masking import masked_view
-from downstream.adaptation.teacher import Teacher
+from downstream.adaptation.methods.adversarial import (
+    Discriminator,
+    adversarial_loss,
+    discriminator_loss,
+    input_channels,
+)
+from downstream.adaptation.methods.batchnorm import adapt_bn, set_bn_mode, use_domain
+from downstream.adaptation.methods.fda import fda
+from downstream.adaptation.methods.self_training import Teacher, masked_view
 from downstream.network.deeplab import DeepLabV2
 from downstream.network.models import create_model
 

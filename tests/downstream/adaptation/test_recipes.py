@@ -7,7 +7,7 @@ from checkout import ROOT
 
 from downstream.adaptation.config import AdaptConfig
 from launch.tasks.grid import load_grid
-from micrograph.settings import build_config, load_config, read_recipe
+from micrograph.settings import build_config, read_recipe
 
 RECIPES = sorted((ROOT / "configs" / "downstream" / "adapt").glob("*.yaml"))
 
@@ -19,17 +19,6 @@ def test_every_recipe_loads_and_changes_what_it_names(path: Path) -> None:
     usual = AdaptConfig(study=Path("s.yaml"), target="T1")
     same = {name for name in recipe if getattr(config, name) == getattr(usual, name)}
     assert same <= {"method", "steps"}  # said for the reader
-
-
-def test_the_published_variant_is_the_one_of_the_public_code() -> None:
-    path = ROOT / "configs" / "downstream" / "adapt" / "adaptsegnet-published.yaml"
-    config = load_config(
-        AdaptConfig, ["--config", str(path), "--study", "s.yaml", "--target", "T1"]
-    )
-    assert config.dilations == (6, 12)
-    assert (config.optimizer, config.lr, config.head_lr_factor) == ("sgd", 2.5e-4, 10)
-    assert (config.adv_weight, config.adv_aux_weight, config.aux_weight) == (0.001, 0.0002, 0.1)
-    assert (config.training_bn, config.bn_affine) == ("shared", False)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from downstream import explain, predict
-from downstream.adaptation.batchnorm import export_state, set_bn_mode
+from downstream.adaptation.methods.batchnorm import export_state, set_bn_mode
 from downstream.images.prepared import prepared_reader
 from downstream.images.scan import array_reader
 from downstream.network.models import create_model

@@ -13,7 +13,7 @@ from downstream.adapt import adapt
 from downstream.adapt_study import main
 from downstream.adaptation.config import AdaptConfig
 from downstream.domains.prepare import prepare_target
-from downstream.domains.study import read_study
+from downstream.domains.study import read_domain_study
 from downstream.network.segmenter import Segmenter
 from downstream.studies.bagging import bag_miou
 
@@ -65,7 +65,7 @@ def write_domains(root: Path, seed: int | None) -> Path:
 def test_a_bag_is_the_mean_of_probabilities(
     tmp_path: Path, members: tuple[float, ...], miou: float
 ) -> None:
-    study = read_study(write_domains(tmp_path, seed=None))
+    study = read_domain_study(write_domains(tmp_path, seed=None))
     segmenters = [Segmenter(Sure(p), (0.5,) * 3, (0.5,) * 3, torch.device("cpu")) for p in members]
     images = prepare_target(study, "T1").test
     assert bag_miou(segmenters, study, images, batch_size=2) == miou

@@ -85,7 +85,7 @@ def save_run(
             | {name: domain("test", miou) for name, miou in scored.items()},
             "oracle": None if oracle is None else {"miou": oracle},
             "seconds_per_step": 0.2 if target is None else 0.5,
-            "watch": {"warnings": list(warnings)},
+            "monitor": {"warnings": list(warnings)},
         },
     )
     return paths.folder

@@ -7,8 +7,8 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
-from downstream.adaptation.batchnorm import adapt_bn, export_state, set_bn_mode, use_domain
 from downstream.adaptation.config import BnMode
+from downstream.adaptation.methods.batchnorm import adapt_bn, export_state, set_bn_mode, use_domain
 from downstream.network.models import bare_model, create_model
 from micrograph.cli import UserError
 
@@ -132,17 +132,6 @@ def test_the_export_is_the_plain_network_with_the_targets_statistics() -> None:
     assert torch.equal(plain.eval()(images), model.eval()(images))
     with use_domain(model, "source"):
         assert not torch.equal(model(images), plain(images))
-
-
-def test_a_resumed_model_has_both_domains() -> None:
-    net, resumed = Net(), Net()
-    for each in (net, resumed):
-        set_bn_mode(each, "domain")
-    step(net)
-    resumed.load_state_dict(net.state_dict())
-    assert torch.equal(
-        cast(torch.Tensor, resumed.norm.source_mean), cast(torch.Tensor, net.norm.source_mean)
-    )
 
 
 @pytest.mark.parametrize("mode", ["frozen", "shared", "domain"])
