@@ -13,7 +13,6 @@ and takes another four bytes per pixel for the labels of its regions.
 """
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from downstream.inference.arguments import find_images, leading_arguments
+from downstream.inference.arguments import find_images
 from downstream.inference.legend import CLASSES_NAME
 from downstream.labels.classes import MaskClass, parse_classes
 from downstream.labels.masks import mask_to_indices, read_mask
@@ -29,7 +28,6 @@ from downstream.labels.propose_classes import propose_classes
 from downstream.measurement.config import MeasureConfig
 from downstream.measurement.fractions import MIN_INDEPENDENT_AREAS, estimate_fraction
 from downstream.measurement.layers import layer_parts, measure_layer
-from downstream.measurement.plots import draw_plots
 from downstream.measurement.regions import measure_regions
 from downstream.measurement.tables import (
     MaskMeasurement,
@@ -50,14 +48,14 @@ MAX_THICKNESS_RATIO = 1.15  # area over length by thickness; intact real layers 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    given, flags = leading_arguments(sys.argv[1:] if argv is None else argv)
-    config = load_config(MeasureConfig, flags, {"masks": given} if given else {})
-    measured = measure(config)
-    _print(config, measured)
+    config = load_config(MeasureConfig, argv)
+    _print(config, measure(config))
 
 
 def measure(config: MeasureConfig) -> list[MaskMeasurement]:
     """Measure all masks; write tables and plots. Raises `UserError` for a mask that is unusable."""
+    from downstream.measurement.plots import draw_plots  # matplotlib is slow to import
+
     paths = find_images(config.masks)
     classes = _classes(config, paths)
     names = [entry.name for entry in classes]
