@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas
 from rich.console import Console
 from rich.table import Table
 
@@ -31,8 +32,6 @@ from downstream.measurement.layers import layer_parts, measure_layer
 from downstream.measurement.regions import measure_regions
 from downstream.measurement.tables import (
     MaskMeasurement,
-    Row,
-    format_cell,
     fraction_rows,
     layer_rows,
     overall_fractions,
@@ -126,7 +125,6 @@ def _model_errors(mask: Path, names: Sequence[str]) -> dict[str, float]:
 
 
 def _print(config: MeasureConfig, measured: Sequence[MaskMeasurement]) -> None:
-    out = Console()
     table = Table("class", "fraction", "± se", f"{config.confidence:.0%} interval", box=None)
     overall = overall_fractions(config, measured)
     for name, fraction in overall.items():
@@ -136,11 +134,13 @@ def _print(config: MeasureConfig, measured: Sequence[MaskMeasurement]) -> None:
             f"{fraction.standard_error:.2%}",
             f"{fraction.low:.2%} to {fraction.high:.2%}",
         )
-    out.print(table)
-    _print_columns(out, size_rows(config, measured))
+    Console().print(table)
+    if sizes := size_rows(config, measured):
+        transposed = pandas.DataFrame(sizes).set_index("class").T  # few classes, many columns
+        print(transposed.to_string(float_format=_four_digits))
     for row in layer_rows(config, measured):
         thickness, std, along = (
-            format_cell(_round_to_4_digits(row[f"{name} {config.length_unit}"]))
+            _four_digits(row[f"{name} {config.length_unit}"])
             for name in ("thickness", "std", "area/length")
         )
         print(
@@ -164,17 +164,6 @@ def _print(config: MeasureConfig, measured: Sequence[MaskMeasurement]) -> None:
     print(config.out)
 
 
-def _print_columns(out: Console, rows: Sequence[Row]) -> None:
-    """Print the transposed table: there are few classes and many columns."""
-    if not rows:
-        return
-    title, *rest = rows[0]
-    table = Table("", *(str(row[title]) for row in rows), box=None)
-    for name in rest:
-        table.add_row(name, *(str(format_cell(_round_to_4_digits(row[name]))) for row in rows))
-    out.print(table)
-
-
 def _warn_about_cracked_layers(measured: Sequence[MaskMeasurement]) -> None:
     for item in measured:
         for name, layer in item.layers.items():
@@ -187,8 +176,8 @@ def _warn_about_cracked_layers(measured: Sequence[MaskMeasurement]) -> None:
                 )
 
 
-def _round_to_4_digits(value: object) -> object:
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+def _four_digits(value: float) -> str:
+    return f"{float(f'{value:.4g}'):g}"
 
 
 if __name__ == "__main__":

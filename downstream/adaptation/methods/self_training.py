@@ -64,11 +64,9 @@ class SelfTraining:
         }
 
     def student_view(self, images: torch.Tensor, step: int) -> torch.Tensor:
-        """Images `(N, 3, H, W)` uint8 normalised, and with `masking` jittered and masked."""
+        """Images `(N, 3, H, W)` uint8 jittered, normalised and masked."""
         config = self._config
         seed_stream(config.seed, "masking", step)
-        if not config.masking:
-            return self._normalise(images)
         view = self._normalise(torch.stack([self._jitter(image) for image in images]))
         return masked_view(view, config.mask_block, config.mask_ratio)
 
