@@ -30,16 +30,15 @@ from downstream.adaptation.run_folder import (
     write_masks,
     write_results,
 )
-from downstream.adaptation.training import Oracle, Trainer, open_run, train
-from downstream.domains.evaluate import score_images, total_confusion
+from downstream.adaptation.training import Trainer, open_run, train
+from downstream.domains.evaluate import score_images
 from downstream.domains.prepare import find_target, prepare_target
 from downstream.domains.study import SOURCE, DomainStudy
 from downstream.network.models import bare_model
 from downstream.network.segmenter import Origin, Segmenter
 from downstream.network.two_heads import to_uda_network
 from downstream.runs.run_folder import RunPaths, finished_results
-from downstream.scoring.metrics import score
-from micrograph.cli import UserError, console, log_with_time_and_rank, program, warn
+from micrograph.cli import console, log_with_time_and_rank, program, warn
 from micrograph.settings import load_config
 from pretrain.network.timm_models import encoder_options
 from pretrain.runs.interruption import Interruption
@@ -79,11 +78,10 @@ def _run(
         torch.manual_seed(config.seed)
         segmenter, origin = build_network(config, data.study)
         trainer = Trainer(segmenter, config, data.study, *cut_pools(config, data), run)
-        oracle = _oracle(config, data, origin) if config.oracle else None
         describe(paths, data)
         run.begin(config)
         interruption.defer()
-        state = train(trainer, oracle)
+        state = train(trainer)
         networks = _networks_to_keep(trainer, config, data.study, origin)
         domains = _score(networks, config, data)
         collapse = collapse_of(state, domains, data.study.class_names)
@@ -95,23 +93,6 @@ def _run(
     if collapse:
         warn(f"this run collapsed: {collapse}")
     return results
-
-
-def _oracle(config: AdaptConfig, data: RunData, origin: Origin) -> Oracle:
-    """Score a training in progress on the target's test labels."""
-    if config.target is None:
-        raise UserError("--oracle needs a --target whose labels it may use")
-    images = prepare_target(data.study, config.target).test
-    if all(image.native_mask is None for image in images):
-        raise UserError(f"--oracle needs labelled test images; target {config.target} has none")
-
-    def miou(trainer: Trainer) -> float:
-        network = _networks_to_keep(trainer, config, data.study, origin)["target"]
-        found = total_confusion(score_images(network, data.study, images, config.batch_size))
-        assert found is not None  # at least one is labelled
-        return score(found).miou
-
-    return miou
 
 
 def _networks_to_keep(
@@ -181,10 +162,6 @@ def _print_table(results: dict[str, Any]) -> None:
         soft_wrap=True,
     )
     Console().print(table)
-    if (oracle := results["oracle"]) is not None:
-        console.print(
-            f"oracle (target labels): {oracle['miou']:.1%} at step {oracle['step']}", markup=False
-        )
 
 
 if __name__ == "__main__":

@@ -116,7 +116,6 @@ class AdaptConfig:
     mask_block: Annotated[int, "side of masked blocks in pixels (MIC, halved)"] = 32
     mask_ratio: Annotated[float, "fraction of masked blocks (MIC)"] = 0.7
 
-    oracle: Annotated[bool, "also report the best step by target labels, an upper bound"] = False
     precision: Annotated[AdaptPrecision, "of the segmenter; discriminators use fp32"] = "fp32"
     threads: Annotated[int | None, "CPU threads of torch [all cores]", Mark.FREE_ON_RESUME] = None
     log_steps: Annotated[int, "steps per line of metrics.jsonl"] = 50

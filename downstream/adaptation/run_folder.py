@@ -167,10 +167,6 @@ def write_results(
 ) -> dict[str, Any]:
     """Write `results.json`, the last file of a run, and return what it holds."""
     names = data.study.class_names
-    oracle = None
-    if state.oracle_miou is not None:
-        note = "the step was chosen by target labels: an upper bound, not a result"
-        oracle = {"miou": state.oracle_miou, "step": state.oracle_step, "note": note}
     content = {
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id(paths, config),
@@ -199,7 +195,6 @@ def write_results(
             | domain_results(domain.images, names)
             for name, domain in domains.items()
         },
-        "oracle": oracle,
         "skipped_steps": state.skipped_steps,
         "seconds_per_step": state.seconds / max(1, state.step),
         "monitor": trainer.monitor.summary(),

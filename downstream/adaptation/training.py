@@ -38,10 +38,6 @@ from pretrain.runs.run import Run
 from pretrain.runs.skips import MAX_SKIPPED_STEPS, BufferSnapshot, count_skips
 from pretrain.runs.status import RunState, Status
 
-ORACLE_LOOKS = 10  # times that an oracle scores a run
-
-Oracle = Callable[["Trainer"], float]  # mIoU on labelled target images
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class State:
@@ -51,8 +47,6 @@ class State:
     skipped_in_a_row: int = 0  # steps without a finite loss and gradient
     skipped_steps: int = 0
     seconds: float = 0.0  # in steps
-    oracle_miou: float | None = None
-    oracle_step: int = 0
     finished: str = ""  # why it ended; empty while it runs
 
     @property
@@ -76,11 +70,10 @@ def open_run(config: AdaptConfig, interrupted: Callable[[], bool] = lambda: Fals
     )
 
 
-def train(trainer: "Trainer", oracle: Oracle | None = None) -> State:
+def train(trainer: "Trainer") -> State:
     """Train until the last step.
 
-    Resumes from the checkpoint in the run's folder. When asked to stop, saves and exits. `oracle`
-    scores the trainer at intervals; its score is recorded and changes nothing.
+    Resumes from the checkpoint in the run's folder. When asked to stop, saves and exits.
     """
     state = trainer.resume()
     config = trainer.config
@@ -91,8 +84,7 @@ def train(trainer: "Trainer", oracle: Oracle | None = None) -> State:
             if trainer.run.interrupted():
                 trainer.save(state)
                 trainer.run.stop()
-            state = trainer.train_step(state)
-            state = trainer.end_step(state, oracle)
+            state = trainer.end_step(trainer.train_step(state))
             bar.update(task, completed=state.step, note=trainer.note)
     return state
 
@@ -164,17 +156,11 @@ class Trainer:
             seconds=state.seconds + time.monotonic() - began,
         )
 
-    def end_step(self, state: State, oracle: Oracle | None) -> State:
-        """Record, ask the oracle, save: each when it is due."""
-        config = self.config
+    def end_step(self, state: State) -> State:
+        """Record and save when due."""
         state = replace(state, finished=self._why_finished(state))
-        if state.step % config.log_steps == 0 or state.finished:
+        if state.step % self.config.log_steps == 0 or state.finished:
             self._record(state)
-        every = max(1, config.steps // ORACLE_LOOKS)
-        if oracle is not None and (state.step % every == 0 or state.finished):
-            miou = oracle(self)
-            if state.oracle_miou is None or miou > state.oracle_miou:
-                state = replace(state, oracle_miou=miou, oracle_step=state.step)
         if self.run.checkpoint_due or state.finished:
             self.save(state)
         return state

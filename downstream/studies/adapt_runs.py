@@ -30,7 +30,7 @@ PAIR = ["fold", "seed"]
 # What distinguishes variants, or may differ within one.
 _VARIED = marked(AdaptConfig, Mark.FREE_ON_RESUME) | {
     *("fold", "seed", "target", "method", "teacher", "style", "gan"),
-    *("network", "arch", "init", "augmentation", "bn", "steps", "oracle", "log_steps"),
+    *("network", "arch", "init", "augmentation", "bn", "steps", "log_steps"),
 }
 
 
@@ -57,7 +57,7 @@ class AdaptRuns:
     """The runs of one domain study.
 
     `runs` has a row for each run: run, folder, config, domain_study, variant, made_for (a target,
-    or empty), fold, seed, run_id, finished, failure, oracle_miou, seconds_per_step, warnings.
+    or empty), fold, seed, run_id, finished, failure, seconds_per_step, warnings.
     `scores` has a row for each finished run and domain that it counts on: the columns of `runs`,
     domain, miou, phase_fraction and phase_fraction_true (class -> share), and image_miou (image ->
     score); the source is scored on its validation fold. Of runs alike in all of these, the last.
@@ -205,7 +205,7 @@ def _read_results(folder: Path) -> dict[str, Any]:
         return {}
     try:
         results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        required = ("run_id", "study", "arch", "oracle", "seconds_per_step", "monitor", "collapse")
+        required = ("run_id", "study", "arch", "seconds_per_step", "monitor", "collapse")
         missing = {*required, "domains"} - results.keys()
         if missing or SOURCE not in results["domains"]:
             raise ValueError(f"without {', '.join(sorted(missing or {SOURCE}))}")
@@ -241,7 +241,6 @@ def _run_row(
         "run_id": results.get("run_id", ""),
         "finished": bool(results),
         "failure": results.get("collapse", ""),
-        "oracle_miou": (results.get("oracle") or {}).get("miou"),
         "seconds_per_step": results.get("seconds_per_step"),
         "warnings": results.get("monitor", {}).get("warnings", []),
     }

@@ -113,7 +113,7 @@ def test_a_checkpoint_restores_every_part(config: AdaptConfig) -> None:
         parameter.data.zero_()
     assert second.resume() == state
     for found in (first, second):
-        found.end_step(found.train_step(state), None)
+        found.end_step(found.train_step(state))
     assert equal(weights(first), weights(second))
     assert equal(first.kept.state_dict(), second.kept.state_dict())
     assert not equal(first.kept.state_dict(), weights(first))  # the teacher lags behind
@@ -227,15 +227,12 @@ def test_what_cannot_begin_leaves_the_folder_free(config: AdaptConfig, tmp_path:
         adapt(replace(config, init="nowhere"))
     with pytest.raises(UserError, match="inverted"):  # a target that is only scored
         adapt(replace(config, data=root))
-    shutil.copytree(config.study.parent / "inverted", root / "inverted")
-    with pytest.raises(UserError, match="needs labelled test images"):
-        adapt(replace(config, data=root, oracle=True))
     assert {path.name for path in config.run_dir.iterdir()} == {".lock"}
     adapt(config)
 
 
 def test_settings_that_cannot_be_meant_are_refused(config: AdaptConfig) -> None:
-    with pytest.raises(ValueError, match="needs a target"):
+    with pytest.raises(ValueError, match="needs a --target"):
         replace(config, target=None)
     with pytest.raises(ValueError, match="vgg16"):
         replace(config, arch="vgg16")
@@ -243,15 +240,6 @@ def test_settings_that_cannot_be_meant_are_refused(config: AdaptConfig) -> None:
     replace(config, target=None, method="source_only")
     with pytest.raises(UserError, match="faded"):
         adapt(replace(config, target="fadde"))
-
-
-def test_the_oracle_is_told_apart_and_changes_nothing(config: AdaptConfig) -> None:
-    plain = adapt(config)
-    seen = adapt(replace(config, oracle=True, run_dir=config.run_dir.with_name("oracle")))
-    assert plain["oracle"] is None
-    assert seen["oracle"]["miou"] >= seen["domains"]["faded"]["miou"]
-    assert "target labels" in seen["oracle"]["note"]
-    assert seen["domains"] == plain["domains"]
 
 
 def test_prediction_prepares_images_as_training_did(config: AdaptConfig, tmp_path: Path) -> None:
