@@ -105,7 +105,7 @@ def _measure_one(
             region, config.confidence, errors.get(entry.name, 0.0)
         )
         if entry.name in wanted:
-            regions[entry.name] = measure_regions(region, config.min_area, config.border)
+            regions[entry.name] = measure_regions(region, config.min_area)
     for name in config.layers:
         indices = [i for i, entry in enumerate(classes) if entry.name in layer_parts(name)]
         layers[name] = measure_layer(np.isin(mask, indices), config.min_area)

@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from micrograph.settings import Positional
-
-Border = Literal["correct", "include"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,10 +30,6 @@ class MeasureConfig:
         "classes whose thickness is measured; oxide+crack: oxide with its cracks filled",
     ] = ()
     min_area: Annotated[int, "in pixels; smaller regions are ignored as noise"] = 10
-    border: Annotated[
-        Border,
-        "regions at the border: 'correct' excludes them and weights the others to compensate",
-    ] = "correct"
     confidence: Annotated[float, "confidence level of the intervals"] = 0.95
     seed: Annotated[int, "random seed of the bootstrap"] = 0
 

@@ -13,9 +13,7 @@ from downstream.adapt import adapt
 from downstream.adaptation.config import AdaptConfig
 from downstream.domains.prepare import prepare_target
 from downstream.domains.study import read_domain_study
-from downstream.domains.synthetic.label_shift import choose_sets, nearest_mean
-from downstream.label_shift import shifted_study
-from launch.tasks.grid import load_grid
+from downstream.label_shift import choose_sets, nearest_mean, shifted_study
 from micrograph.cli import UserError
 from pretrain.cards.segmenter_card import read_segmenter_card, write_segmenter_card
 
@@ -124,10 +122,3 @@ def test_a_run_creates_the_experiment_for_any_target(
     assert not names["light"] & names["lightv"]
     for images in sets.values():
         assert len(images.test) == 2 and images.test[0].mask is not None
-
-
-@pytest.mark.parametrize(
-    ("name", "tasks"), [("adapt-label-shift", 25), ("paper-b-pretraining", 95)]
-)
-def test_the_grids_are_what_the_program_takes(name: str, tasks: int) -> None:
-    assert len(load_grid(CONFIGS / "launch" / f"{name}.yaml").tasks) == tasks

@@ -228,7 +228,7 @@ def test_a_predicted_mask_means_the_same_to_training(
         (["RUN", "IMAGE"], "missing --out"),
     ],
 )
-def test_mistakes_are_named(
+def test_user_errors_are_one_line(
     runs: tuple[Path, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -74,8 +74,7 @@ def adapt_bn(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
     """Replace the statistics by the mean of those of the batches; nothing is trained.
 
     `batches` are normalised images `(N, 3, H, W)`, weighted equally. Other layers are in evaluation
-    mode; frozen layers are adapted too. Raises `UserError` if there is no batch norm, `ValueError`
-    without a batch.
+    mode; frozen layers are adapted too. Raises `UserError` if there is no batch norm.
     """
     layers = batch_norms(model)
     if not layers:
@@ -88,18 +87,14 @@ def adapt_bn(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
         layer.momentum = None  # cumulative average
         layer.frozen = False
         layer.train()
-    count = 0
     try:
         for batch in batches:
             model(batch)
-            count += 1
     finally:
         for layer, momentum, frozen in settings:
             layer.momentum, layer.frozen = momentum, frozen
         for module, training in was_training:
             module.training = training
-    if not count:
-        raise ValueError("bn_adapt got no batch")
 
 
 def batch_norms(model: nn.Module) -> list[Any]:
