@@ -112,8 +112,8 @@ class Trainer:
         self._snapshot = BufferSnapshot(segmenter.model)
         self._optimizer = self._build_optimizer()
         self.methods = build_methods(config, segmenter, study)
-        shares = class_fractions("", source.masks[source.masks != IGNORE], len(study.classes))
-        self.monitor = TrainingMonitor(config, study.class_names, tuple(shares.values()))
+        fractions = class_fractions("", source.masks[source.masks != IGNORE], len(study.classes))
+        self.monitor = TrainingMonitor(config, study.class_names, tuple(fractions.values()))
 
     def resume(self) -> State:
         """Load the newest checkpoint, if there is one."""
@@ -203,18 +203,15 @@ class Trainer:
             loss = loss + config.aux_weight * aux
         loss.backward()  # type: ignore[no-untyped-call]
         if target is not None:
-            batch = self._target_batch(step, source, *target)
+            batch = TargetBatch(
+                step,
+                source,
+                *target,
+                lambda view, stream: self._predict(view, "target", step, stream),
+            )
             for method in self.methods.values():
                 metrics |= method.backward(batch)
         return metrics
-
-    def _target_batch(
-        self, step: int, source: Outputs, images: torch.Tensor, counted: torch.Tensor
-    ) -> TargetBatch:
-        def predict(normalised: torch.Tensor, stream: Stream) -> Outputs:
-            return self._predict(normalised, "target", step, stream)
-
-        return TargetBatch(step, source, images, counted, predict)
 
     def _draw(self, domain: DomainName, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         config = self.config
