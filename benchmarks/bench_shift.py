@@ -40,9 +40,10 @@ from downstream.domains.study import DomainStudy
 from downstream.domains.synthetic.shift import SOURCE, TARGETS, Shift, interpolate
 from downstream.domains.synthetic.view import draw_image
 from downstream.network.segmenter import load_segmenter
-from downstream.runs.run_folder import RunPaths, write_json
 from downstream.scoring.metrics import score
+from micrograph.atomic import write_json
 from micrograph.settings import build_config, read_recipe
+from pretrain.runs.run_folder import RunPaths
 
 STUDY = Path(__file__).parents[1] / "configs" / "downstream" / "domains" / "bainite.yaml"
 TOLERANCE = 0.05

@@ -35,13 +35,14 @@ from downstream.domains.evaluate import score_images
 from downstream.domains.prepare import find_target, prepare_target
 from downstream.domains.study import SOURCE, DomainStudy
 from downstream.network.models import bare_model
-from downstream.network.segmenter import Origin, Segmenter
+from downstream.network.segmenter import EncoderOrigin, Segmenter
 from downstream.network.two_heads import to_uda_network
-from downstream.runs.run_folder import RunPaths, finished_results
 from micrograph.cli import console, log_with_time_and_rank, program, warn
 from micrograph.settings import load_config
 from pretrain.network.timm_models import encoder_options
 from pretrain.runs.interruption import Interruption
+from pretrain.runs.resume_check import finished_results
+from pretrain.runs.run_folder import RunPaths
 
 
 @program
@@ -65,7 +66,7 @@ def adapt(config: AdaptConfig, interruption: Interruption | None = None) -> dict
     data = read_data(config)
     paths = RunPaths(config.run_dir)
     check_same_study(paths, data.study)
-    found = finished_results(paths, config, lambda: data_sha256(data), str(config.study))
+    found = finished_results(config.run_dir, config, lambda: data_sha256(data), str(config.study))
     return found or _run(paths, config, data, interruption or Interruption())
 
 
@@ -96,7 +97,7 @@ def _run(
 
 
 def _networks_to_keep(
-    trainer: Trainer, config: AdaptConfig, study: DomainStudy, origin: Origin
+    trainer: Trainer, config: AdaptConfig, study: DomainStudy, origin: EncoderOrigin
 ) -> dict[str, Segmenter]:
     """The network to keep, as it will be loaded, with the statistics of each domain."""
 

@@ -1,12 +1,10 @@
 """Calibrate a segmenter's probabilities, and describe which images it was trained for.
 
-python -m downstream.calibrate RUN [RUN …]
+python -m downstream.calibrate RUN [RUN …]       RUN: the folder of a finished run
 
-RUN: the folder of a finished run; for a name in a registry, the published calibration is shown.
-Reads the run's data again. Fits a temperature on the validation images (the error on the test
-images, which the fit does not use, is reported too), and stores the encoder's features of training
-and validation images: downstream.predict uses both. The files are
-listed in `downstream.reliability.calibration_file`.
+Reads the run's data again. Fits a temperature on the validation images, reports the calibration
+error also on the test images, and stores the encoder's features of training and validation images.
+downstream.predict uses both. `downstream.reliability.calibration_file` lists the files.
 """
 
 from collections.abc import Sequence
@@ -24,7 +22,6 @@ from downstream.finetune.labelled_set import read_labelled_set
 from downstream.images.scan import array_reader
 from downstream.network.segmenter import load_segmenter
 from downstream.reliability.calibration import (
-    Reliability,
     collect,
     draw_reliability,
     fit_temperature,
@@ -33,7 +30,6 @@ from downstream.reliability.calibration import (
 from downstream.reliability.calibration_file import (
     RELIABILITY_NAME,
     Calibration,
-    read_calibration,
     write_calibration,
 )
 from downstream.reliability.out_of_distribution import (
@@ -42,11 +38,11 @@ from downstream.reliability.out_of_distribution import (
     leave_one_out_scores,
     ood_limit,
 )
-from downstream.runs.run_folder import RunPaths
 from micrograph.cli import UserError, console, program, warn
 from micrograph.settings import Positional, build_config, load_config, read_recipe
 from pretrain.cards.segmenter_card import CALIBRATION_NAME, read_segmenter_card
-from pretrain.registry.storage.pull import find_segmenter, is_published
+from pretrain.registry.storage.pull import is_published
+from pretrain.runs.run_folder import RunPaths
 
 MIN_IMAGES = 6  # with fewer labelled images, the out-of-distribution limit is wide
 
@@ -55,7 +51,7 @@ MIN_IMAGES = 6  # with fewer labelled images, the out-of-distribution limit is w
 class CalibrateConfig:
     """Calibrate a segmenter and describe its labelled images."""
 
-    runs: Annotated[tuple[str, ...], Positional, "finished runs, or names in a registry to show"]
+    runs: Annotated[tuple[Path, ...], Positional, "folders of finished runs"]
     threads: Annotated[int | None, "CPU threads of torch [all cores]"] = None
 
 
@@ -64,33 +60,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = load_config(CalibrateConfig, argv)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    for name in config.runs:
-        run = find_segmenter(name)
-        _print(run, published_calibration(run, name) if is_published(run) else calibrate(run))
-
-
-def published_calibration(run: Path, name: str) -> Calibration:
-    """The calibration published with a segmenter. Raises `UserError` where there is none."""
-    calibration = read_calibration(run, read_segmenter_card(run).sha256)
-    if calibration is None:
-        raise UserError(
-            f"{name} was published without {CALIBRATION_NAME}, and its training images are not "
-            "here; where they are, run python -m downstream.calibrate on its run and publish it "
-            "again"
-        )
-    return calibration
+    for run in config.runs:
+        _print(run, calibrate(run))
 
 
 def calibrate(run: Path) -> Calibration:
     """Calibrate a finished run and write its calibration files.
 
-    Raises `UserError` where the run is not finished, is of downstream.adapt, or its data cannot be
-    read again.
+    Raises `UserError` if the run is not finished, published or of downstream.adapt, and if its data
+    is missing.
     """
+    if is_published(run):
+        raise UserError(
+            f"{run} is published and must not change; calibrate its run, then publish it"
+        )
     if read_segmenter_card(run).adapted:
         raise UserError(
-            f"{run} is of downstream.adapt, and downstream.calibrate is for downstream.segment; "
-            f"python -m downstream.shift_report {run} reports how far its targets lie"
+            f"{run} is of downstream.adapt, but only runs of downstream.segment can be calibrated; "
+            f"python -m downstream.shift_report {run} measures how far its targets are"
         )
     segmenter = load_segmenter(run)
     assert segmenter.card is not None  # it comes from a folder
@@ -104,7 +91,10 @@ def calibrate(run: Path) -> Calibration:
     errors = {}
     for split, (logs, labels) in pixels.items():
         before, after = reliability(logs, labels), reliability(logs, labels, temperature)
-        errors[split] = _summary(before, after)
+        errors[split] = {
+            **{"ece_before": before.ece, "ece_after": after.ece},
+            **{"nll_before": before.nll, "nll_after": after.nll},
+        }
     shown = f"{len(data.test)} test" if data.test else f"{len(data.val)} validation"
     title = f"{run.name}: {shown} images, temperature {temperature:.2f}"
     draw_reliability(run / RELIABILITY_NAME, before, after, title)
@@ -126,22 +116,13 @@ def calibrate(run: Path) -> Calibration:
     return calibration
 
 
-def _summary(before: Reliability, after: Reliability) -> dict[str, float]:
-    return {
-        "ece_before": before.ece,
-        "ece_after": after.ece,
-        "nll_before": before.nll,
-        "nll_after": after.nll,
-    }
-
-
 def _print(run: Path, calibration: Calibration) -> None:
     images = len(calibration.ood_scores)
     if images < MIN_IMAGES:
         factor = calibration.ood_limit / np.median([*calibration.ood_scores.values()])
         warn(
-            f"{images} labelled images show little of how much such images vary: only images "
-            f"beyond {factor:.1f} times their own distance will be reported as unlike them"
+            f"{images} labelled images are few: only images farther than {factor:.1f} times their "
+            "own distance will be reported as out of distribution"
         )
     table = Table("", "ECE", "calibrated", "NLL", "calibrated", box=None)
     for split, found in calibration.errors.items():

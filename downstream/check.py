@@ -10,15 +10,18 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import yaml
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from downstream.finetune.config import SegmentConfig
+from downstream.finetune.labelled_set import describe_unpaired
 from downstream.labels.classes import MaskClass, format_class, parse_classes
 from downstream.labels.dataset import (
     LabelledImage,
@@ -26,7 +29,7 @@ from downstream.labels.dataset import (
     read_labelled_image,
     unclear_masks_message,
 )
-from downstream.labels.layout import Pair, SplitFiles, find_splits
+from downstream.labels.layout import Pair, find_splits
 from downstream.labels.masks import RawMask, read_mask
 from downstream.labels.propose_classes import propose_classes
 from downstream.labels.specimens import overlapping_images, shared_specimens
@@ -94,7 +97,9 @@ def check(config: SegmentConfig) -> Findings:
     Raises `UserError` if there is nothing to check.
     """
     found = find_splits(config.data, config.entries)
-    faults, warnings = _check_pairs(found)
+    faults, warnings = describe_unpaired(found)
+    if "train" in found and not found["train"].pairs:
+        faults.append("train: no labelled images")
     masks: dict[Pair, RawMask] = {}
     for pair in (pair for part in found.values() for pair in part.pairs):
         with _collect(faults):
@@ -131,22 +136,6 @@ def _collect(faults: list[str]) -> Iterator[None]:
         faults.append(str(error))
 
 
-def _check_pairs(found: dict[str, SplitFiles]) -> tuple[list[str], list[str]]:
-    faults, warnings = [], []
-    for split, part in found.items():
-        for path in part.orphans:
-            warnings.append(f"{split}: mask {path.name} has no image and is not used")
-        for path in part.unlabelled:
-            line = f"{split}: image {path.name} has no mask"
-            if split == "all":
-                warnings.append(line + " and is not used")
-            else:
-                faults.append(line)
-        if split == "train" and not part.pairs:
-            faults.append("train: no labelled images")
-    return faults, warnings
-
-
 def _find_leaks(
     names: dict[str, list[str]], splits: dict[str, tuple[LabelledImage, ...]], pattern: str | None
 ) -> list[str]:
@@ -171,11 +160,8 @@ def _print_table(findings: Findings) -> None:
             continue
         sizes = {f"{item.mask.shape[1]} x {item.mask.shape[0]}" for item in items}
         size = sizes.pop() if len(sizes) == 1 else f"{len(sizes)} sizes"
-        pixels = sum(item.mask.size for item in items)
-        shares = [
-            sum(int((item.mask == index).sum()) for item in items) / pixels
-            for index in range(len(findings.classes))
-        ]
+        masks = np.concatenate([item.mask.ravel() for item in items])
+        shares = np.bincount(masks, minlength=len(findings.classes)) / masks.size
         table.add_row(split, str(len(items)), size, *(f"{share:.2%}" for share in shares))
     Console().print(table)
 
@@ -197,15 +183,11 @@ def _draw(findings: Findings) -> Image.Image:
     panels = []
     for split, items in findings.splits.items():
         for item in items[:MAX_SHOWN_PER_SPLIT]:
-            caption = f"{split}: {item.name}"
-            panels.append(
-                [Panel(item.pixels, caption), Panel(overlay(item.pixels, item.mask), "labels")]
-            )
+            image = Panel(item.pixels, f"{split}: {item.name}")
+            panels.append((image, Panel(overlay(item.pixels, item.mask), "labels")))
     half = -(-len(panels) // 2)
-    rows = [
-        left + (panels[half + number] if half + number < len(panels) else [])
-        for number, left in enumerate(panels[:half])
-    ]
+    columns = zip_longest(panels[:half], panels[half:], fillvalue=())
+    rows = [[*left, *right] for left, right in columns]
     legend = {entry.name: class_colour(index) for index, entry in enumerate(findings.classes)}
     return contact_sheet(rows, legend, "Images and labels; the first class is not coloured")
 

@@ -24,10 +24,11 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from downstream.finetune.config import SegmentConfig
-from downstream.runs.run_folder import RunPaths, write_json
+from micrograph.atomic import write_json
 from micrograph.cli import UserError, console, program, warn
 from micrograph.settings import Positional, build_config, load_config, read_recipe
 from pretrain.registry.storage.pull import find_segmenter, is_published
+from pretrain.runs.run_folder import RunPaths
 from shards.images.decode import Pixels
 
 SCHEMA_VERSION = 1

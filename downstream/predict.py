@@ -42,7 +42,7 @@ from downstream.network.receptive_field import has_global_context
 from downstream.network.segmenter import STRIDE, Segmenter
 from downstream.reliability.calibration_file import read_calibration, read_reference
 from downstream.reliability.out_of_distribution import Reference, ood_score
-from downstream.runs.run_folder import write_json
+from micrograph.atomic import write_json
 from micrograph.cli import UserError, console, program, progress, warn
 from micrograph.settings import as_plain, load_config
 from pretrain.cards.segmenter_card import SegmenterCard, read_segmenter_card

@@ -1,14 +1,14 @@
-"""Which encoders are worth fine-tuning on a few labelled images? A cross-validated linear probe.
+"""Rank encoders for a few labelled images by a cross-validated linear probe.
 
 python -m downstream.recommend DATA [--config classes.yaml] [--encoders NAME …] [--record LABEL]
 
 Freezes each encoder, fits a linear classifier of single pixels on all labelled images but one fold,
 scores it on that fold, and repeats this for every fold. Prints the best encoder, those that cannot
 be distinguished from it, whether it beats random weights of the same architecture, and commands for
-fine-tuning. Test images are not read. `--study` adds what the runs of a study say about decoders
-and initialisations; `--record` keeps the scores in the registry, whose lists then show them.
+fine-tuning. Test images are not read. `--runs` adds a comparison of decoders and initialisations in
+finished runs; `--record` stores the scores in the registry, whose lists then show them.
 
-OUT/recommend.json   every fold's score      OUT/recommend.png   the same as a figure
+OUT/recommend.json   the scores of every fold
 """
 
 import re
@@ -24,22 +24,16 @@ from rich.table import Table
 
 from downstream.finetune.augment import fitting_crop
 from downstream.finetune.config import SegmentConfig
-from downstream.probing.advice import PAPER_DECODERS, study_lines
+from downstream.probing.advice import PAPER_DECODERS, runs_lines
 from downstream.probing.candidates import Candidate, find_candidates, is_entry, random_twin
 from downstream.probing.folds import FoldedSet, read_folds
 from downstream.probing.linear import draw_samples, probe
-from downstream.probing.picture import draw_ranking
-from downstream.probing.ranking import (
-    CONFIDENCE,
-    Interval,
-    Ranked,
-    paired_interval,
-    rank_candidates,
-)
+from downstream.probing.ranking import Interval, Ranked, paired_interval, rank_candidates
 from downstream.probing.record import SEED, open_for_recording, pin_entries, record_scores
-from downstream.runs.run_folder import write_json
 from downstream.scoring.metrics import Scores, mean_defined
+from micrograph.atomic import write_json
 from micrograph.cli import UserError, console, program, progress, warn
+from micrograph.intervals import CONFIDENCE
 from micrograph.settings import Positional, build_config, load_config, read_recipe
 from pretrain.registry.storage.pull import REGISTRY_VARIABLE
 
@@ -51,31 +45,31 @@ class RecommendConfig:
     """Rank encoders by a linear probe on a few labelled images."""
 
     data: Annotated[Path, Positional, "folder of images and masks"]
-    config: Annotated[Path | None, "recipe of downstream.segment: splits and classes"] = None
-    classes: Annotated[tuple[str, ...], "NAME=VALUE: what mask values mean"] = ()
+    config: Annotated[Path | None, "recipe of downstream.segment with splits and classes"] = None
+    classes: Annotated[tuple[str, ...], "meaning of the mask values: NAME=VALUE …"] = ()
     encoders: Annotated[
         tuple[str, ...],
-        "names in a registry, folders of exports, imagenet:ARCH, ARCH for random weights "
+        "registry names, folders of exports, imagenet:ARCH, or ARCH for random weights "
         "[all of the registry that converged]",
     ] = ()
-    registry: Annotated[str | None, f"URL [${REGISTRY_VARIABLE}]"] = None
-    study: Annotated[
-        Path | None, "folder of finished runs: what they say of decoders and initialisations"
+    registry: Annotated[str | None, f"URL of the registry [${REGISTRY_VARIABLE}]"] = None
+    runs: Annotated[
+        Path | None, "folder of finished runs: compare their decoders and initialisations"
     ] = None
-    record: Annotated[
-        str | None, "label: keep the scores in the registry, beside its encoders, under this name"
-    ] = None
-    folds: Annotated[int | None, "[as many as images, at most 5]"] = None
-    seed: Annotated[int, "for pixels and random weights"] = SEED
+    record: Annotated[str | None, "store the scores in the registry under this label"] = None
+    folds: Annotated[int | None, "cross-validation folds [one per image, at most 5]"] = None
+    seed: Annotated[int, "of pixels and random weights"] = SEED
     threads: Annotated[int | None, "CPU threads of torch [all cores]"] = None
-    out: Annotated[Path, "folder for recommend.json and recommend.png"] = Path("runs/recommend")
+    out: Annotated[Path, "folder for recommend.json"] = Path("runs/recommend")
 
     def __post_init__(self) -> None:
         if self.record is not None and self.seed != SEED:
-            raise ValueError(f"--record needs --seed {SEED}: scores of other seeds do not compare")
+            raise ValueError(
+                f"--record needs --seed {SEED}: scores of other seeds are not comparable"
+            )
 
     def segment_config(self) -> SegmentConfig:
-        """Where the labelled images are and what their masks mean. Raises `UserError`."""
+        """The settings of the labelled images. Raises `UserError`."""
         values = read_recipe(self.config) if self.config else {}
         values |= {"data": self.data, "seed": self.seed}
         values |= {"classes": self.classes} if self.classes else {}
@@ -89,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     config = options.segment_config()
-    study = study_lines(options.study) if options.study else []
+    advice = runs_lines(options.runs) if options.runs else [PAPER_DECODERS]
     names, store = options.encoders, None
     if options.record is not None:
         store = open_for_recording(options.registry, options.record)
@@ -99,27 +93,26 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("--record needs encoders of the registry; give their names to --encoders")
     findings = recommend(config, candidates, options.out)
     _print_table(findings)
-    for line in (*_verdict(findings), "", *(study or [PAPER_DECODERS]), ""):
+    for line in (*_verdict(findings), "", *advice, ""):
         print(line)
     for command in _commands(config, options.config, findings):
         print(command)
-    console.print(f"picture: {options.out / 'recommend.png'}", markup=False)
     if store is not None and options.record is not None:
-        recorded = record_scores(candidates, findings.scores, findings.data, store, options.record)
-        console.print(f"recorded beside {len(recorded)} encoders as {options.record}", markup=False)
+        count = record_scores(candidates, findings.scores, findings.data, store, options.record)
+        console.print(f"recorded scores of {count} encoders as {options.record}", markup=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What a probe gave. Scores are shares in [0, 1]."""
+    """The results of the probe. Scores are shares in [0, 1]."""
 
     data: FoldedSet
     candidates: Mapping[str, Candidate]
-    ranked: tuple[Ranked, ...]  # best first, the control among them
+    ranked: tuple[Ranked, ...]  # best first, with the control
     scores: Mapping[str, Sequence[Scores]]  # of each fold, by name
     best: str  # of the candidates
     control: str  # random weights of the best one's architecture
-    gain: Interval | None  # the best less the control; None where the best is random itself
+    gain: Interval | None  # the best minus the control; None if the best is the control
     failures: Mapping[str, str]
 
     def miou(self, name: str) -> float:
@@ -128,10 +121,10 @@ class Findings:
 
 
 def recommend(config: SegmentConfig, candidates: Sequence[Candidate], out: Path) -> Findings:
-    """Probe all candidates and, of the best one's architecture, random weights; write both files.
+    """Probe all candidates, and random weights of the best architecture; write `recommend.json`.
 
-    Those that cannot be used are left out with the reason. Raises `UserError` when none can, and
-    for data that do not fit.
+    Candidates that fail are skipped with a warning. Raises `UserError` if all fail, and for data
+    that do not fit.
     """
     data = read_folds(config)
     samples = draw_samples(data, config.seed)
@@ -148,7 +141,7 @@ def recommend(config: SegmentConfig, candidates: Sequence[Candidate], out: Path)
             run(candidate)
         except UserError as error:
             failures[candidate.name] = str(error)
-            warn(f"{candidate.name} left out: {error}")
+            warn(f"{candidate.name} is skipped: {error}")
     if not scores:
         reason = next(iter(failures.values()))
         raise UserError(f"none of the encoders could be used; the first: {reason}")
@@ -170,8 +163,6 @@ def recommend(config: SegmentConfig, candidates: Sequence[Candidate], out: Path)
     )
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "recommend.json", _to_json(findings))
-    title = f"{len(data.items)} labelled {'parts' if data.quarters else 'images'} of {config.data}"
-    draw_ranking(findings.ranked, control.name, title, out / "recommend.png")
     return findings
 
 
@@ -219,7 +210,7 @@ def _print_table(findings: Findings) -> None:
 
 
 def _verdict(findings: Findings) -> list[str]:
-    """What the probe shows, and what it cannot decide."""
+    """The result in sentences, with what remains undecided."""
     data, ranked = findings.data, findings.ranked
     what = "quarters of one image" if data.quarters else "labelled images"
     lines = [
@@ -249,7 +240,7 @@ def _gain_line(gain: Interval | None, best: str, control: str) -> str:
 
 
 def _commands(config: SegmentConfig, recipe: Path | None, findings: Findings) -> list[str]:
-    """How to fine-tune from the best ones, ready to be copied."""
+    """Commands that fine-tune from the best encoders."""
     smallest = min(min(item.mask.shape) for item in findings.data.items)
     smallest *= 2 if findings.data.quarters else 1
     crop = fitting_crop(config.augmentation, config.crop_size, smallest)
@@ -263,7 +254,7 @@ def _commands(config: SegmentConfig, recipe: Path | None, findings: Findings) ->
         for number, item in enumerate(findings.ranked)
         if item.worth_a_try and (item.name != findings.control or number == 0)
     ]
-    commands: dict[str, list[str]] = {}  # by folder, which must differ
+    commands: dict[str, list[str]] = {}  # by run folder, which must be unique
     for name in chosen[:MOST_COMMANDS]:
         folder = _folder_name(name)
         folder = f"{folder}-{len(commands) + 1}" if folder in commands else folder

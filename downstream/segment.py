@@ -1,4 +1,4 @@
-"""A few labelled micrographs become a segmenter: fine-tune, keep the best, score it on the test.
+"""Fine-tune a segmenter on a few labelled micrographs, keep the best epoch, score the test images.
 
 python -m downstream.segment --data DIR --init EXPORT
 python -m downstream.segment --config configs/downstream/super3.yaml --data benchmark
@@ -12,18 +12,19 @@ from rich.console import Console
 from rich.table import Table
 
 from downstream.finetune.augment import fitting_crop
-from downstream.finetune.build import build_segmenter
 from downstream.finetune.config import SegmentConfig
 from downstream.finetune.labelled_set import LabelledSet, data_sha256, read_labelled_set
 from downstream.finetune.results import evaluate, write_best, write_pictures, write_results
-from downstream.finetune.training import fine_tune, open_run
+from downstream.finetune.training import build_segmenter, fine_tune, open_run
 from downstream.network.segmenter import default_device
-from downstream.runs.run_folder import RunPaths, finished_results, write_json
+from micrograph.atomic import write_json
 from micrograph.cli import UserError, console, log_with_time_and_rank, program, warn
 from micrograph.settings import load_config
 from pretrain.runs.interruption import Interruption
+from pretrain.runs.resume_check import finished_results
+from pretrain.runs.run_folder import RunPaths
 
-PAN_LEAST_SIDE = 128  # pixels
+PAN_MIN_SIDE = 128  # pixels
 
 
 @program
@@ -37,17 +38,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def segment(config: SegmentConfig, interruption: Interruption | None = None) -> dict[str, Any]:
-    """Fine-tune and score as configured; returns what `results.json` of the run's folder holds.
+    """Fine-tune and score; returns the content of `results.json`.
 
-    A finished run is only read; an unfinished one goes on. Raises `UserError` for data or weights
-    that do not fit, and where another process is at work in the folder.
+    A finished run is only read, an unfinished one is resumed. Raises `UserError` for data or
+    weights that do not fit, and if another process uses the folder.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     data = read_labelled_set(config)
     _check_crops(config, data)
     paths = RunPaths(config.run_dir)
-    found = finished_results(paths, config, lambda: data_sha256(data), str(config.data))
+    found = finished_results(config.run_dir, config, lambda: data_sha256(data), str(config.data))
     return found or _run(paths, config, data, interruption or Interruption())
 
 
@@ -89,10 +90,10 @@ def _check_crops(config: SegmentConfig, data: LabelledSet) -> None:
     if config.decoder == "PAN":  # it halves the deepest map, of stride 16, three times
         images = (*data.train, *data.val, *data.test)
         smallest = min(config.crop_size, *(min(item.pixels.shape[:2]) for item in images))
-        if smallest < PAN_LEAST_SIDE:
+        if smallest < PAN_MIN_SIDE:
             raise UserError(
-                f"PAN takes no image or crop with a side of less than {PAN_LEAST_SIDE} pixels, "
-                f"and there is one of {smallest}; try FPN"
+                f"PAN needs images and crops of at least {PAN_MIN_SIDE} pixels a side, not "
+                f"{smallest}; try FPN"
             )
     smallest = min(min(item.pixels.shape[:2]) for item in data.train)
     fit = fitting_crop(config.augmentation, config.crop_size, smallest)

@@ -1,4 +1,4 @@
-"""How far do the target domains of a study lie from the source of a trained segmenter?
+"""Measure how far the target domains of a study are from the source of a segmenter.
 
 python -m downstream.shift_report RUN [--target T1 …]
 
@@ -9,6 +9,7 @@ hints: their measured hit rates are printed with them.
 RUN/shift_report.json   the signals of each target and of each of its images
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,7 +23,6 @@ from downstream.adaptation.build import read_data
 from downstream.adaptation.config import AdaptConfig
 from downstream.adaptation.shift_signals import (
     SIGNAL_NAMES,
-    ShiftSignals,
     Source,
     describe_source,
     mean_signals,
@@ -31,9 +31,10 @@ from downstream.adaptation.shift_signals import (
 from downstream.domains.prepare import PreparedImage, prepare_target
 from downstream.domains.study import DomainStudy
 from downstream.network.segmenter import load_segmenter
-from downstream.runs.run_folder import RunPaths, write_json
+from micrograph.atomic import write_json
 from micrograph.cli import UserError, console, program
 from micrograph.settings import Positional, build_config, load_config, read_recipe
+from pretrain.runs.run_folder import RunPaths
 
 REPORT_NAME = "shift_report.json"
 SCHEMA_VERSION = 1
@@ -47,7 +48,7 @@ CONSTANT_HIT_RATE = 0.78  # of the same answer for every shift
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShiftReportConfig:
-    """Report how far target domains lie from the source of a segmenter, without labels."""
+    """Report how far target domains are from the source of a segmenter, without labels."""
 
     run: Annotated[Path, Positional, "folder of a finished run of downstream.adapt"]
     target: Annotated[tuple[str, ...], "targets of the study [all]"] = ()
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def report_shifts(config: ShiftReportConfig) -> dict[str, Any]:
-    """Measure all images of the targets; returns what `shift_report.json` of the run holds.
+    """Measure all images of the targets and write `shift_report.json`; returns its content.
 
     Raises `UserError` for a run that is not of downstream.adapt, and for missing images.
     """
@@ -84,8 +85,8 @@ def report_shifts(config: ShiftReportConfig) -> dict[str, Any]:
         console.print(f"{name}: {len(images)} images …", markup=False)
         signals = measure_shift(source, images)
         rows = zip(images, signals, strict=True)
-        targets[name] = _plain(mean_signals(signals)) | {
-            "images": [{"name": image.name} | _plain(own) for image, own in rows]
+        targets[name] = asdict(mean_signals(signals)) | {
+            "images": [{"name": image.name} | asdict(own) for image, own in rows]
         }
     report = {
         "schema_version": SCHEMA_VERSION,
@@ -98,7 +99,7 @@ def report_shifts(config: ShiftReportConfig) -> dict[str, Any]:
 
 
 def open_source(run: Path, study: Path | None, data: Path | None, batch_size: int) -> Source:
-    """Load a run and describe its source; `study` and `data` take the place of its settings.
+    """Load a run and describe its source; `study` and `data` override its settings.
 
     Raises `UserError` as `report_shifts` does.
     """
@@ -107,7 +108,7 @@ def open_source(run: Path, study: Path | None, data: Path | None, batch_size: in
         raise UserError(f"no {path.name} in {run}; give the --run-dir of downstream.adapt")
     values = read_recipe(path)
     if "study" not in values:
-        raise UserError(f"{run} is not a run of downstream.adapt: its {path.name} names no study")
+        raise UserError(f"{run} is not a run of downstream.adapt: its {path.name} has no study")
     config = build_config(AdaptConfig, values)
     config = replace(config, study=study or config.study, data=data or config.data)
     if not config.study.is_file():
@@ -126,11 +127,6 @@ def target_images(study: DomainStudy, name: str) -> tuple[PreparedImage, ...]:
     return tuple(images.values())
 
 
-def _plain(signals: ShiftSignals) -> dict[str, Any]:
-    """As JSON, which has no nan."""
-    return {name: None if value != value else value for name, value in asdict(signals).items()}
-
-
 def _print(report: dict[str, Any]) -> None:
     titles = {name: name.replace("_", " ") for name in SIGNAL_NAMES}
     table = Table("target", "images", *titles.values(), box=None)
@@ -145,8 +141,8 @@ def _print(report: dict[str, Any]) -> None:
     print(f"(always the same answer: {CONSTANT_HIT_RATE:.0%})")
 
 
-def _cell(name: str, value: float | None) -> str:
-    if value is None:
+def _cell(name: str, value: float) -> str:
+    if math.isnan(value):
         return "no batch norm"
     return f"{value:.2f}{' *' if value > LIMITS[name] else ''}"
 

@@ -1,10 +1,10 @@
-"""Paper A's study of the runs in a folder: its Tables 2 to 4, paired differences, a figure.
+"""Compare segmentation runs as in paper A: its Tables 2 to 4, paired differences, a figure.
 
-python -m downstream.study RUNS [--out DIR]      RUNS: holds the run folders, as a grid makes them
+python -m downstream.study RUNS [--out DIR]      RUNS: a folder of run folders, such as a grid's
 
-Reads what downstream.segment wrote and writes study.md, a CSV for each table, runs.csv and
-scores.png. A collapsed run counts as failed, one without results as unfinished; so it can
-run while a grid is still at work.
+Reads the runs of downstream.segment and writes study.md, a CSV file for each table, runs.csv and
+scores.png. A collapsed run counts as failed, one without results as unfinished, so it can be called
+while a grid is running.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from typing import Annotated
 import pandas as pd
 
 from downstream.studies.report import write_report
-from downstream.studies.runs import describe_counts, describe_problems, parse_labels
+from downstream.studies.runs import describe_counts, describe_problems
 from downstream.studies.segment_runs import in_order, mixed_budgets, read_runs, shared_settings
 from downstream.studies.segment_tables import (
     InitDifference,
@@ -32,18 +32,15 @@ from micrograph.settings import Positional, load_config
 class StudyConfig:
     """Compare initialisations over many segmentation runs, as paper A does."""
 
-    runs: Annotated[Path, Positional, "folder that holds the run folders"]
+    runs: Annotated[Path, Positional, "folder of run folders"]
     out: Annotated[Path | None, "folder for the results [RUNS]"] = None
     baseline: Annotated[str | None, "init to compare the others with [imagenet, or random]"] = None
-    label: Annotated[
-        tuple[str, ...], "INIT=NAME: runs/real/export=micrographs names that init"
-    ] = ()
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     config = load_config(StudyConfig, argv)
-    runs = read_runs(config.runs, parse_labels(config.label))
+    runs = read_runs(config.runs)
     baseline = choose_baseline(runs, config.baseline)
     differences = init_differences(runs, baseline)
     tables = [t for t in paper_a_tables(runs, differences, baseline) if t.rows]
@@ -58,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def choose_baseline(runs: pd.DataFrame, init: str | None) -> str:
-    """`init`, or imagenet, random, or the first. Raises `UserError` where no run has it."""
+    """`init`, or else imagenet, random, or the first. Raises `UserError` if no run has it."""
     inits = in_order(runs.init)
     if init is None:
         return next((name for name in ("imagenet", "random") if name in inits), inits[0])

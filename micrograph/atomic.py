@@ -1,9 +1,12 @@
 """Write files atomically: complete and on the disk, or not at all. Imports no torch."""
 
+import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from micrograph.cli import UserError
 
@@ -28,11 +31,24 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
         raise
 
 
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON atomically; nan and infinity, which JSON lacks, become null."""
+    write_atomically(path, (json.dumps(_without_nan(content), indent=1) + "\n").encode())
+
+
 def name_durably(partial: Path, path: Path) -> None:
     """Sync a file, rename it within its folder, and sync the folder."""
     _sync(partial)
     partial.replace(path)
     _sync(path.parent)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _sync(path: Path) -> None:

@@ -1,6 +1,6 @@
-"""What reports say of several runs: spread, intervals and paired differences. No torch.
+"""Statistics of several runs: spread, intervals and paired differences. No torch.
 
-Every interval states its method and the number of values that it rests on.
+Every interval states its method and its number of values.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ NAN = float("nan")
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A confidence interval at the level `CONFIDENCE`; nan where there are too few values."""
+    """A confidence interval at the level `CONFIDENCE`; nan for too few values."""
 
     low: float
     high: float
@@ -30,15 +30,15 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class PairedDifference:
-    """A difference over pairs of runs that are alike in all else."""
+    """A difference over pairs of runs that are otherwise equal."""
 
     pairs: int
     wins: int  # pairs with a difference above 0
     mean: float
     bootstrap: Interval
     student: Interval
-    images: int  # that all pairs were scored on
-    image_mean: float  # over each image's own score
+    images: int  # common to all pairs
+    image_mean: float  # of the scores of single images
     image_bootstrap: Interval
     values: tuple[float, ...]  # of the pairs; over several strata, the means of the strata
 
@@ -46,8 +46,8 @@ class PairedDifference:
 def paired_difference(strata: Sequence[Array], by_image: Sequence[Array]) -> PairedDifference:
     """Summarise the differences of pairs, each stratum with equal weight.
 
-    An axis of a stratum is a kind of cluster, such as folds and seeds; `by_image` has one axis more
-    for the images. Student's interval is over the first axis, or over the others where that has
+    Each axis of a stratum is a kind of cluster, such as folds or seeds; `by_image` has one more
+    axis for the images. Student's interval is over the first axis, or over the others if that has
     length 1; it is nan for several strata.
     """
     repeated = all(values.size > 1 for values in strata)
@@ -72,7 +72,7 @@ def student_interval(values: Array) -> Interval:
     """Student's t interval of the mean of `(n,)`: exact for normal values, however few."""
     half = NAN
     if len(values) > 1:
-        from scipy import stats  # a second to import, which reports without intervals save
+        from scipy import stats  # takes a second to import, which not all reports need
 
         half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values)
     mean = values.mean() if len(values) else NAN
@@ -80,7 +80,7 @@ def student_interval(values: Array) -> Interval:
 
 
 def bootstrap_mean(strata: Sequence[Array]) -> Interval:
-    """Percentile interval of the mean of the strata's means; every axis is resampled by itself.
+    """Percentile interval of the mean of the strata's means; each axis is resampled separately.
 
     Scores of one image from several runs are not independent, nor are those of one run on several
     images: both are clusters (Owen 2007, "The pigeonhole bootstrap"; it is conservative).
@@ -89,7 +89,7 @@ def bootstrap_mean(strata: Sequence[Array]) -> Interval:
 
 
 def bootstrap_ratio(part: Array, whole: Array) -> Interval:
-    """Percentile interval of mean(`part`) / mean(`whole`), arrays of one shape, resampled alike."""
+    """Percentile interval of mean(`part`) / mean(`whole`), of equal shape and resampled jointly."""
     both = np.stack([part, whole], axis=-1)
     return _bootstrap([both], lambda means: means[..., 0] / means[..., 1], fixed_axes=1)
 
@@ -103,10 +103,10 @@ def pooled_std(values: "pd.Series[float]", by: "pd.Series[int]") -> float:
 
 
 def range_coverage(n: int) -> float:
-    """How often the range of `n` values holds their median: 1 - 2 (1/2)^n.
+    """The probability that the range of `n` values contains their median: 1 - 2 (1/2)^n.
 
-    Up to three values the percentile interval is that range: the rarest resample, all of one value,
-    is more probable than the tail that is cut off.
+    For up to three values the percentile interval is this range: the rarest resample, one value
+    only, is more probable than the tail that is cut off.
     """
     return 1 - 2 * 0.5**n
 

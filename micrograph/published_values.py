@@ -1,9 +1,9 @@
-"""Numbers that others published, with the source of each: `published/*.csv`. No torch.
+"""Published numbers with their sources: `published/*.csv`. No torch.
 
 paper_a   NASA/TM-20210026119: segmentation, Tables 2 to 4 and the best models
 paper_b   "Addressing materials' microstructure diversity using transfer learning": Tables 1 to 7
-          and what its text alone gives. `note` says what the text at hand has lost (the headings of
-          Tables 1 and 7, symbols of etchings); nothing is filled in.
+          and its text. `note` lists what our copy of the text lacks (headings of Tables 1 and 7,
+          symbols of etchings); nothing was filled in.
 imagenet  top-1 on ImageNet of the weights that `--init imagenet` loads
 """
 

@@ -1,9 +1,9 @@
-"""Tables of a report, as Markdown for people and as CSV for programs. No torch."""
+"""Tables of a report, written as Markdown and as CSV. No torch."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeGuard
+from typing import Any
 
 import pandas as pd
 
@@ -11,13 +11,7 @@ from micrograph.intervals import NAN, Interval
 
 NO_VALUE = "-"
 
-Row = Mapping[Any, object]  # column -> entry: a `Cell`, a string, a number or None
-
-
-class Cell(Protocol):
-    """An entry that is one Markdown cell (its `str`) and one or more CSV columns."""
-
-    def csv_columns(self, name: str) -> Mapping[str, object]: ...
+Row = Mapping[Any, object]  # column -> `Percent`, `MeanStd`, a string, a number or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +47,8 @@ class MeanStd:
     mean: float
     std: float
     n: int
-    others: Mapping[str, float] = field(default_factory=dict)  # for the CSV alone
-    remark: str = ""  # for Markdown alone
+    others: Mapping[str, float] = field(default_factory=dict)  # in CSV only
+    remark: str = ""  # in Markdown only
 
     def __str__(self) -> str:
         std = "" if math.isnan(self.std) else f" ± {format_percent(self.std)}"
@@ -88,17 +82,19 @@ def named_rows(frame: pd.DataFrame) -> list[Any]:
 def to_markdown(rows: Iterable[Row]) -> list[str]:
     """The lines of a Markdown table; missing entries are blank."""
     frame = pd.DataFrame(list(rows), dtype=object)
-    body = [[_text(entry) for entry in row] for row in frame.itertuples(index=False, name=None)]
+    body = frame.mask(frame.map(_is_missing), "").map(str).to_numpy().tolist()
     lines = [list(frame.columns), ["---"] * len(frame.columns), *body]
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
 def to_csv(rows: Iterable[Row]) -> str:
     """CSV with shares in [0, 1] and six significant digits; missing entries are blank."""
-    flat = [
-        {key: value for name, entry in row.items() for key, value in _columns(name, entry).items()}
-        for row in rows
-    ]
+    cells = (Percent, MeanStd)
+    flat: list[dict[str, object]] = []
+    for row in rows:
+        flat.append({})
+        for name, entry in row.items():
+            flat[-1] |= entry.csv_columns(name) if isinstance(entry, cells) else {name: entry}
     frame = pd.DataFrame(flat, dtype=object).map(_rounded)
     return str(frame.to_csv(index=False, lineterminator="\n"))
 
@@ -115,22 +111,10 @@ def page(title: str, introduction: Sequence[str], tables: Iterable[Table]) -> st
     return "\n".join(lines) + "\n"
 
 
-def _text(entry: Any) -> str:
-    return "" if _is_missing(entry) else str(entry)
-
-
-def _columns(name: str, entry: Any) -> Mapping[str, object]:
-    return entry.csv_columns(name) if _is_cell(entry) else {name: entry}
-
-
 def _rounded(value: Any) -> Any:
     if _is_missing(value):
         return ""
     return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
-def _is_cell(entry: Any) -> TypeGuard[Cell]:
-    return hasattr(entry, "csv_columns")
 
 
 def _is_missing(entry: Any) -> bool:

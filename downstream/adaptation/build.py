@@ -10,7 +10,7 @@ from downstream.adaptation.methods.self_training import SelfTraining
 from downstream.domains.batches import TilePool, cut_tiles
 from downstream.domains.prepare import PreparedImage, prepare_source, prepare_target
 from downstream.domains.study import DomainStudy, read_domain_study
-from downstream.network.segmenter import Origin, Segmenter, default_device, initial_network
+from downstream.network.segmenter import EncoderOrigin, Segmenter, default_device, initial_network
 from downstream.network.two_heads import to_uda_network
 
 DEFAULT_ARCH = "resnet101"  # AdaptSegNet, paper B
@@ -46,7 +46,7 @@ def read_data(config: AdaptConfig) -> RunData:
     return RunData(study, train, val, target)
 
 
-def build_network(config: AdaptConfig, study: DomainStudy) -> tuple[Segmenter, Origin]:
+def build_network(config: AdaptConfig, study: DomainStudy) -> tuple[Segmenter, EncoderOrigin]:
     """The network before training, and the origin of its encoder."""
     model, origin = initial_network(
         config.network,

@@ -26,19 +26,14 @@ from downstream.domains.evaluate import ScoredImage, domain_results, total_confu
 from downstream.domains.study import SOURCE, DomainStudy
 from downstream.finetune.results import versions
 from downstream.labels.classes import format_class
-from downstream.network.segmenter import Origin
-from downstream.runs.run_folder import (
-    RunPaths,
-    read_data,
-    read_results,
-    write_json,
-)
+from downstream.network.segmenter import EncoderOrigin
 from downstream.scoring.metrics import constant_score, score
-from micrograph.atomic import write_atomically
+from micrograph.atomic import write_atomically, write_json
 from micrograph.cli import UserError
 from micrograph.field_marks import Mark, plain_without
-from pretrain.cards.segmenter_card import SCHEMA_VERSION, SegmenterCard, write_segmenter_card
+from pretrain.cards.segmenter_card import SegmenterCard, write_segmenter_card
 from pretrain.network.timm_models import encoder_options
+from pretrain.runs.run_folder import RESULTS_VERSION, RunPaths, read_data, read_results
 from shards.format.schema import file_sha256
 
 Split = Literal["val", "test"]
@@ -107,7 +102,7 @@ def collapse_of(state: State, domains: Mapping[str, ScoredDomain], names: Sequen
 def write_kept(
     paths: RunPaths,
     weights: Mapping[str, torch.Tensor],
-    origin: Origin,
+    origin: EncoderOrigin,
     config: AdaptConfig,
     study: DomainStudy,
     domains: Mapping[str, ScoredDomain],
@@ -120,7 +115,6 @@ def write_kept(
     assert matrix is not None
     scores = score(matrix)
     card = SegmenterCard(
-        schema_version=SCHEMA_VERSION,
         decoder=config.network,
         decoder_options=decoder_options(config),
         arch=origin.arch,
@@ -168,7 +162,7 @@ def write_results(
     """Write `results.json`, the last file of a run, and return what it holds."""
     names = data.study.class_names
     content = {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": RESULTS_VERSION,
         "run_id": run_id(paths, config),
         "study": data.study.name,
         "classes": list(names),

@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _make_empty(config: DemoConfig) -> None:
-    """Empty the output folder, but only one of an earlier demo, and never the user's corpus."""
+    """Empty the output folder, but only that of an earlier demo, and never the user's corpus."""
     marker = config.out / ".demo"
     if config.corpus is not None and config.corpus.resolve().is_relative_to(config.out.resolve()):
         raise UserError(

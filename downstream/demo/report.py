@@ -1,65 +1,36 @@
 """Draw the report of the demo: micrographs, learning curves, segmentation results."""
 
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure, SubFigure
 from PIL import Image
 
-from downstream.runs.run_folder import read_results
 from micrograph.cli import UserError
 from micrograph.remote_files import cached_store
 from pretrain.cards.encoder_card import read_card
 from pretrain.runs.metrics_log import read_metrics
+from pretrain.runs.run_folder import read_results
 from shards.images.decode import Pixels, RejectedImage, decode_image
 from shards.sources.listing import Listing, is_image_name, list_sources
 from shards.sources.recipe import plain_source
-
-matplotlib.use("Agg")  # no display; must precede pyplot
-from matplotlib import pyplot as plt
-from matplotlib.figure import SubFigure
 
 ARMS = ("random", "pre-trained")
 SEEDS = (0, 1)  # of fine-tuning; one seed says little with one labelled image
 
 
-@dataclass(frozen=True, slots=True)
 class DemoFolders:
-    """The folders of the demo; `given` is the user's corpus, if any."""
+    """The paths of the demo in the folder `out`; `corpus` is the user's, if any."""
 
-    out: Path
-    given: Path | None
-
-    @property
-    def synthetic(self) -> Path:
-        return self.out / "synthetic"
-
-    @property
-    def corpus(self) -> Path:
-        return self.given or self.synthetic / "corpus"
-
-    @property
-    def labelled(self) -> Path:
-        return self.synthetic / "segmentation"
-
-    @property
-    def shards(self) -> Path:
-        return self.out / "shards"
-
-    @property
-    def run(self) -> Path:
-        return self.out / "encoder"
-
-    @property
-    def export(self) -> Path:
-        return self.run / "export"
-
-    @property
-    def report(self) -> Path:
-        return self.out / "report.png"
+    def __init__(self, out: Path, corpus: Path | None) -> None:
+        self.out = out
+        self.synthetic = out / "synthetic"
+        self.corpus = corpus or self.synthetic / "corpus"
+        self.labelled = self.synthetic / "segmentation"
+        self.shards, self.run, self.report = out / "shards", out / "encoder", out / "report.png"
+        self.export = self.run / "export"
 
     def segmenter(self, arm: str, seed: int) -> Path:
         return self.out / f"segment-{arm}-{seed}"
@@ -73,14 +44,13 @@ def mean_test_scores(folders: DemoFolders, arm: str) -> tuple[list[float], float
 
 def draw_report(folders: DemoFolders) -> None:
     """Draw `folders.report` from the results of all stages."""
-    figure = plt.figure(figsize=(13, 12), layout="constrained")
+    figure = Figure((13, 12), layout="constrained")
     parts: Any = figure.subfigures(3, 1, height_ratios=(1.0, 1.0, 1.9))
     samples, curves, masks = parts
     _draw_samples(samples, folders)
     _draw_curves(curves, folders)
     _draw_masks(masks, folders)
     figure.savefig(folders.report, dpi=110)
-    plt.close(figure)
 
 
 def _draw_samples(figure: SubFigure, folders: DemoFolders, classes: int = 14) -> None:
@@ -99,7 +69,7 @@ def _draw_samples(figure: SubFigure, folders: DemoFolders, classes: int = 14) ->
 
 
 def _first_image(listing: Listing, label: int) -> Pixels:
-    """The first image of a class that can be decoded; shards.write checked that there is one."""
+    """The first image of a class that can be decoded; shards.write requires one."""
     for file in (file for source in listing.sources for file in source.files):
         if file.label == label and is_image_name(file.name):
             with suppress(RejectedImage):

@@ -15,7 +15,7 @@ from downstream.labels.dataset import (
     unclear_masks_message,
 )
 from downstream.labels.layout import SPLITS, Pair, SplitFiles, find_splits, hold_out
-from downstream.labels.masks import RawMask, read_mask
+from downstream.labels.masks import read_mask
 from downstream.labels.propose_classes import propose_classes
 from micrograph.cli import UserError, warn
 
@@ -37,15 +37,27 @@ class LabelledSet:
 def read_labelled_set(config: SegmentConfig) -> LabelledSet:
     """Read the images of a run. Raises `UserError` for missing pairs and unclear masks."""
     pairs = split_pairs(config)
-    masks = {pair: read_mask(pair.mask) for split in SPLITS for pair in pairs[split]}
-    classes = resolve_classes(config, masks.values())
-    splits = {
-        split: tuple(read_labelled_image(pair, masks[pair], classes) for pair in pairs[split])
-        for split in SPLITS
-    }
-    everything = [item for items in splits.values() for item in items]
-    check_classes_present(classes, everything, splits["train"])
+    classes, images = read_pairs(config, [pair for split in SPLITS for pair in pairs[split]])
+    splits = {split: tuple(images[pair] for pair in pairs[split]) for split in SPLITS}
+    check_classes_present(classes, images.values(), splits["train"])
     return LabelledSet(classes, **splits)
+
+
+def read_pairs(
+    config: SegmentConfig, pairs: Iterable[Pair]
+) -> tuple[tuple[MaskClass, ...], dict[Pair, LabelledImage]]:
+    """Read images and masks. The classes are those of the settings, or the indices 0, 1, 2 ….
+
+    Raises `UserError`, with a proposed mapping, for masks with other values.
+    """
+    masks = {pair: read_mask(pair.mask) for pair in pairs}
+    classes = parse_classes(config.classes) if config.classes else ()
+    if not classes:
+        proposal = propose_classes(masks.values())
+        if not proposal.certain:
+            raise UserError(unclear_masks_message(proposal))
+        classes = proposal.classes
+    return classes, {p: read_labelled_image(p, mask, classes) for p, mask in masks.items()}
 
 
 def data_sha256(data: LabelledSet) -> str:
@@ -62,7 +74,11 @@ def data_sha256(data: LabelledSet) -> str:
 def split_pairs(config: SegmentConfig) -> dict[str, tuple[Pair, ...]]:
     """The pairs of each split, after folding. Raises `UserError` for an image without a mask."""
     found = find_splits(config.data, config.entries)
-    _report_unpaired(config, found)
+    faults, warnings = describe_unpaired(found)
+    for warning in warnings:
+        warn(warning)
+    if faults:
+        raise UserError(faults[0])
     if "all" in found:
         train, val = hold_out(found["all"].pairs, config.folds, config.fold, config.specimen)
         return {"train": train, "val": val, "test": ()}
@@ -77,29 +93,19 @@ def split_pairs(config: SegmentConfig) -> dict[str, tuple[Pair, ...]]:
     return pairs
 
 
-def resolve_classes(config: SegmentConfig, masks: Iterable[RawMask]) -> tuple[MaskClass, ...]:
-    """The classes of the settings, or those of masks with the indices 0, 1, 2 ….
-
-    Raises `UserError`, with a proposed mapping, for masks with other values.
-    """
-    if config.classes:
-        return parse_classes(config.classes)
-    proposal = propose_classes(masks)
-    if not proposal.certain:
-        raise UserError(unclear_masks_message(proposal))
-    return proposal.classes
-
-
-def _report_unpaired(config: SegmentConfig, found: Mapping[str, SplitFiles]) -> None:
+def describe_unpaired(found: Mapping[str, SplitFiles]) -> tuple[list[str], list[str]]:
+    """Faults and warnings about images without a mask and masks without an image."""
+    faults, warnings = [], []
     for split, part in found.items():
         if part.orphans:
             names = ", ".join(path.name for path in part.orphans[:3])
-            warn(f"{split}: {len(part.orphans)} masks without an image are not used: {names}")
+            warnings.append(f"{split}: {len(part.orphans)} masks without an image: {names}")
         if part.unlabelled and split == "all":
-            warn(f"{len(part.unlabelled)} images without a mask are not used")
+            warnings.append(f"{len(part.unlabelled)} images without a mask are not used")
         elif part.unlabelled:
-            path = part.unlabelled[0]
-            raise UserError(
+            faults += [
                 f"{path} has no mask; expected {path.name} or {path.stem}_mask in "
                 f"{path.parent.name}_annot; or list the labelled images with --{split}"
-            )
+                for path in part.unlabelled
+            ]
+    return faults, warnings

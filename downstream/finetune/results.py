@@ -1,10 +1,9 @@
-"""What a finished run leaves: scores, pictures, the best network with its card."""
+"""The outputs of a finished run: scores, pictures, the best network with its card."""
 
-import json
 import platform
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -20,11 +19,7 @@ from downstream.finetune.training import State
 from downstream.labels.classes import MicroIouClasses, format_class
 from downstream.labels.dataset import LabelledImage
 from downstream.labels.masks import Mask
-from downstream.network.segmenter import Origin, Segmenter
-from downstream.runs.run_folder import (
-    RunPaths,
-    write_json,
-)
+from downstream.network.segmenter import EncoderOrigin, Segmenter
 from downstream.scoring.metrics import (
     Boundaries,
     Scores,
@@ -42,10 +37,11 @@ from downstream.scoring.overlays import (
     contact_sheet,
     overlay,
 )
-from micrograph.atomic import write_atomically
+from micrograph.atomic import write_atomically, write_json
 from micrograph.field_marks import Mark, plain_without
-from pretrain.cards.segmenter_card import SCHEMA_VERSION, SegmenterCard, write_segmenter_card
+from pretrain.cards.segmenter_card import SegmenterCard, write_segmenter_card
 from pretrain.network.timm_models import encoder_options
+from pretrain.runs.run_folder import RESULTS_VERSION, RunPaths, read_results
 from shards.format.schema import file_sha256
 
 SHOWN = 8  # images on the sheet
@@ -75,7 +71,7 @@ class Evaluation:
 def evaluate(
     segmenter: Segmenter, items: Sequence[LabelledImage], config: SegmentConfig
 ) -> Evaluation:
-    """Predict and score labelled images, each by itself and all together."""
+    """Predict and score labelled images, separately and together."""
     images = []
     for item in items:
         channels: Any = segmenter.probabilities(item.pixels)
@@ -96,18 +92,18 @@ def evaluate(
 
 
 def collapse_of(
-    evaluation: Evaluation, names: Sequence[str], finished: str, over: MicroIouClasses
+    evaluation: Evaluation, names: Sequence[str], finished: str, micro_iou_classes: MicroIouClasses
 ) -> str:
-    """Why a network is of no use, or "": diverged, one class only, or no better than a constant.
+    """Why a network is useless, or "": diverged, one class only, or no better than a constant.
 
-    `finished` is why its training ended.
+    `finished` is the reason why its training ended.
     """
     predicted = [n for n, count in zip(names, evaluation.confusion.sum(0), strict=True) if count]
     if finished.startswith("diverged"):
         return finished
     if len(predicted) == 1:
         return f"it predicts {predicted[0]} everywhere"
-    index, constant = constant_score(evaluation.confusion, over)
+    index, constant = constant_score(evaluation.confusion, micro_iou_classes)
     if evaluation.scores.micro_iou <= constant:
         return (
             f"micro IoU {evaluation.scores.micro_iou:.1%}, no better than {names[index]} "
@@ -119,7 +115,7 @@ def collapse_of(
 def write_best(
     paths: RunPaths,
     segmenter: Segmenter,
-    origin: Origin,
+    origin: EncoderOrigin,
     config: SegmentConfig,
     data: LabelledSet,
     val: Evaluation,
@@ -133,7 +129,6 @@ def write_best(
     write_atomically(paths.best, save(tensors))
     collapse = collapse_of(val, data.class_names, state.finished, config.micro_iou_classes)
     card = SegmenterCard(
-        schema_version=SCHEMA_VERSION,
         decoder=config.decoder,
         arch=origin.arch,
         encoder_options=encoder_options(origin.arch),
@@ -166,12 +161,12 @@ def write_results(
     val: Evaluation,
     test: Evaluation | None,
 ) -> dict[str, Any]:
-    """Write `results.json`, the last file of a run, and return what it holds."""
+    """Write `results.json`, the last file of a run, and return its content."""
     names = data.class_names
     weights = class_weights((item.mask for item in data.train), len(names), config.balance)
     _, constant = constant_score(val.confusion, config.micro_iou_classes)
     content = {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": RESULTS_VERSION,
         "classes": list(names),
         "arch": card.arch,
         "decoder": config.decoder,
@@ -196,20 +191,20 @@ def write_results(
         "steps": state.step,
         "skipped_steps": state.skipped_steps,
         "minutes": state.minutes,
-        "val_constant_micro_iou": constant,  # of the best constant answer
+        "val_constant_micro_iou": constant,  # of the best constant prediction
         "val": _split_results(val, names),
         "test": None if test is None else _split_results(test, names),
     }
     write_json(paths.results, content)
-    return json.loads(paths.results.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    return read_results(paths.folder)
 
 
 def write_pictures(paths: RunPaths, evaluation: Evaluation, data: LabelledSet) -> None:
-    """Masks as predicted, maps of agreement per class, and a sheet of both."""
+    """Write the predicted masks, a map of agreement per class, and an overview of both."""
     shutil.rmtree(paths.masks, ignore_errors=True)  # of an earlier run
-    shutil.rmtree(paths.maps, ignore_errors=True)
+    shutil.rmtree(paths.folder / "maps", ignore_errors=True)
     paths.masks.mkdir(parents=True)
-    shown = range(1, len(data.classes))  # of two classes, the first's map would say the same
+    shown = range(1, len(data.classes))  # with two classes, both maps are equivalent
     rows = []
     for image in evaluation.images:
         item, name = image.item, f"{image.item.name}.png"
@@ -223,7 +218,7 @@ def write_pictures(paths: RunPaths, evaluation: Evaluation, data: LabelledSet) -
             ),
         ]
         for index in shown:
-            folder = paths.maps / data.class_names[index].replace("/", "_")
+            folder = paths.folder / "maps" / data.class_names[index].replace("/", "_")
             folder.mkdir(parents=True, exist_ok=True)
             picture = agreement_map(image.predicted, item.mask, index)
             Image.fromarray(picture).save(folder / name)
@@ -231,7 +226,7 @@ def write_pictures(paths: RunPaths, evaluation: Evaluation, data: LabelledSet) -
         rows.append(row)
     legend = {data.class_names[index]: class_colour(index) for index in shown} | AGREEMENT
     title = f"micro IoU {evaluation.scores.micro_iou:.1%}, mIoU {evaluation.scores.miou:.1%}"
-    contact_sheet(rows[:SHOWN], legend, title).save(paths.sheet)
+    contact_sheet(rows[:SHOWN], legend, title).save(paths.folder / "scores.png")
 
 
 def _split_results(evaluation: Evaluation, names: Sequence[str]) -> dict[str, Any]:
@@ -252,22 +247,17 @@ def _split_results(evaluation: Evaluation, names: Sequence[str]) -> dict[str, An
 
 
 def _named(scores: Scores, edges: Boundaries, names: Sequence[str]) -> dict[str, Any]:
-    def per_class(values: Sequence[float]) -> dict[str, float]:
-        return dict(zip(names, values, strict=True))
-
-    return {
-        "micro_iou": scores.micro_iou,
-        "miou": scores.miou,
-        "iou": per_class(scores.iou),
-        "pixel_accuracy": scores.pixel_accuracy,
+    values = asdict(scores) | {
         "boundary_f1": edges.boundary_f1,
-        "boundary_f1_per_class": per_class(edges.f1),
-        "phase_fraction": per_class(scores.phase_fraction),
-        "phase_fraction_error": per_class(scores.phase_fraction_error),
+        "boundary_f1_per_class": edges.f1,
+    }
+    return {
+        key: dict(zip(names, value, strict=True)) if isinstance(value, tuple) else value
+        for key, value in values.items()
     }
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of what a network's numbers hang on."""
+    """Versions of Python and of the packages that change a network's results."""
     packages = ("micrograph-pretrain", "torch", "torchvision", "segmentation-models-pytorch")
     return {"python": platform.python_version()} | {name: version(name) for name in packages}

@@ -1,7 +1,7 @@
-"""Fine-tuning: Adam in two stages, each to its patience, the best kept over both, resumable.
+"""Fine-tuning in two stages of Adam with early stopping; keeps the best epoch, can be resumed.
 
-Paper A, "Training Segmentation Models": lr 2e-4, then 1e-5 from the best so far, each until the
-validation IoU has not risen for 30 epochs. With one training image an epoch is a single step.
+Paper A, "Training Segmentation Models": lr 2e-4, then 1e-5 from the best weights so far, each until
+the validation IoU has not risen for 30 epochs. With one training image, an epoch is a single step.
 """
 
 import itertools
@@ -16,11 +16,11 @@ import torch
 from torchvision import tv_tensors
 
 from downstream.finetune.augment import build_augmentation
-from downstream.finetune.config import SegmentConfig
+from downstream.finetune.config import DEFAULT_ARCH, SegmentConfig
 from downstream.finetune.labelled_set import LabelledSet
 from downstream.finetune.losses import CrossEntropyDice, class_weights
 from downstream.labels.dataset import LabelledImage
-from downstream.network.segmenter import Segmenter
+from downstream.network.segmenter import EncoderOrigin, Segmenter, initial_network
 from downstream.scoring.metrics import Scores, confusion, score
 from micrograph.cli import console, progress_bar
 from pretrain.runs.run import Run
@@ -34,33 +34,46 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class State:
-    """How far a fine-tuning is: everything that its loop must remember."""
+    """The progress of a fine-tuning: everything that its loop must remember."""
 
     stage: int = 1
     epoch: int = 0  # completed, both stages
     stage_epoch: int = 0
     step: int = 0
-    epoch_step: int = 0  # completed, of the epoch after
-    losses: int = 0  # of that epoch so far, finite ones, and their sum
+    epoch_step: int = 0  # completed, of the current epoch
+    losses: int = 0  # finite losses of the current epoch, and their sum
     loss_sum: float = 0.0
-    stale_epochs: int = 0  # of this stage, since the best of both
+    stale_epochs: int = 0  # of this stage, since the best epoch of both
     best_score: float = -1.0  # micro IoU on the validation images
     best_epoch: int = 0
     best_stage: int = 1
     minutes: float = 0.0
     skipped_in_a_row: int = 0  # steps without a finite loss
     skipped_steps: int = 0
-    finished: str = ""  # why it ended; empty while it goes on
+    finished: str = ""  # why it ended; empty while it is running
 
     @property
     def position(self) -> str:
-        """Where it is, for people."""
+        """The position, for people."""
         steps = f", and {self.epoch_step} steps" if self.epoch_step else ""
         return f"epoch {self.epoch}, stage {self.stage}{steps}"
 
 
+def build_segmenter(
+    config: SegmentConfig, classes: int, device: torch.device
+) -> tuple[Segmenter, EncoderOrigin]:
+    """The initial network of a run; uses torch's global generator.
+
+    Raises `UserError` if the encoder cannot be loaded or does not fit the decoder.
+    """
+    model, origin = initial_network(
+        config.decoder, config.arch, config.init, classes, default_arch=DEFAULT_ARCH
+    )
+    return Segmenter(model, origin.mean, origin.std, device), origin
+
+
 def open_run(config: SegmentConfig, interrupted: Callable[[], bool] = lambda: False) -> Run[State]:
-    """The run of `config`, to be entered; `interrupted` says whether it was asked to stop."""
+    """The run of `config`, a context manager; `interrupted` returns whether to stop."""
     stages = 1 if config.stage2_lr is None else 2
 
     def describe(state: State) -> Status:
@@ -84,9 +97,9 @@ def open_run(config: SegmentConfig, interrupted: Callable[[], bool] = lambda: Fa
 def fine_tune(
     segmenter: Segmenter, config: SegmentConfig, data: LabelledSet, run: Run[State]
 ) -> State:
-    """Train until the last stage ends; the segmenter then holds the best weights of both.
+    """Train until the last stage ends, then load the best weights.
 
-    Resumes from the checkpoint in the run's folder. Exits, saved, when asked to stop.
+    Resumes from the checkpoint in the run's folder. Saves and exits if interrupted.
     """
     trainer = Trainer(segmenter, config, data, run)
     state = trainer.resume()
@@ -102,7 +115,7 @@ def fine_tune(
 
 
 class Trainer:
-    """What changes in training: the weights, their optimizer, and the best so far."""
+    """The weights, their optimizer, and the best weights so far."""
 
     def __init__(
         self, segmenter: Segmenter, config: SegmentConfig, data: LabelledSet, run: Run[State]
@@ -137,11 +150,11 @@ class Trainer:
         self._scaler.load_state_dict(content["scaler"])
         self._best = content["best"]
         console.print(f"resuming after {state.position}")
-        # An epoch that has begun is ended first, as it would have been; so there always is a best.
+        # A started epoch is completed first, so that there always is a best epoch.
         return replace(state, finished="" if state.epoch_step else self._why_finished(state))
 
     def train_epoch(self, state: State) -> State:
-        """What is left of a pass over the epoch's crops; saves when asked to stop, and exits."""
+        """Train the rest of an epoch; saves and exits if interrupted."""
         batches = epoch_batches(len(self._items), self.config, state.epoch)
         for positions in itertools.islice(batches, state.epoch_step, None):
             if state.skipped_in_a_row >= MAX_SKIPPED_STEPS:
@@ -152,7 +165,7 @@ class Trainer:
         return state
 
     def end_epoch(self, state: State) -> State:
-        """Validate, keep the weights if they are the best, go on to the next stage or end."""
+        """Validate, keep the weights if they are the best, then continue, change stage or end."""
         scores = self.validate()
         loss = state.loss_sum / state.losses if state.losses else math.nan
         state = replace(
@@ -179,17 +192,17 @@ class Trainer:
         self._record(state, loss, scores)
         if self._stage_ended(state) and state.stage == 1 and self.config.stage2_lr is not None:
             state = replace(state, stage=2, stage_epoch=0, stale_epochs=0)
-            # From the best so far; its score is not forgotten, so the second stage cannot lose it.
+            # The best score is kept, so that the second stage cannot lose the best weights.
             self.segmenter.model.load_state_dict(self._best)
             self._optimizer = self._build_optimizer(2)
         state = replace(state, finished=self._why_finished(state))
         if state.finished:
-            self.save(state)  # all that is left is to score it
+            self.save(state)  # only scoring is left
         return state
 
     @torch.no_grad()
     def validate(self) -> Scores:
-        """The scores on all validation images together."""
+        """The scores of all validation images together."""
         classes = len(self.data.classes)
         total = torch.zeros(classes, classes, dtype=torch.int64)
         for item in self.data.val:
@@ -209,7 +222,7 @@ class Trainer:
         self.run.save(state, content)
 
     def restore_best(self) -> None:
-        """Give the segmenter the best weights of all epochs."""
+        """Load the best weights of all epochs into the segmenter."""
         self.segmenter.model.load_state_dict(self._best)
 
     def _stop_or_save(self, state: State) -> None:
@@ -222,7 +235,7 @@ class Trainer:
     def _train_step(self, state: State, positions: list[int]) -> State:
         self.segmenter.model.train()
         state = replace(state, step=state.step + 1, epoch_step=state.epoch_step + 1)
-        # A resume draws the same.
+        # A resumed run draws the same numbers.
         torch.manual_seed(self.config.seed * 1_000_003 + state.step)
         images, masks = self._draw(positions)
         self._optimizer.zero_grad(set_to_none=True)
@@ -242,7 +255,7 @@ class Trainer:
         return replace(state, losses=state.losses + 1, loss_sum=total_loss)
 
     def _timed(self, state: State) -> State:
-        """`state` with the minutes since the last call added."""
+        """Add the minutes since the last call to `state`."""
         before, self._timed_at = self._timed_at, time.monotonic()
         return replace(state, minutes=state.minutes + (self._timed_at - before) / 60)
 
@@ -257,7 +270,7 @@ class Trainer:
         return torch.autocast(self.segmenter.device.type, dtype, enabled=dtype is not None)
 
     def _build_optimizer(self, stage: int) -> torch.optim.Adam:
-        """Anew for each stage, as the public code does: no momentum of the first in the second."""
+        """A new Adam for each stage, as in the public code: the second starts without momentum."""
         lr = self.config.lr if stage == 1 else self.config.stage2_lr
         assert lr is not None
         model: Any = self.segmenter.model
@@ -306,9 +319,9 @@ class Trainer:
 def epoch_batches(images: int, config: SegmentConfig, epoch: int) -> Iterator[list[int]]:
     """Positions of the images in each batch of an epoch: a pure function of seed and epoch.
 
-    Every image once, or `samples_per_epoch` times in turn. No batch has one crop alone: batch norm
-    over a pooled map would fail, so a last one joins the batch before, and a single image is drawn
-    twice.
+    Each image once, or `samples_per_epoch` images in turn. No batch has a single crop, for which
+    batch norm over a pooled map fails: a last single crop joins the previous batch, and a single
+    image is drawn twice.
     """
     count = max(2, config.samples_per_epoch or images)
     rng = np.random.default_rng([config.seed, epoch])

@@ -1,4 +1,4 @@
-"""Read labelled micrographs: pair images with masks, split them, check the masks. No torch."""
+"""Read labelled micrographs and check their classes. Imports no torch."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -127,10 +127,7 @@ def _collect(root: Path, split: str, entries: Sequence[str]) -> SplitFiles:
             named = [pair for pair in pair_folder(path.parent).pairs if pair.image == path]
             pairs += named
             unlabelled += [] if named else [path]
-        elif (split, entry) not in (
-            ("val", "val"),
-            ("test", "test"),
-        ):  # these defaults may be missing
+        elif (split, entry) not in (("val", "val"), ("test", "test")):  # may be missing
             raise UserError(f"{root} has no {entry!r}, listed in `{split}`")
     names = [pair.name for pair in pairs] + [path.stem for path in unlabelled]
     if duplicates := sorted({name for name in names if names.count(name) > 1}):

@@ -37,10 +37,9 @@ def create_model(
     passed to the decoder's class. Raises `UserError` if the encoder cannot be found or loaded, or
     does not fit the decoder.
     """
-    is_arch = isinstance(encoder, str) and (  # a Path is always a file or folder
-        encoder in ARCHS or (encoder.startswith(TIMM_PREFIX) and "@" not in encoder)
-    )
-    found = None if is_arch else find_encoder(encoder, registry)
+    # A Path is always a file or folder.
+    named_arch = isinstance(encoder, str) and is_arch(encoder)
+    found = None if named_arch else find_encoder(encoder, registry)
     card = None if found is None else read_encoder_card(found)
     arch = str(encoder) if card is None else card.arch
     _check_fit(decoder, arch)
@@ -81,6 +80,11 @@ def read_encoder_card(location: str | Path) -> Card:
     """The card of an export, given by its folder, safetensors file or registry name."""
     path = find_encoder(location)
     return read_card(path if path.is_dir() else path.parent)
+
+
+def is_arch(name: str) -> bool:
+    """Whether a name means an architecture, not an entry of a registry."""
+    return name in ARCHS or (name.startswith(TIMM_PREFIX) and "@" not in name)
 
 
 def feature_maps(encoder: nn.Module, output: Any) -> list[torch.Tensor]:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from torchvision.transforms import v2
@@ -16,19 +15,14 @@ from torchvision.transforms import v2
 from downstream.images.blend import Band
 from downstream.images.prepared import native_bands, prepare
 from downstream.images.scan import array_reader
-from downstream.network.models import (
-    NO_OPTIONS,
-    bare_model,
-    create_model,
-    read_encoder_card,
-)
-from downstream.runs.run_folder import RunPaths
+from downstream.network.models import NO_OPTIONS, bare_model, create_model, read_encoder_card
 from micrograph.cli import UserError, warn
 from pretrain.cards.segmenter_card import SegmenterCard, read_segmenter_card
 from pretrain.network.classifier import build_encoder
 from pretrain.network.init import resolve_init
 from pretrain.network.weights import load_strictly
 from pretrain.registry.storage.pull import find_segmenter
+from pretrain.runs.run_folder import RunPaths
 from shards.format.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo, file_sha256
 from shards.images.decode import Pixels
 
@@ -36,7 +30,7 @@ STRIDE = 32  # pixels; input sides of smp's networks are multiples of it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Origin:
+class EncoderOrigin:
     """The origin of an encoder and its input normalisation."""
 
     arch: str
@@ -110,22 +104,22 @@ def initial_network(
     *,
     default_arch: str,
     decoder_options: Mapping[str, Any] = NO_OPTIONS,
-) -> tuple[nn.Module, Origin]:
+) -> tuple[nn.Module, EncoderOrigin]:
     """A network with the encoder named by `init`; uses torch's global generator.
 
-    `default_arch` is used if neither `arch` nor `init` specifies one. Raises `UserError` as
-    `build_segmenter` does.
+    `default_arch` is used if neither `arch` nor `init` specifies one. Raises `UserError` if the
+    encoder cannot be loaded or does not fit the decoder.
     """
     found = resolve_init(init)
     if found.location is not None:
         card = read_encoder_card(init)
         if arch not in (None, card.arch):
             raise UserError(f"{init} contains a {card.arch}, but arch is {arch}")
-        return create_model(decoder, init, classes, decoder_options=decoder_options), Origin(
+        return create_model(decoder, init, classes, decoder_options=decoder_options), EncoderOrigin(
             arch=card.arch, mean=card.mean, std=card.std, sha256=card.sha256, sources=card.sources
         )
     # Paper A always normalises by ImageNet's mean and std.
-    origin = Origin(arch=arch or default_arch, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    origin = EncoderOrigin(arch=arch or default_arch, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     model = create_model(decoder, origin.arch, classes, decoder_options=decoder_options)
     if found.kind == "imagenet":
         encoder: Any = model.encoder
@@ -152,10 +146,7 @@ def load_segmenter(
     model = bare_model(
         card.decoder, card.arch, len(card.classes), card.encoder_options, card.decoder_options
     )
-    try:
-        load_strictly(model, load_file(path), str(path))
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a safetensors file: {error}") from error
+    load_strictly(model, load_file(path), str(path))
     segmenter = Segmenter(model, card.mean, card.std, device or default_device(), card)
     segmenter.model.eval()
     return segmenter

@@ -8,8 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from downstream.network.deeplab import DeepLabV2
-
-STRIDE = 32  # pixels; input sides of smp's Unet are multiples of it
+from downstream.network.segmenter import STRIDE
 
 
 def to_uda_network(model: nn.Module) -> "UdaNetwork":

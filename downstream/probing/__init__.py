@@ -1,1 +1,1 @@
-"""A quick look at encoders on one's own labelled images: linear classifiers on frozen features."""
+"""Linear probes of frozen encoders on labelled images."""

@@ -1,7 +1,7 @@
-"""What many finished runs say of decoders and initialisations, in pairs. Imports no torch.
+"""Compare decoders and initialisations in finished runs. Imports no torch.
 
-They are of other images than the user's: their word counts where the probe cannot tell, and for
-decoders, of which the probe knows nothing.
+The runs are on other images than the user's: they help where the probe is undecided, and with
+decoders, which the probe does not cover.
 """
 
 import json
@@ -14,15 +14,15 @@ from downstream.studies.segment_tables import ALL, init_differences
 
 # Checked on the printed numbers by the tests.
 PAPER_DECODERS = (
-    "The probe says nothing of decoders. In paper A's Table 3, Unet and UnetPlusPlus lie within 2 "
-    "points of each other in all seven experiments, and Linknet below both."
+    "The probe does not compare decoders. In paper A's Table 3, Unet and UnetPlusPlus are within 2 "
+    "points of each other in all seven experiments, and Linknet is below both."
 )
 
 
 def decoder_scores(runs: pd.DataFrame) -> tuple[dict[str, float], int]:
-    """Mean test micro IoU of each decoder over the settings that all were tried in; and how many.
+    """Mean test micro IoU of each decoder over the settings common to all, and their number.
 
-    A setting is all that a run is given but the decoder. The best comes first.
+    A setting is everything in a run's configuration except the decoder. The best comes first.
     """
     settings = [
         json.dumps(json.loads(twin) | {"decoder": None}, sort_keys=True) + init
@@ -36,12 +36,12 @@ def decoder_scores(runs: pd.DataFrame) -> tuple[dict[str, float], int]:
     return {str(decoder): float(mean) for decoder, mean in means.items()}, len(common)
 
 
-def study_lines(root: Path) -> list[str]:
-    """What the runs under `root` say, as sentences. Raises `UserError` when there are none."""
+def runs_lines(root: Path) -> list[str]:
+    """Summarise the runs under `root` in sentences. Raises `UserError` if there are none."""
     runs = read_runs(root)
     runs = runs[runs.micro_iou.notna()]
     if runs.empty:
-        return [f"{root} holds no run with test scores yet"]
+        return [f"no run in {root} has test scores yet"]
     experiments = in_order(runs.experiment)
     lines = [f"{len(runs)} runs on {', '.join(experiments)} (are your images like these?):"]
     inits = in_order(runs.init)
@@ -51,13 +51,13 @@ def study_lines(root: Path) -> list[str]:
         own = [difference for difference in found if difference.init == init]
         overall = next((d.paired for d in own if d.experiment == ALL), own[0].paired)
         lines.append(
-            f"{init} less {baseline}: {100 * overall.mean:+.1f} points of test micro IoU, better "
+            f"{init} minus {baseline}: {100 * overall.mean:+.1f} points of test micro IoU, better "
             f"in {overall.wins} of {overall.pairs} pairs of runs"
         )
     means, settings = decoder_scores(runs)
     if len(means) > 1:
-        spelt = ", ".join(f"{decoder} {mean:.1%}" for decoder, mean in means.items())
-        lines.append(f"decoders over {settings} settings that all were tried in: {spelt}")
+        listed = ", ".join(f"{decoder} {mean:.1%}" for decoder, mean in means.items())
+        lines.append(f"decoders, mean over {settings} settings common to all: {listed}")
     else:
-        lines.append("decoders: no setting was tried with several, so nothing is known")
+        lines.append("decoders: no setting was run with several of them")
     return lines

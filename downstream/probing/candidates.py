@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from downstream.network.models import read_encoder_card
+from downstream.network.models import is_arch, read_encoder_card
 from micrograph.cli import UserError, warn
-from pretrain.cards.archs import ARCHS, TIMM_PREFIX
 from pretrain.cards.entry_names import is_name
 from pretrain.network.classifier import build_encoder
 from pretrain.registry.site.contents import encoders, find_entries
@@ -72,7 +71,7 @@ def random_twin(candidate: Candidate) -> Candidate:
 
 def is_entry(name: str) -> bool:
     """Whether a name means an entry of a registry: no architecture, file or folder."""
-    return is_name(name) and not _is_arch(name) and not Path(name).exists()
+    return is_name(name) and not is_arch(name) and not Path(name).exists()
 
 
 def build_frozen(candidate: Candidate, seed: int) -> nn.Module:
@@ -84,12 +83,8 @@ def build_frozen(candidate: Candidate, seed: int) -> nn.Module:
 def _candidate(name: str, registry: str | None) -> Candidate:
     if name.startswith(IMAGENET_PREFIX):
         return Candidate(name, name.removeprefix(IMAGENET_PREFIX), "imagenet")
-    if _is_arch(name):
+    if is_arch(name):
         return Candidate(f"random {name}", name, "random")
     init = name if registry is None else str(find_encoder(name, registry))
     card = read_encoder_card(init)
     return Candidate(name, card.arch, init, card.mean, card.std)
-
-
-def _is_arch(name: str) -> bool:
-    return name in ARCHS or (name.startswith(TIMM_PREFIX) and "@" not in name)

@@ -1,17 +1,16 @@
 """Labelled images in cross-validation folds that keep specimens together. Imports no torch.
 
-A single image is cut into quarters; its scores are optimistic, as pixels of one image are alike.
+A single image is cut into quarters; its scores are optimistic, since its pixels are similar.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from downstream.finetune.config import SegmentConfig
-from downstream.finetune.labelled_set import resolve_classes
+from downstream.finetune.labelled_set import read_pairs
 from downstream.labels.classes import MaskClass
-from downstream.labels.dataset import LabelledImage, check_classes_present, read_labelled_image
+from downstream.labels.dataset import LabelledImage, check_classes_present
 from downstream.labels.layout import DEFAULT_FOLDS, Pair, find_splits, hold_out
-from downstream.labels.masks import read_mask
 from downstream.labels.specimens import specimen_of
 from micrograph.cli import UserError, warn
 
@@ -38,9 +37,8 @@ def read_folds(config: SegmentConfig) -> FoldedSet:
     ]
     if not pairs:
         raise UserError(f"no labelled images in {', '.join(config.train)} of {config.data}")
-    masks = {pair: read_mask(pair.mask) for pair in pairs}
-    classes = resolve_classes(config, masks.values())
-    items = tuple(read_labelled_image(pair, masks[pair], classes) for pair in pairs)
+    classes, images = read_pairs(config, pairs)
+    items = tuple(images[pair] for pair in pairs)
     check_classes_present(classes, items, items)
     if len(items) == 1:
         parts = _quarters(items[0])

@@ -52,7 +52,7 @@ def probe(
     candidate: Candidate,
     data: FoldedSet,
     samples: Sequence[Sample],
-    over: MicroIouClasses,
+    micro_iou_classes: MicroIouClasses,
     seed: int,
 ) -> list[Scores]:
     """The scores of each fold. Raises `UserError` if the encoder cannot be used."""
@@ -74,7 +74,7 @@ def probe(
             np.concatenate([val[i] for i in held]),
         )
         target = torch.from_numpy(np.concatenate([truth[i] for i in held]))
-        scores.append(score(confusion(predicted, target, len(data.classes)), over))
+        scores.append(score(confusion(predicted, target, len(data.classes)), micro_iou_classes))
     return scores
 
 

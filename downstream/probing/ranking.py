@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-CONFIDENCE = 0.95
+from micrograph.intervals import CONFIDENCE
 
 
 @dataclass(frozen=True, slots=True)

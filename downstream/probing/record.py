@@ -1,6 +1,6 @@
-"""Probe scores of a registry's encoders, recorded beside their entries.
+"""Record probe scores of encoders in a registry.
 
-The score is the mean IoU over the classes, with random weights of the same architecture beside it.
+The score is the mean IoU over the classes; that of random weights is recorded with it.
 It is measured, not estimated: none of the fast estimates of transfer (LEEP, LogME, GBC) ranks
 reliably over data sets (Agostinelli et al., ECCV 2022).
 """
@@ -18,10 +18,9 @@ from downstream.probing.folds import FoldedSet
 from downstream.probing.linear import draw_samples, probe
 from downstream.scoring.metrics import Scores, mean_defined
 from micrograph.cli import UserError
-from pretrain.cards.entry_names import EntryName, parse_name
+from pretrain.cards.entry_names import parse_name
 from pretrain.registry.site.scores import (
     PROBE,
-    SCHEMA_VERSION,
     TransferScore,
     attach_score,
     check_label,
@@ -33,7 +32,7 @@ SEED = 0  # of pixels and random weights: scores compare only with one seed
 
 
 def open_for_recording(url: str | None, label: str) -> Registry:
-    """The registry to record in. Raises `UserError` for an invalid label and for the hub."""
+    """Open the registry. Raises `UserError` for an invalid label and for the hub."""
     check_label(label)
     store = open_registry(registry_url(url))
     if store.url.startswith(HUB_PREFIX):
@@ -42,7 +41,7 @@ def open_for_recording(url: str | None, label: str) -> Registry:
 
 
 def pin_entries(names: Sequence[str], store: Registry) -> tuple[str, ...]:
-    """Names of entries with the version that they mean now; other names as they are."""
+    """Add the current version to the names of entries; other names do not change."""
     return tuple(str(pinned_name(store, name)) if is_entry(name) else name for name in names)
 
 
@@ -52,14 +51,14 @@ def record_scores(
     data: FoldedSet,
     store: Registry,
     label: str,
-) -> list[tuple[EntryName, TransferScore]]:
-    """Put the scores of those candidates that are entries of `store` beside them; returns these.
+) -> int:
+    """Record the scores of all candidates that are entries of `store`; returns their number.
 
-    `candidates` have pinned names; `scores` are those of each fold with `SEED`, by name. Random
-    weights that are not among them are probed. Raises `UserError` where they cannot be.
+    `candidates` have pinned names; `scores` are those of each fold with `SEED`, by name. Missing
+    scores of random weights are measured. Raises `UserError` if this fails.
     """
     by_name = dict(scores)
-    recorded = []
+    count = 0
     for candidate in candidates:
         if not is_entry(candidate.name) or candidate.name not in scores:
             continue
@@ -69,8 +68,8 @@ def record_scores(
         name, card = parse_name(candidate.name), read_encoder_card(candidate.init)
         score = _score(label, card.sha256, scores[candidate.name], by_name[twin.name], data)
         attach_score(store, name, score)
-        recorded.append((name, score))
-    return recorded
+        count += 1
+    return count
 
 
 def _score(
@@ -85,7 +84,6 @@ def _score(
         for index, entry in enumerate(data.classes)
     }
     return TransferScore(
-        schema_version=SCHEMA_VERSION,
         probe=PROBE,
         label=label,
         encoder_sha256=encoder_sha256,
@@ -100,7 +98,7 @@ def _score(
 
 
 def _data_sha256(data: FoldedSet) -> str:
-    """Of all pixels, labels and folds: only scores of the same compare."""
+    """A hash of all pixels, labels and folds: only scores with equal hashes are comparable."""
     digest = sha256(repr(data.folds).encode())
     for item in data.items:
         digest.update(f"{item.name} {item.pixels.shape}".encode())

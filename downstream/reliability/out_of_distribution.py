@@ -1,4 +1,4 @@
-"""How far an image lies from the labelled ones, by the encoder's features.
+"""The distance of an image from the labelled ones, by the encoder's features.
 
 The out-of-distribution score is the Mahalanobis distance of pooled features (Lee et al. 2018, arXiv
 1807.03888, one class), divided by the square root of their number and averaged over crops of the

@@ -45,13 +45,13 @@ def confusion(predicted: torch.Tensor, target: torch.Tensor, classes: int) -> to
     return matrix.cpu()
 
 
-def score(matrix: torch.Tensor, over: MicroIouClasses = "all") -> Scores:
+def score(matrix: torch.Tensor, micro_iou_classes: MicroIouClasses = "all") -> Scores:
     """The scores of a confusion matrix, of one image or summed over several."""
     counts = matrix.double()
     hits = counts.diagonal()
     unions = counts.sum(0) + counts.sum(1) - hits
     ious = hits / unions  # nan (0 / 0) for a class that does not occur
-    first = 1 if over == "foreground" else 0
+    first = 1 if micro_iou_classes == "foreground" else 0
     union = float(unions[first:].sum())
     pixels = counts.sum()
     return Scores(
@@ -65,7 +65,7 @@ def score(matrix: torch.Tensor, over: MicroIouClasses = "all") -> Scores:
     )
 
 
-def constant_score(matrix: torch.Tensor, over: MicroIouClasses) -> tuple[int, float]:
+def constant_score(matrix: torch.Tensor, micro_iou_classes: MicroIouClasses) -> tuple[int, float]:
     """The best constant prediction: its class and its micro IoU.
 
     Uses only the row sums of the confusion matrix, so that of any prediction will do.
@@ -75,7 +75,7 @@ def constant_score(matrix: torch.Tensor, over: MicroIouClasses) -> tuple[int, fl
     for index in range(len(truth)):
         constant = torch.zeros_like(matrix)
         constant[:, index] = truth
-        value = score(constant, over).micro_iou
+        value = score(constant, micro_iou_classes).micro_iou
         if value > best_score:
             best, best_score = index, value
     return best, best_score

@@ -1,6 +1,6 @@
-"""Figures of adaptation runs: every run's mIoU, and predictions as in paper B's figures 4 to 6.
+"""Figures of adaptation runs: mIoU of every run, predictions as in paper B's figures 4 to 6.
 
-Paper B shows micrograph, source-only and adapted prediction, and label; faults in colour. No torch.
+Paper B shows micrograph, source-only and adapted prediction, and label; errors in colour. No torch.
 """
 
 import math
@@ -9,13 +9,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from downstream.domains.prepare import PreparedImage, prepare_target
 from downstream.domains.study import SOURCE, DomainStudy
-from downstream.runs.run_folder import RunPaths
+from downstream.labels.classes import format_value
 from downstream.scoring.overlays import (
     AGREEMENT,
     CLASS_COLOURS,
@@ -27,32 +28,24 @@ from downstream.scoring.overlays import (
 )
 from downstream.studies.adapt_findings import Gain
 from downstream.studies.adapt_runs import BASELINE, AdaptRuns, Variant
-from downstream.studies.report import matplotlib_colour, save_figure, save_image
+from downstream.studies.report import save_figure, save_image
 from micrograph.cli import UserError, console
 from micrograph.intervals import CONFIDENCE, NAN
 from micrograph.report_tables import format_percent, named_rows
-
-matplotlib.use("Agg")  # draws to files only; must come before pyplot
-from matplotlib import pyplot as plt
-from matplotlib.lines import Line2D
+from pretrain.runs.run_folder import RunPaths
 
 _MAX_IMAGES = 3  # of a target: the first by name, not the best
 _FIGURES = {"T1": "figure4", "T2": "figure5", "T3": "figure6"}  # of the paper
-_BLUE, _ORANGE = (matplotlib_colour(CLASS_COLOURS[index]) for index in (7, 6))
+_BLUE, _ORANGE = (format_value(CLASS_COLOURS[index]) for index in (7, 6))
 
 
 def draw_scores(runs: AdaptRuns, found: Sequence[Gain], path: Path) -> None:
-    """mIoU of each run on the source and on each target, by variant; the gain's interval below."""
+    """Draw the mIoU of each run by domain and variant, with the interval of each gain."""
     variants = runs.longest()
     domains = [SOURCE, *runs.targets]
-    figure, axes = plt.subplots(
-        1,
-        len(domains),
-        figsize=(3.4 + 2.6 * len(domains), 1.3 + 0.42 * len(variants)),
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
+    size = (3.4 + 2.6 * len(domains), 1.3 + 0.42 * len(variants))
+    figure = Figure(size, layout="constrained")
+    axes = figure.subplots(1, len(domains), sharey=True, squeeze=False)
     for axis, domain in zip(axes[0], domains, strict=True):
         for line, variant in enumerate(variants):
             values = 100 * runs.on(domain, variant).miou.to_numpy(float)
@@ -80,13 +73,12 @@ def draw_scores(runs: AdaptRuns, found: Sequence[Gain], path: Path) -> None:
     ]
     figure.legend(handles=handles, fontsize=8, loc="outside lower center", ncols=3)
     save_figure(figure, path)
-    plt.close(figure)
 
 
 def draw_predictions(runs: AdaptRuns, study: DomainStudy, out: Path) -> list[str]:
     """Draw figure4.png … one for each target; returns the file names.
 
-    Targets whose images are gone are left out, with a message.
+    Targets with missing images are skipped, with a message.
     """
     written = []
     for target in runs.targets:
@@ -111,7 +103,7 @@ def draw_predictions(runs: AdaptRuns, study: DomainStudy, out: Path) -> list[str
 
 
 def shown_scores(runs: AdaptRuns, target: str) -> dict[str, Any]:
-    """Label -> score, of the setting with most methods: all of one fold and seed if possible."""
+    """Label -> score for the setting with the most methods, of one fold and seed if possible."""
     variants = [v for v in runs.longest() if len(runs.on(target, v))]
     variants.sort(key=lambda v: v.setting)  # stable: methods stay in order
     by_setting = [list(group) for _, group in groupby(variants, key=lambda v: v.setting)]
@@ -125,7 +117,7 @@ def shown_scores(runs: AdaptRuns, target: str) -> dict[str, Any]:
 
 
 def _row(image: PreparedImage, target: str, shown: Mapping[str, Any]) -> list[Panel]:
-    """Micrograph, each prediction, label; empty where no run kept its mask."""
+    """Micrograph, each prediction, label; empty if no run has a mask."""
     truth = None if image.mask is None else image.mask.astype(np.int64)
     panels = []
     for label, score in shown.items():

@@ -1,7 +1,7 @@
 """Tables beyond paper B's: gains over a baseline, side effects, label shift. No torch.
 
-A pair is two runs of one fold and seed, on the same target images. Folds, seeds and images are all
-clusters, so each is resampled by itself.
+A pair is two runs of one fold and seed, scored on the same images. Folds, seeds and images are
+clusters, so each is resampled separately.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,17 +30,17 @@ from micrograph.report_tables import NO_VALUE, Percent, Table, named_rows
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """A variant less its baseline, on one target."""
+    """A variant minus its baseline, on one target."""
 
     target: str
     variant: Variant
     baseline: Variant
     paired: PairedDifference
-    bn_share: Percent | None  # None: no such runs, or this is bn_adapt itself
+    bn_share: Percent | None  # None for bn_adapt itself, and without its runs
 
 
 def findings_tables(runs: AdaptRuns, found: Sequence[Gain]) -> list[Table]:
-    """Those for which there are runs."""
+    """All tables for which there are runs."""
     tables = [
         gains_table(runs, found),
         source_table(runs),
@@ -51,7 +51,7 @@ def findings_tables(runs: AdaptRuns, found: Sequence[Gain]) -> list[Table]:
 
 
 def gains(runs: AdaptRuns) -> list[Gain]:
-    """Of every variant that has runs of the same fold and seed as its baseline, by target."""
+    """The gains of all variants that share folds and seeds with their baseline, by target."""
     found = []
     for target in runs.targets:
         for variant in runs.variants():
@@ -71,10 +71,10 @@ def gains(runs: AdaptRuns) -> list[Gain]:
 
 
 def bn_share(base: pd.DataFrame, adapted: pd.DataFrame, ours: pd.DataFrame) -> Percent | None:
-    """(bn_adapt - base) / (ours - base), over folds and seeds that all three have.
+    """(bn_adapt - base) / (ours - base), over folds and seeds common to all three.
 
-    The part of a gain that re-estimated batch norm statistics give alone. A ratio means little
-    where the gain itself may be zero, so it is nan there.
+    The part of a gain explained by re-estimated batch norm statistics. nan if the interval of the
+    gain includes 0, because the ratio then means little.
     """
     pairs = pair_scores(ours, base)
     pairs = pairs.merge(adapted[[*PAIR, "miou"]], on=PAIR, suffixes=("", "_adapted"))
@@ -89,7 +89,7 @@ def bn_share(base: pd.DataFrame, adapted: pd.DataFrame, ours: pd.DataFrame) -> P
 
 
 def gains_table(runs: AdaptRuns, found: Sequence[Gain]) -> Table:
-    """Each variant less its baseline, and the share that batch norm explains."""
+    """The gain of each variant, and the share that batch norm explains."""
     rows = [
         {"Target": gain.target, **runs.head(gain.variant), **difference_cells(gain.paired)}
         | {"share of bn_adapt": gain.bn_share}
@@ -97,17 +97,16 @@ def gains_table(runs: AdaptRuns, found: Sequence[Gain]) -> Table:
     ]
     notes = (
         *difference_notes(gain.paired for gain in found),
-        "Less DG of the same fold and seed; folds and seeds are resampled separately, Student's "
-        "interval is over fold means (of one fold, over seeds). Folds share training images.",
-        "Share of bn_adapt: what re-estimating the batch norm statistics on the target gives "
-        f"without any training, in percent of the gain; {NO_VALUE} where the interval of the gain "
-        "includes 0.",
+        "Minus DG of the same fold and seed; folds and seeds are resampled separately, Student's "
+        "interval is over fold means (over seeds for a single fold). Folds share training images.",
+        "Share of bn_adapt: the gain by batch norm statistics of the target without any training, "
+        f"in percent of the whole gain; {NO_VALUE} if the interval of the gain includes 0.",
     )
     return Table("gains", "Gain over source-only training", rows, notes)
 
 
 def source_table(runs: AdaptRuns) -> Table:
-    """What adaptation does to the source itself (paper B, section 4.2)."""
+    """The effect of adaptation on the source (paper B, section 4.2)."""
     rows: list[Row] = []
     for target in runs.targets:
         ours = []
@@ -124,7 +123,7 @@ def source_table(runs: AdaptRuns) -> Table:
 
 
 def pretraining_table(runs: AdaptRuns) -> Table:
-    """Each initialisation of a baseline less the first (random where there is one), in pairs."""
+    """Baselines of each initialisation minus those of the first (random, if any), in pairs."""
     rows: list[Row] = []
     baselines = [v for v in runs.variants() if v.method == BASELINE]
     for domain in (SOURCE, *runs.targets):
@@ -140,7 +139,7 @@ def pretraining_table(runs: AdaptRuns) -> Table:
 
 
 def label_shift_table(runs: AdaptRuns) -> Table:
-    """Training sets of several phase fractions, one common test set (paper B, section 4.3)."""
+    """Training sets with other phase fractions, one common test set (paper B, section 4.3)."""
     rows: list[Row] = []
     for first, second in shared_tests(runs):
         for variant in runs.longest():
@@ -154,14 +153,14 @@ def label_shift_table(runs: AdaptRuns) -> Table:
     printed = read_published("paper_b").query("quantity == 'label_shift_miou'")
     values = " and ".join(f"{cell.domain}: {cell.printed}" for cell in named_rows(printed))
     note = (
-        "These targets have the same test images, so what differs is the unlabelled training set. "
+        "These targets have the same test images and differ in the unlabelled training set. "
         f"Paper B, section 4.3, prints {values}, and no significant difference."
     )
     return Table("label_shift", "Label shift: one test set, percent", rows, (note,))
 
 
 def shared_tests(runs: AdaptRuns) -> list[tuple[str, str]]:
-    """Pairs of targets whose test images are the same, by name and labelled phase fraction."""
+    """Pairs of targets with equal test images, by name and labelled phase fraction."""
     tests: dict[str, tuple[set[str], list[float]]] = {}
     for score in named_rows(runs.scores):
         fractions: Mapping[str, float] = score.phase_fraction_true or {}
@@ -169,8 +168,9 @@ def shared_tests(runs: AdaptRuns) -> list[tuple[str, str]]:
 
     def same(one: str, two: str) -> bool:
         (names, fractions), (others, other_fractions) = tests[one], tests[two]
-        alike = bool(names) and names == others and len(fractions) == len(other_fractions)
-        return alike and np.allclose(fractions, other_fractions)
+        if not names or names != others or len(fractions) != len(other_fractions):
+            return False
+        return np.allclose(fractions, other_fractions)
 
     targets = runs.targets
     return [(a, b) for i, a in enumerate(targets) for b in targets[i + 1 :] if same(a, b)]

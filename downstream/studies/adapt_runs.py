@@ -1,10 +1,15 @@
-"""Adaptation runs as a table: what `downstream.adapt` wrote. No torch.
+"""Adaptation runs as a table, read from the folders of `downstream.adapt`. No torch.
 
-A variant is what runs share that differ in fold, seed and target alone. Its baseline is trained
-with source labels alone and equal in all else.
+Runs of one variant differ only in fold, seed and target. The baseline of a variant is trained with
+source labels only, and is otherwise equal.
+
+RDT, the relative domain transferability, is (mIoU_target - mIoU_reference) / mIoU_reference (paper
+B, section 2.4.5, equation 2). The reference is the source mIoU of the baseline. Paper B printed two
+RDTs relative to another model than the one it names; so a reference here has an id made of the ids
+of its runs, and every RDT is shown with that id.
 """
 
-import json
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +19,12 @@ import pandas as pd
 
 from downstream.adaptation.config import METHODS, AdaptConfig
 from downstream.domains.study import SOURCE
-from downstream.runs.run_folder import RunPaths, read_data
-from downstream.studies.rdt import Reference, make_reference
 from downstream.studies.report import image_differences
-from downstream.studies.runs import check_labels, init_label, mixed_settings, read_configs
+from downstream.studies.runs import init_label, mixed_settings, read_configs
 from micrograph.cli import UserError
 from micrograph.field_marks import Mark, marked
 from micrograph.intervals import Array, PairedDifference, paired_difference
+from pretrain.runs.run_folder import RunPaths, read_data, read_results
 
 BASELINE = "source_only"
 BN_ADAPT = "bn_adapt"
@@ -36,13 +40,13 @@ _VARIED = marked(AdaptConfig, Mark.FREE_ON_RESUME) | {
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What a network is, begins from, and how it is trained."""
+    """A network, its initialisation and its training."""
 
     network: str
     arch: str
     init: str  # a label, see downstream.studies.runs.init_label
     augmentation: str
-    method: str  # with what is added to it: "advent + fda"
+    method: str  # with additions: "advent + fda"
     bn: str
     steps: int
 
@@ -50,6 +54,15 @@ class Variant:
     def setting(self) -> tuple[str, str, str, str]:
         """All but the method."""
         return self.network, self.arch, self.init, self.augmentation
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The runs whose mean source mIoU an RDT is relative to."""
+
+    id: str  # changes with the set of runs
+    run_ids: tuple[str, ...]
+    miou: float  # mean over the runs, on the source's validation folds
 
 
 @dataclass(frozen=True)
@@ -60,16 +73,15 @@ class AdaptRuns:
     or empty), fold, seed, run_id, finished, failure, seconds_per_step, warnings.
     `scores` has a row for each finished run and domain that it counts on: the columns of `runs`,
     domain, miou, phase_fraction and phase_fraction_true (class -> share), and image_miou (image ->
-    score); the source is scored on its validation fold. Of runs alike in all of these, the last.
+    score); the source is scored on its validation fold. Of repeated runs, only the last is kept.
     """
 
     runs: pd.DataFrame
     scores: pd.DataFrame
-    fixed_reference: Variant | None = None  # None: of each variant its own baseline
 
     @property
     def name(self) -> str:
-        """The domain study's; empty while no run states it."""
+        """The name of the domain study; empty if no run states it."""
         return next((name for name in self.runs.domain_study if name), "")
 
     @property
@@ -77,26 +89,26 @@ class AdaptRuns:
         """The targets that have scores, in the order of the domain study."""
         scores = self.scores[self.scores.domain != SOURCE]
         runs = scores.groupby("run", sort=False).domain.agg(list)
-        baselines_first = sorted(runs, key=len, reverse=True)  # these are scored on all targets
+        baselines_first = sorted(runs, key=len, reverse=True)  # they are scored on all targets
         return list(dict.fromkeys(name for names in baselines_first for name in names))
 
     def variants(self) -> list[Variant]:
-        """Those with a finished run: baselines first, references last."""
+        """The variants with a finished run: baselines first, supervised ones last."""
         return sorted(set(self.scores.variant), key=_variant_order)
 
     def longest(self) -> list[Variant]:
-        """Of variants that differ in the number of steps alone, the one with most."""
+        """Of variants that differ only in their steps, the one with the most."""
         kept = {(*v.setting, v.method, v.bn): v for v in self.variants()}  # in order of steps
         return [variant for variant in self.variants() if variant in kept.values()]
 
     def on(self, domain: str, variant: Variant | None, made_for: str | None = None) -> pd.DataFrame:
-        """The scores of a variant on a domain; of runs made for one target, or of all."""
+        """The scores of a variant on a domain; of all runs, or of those with one target."""
         scores = self.scores
         chosen = (scores.domain == domain) & (scores.variant == variant)
         return scores[chosen & (scores.made_for == made_for) if made_for else chosen]
 
     def counterpart(self, variant: Variant, method: str) -> Variant | None:
-        """The variant that differs by `method` alone; else the nearest, the longest trained."""
+        """The variant that differs only in `method`; else the nearest, trained for longest."""
         alike = [v for v in self.variants() if (v.method, v.setting) == (method, variant.setting)]
         return max(
             alike,
@@ -105,14 +117,16 @@ class AdaptRuns:
         )
 
     def reference(self, variant: Variant) -> Reference | None:
-        """The baseline's runs and their mean mIoU on the source."""
-        found = self.on(SOURCE, self.fixed_reference or self.counterpart(variant, BASELINE))
-        return (
-            make_reference(dict(zip(found.run_id, found.miou, strict=True))) if len(found) else None
-        )
+        """The runs of the baseline and their mean mIoU on the source; None without runs."""
+        found = self.on(SOURCE, self.counterpart(variant, BASELINE))
+        if found.empty:
+            return None
+        run_ids = tuple(sorted(found.run_id))
+        digest = hashlib.sha256("\n".join(run_ids).encode()).hexdigest()[:8]
+        return Reference(digest, run_ids, sum(found.miou) / len(found))
 
     def label(self, variant: Variant, *, network: bool = True) -> str:
-        """Method and network, and what else distinguishes it from variants of the same name."""
+        """Method, network, and any settings that distinguish variants of the same name."""
         label = {BASELINE: "DG", SUPERVISED: "supervised on target"}.get(
             variant.method, f"UDA {variant.method}"
         )
@@ -125,7 +139,7 @@ class AdaptRuns:
         return label + (f", {variant.steps:,} steps" if len({v.steps for v in alike}) > 1 else "")
 
     def head(self, variant: Variant) -> dict[str, object]:
-        """The columns with which the paper begins a row."""
+        """The first columns of a row, as in the paper."""
         return {
             "Model": self.label(variant),
             "Pre-training": variant.init,
@@ -133,28 +147,27 @@ class AdaptRuns:
         }
 
     def mixed_settings(self) -> dict[str, list[str]]:
-        """Settings in which runs of one variant and target differ though tables average them."""
+        """Settings that differ between runs of one variant and target, which tables average."""
         return mixed_settings(self.runs, lambda run: (run.variant, run.config.target), _VARIED)
 
     def repeated(self) -> list[list[str]]:
-        """Names of finished runs that nothing distinguishes here; tables have the last of each."""
+        """Groups of names of finished runs that repeat each other; only the last counts."""
         finished = self.runs[self.runs.finished]
         groups = finished.groupby(["variant", "made_for", *PAIR], sort=False).run
         return [list(names) for _, names in groups if len(names) > 1]
 
 
-def read_adapt_runs(root: Path, labels: Mapping[str, str] | None = None) -> AdaptRuns:
-    """Read the runs under `root`. `labels` names inits: as given -> label.
+def read_adapt_runs(root: Path) -> AdaptRuns:
+    """Read the runs under `root`.
 
-    Raises `UserError` when there is none, a damaged one, or runs of several domain studies.
+    Raises `UserError` for a folder without runs, and for runs of several domain studies.
     """
     configs = read_configs(root, AdaptConfig, "downstream.adapt")
-    check_labels(labels or {}, configs.values())
     runs: list[dict[str, Any]] = []
     scores: list[dict[str, Any]] = []
     for folder, config in configs.items():
-        results = _read_results(folder)
-        run = _run_row(folder, config, results, labels or {})
+        results = read_results(folder) if RunPaths(folder).results.is_file() else {}
+        run = _run_row(folder, config, results)
         runs.append(run)
         scores += [
             run | _score_row(domain, entry)
@@ -175,7 +188,7 @@ def read_adapt_runs(root: Path, labels: Mapping[str, str] | None = None) -> Adap
 
 
 def compare(ours: pd.DataFrame, base: pd.DataFrame) -> PairedDifference | None:
-    """`ours` less `base` over scores of the same fold and seed; None without a pair."""
+    """`ours` minus `base`, paired by fold and seed; None without a pair."""
     pairs = pair_scores(ours, base)
     if pairs.empty:
         return None
@@ -187,7 +200,7 @@ def compare(ours: pd.DataFrame, base: pd.DataFrame) -> PairedDifference | None:
 
 
 def pair_scores(ours: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
-    """Scores of the same fold and seed side by side, `base` with columns that end in `_base`."""
+    """Scores of the same fold and seed side by side; the columns of `base` end in `_base`."""
     return ours.merge(base, on=PAIR, suffixes=("", "_base")).sort_values(PAIR, ignore_index=True)
 
 
@@ -198,27 +211,7 @@ def fold_grid(pairs: pd.DataFrame, values: Array) -> Array:
     return values.reshape(*shape, *values.shape[1:])
 
 
-def _read_results(folder: Path) -> dict[str, Any]:
-    """What a finished run wrote, else nothing. Raises `UserError` for a damaged file."""
-    path = RunPaths(folder).results
-    if not path.is_file():
-        return {}
-    try:
-        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        required = ("run_id", "study", "arch", "seconds_per_step", "monitor", "collapse")
-        missing = {*required, "domains"} - results.keys()
-        if missing or SOURCE not in results["domains"]:
-            raise ValueError(f"without {', '.join(sorted(missing or {SOURCE}))}")
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{path} is damaged ({error}); delete it, and adapt with the same settings again"
-        ) from error
-    return results
-
-
-def _run_row(
-    folder: Path, config: AdaptConfig, results: Mapping[str, Any], labels: Mapping[str, str]
-) -> dict[str, Any]:
+def _run_row(folder: Path, config: AdaptConfig, results: Mapping[str, Any]) -> dict[str, Any]:
     begun = read_data(folder) if RunPaths(folder).data.is_file() else {}
     arch = results.get("arch") or config.arch or "of its init"
     return {
@@ -229,7 +222,7 @@ def _run_row(
         "variant": Variant(
             network=config.network,
             arch=arch,
-            init=init_label(config.init, arch, labels),
+            init=init_label(config.init, arch),
             augmentation=config.augmentation,
             method=_method(config),
             bn=config.bn,
@@ -247,7 +240,7 @@ def _run_row(
 
 
 def _counts_on(run: Mapping[str, Any], target: str, entry: Mapping[str, Any]) -> bool:
-    """A run counts on the target whose images it saw, a baseline on all; where it was scored."""
+    """Whether a run has a test score on `target` and saw no other target in training."""
     scored = entry["split"] == "test" and entry["miou"] is not None
     return scored and run["made_for"] in ("", target)
 
@@ -259,7 +252,7 @@ def _score_row(domain: str, entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _method(config: AdaptConfig) -> str:
-    """The method and what is added to it."""
+    """The method and its additions."""
     name: str = config.method
     if config.parts.discriminator is not None:
         name += " single-level" * (not config.multi_level) + " ls" * (config.gan == "ls")

@@ -1,4 +1,4 @@
-"""The folds of a variant as one network: the mean of their probabilities (paper B, section 4.2)."""
+"""Ensembles of the folds of a variant: the mean of their probabilities (paper B, section 4.2)."""
 
 from collections.abc import Sequence
 
@@ -18,9 +18,9 @@ from micrograph.report_tables import Percent, Table, named_rows
 
 
 def bagging_table(runs: AdaptRuns, study: DomainStudy) -> Table:
-    """Of each variant, target and seed with two folds or more: members and their bag.
+    """Score members and ensemble of each variant, target and seed with at least two folds.
 
-    Predicts every test image with every fold. Raises `UserError` where images or weights are gone.
+    Predicts every test image with every fold. Raises `UserError` for missing images or weights.
     """
     bags = [
         (target, variant, seed, members)
@@ -52,7 +52,7 @@ def bag_miou(
     images: Sequence[PreparedImage],
     batch_size: int,
 ) -> float:
-    """mIoU over all pixels of `images` of the mean of the members' probabilities."""
+    """The mIoU of the mean of the members' probabilities, over all pixels of `images`."""
     scored = []
     for image in images:
         if image.native_mask is not None:

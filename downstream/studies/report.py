@@ -1,4 +1,4 @@
-"""What the reports of both papers share: paired differences, pages, written files. No torch."""
+"""Shared by the reports of both papers: paired differences, writing of files. No torch."""
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +22,7 @@ from micrograph.report_tables import Percent, Table, to_csv
 
 
 def image_differences(ours: Iterable[Any], base: Iterable[Any]) -> Array:
-    """(pairs, images) of two series of name -> score, for the images that all of them have."""
+    """Differences `(pairs, images)` of two series of image -> score; images common to all."""
     one, two = (pd.DataFrame(list(scores)).astype(float) for scores in (ours, base))
     return np.asarray((one - two).dropna(axis=1).to_numpy(dtype=np.float64))
 
@@ -41,24 +41,24 @@ def difference_cells(difference: PairedDifference) -> dict[str, object]:
 
 
 def difference_notes(differences: Iterable[PairedDifference]) -> list[str]:
-    """What the intervals of `difference_cells` are, and how far to trust them."""
+    """Explain the intervals of `difference_cells` and their limits."""
     notes = [
         f"Points of IoU with {CONFIDENCE:.0%} intervals: percentiles of {RESAMPLES:,} bootstrap "
         f"resamples (seed {BOOTSTRAP_SEED}) of pairs; Student's t; and bootstrap resamples of "
-        "pairs and test images at once, as both are clusters (each image's own IoU, so the mean "
-        "differs from that of all pixels together). The intervals hold for these test images alone."
+        "pairs and test images at once, as both are clusters (of the IoUs of single images, whose "
+        "mean differs from the IoU of all pixels). The intervals hold for these test images only."
     ]
     for pairs in sorted({d.pairs for d in differences if 1 < d.pairs <= 5}):
         notes.append(
             f"With {pairs} pairs the bootstrap interval hardly exceeds the range of the "
-            f"differences, which holds their median in {range_coverage(pairs):.0%} of studies, not "
-            f"in {CONFIDENCE:.0%}: read Student's interval beside it."
+            f"differences, which contains their median in {range_coverage(pairs):.0%} of studies, "
+            f"not in {CONFIDENCE:.0%}: use Student's interval."
         )
     return notes
 
 
 def write_report(out: Path, texts: Mapping[str, str], tables: Sequence[Table]) -> list[str]:
-    """Write the texts and a CSV for each table; returns the file names."""
+    """Write the texts and a CSV file for each table; returns the file names."""
     out.mkdir(parents=True, exist_ok=True)
     texts = {**texts, **{f"{table.name}.csv": to_csv(table.rows) for table in tables}}
     for name, text in texts.items():
@@ -76,8 +76,3 @@ def save_figure(figure: Any, path: Path) -> None:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=110)
     write_atomically(path, stream.getvalue())
-
-
-def matplotlib_colour(colour: tuple[int, int, int]) -> tuple[float, float, float]:
-    red, green, blue = colour
-    return red / 255, green / 255, blue / 255

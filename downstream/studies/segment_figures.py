@@ -1,54 +1,46 @@
-"""The figure of segmentation runs: every run's IoU, and paired differences. No torch."""
+"""The figure of segmentation runs: the IoU of every run, and paired differences. No torch."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
+from downstream.labels.classes import format_value
 from downstream.scoring.overlays import CLASS_COLOURS
-from downstream.studies.report import matplotlib_colour, save_figure
+from downstream.studies.report import save_figure
 from downstream.studies.segment_runs import in_order
 from downstream.studies.segment_tables import ALL, InitDifference
 from micrograph.intervals import CONFIDENCE
 from micrograph.published_values import read_published
 
-matplotlib.use("Agg")  # draws to files only; must come before pyplot
-from matplotlib import pyplot as plt
-from matplotlib.lines import Line2D
+_PAPER_LABEL = "paper A, mean ± std (its own encoders and budget)"
 
 
 def draw_scores(runs: pd.DataFrame, differences: Sequence[InitDifference], path: Path) -> None:
-    """Test micro IoU of each run by experiment and init; beside it the paired differences."""
+    """Draw the test micro IoU of each run, and the paired differences."""
     scored = runs[runs.micro_iou.notna()]
     experiments, inits = in_order(scored.experiment), in_order(scored.init)
-    figure, axes = plt.subplots(
-        1,
-        2 if differences else 1,
-        figsize=(5 + len(experiments) + (4.2 if differences else 0), 4.8),
-        width_ratios=(1.2, 1) if differences else None,
-        squeeze=False,
-        layout="constrained",
-    )
+    width = 5 + len(experiments) + (4.2 if differences else 0)
+    figure = Figure((width, 4.8), layout="constrained")
+    ratios = (1.2, 1) if differences else (1,)
+    axes = figure.subplots(1, len(ratios), width_ratios=ratios, squeeze=False)
     _draw_runs(axes[0, 0], scored, experiments, inits)
     if differences:
         _draw_differences(axes[0, 1], differences, inits)
     save_figure(figure, path)
-    plt.close(figure)
 
 
 def _draw_runs(
     axis: Any, runs: pd.DataFrame, experiments: Sequence[str], inits: Sequence[str]
 ) -> None:
     space = 0.8 / len(inits)
-    printed = (
-        read_published("paper_a")
-        .query("table == '2'")
-        .set_index(["name", "experiment"])[["value", "std"]]
-    )
+    table = read_published("paper_a").query("table == '2'").set_index(["name", "experiment"])
+    printed = table[["value", "std"]]
     for (init, experiment), cell in runs.groupby(["init", "experiment"]):
         colour = _colour(inits, str(init))
         x = experiments.index(experiment) + (inits.index(init) - (len(inits) - 1) / 2) * space
@@ -64,15 +56,7 @@ def _draw_runs(
     handles += [
         Line2D([], [], color="0.3", lw=2, label="mean"),
         Line2D([], [], marker="x", ls="", color="0.3", label="failed"),
-        Line2D(
-            [],
-            [],
-            marker="D",
-            ms=3,
-            color="0.6",
-            lw=1,
-            label="paper A, mean ± std (its own encoders and budget)",
-        ),
+        Line2D([], [], marker="D", ms=3, color="0.6", lw=1, label=_PAPER_LABEL),
     ]
     axis.figure.legend(handles=handles, fontsize=8, loc="outside lower center", ncols=len(handles))
     axis.set_xticks(range(len(experiments)), experiments)
@@ -103,10 +87,10 @@ def _draw_differences(axis: Any, found: Sequence[InitDifference], inits: Sequenc
     axis.grid(axis="x", alpha=0.3)
 
 
-def _colour(inits: Sequence[str], init: str) -> str | tuple[float, float, float]:
-    """One of Okabe and Ito's; grey for random weights, whichever others there are."""
+def _colour(inits: Sequence[str], init: str) -> str:
+    """A colour of `CLASS_COLOURS`; grey for random weights."""
     if init == "random":
         return "#555555"
     others = [name for name in inits if name != "random"]
     order = (7, 6, 3, 5, 1, 2)
-    return matplotlib_colour(CLASS_COLOURS[order[others.index(init) % len(order)]])
+    return format_value(CLASS_COLOURS[order[others.index(init) % len(order)]])

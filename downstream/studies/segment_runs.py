@@ -1,19 +1,19 @@
-"""Segmentation runs as a table: what `downstream.segment` wrote, named as in paper A. No torch."""
+"""Segmentation runs as a table, with paper A's names of the experiments. No torch."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from downstream.finetune.config import DEFAULT_ARCH, SegmentConfig
-from downstream.runs.run_folder import RunPaths, read_results
-from downstream.studies.runs import check_labels, init_label, mixed_settings, read_configs
+from downstream.studies.runs import init_label, mixed_settings, read_configs
 from micrograph.field_marks import Mark, marked, plain_without
 from micrograph.intervals import NAN
 from micrograph.published_values import read_published
 from micrograph.settings import as_plain
+from pretrain.runs.run_folder import RunPaths, read_results
 
 # Training and test folders -> paper A's experiment, as configs/downstream has them.
 _EXPERIMENTS = {
@@ -27,25 +27,23 @@ _VARIED = marked(SegmentConfig, Mark.FREE_ON_RESUME) | {"decoder", "arch", "init
 _OF_EXPERIMENT = {"train", "val", "test", "specimen", "classes", "orientation", "micro_iou_classes"}
 
 
-def read_runs(root: Path, labels: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """The runs under `root`, in the paper's order. `labels` names inits: as given -> label.
+def read_runs(root: Path) -> pd.DataFrame:
+    """Read the runs under `root`, in the paper's order.
 
-    Columns: run, folder, config, experiment, decoder, arch, init, seed; of finished runs
-    micro_iou, miou, val_micro_iou (shares in [0, 1], nan without), image_micro_iou (test image ->
-    score), failure (why the run collapsed, or empty) and twin, which is equal for runs that differ
-    in the initialisation alone. Raises `UserError` for no run, a damaged one, an unused label.
+    Columns: run, folder, config, experiment, decoder, arch, init, seed, finished; micro_iou, miou
+    and val_micro_iou (shares in [0, 1], nan without), image_micro_iou (test image -> score),
+    failure (why the run collapsed, or empty), and twin, which is equal for runs that differ only in
+    the initialisation. Raises `UserError` for a folder without runs.
     """
     configs = read_configs(root, SegmentConfig, "downstream.segment")
-    check_labels(labels or {}, configs.values())
-    runs = [_read_run(folder, config, labels or {}) for folder, config in configs.items()]
-    by_paper = ("experiment", "init")
-    others = ("decoder", "arch", "seed")
-    runs.sort(key=lambda run: ([_rank(run[n]) for n in by_paper], [run[n] for n in others]))
-    return pd.DataFrame(runs)
+    runs = pd.DataFrame([_read_run(folder, config) for folder, config in configs.items()])
+    order = ["experiment", "init", "decoder", "arch", "seed"]
+    ranked = runs.assign(experiment=runs.experiment.map(_rank), init=runs.init.map(_rank))
+    return runs.loc[ranked.sort_values(order).index].reset_index(drop=True)
 
 
 def shared_settings(runs: pd.DataFrame) -> dict[str, Any]:
-    """The settings in which all runs agree and differ from the default: their budget."""
+    """Settings that are equal in all runs and differ from the default."""
     first, *others = (as_plain(config) for config in runs.config)
     defaults = as_plain(SegmentConfig(data=runs.config.iloc[0].data))
     return {
@@ -58,16 +56,16 @@ def shared_settings(runs: pd.DataFrame) -> dict[str, Any]:
 
 
 def mixed_budgets(runs: pd.DataFrame) -> dict[str, list[str]]:
-    """The settings in which runs of one experiment differ though the tables average over them."""
+    """Settings that differ between runs of one experiment, which tables average."""
     return mixed_settings(runs, lambda run: run.experiment, _VARIED)
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Experiments or initialisations, each once, in the paper's order; others last."""
+    """Unique experiments or initialisations in the paper's order; others last."""
     return sorted(set(names), key=_rank)
 
 
-def _read_run(folder: Path, config: SegmentConfig, labels: Mapping[str, str]) -> dict[str, Any]:
+def _read_run(folder: Path, config: SegmentConfig) -> dict[str, Any]:
     finished = RunPaths(folder).results.is_file()
     results = read_results(folder) if finished else {}
     arch = results.get("arch") or config.arch or DEFAULT_ARCH
@@ -82,7 +80,7 @@ def _read_run(folder: Path, config: SegmentConfig, labels: Mapping[str, str]) ->
         "experiment": _experiment(config),
         "decoder": config.decoder,
         "arch": arch,
-        "init": init_label(config.init, arch, labels),
+        "init": init_label(config.init, arch),
         "seed": config.seed,
         "finished": finished,
         "failure": results["collapse"] if finished and not results["converged"] else "",
@@ -95,7 +93,7 @@ def _read_run(folder: Path, config: SegmentConfig, labels: Mapping[str, str]) ->
 
 
 def _experiment(config: SegmentConfig) -> str:
-    """Paper A's name of what the run trains and tests on, else the names of the folders."""
+    """Paper A's name of the experiment, else the names of the folders."""
     if config.folds is None and len(config.train) == len(config.test) == 1:
         known = _EXPERIMENTS.get((config.train[0], config.test[0]))
         if known:

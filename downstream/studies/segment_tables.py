@@ -1,4 +1,4 @@
-"""Paper A's Tables 2 to 4 of our runs beside the printed rows, and paired differences. No torch."""
+"""Paper A's Tables 2 to 4 for our runs, with the printed rows; paired differences. No torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,17 +15,13 @@ from pretrain.cards.archs import ARCHS
 
 ALL = "all, equally weighted"
 METRICS = ("micro_iou", "miou")
-# Table of the paper -> what its rows are, and their column in the runs.
-_ROWS = {
-    "2": ("initialisation", "init"),
-    "3": ("decoder", "decoder"),
-    "4": ("encoder", "arch"),
-}
+# Table of the paper -> heading of its rows, and their column in the runs.
+_ROWS = {"2": ("initialisation", "init"), "3": ("decoder", "decoder"), "4": ("encoder", "arch")}
 
 
 @dataclass(frozen=True, slots=True)
 class InitDifference:
-    """Test micro IoU with `init` less that with `baseline`, in pairs alike in all else."""
+    """Test micro IoU with `init` minus that with `baseline`, in pairs otherwise equal."""
 
     experiment: str  # or ALL
     init: str
@@ -66,11 +62,10 @@ def score_table(number: str, runs: pd.DataFrame) -> Table:
             source = group.source.iloc[0]
             rows.append({row_name: name, "source": source, "metric": "micro_iou"} | shown)
     note = (
-        "Mean ± standard deviation (ddof 1) over n runs, collapsed ones included, as in the paper; "
-        "Tables 3 and 4 are over all initialisations. Rows of NASA/TM-20210026119 are printed "
-        "there: other encoders, one run per encoder and decoder, another budget; their standard "
-        "deviation is over these. Its IoU is the micro IoU of its code (over all pixels and "
-        "classes; for EBC of the oxide alone)."
+        "Mean ± standard deviation (ddof 1) over n runs with collapsed ones, as in the paper; "
+        "Tables 3 and 4 are over all initialisations. Rows of NASA/TM-20210026119 are as printed: "
+        "over other encoders, with one run per encoder and decoder and another budget. Its IoU is "
+        "the micro IoU of its code (over all pixels and classes; for EBC of the oxide only)."
     )
     return Table(f"table{number}", f"Table {number}: test IoU in percent", rows, [note])
 
@@ -128,28 +123,28 @@ def best_table(runs: pd.DataFrame, baseline: str) -> Table:
                 row[f"{reduction}, by test"] = f"{format_percent(reduced)} (of Imagenet's)"
             rows.append(row)
     note = (
-        "Percent; error is 1 - micro IoU. By test is the paper's choice, and optimistic: the "
-        "maximum of noisy scores; by validation is what a user could have done."
+        "Percent; the error is 1 - micro IoU. The paper chooses by test score, which is an "
+        "optimistic maximum of noisy scores; a user can only choose by validation."
     )
     return Table("best", "Best runs", rows, [note])
 
 
 def best_run(runs: pd.DataFrame, column: str = "micro_iou") -> Any:
-    """The row of the converged run with the highest score in `column`; None without one."""
+    """The converged run with the highest score in `column`, if any."""
     converged = runs[(runs.failure == "") & runs.micro_iou.notna() & runs[column].notna()]
     return max(named_rows(converged), key=lambda run: getattr(run, column), default=None)
 
 
 def relative_error_reduction(baseline: float, improved: float) -> float:
-    """By what share the error 1 - IoU falls: 0.722 from 74.8 to 93.0 % (paper A). nan for no error.
+    """The relative fall of the error 1 - IoU: 0.722 from 74.8 to 93.0 % (paper A).
 
-    Negative when the error rises.
+    Negative if the error rises; nan if the baseline has no error.
     """
     return (improved - baseline) / (1 - baseline) if baseline < 1 else NAN
 
 
 def init_differences(runs: pd.DataFrame, baseline: str) -> list[InitDifference]:
-    """Each initialisation against `baseline`, by experiment and, of several, over all."""
+    """Compare each initialisation with `baseline`, by experiment and, if several, over all."""
     scored = runs[runs.micro_iou.notna()]
     found = []
     for init in in_order(scored.init):
@@ -171,7 +166,7 @@ def init_differences(runs: pd.DataFrame, baseline: str) -> list[InitDifference]:
 
 
 def pair_runs(runs: pd.DataFrame, baseline: str, init: str) -> pd.DataFrame:
-    """Scored runs from `init` beside their twins from `baseline`, whose columns end in `_base`."""
+    """Scored runs of `init` and their twins of `baseline`; columns of the twins end in `_base`."""
     ours = runs[runs.init == init].drop_duplicates("twin", keep="last")
     return runs[runs.init == baseline].merge(
         ours, on=["twin", "experiment", "seed"], suffixes=("_base", "")
@@ -189,8 +184,8 @@ def difference_table(differences: Sequence[InitDifference]) -> Table:
     notes = difference_notes(d.paired for d in differences if d.experiment != ALL)
     if any(d.experiment == ALL for d in differences):
         notes.append(
-            "Over all experiments their means count equally; experiments that share test images "
-            "(Super-1 to -3; EBC-1 to -3) are not independent, so that interval is too narrow."
+            "Over all experiments, their means have equal weight; experiments with shared images "
+            "(Super-1 to -3; EBC-1 to -3) are not independent, so this interval is too narrow."
         )
     return Table("differences", "Paired differences in test micro IoU", rows, notes)
 

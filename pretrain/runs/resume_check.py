@@ -3,14 +3,14 @@
 Imports no torch.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from micrograph.cli import UserError
+from micrograph.cli import UserError, console
 from micrograph.field_marks import Mark, marked
 from micrograph.settings import build_config, read_recipe
-from pretrain.runs.run_folder import RunPaths
+from pretrain.runs.run_folder import RunPaths, read_data, read_results
 
 
 def check_same_settings(
@@ -45,3 +45,22 @@ def check_same_data(folder: Path, trained_on: str, found: str, place: str) -> No
             f"{folder} was trained on other images or labels than {place} now holds; choose "
             "another --run-dir, or delete that folder"
         )
+
+
+def finished_results(
+    folder: Path, config: Any, data_sha256: Callable[[], str], place: str
+) -> dict[str, Any] | None:
+    """The results of this run if it has finished, else None.
+
+    Raises `UserError` if the folder holds a run with other settings, or on other data than `place`
+    now holds.
+    """
+    paths = RunPaths(folder)
+    finished = paths.results.exists()
+    check_same_settings(folder, config, finished=finished)
+    if paths.data.exists():
+        check_same_data(folder, read_data(folder)["sha256"], data_sha256(), place)
+    if not finished:
+        return None
+    console.print(f"{folder} is finished", markup=False)
+    return read_results(folder)

@@ -1,25 +1,39 @@
-"""What lies in the folder of every run, and how others read it. Imports no torch.
+"""The folder of a run: its files, and how other programs read them. Imports no torch.
 
-config.yaml     the resolved settings; `--config` repeats the run with them
-metrics.jsonl   one line per epoch, or per window of steps
-status.json     where the run stands (pretrain.runs.status)
-checkpoints/    to resume from
-.lock           held by the process that trains
+config.yaml       the resolved settings; `--config` repeats the run with them
+metrics.jsonl     one line per epoch, or per window of steps
+status.json       the state of the run (pretrain.runs.status)
+best.safetensors  the network that was kept
+checkpoints/      to resume from; removed at the end
+.lock             held by the process that trains
+
+Runs of downstream.segment and downstream.adapt also have:
+
+data.json         the images of each split, and a hash of all pixels and labels
+card.json         what users of the network must know
+masks/            predicted class indices
+results.json      all scores; written last
 """
 
+import json
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from micrograph.atomic import write_atomically, writing_to
+from micrograph.cli import UserError
 from micrograph.locks import lock_folder
 from micrograph.settings import dump_config
+from pretrain.cards.encoder_card import CARD_NAME
+from pretrain.cards.segmenter_card import DATA_NAME
+
+RESULTS_VERSION = 1  # of results.json
 
 
 @dataclass(frozen=True, slots=True)
 class RunPaths:
-    """Paths in a run's folder that all trainers have in common."""
+    """The paths in a run's folder."""
 
     folder: Path
 
@@ -39,6 +53,22 @@ class RunPaths:
     def best(self) -> Path:
         return self.folder / "best.safetensors"
 
+    @property
+    def data(self) -> Path:
+        return self.folder / DATA_NAME
+
+    @property
+    def card(self) -> Path:
+        return self.folder / CARD_NAME
+
+    @property
+    def masks(self) -> Path:
+        return self.folder / "masks"
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results.json"
+
 
 def write_config(folder: Path, config: Any) -> None:
     """Write the settings, which make the folder this run's; whatever describes its data is there.
@@ -56,3 +86,18 @@ def lock_run_folder(folder: Path) -> ExitStack:
     """
     hint = "wait for it, or end it (a killed launcher can leave its trainer alive)"
     return lock_folder(folder, RunPaths(folder).lock.name, hint=hint)
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """The results of a finished run. Raises `UserError` if it is not finished."""
+    path = RunPaths(folder).results
+    if not path.is_file():
+        raise UserError(f"no {path.name} in {folder}: the run is not finished")
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return results
+
+
+def read_data(folder: Path) -> dict[str, Any]:
+    """`data.json` of a run that has begun: `sha256`, `classes`, image names in `splits`."""
+    description: dict[str, Any] = json.loads(RunPaths(folder).data.read_text(encoding="utf-8"))
+    return description

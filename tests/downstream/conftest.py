@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from pictures import save_labelled
 from PIL import Image
 from real_images import published_sets
 from toy_domains import config, toy  # noqa: F401 - fixtures
@@ -35,6 +36,23 @@ def save_pair(folder: Path, split: str, name: str, mask: npt.NDArray[np.uint8]) 
 @pytest.fixture(scope="session")
 def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_squares(tmp_path_factory.mktemp("squares") / "set")
+
+
+@pytest.fixture(scope="session")
+def textures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four images of stripes in noise of the same grey levels: single pixels have no class."""
+    folder = tmp_path_factory.mktemp("textures")
+    rng = np.random.default_rng(0)
+    pairs = []
+    for _ in range(4):
+        mask = np.zeros((64, 96), np.uint8)
+        left = rng.integers(0, 48)
+        mask[:, left : left + 48] = 1
+        stripes = np.broadcast_to(np.arange(96) // 4 % 2, mask.shape)
+        levels = np.where(mask, stripes, rng.integers(0, 2, mask.shape))
+        pairs.append((np.uint8(80 + 90 * levels), mask))
+    save_labelled(folder, pairs)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -92,7 +92,7 @@ def test_images_of_other_imaging_lie_farther_than_those_of_the_same(
     assert max(other) > 1 and max(same) < 1  # only what is unlike is warned of
 
 
-def test_the_specimen_in_all_splits_of_ebc1_is_told(benchmark: Path) -> None:
+def test_the_specimen_in_all_splits_of_ebc1_is_reported(benchmark: Path) -> None:
     warnings = check(recipe("ebc1", benchmark)).warnings
     assert any("050317#3_S044 is in train and val and test" in line for line in warnings)
     found = check(recipe("ebc3-specimen", benchmark))

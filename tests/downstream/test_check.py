@@ -65,8 +65,8 @@ def test_all_faults_are_reported_together(
     flags = ["--classes", "rest=0", "oxide=255", "--specimen", "^([0-9]+#[0-9]+)_"]
     with pytest.raises(SystemExit):
         main([str(white), "--out", str(tmp_path / "out"), *flags])
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     for fault in ("bare.png has no mask", "its mask has 64 x 64", "is a JPEG"):
-        assert fault in told.out
-    assert "mask orphan.png has no image" in told.err
-    assert "specimen 050317#3 is in train and val" in told.err
+        assert fault in printed.out
+    assert "masks without an image: orphan.png" in printed.err
+    assert "specimen 050317#3 is in train and val" in printed.err

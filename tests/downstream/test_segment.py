@@ -18,15 +18,14 @@ from downstream.finetune.config import SegmentConfig
 from downstream.finetune.labelled_set import read_labelled_set
 from downstream.finetune.training import State, Trainer
 from downstream.network.models import create_model
-from downstream.network.segmenter import Segmenter, load_segmenter
-from downstream.runs.run_folder import read_results
+from downstream.network.segmenter import load_segmenter
 from downstream.segment import main, segment
 from micrograph.cli import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from pretrain.cards.archs import ARCHS
 from pretrain.cards.segmenter_card import read_segmenter_card
-from pretrain.runs.run_folder import lock_folder
+from pretrain.runs.run_folder import lock_folder, read_results
 from pretrain.runs.status import RunState, read_status
-from shards.format.schema import IMAGENET_MEAN, IMAGENET_STD, file_sha256
+from shards.format.schema import file_sha256
 
 DECODERS = ("Unet", "UnetPlusPlus", "Linknet", "FPN", "PSPNet", "PAN", "DeepLabV3Plus", "DeepLabV2")
 
@@ -67,9 +66,12 @@ def test_it_learns_squares(finished: Path) -> None:
     assert abs(results["test"]["phase_fraction_error"]["class1"]) < 0.05
     assert [image["name"] for image in results["test"]["images"]] == ["test0", "test1"]
     assert results["best"]["val_micro_iou"] == pytest.approx(results["val"]["micro_iou"])
+    status = read_status(finished)
+    assert status is not None and status.state == RunState.FINISHED
+    assert (status.epoch, status.epochs) == (4, 4)
 
 
-def test_it_leaves_masks_maps_and_a_sheet(finished: Path) -> None:
+def test_it_writes_masks_maps_and_an_overview(finished: Path) -> None:
     mask = np.asarray(Image.open(finished / "masks" / "test0.png"))
     assert mask.shape == (64, 80)
     assert set(np.unique(mask)) <= {0, 1}
@@ -89,20 +91,14 @@ def test_the_finished_run_predicts_what_was_scored(finished: Path, squares: Path
     segmenter = load_segmenter(finished)
     assert segmenter.card is not None and segmenter.card.class_names == ("class0", "class1")
     for item in read_labelled_set(SegmentConfig(data=squares)).test:
-        wanted = np.asarray(Image.open(finished / "masks" / f"{item.name}.png"))
-        assert np.array_equal(segmenter.predict(item.pixels), wanted)
+        expected = np.asarray(Image.open(finished / "masks" / f"{item.name}.png"))
+        assert np.array_equal(segmenter.predict(item.pixels), expected)
 
 
 def test_the_card_names_no_image_and_no_place(finished: Path, squares: Path) -> None:
     config = json.loads((finished / "card.json").read_text())["config"]
     assert not {"data", "run_dir", "train", "val", "test", "specimen"} & config.keys()
     assert config["lr"] == 2e-3 and str(squares) not in json.dumps(config)
-
-
-def test_a_finished_run_says_so_in_its_status(finished: Path) -> None:
-    status = read_status(finished)
-    assert status is not None and status.state == RunState.FINISHED
-    assert (status.epoch, status.epochs) == (4, 4)
 
 
 def test_a_finished_run_is_read_and_not_repeated(
@@ -127,7 +123,7 @@ def test_two_processes_cannot_write_one_run(
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
-def test_a_signal_stops_a_run_at_a_step_and_the_same_command_goes_on(
+def test_a_signal_stops_a_run_and_the_same_command_resumes_it(
     finished: Path, squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     step = Trainer._train_step
@@ -162,12 +158,6 @@ def test_a_renamed_tensor_or_another_file_is_refused(finished: Path, tmp_path: P
     assert read_segmenter_card(tmp_path).decoder == "Unet"
     with pytest.raises(UserError, match=r"1 tensors missing, first encoder\.model\.conv1\.0\.w"):
         load_segmenter(tmp_path)
-
-
-def test_any_image_size_gets_a_mask_of_its_size() -> None:
-    model = create_model("Unet", "resnet18", 2)
-    segmenter = Segmenter(model, IMAGENET_MEAN, IMAGENET_STD, torch.device("cpu"))
-    assert segmenter.predict(np.zeros((45, 70, 3), np.uint8)).shape == (45, 70)
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
@@ -229,17 +219,12 @@ def test_a_vision_transformer_is_trained_calibrated_and_applied(
 
 
 @pytest.mark.parametrize("decoder", ["PAN", "DeepLabV3Plus", "DeepLabV2"])
-def test_what_cannot_dilate_is_refused_with_the_reason(decoder: str) -> None:
+def test_encoders_that_cannot_be_dilated_are_refused(decoder: str) -> None:
     for arch in (name for name, spec in ARCHS.items() if not spec.dilates):
         with pytest.raises(
             UserError, match=f"{decoder} dilates its encoder, which {arch} does not support"
         ):
             create_model(decoder, arch, 2)
-
-
-def test_an_encoder_that_is_neither_name_nor_folder_is_named() -> None:
-    with pytest.raises(UserError, match="no encoder 'resnet18x'"):
-        create_model("Unet", "resnet18x", 2)
 
 
 @pytest.mark.parametrize(
@@ -248,12 +233,12 @@ def test_an_encoder_that_is_neither_name_nor_folder_is_named() -> None:
         (["--init", "resnet18"], "--init resnet18 is an architecture; use --arch resnet18"),
         (["--crop-size", "256"], "use --crop-size 64"),
         (["--data", "absent"], "no such folder"),
-        (["--decoder", "PAN"], "less than 128 pixels, and there is one of 64; try FPN"),
+        (["--decoder", "PAN"], "PAN needs images and crops of at least 128 pixels a side, not 64"),
         (["--stage2-lr", "0"], "lr and stage2_lr must be above 0"),
         (["--classes", "rest=0", "crack=255"], "contains values 1 without a class"),
     ],
 )
-def test_what_cannot_work_is_one_line_and_a_code(
+def test_mistakes_are_one_line_and_an_exit_code(
     more: list[str],
     message: str,
     squares: Path,
@@ -263,5 +248,5 @@ def test_what_cannot_work_is_one_line_and_a_code(
     with pytest.raises(SystemExit) as end:
         main([*flags(squares, tmp_path / "run"), *more])
     assert end.value.code == EXIT_USER_ERROR
-    told = capsys.readouterr().err
-    assert "error: " in told and message in told
+    printed = capsys.readouterr().err
+    assert "error: " in printed and message in printed

@@ -16,7 +16,6 @@ from downstream.adapt import adapt
 from downstream.adaptation.build import read_data
 from downstream.adaptation.config import AdaptConfig
 from downstream.adaptation.shift_signals import (
-    ShiftSignals,
     Source,
     describe_source,
     mean_signals,
@@ -95,10 +94,6 @@ def test_a_network_without_batch_norm_has_a_feature_distance_only(config: AdaptC
     assert signals.feature_distance == pytest.approx(1)
 
 
-def test_means_are_taken_signal_by_signal() -> None:
-    assert mean_signals([ShiftSignals(1.0, 0.5), ShiftSignals(2.0, 0.0)]) == ShiftSignals(1.5, 0.25)
-
-
 def test_the_program_reports_each_target_and_how_often_its_signals_are_right(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,7 +110,7 @@ def test_the_program_reports_each_target_and_how_often_its_signals_are_right(
     assert turned["changed_pixels"] == pytest.approx(mean)
 
 
-def test_what_is_not_a_run_of_adapt_is_refused(
+def test_other_runs_and_missing_files_are_refused(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "other"
@@ -125,7 +120,7 @@ def test_what_is_not_a_run_of_adapt_is_refused(
     config.write_text("\n".join(line for line in lines if not line.startswith("study:")))
     for arguments, message in (
         ([str(tmp_path / "absent")], "give the --run-dir of downstream.adapt"),
-        ([str(other)], "names no study"),
+        ([str(other)], "has no study"),
         ([str(run), "--target", "fadd"], "fadd"),
         ([str(run), "--study", str(tmp_path / "gone.yaml")], "gone.yaml"),
         (["--target", "faded"], "RUN"),
@@ -134,15 +129,3 @@ def test_what_is_not_a_run_of_adapt_is_refused(
             main(arguments)
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
-
-
-def test_a_study_that_moved_is_asked_for(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(run, copy)
-    config = copy / "config.yaml"
-    config.write_text(config.read_text().replace("toy.yaml", "moved.yaml"))
-    with pytest.raises(SystemExit):
-        main([str(copy)])
-    assert "--study" in capsys.readouterr().err

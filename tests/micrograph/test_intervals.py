@@ -60,13 +60,6 @@ def test_strata_count_equally() -> None:
     assert math.isnan(found.student.low)
 
 
-def test_one_pair_has_no_interval() -> None:
-    found = paired_difference([np.array([[0.1]])], [np.array([[[0.1, 0.3]]])])
-    assert found.image_mean == pytest.approx(0.2)
-    intervals = (found.bootstrap, found.student, found.image_bootstrap)
-    assert all(math.isnan(interval.low) for interval in intervals)
-
-
 def test_pooled_std_is_that_within_groups() -> None:
     # Folds lie 0.2 apart, seeds 0.02.
     values, fold, seed = [0.5, 0.52, 0.7, 0.72], pd.Series([0, 0, 1, 1]), pd.Series([0, 1, 0, 1])

@@ -18,7 +18,6 @@ from downstream.images.prepared import prepared_reader
 from downstream.images.scan import array_reader
 from downstream.network.models import create_model
 from downstream.network.segmenter import load_segmenter
-from downstream.runs.run_folder import RunPaths
 from micrograph.cli import UserError
 from pretrain.cards.segmenter_card import (
     SCHEMA_VERSION,
@@ -26,6 +25,7 @@ from pretrain.cards.segmenter_card import (
     read_segmenter_card,
     write_segmenter_card,
 )
+from pretrain.runs.run_folder import RunPaths
 from shards.format.schema import IMAGENET_MEAN, IMAGENET_STD, file_sha256
 
 PUBLISHED = {"dilations": [6, 12], "aux": True, "one_logit": False}

@@ -7,10 +7,16 @@ import pytest
 import torch
 from networks import SMALL_ARCH
 
-from downstream.finetune.build import build_segmenter
 from downstream.finetune.config import SegmentConfig
 from downstream.finetune.labelled_set import LabelledSet, read_labelled_set
-from downstream.finetune.training import State, Trainer, epoch_batches, fine_tune, open_run
+from downstream.finetune.training import (
+    State,
+    Trainer,
+    build_segmenter,
+    epoch_batches,
+    fine_tune,
+    open_run,
+)
 from downstream.scoring.metrics import Scores, score
 from micrograph.cli import EXIT_INTERRUPTED
 from pretrain.runs.checkpoint import load_checkpoint
@@ -93,7 +99,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     config = replace(config, patience=10, samples_per_epoch=6)
     whole, data = trainer(config)
     end = fine_tune(whole.segmenter, config, data, open_run(config))
-    wanted = [{**r, "minutes": 0} for r in read_metrics(config.run_dir)]
+    expected = [{**r, "minutes": 0} for r in read_metrics(config.run_dir)]
 
     again = replace(config, run_dir=config.run_dir.with_name("again"))
     again.run_dir.mkdir()
@@ -107,12 +113,12 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     other, _ = trainer(replace(again, seed=5))  # its first weights must not matter
     resumed = fine_tune(other.segmenter, again, data, open_run(again))
     assert replace(resumed, minutes=0) == replace(end, minutes=0)
-    assert [{**r, "minutes": 0} for r in read_metrics(again.run_dir)] == wanted
+    assert [{**r, "minutes": 0} for r in read_metrics(again.run_dir)] == expected
     own = other.segmenter.model.state_dict()
     assert all(torch.equal(v, own[n]) for n, v in whole.segmenter.model.state_dict().items())
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_is_called_so(config: SegmentConfig) -> None:
+def test_a_loss_that_is_not_finite_ends_the_run(config: SegmentConfig) -> None:
     found, data = trainer(config)
     with torch.no_grad():
         found.segmenter.model.segmentation_head[0].bias.fill_(float("nan"))
@@ -125,7 +131,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_called_so(config: Segment
     assert all(torch.equal(now, then) for now, then in zip(after, before, strict=True))
 
 
-def test_minutes_bound_a_run(config: SegmentConfig) -> None:
+def test_max_minutes_ends_a_run(config: SegmentConfig) -> None:
     found, data = trainer(replace(config, max_minutes=1e-9))
     state = fine_tune(found.segmenter, found.config, data, found.run)
     assert state == replace(state, epoch=1, finished="1e-09 minutes are over")
@@ -151,7 +157,3 @@ def test_an_epoch_has_every_image_once_and_no_batch_of_one(
     counts = [drawn.count(position) for position in range(images)]
     assert max(counts) - min(counts) <= 1
     assert batches == list(epoch_batches(images, config, epoch=3))
-
-
-def test_the_state_starts_at_nothing() -> None:
-    assert State().best_score < 0  # so that any first epoch is the best so far

@@ -46,9 +46,9 @@ def test_an_overlay_is_proposed_as_its_vivid_colours_and_the_rest(tmp_path: Path
     raw = saved(tmp_path, rgba, "m.tif")
     proposal = propose_classes([raw])
     assert proposal.flags == "--classes rest=rest 'blue=#0000ff' 'red=#ff0000'"
-    wanted = MASK.astype(np.int64)
-    wanted[:5] = 2
-    assert np.array_equal(mask_to_indices(raw, SUPER), wanted)
+    expected = MASK.astype(np.int64)
+    expected[:5] = 2
+    assert np.array_equal(mask_to_indices(raw, SUPER), expected)
 
 
 def test_red_and_blue_are_not_swapped(tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """Every way to load a published encoder gives the weights that were trained, or says why not."""
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from torch import nn
 
 from downstream.network.models import create_model
 from micrograph.cli import UserError
-from pretrain.cards.encoder_card import CARD_NAME, ENCODER_NAME, read_card
+from pretrain.cards.encoder_card import ENCODER_NAME, read_card
 from pretrain.cards.usage import snippets
 from pretrain.export.publishing import publish
 from pretrain.registry.storage.pull import pull
@@ -43,12 +41,6 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def user(registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MICROGRAPH_REGISTRY", str(registry))
-
-
-@pytest.fixture
-def folder(registry: Path, tmp_path: Path) -> Path:
-    """A copy of the entry, to be damaged."""
-    return Path(shutil.copytree(registry / NAME / "1", tmp_path / "export"))
 
 
 def encoder_of(model: nn.Module) -> Any:
@@ -83,46 +75,28 @@ def test_the_lines_of_the_model_card_load_it(way: str, registry: Path) -> None:
 
 
 def test_a_path_and_another_registry_are_taken_too(
-    registry: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    registry: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MICROGRAPH_REGISTRY")
-    wanted = encoder_of(create_model("Unet", folder, classes=2)).state_dict()[ENCODER]
+    expected = encoder_of(create_model("Unet", registry / NAME / "1", classes=2)).state_dict()[
+        ENCODER
+    ]
     by_name = create_model("Unet", f"{NAME}@1", classes=2, registry=str(registry))
-    assert torch.equal(encoder_of(by_name).state_dict()[ENCODER], wanted)
+    assert torch.equal(encoder_of(by_name).state_dict()[ENCODER], expected)
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("mobilenet_v2.micronett", "nearest is 'mobilenet_v2.micronet'"),
         ("mobilenet_v2.micronet@7", "of mobilenet_v2.micronet it has version 1"),
         ("mobilenetv2", "nearest arch is 'mobilenet_v2'"),
     ],
 )
-def test_a_wrong_name_is_answered_with_the_right_one(name: str, said: str) -> None:
+def test_a_wrong_name_names_the_nearest(name: str, message: str) -> None:
     with pytest.raises(UserError) as error:
         create_model("Unet", name, classes=3)
-    assert said in str(error.value)
-
-
-def test_another_arch_than_the_cards_is_refused(folder: Path) -> None:
-    _describe(folder, arch="resnet18")
-    with pytest.raises(UserError, match=r"does not fit: \d+ tensors missing, first bn1\.bias"):
-        create_model("Unet", folder, classes=3)
-
-
-def _describe(folder: Path, **changes: Any) -> None:
-    content = json.loads((folder / CARD_NAME).read_text())
-    (folder / CARD_NAME).write_text(json.dumps(content | changes))
-
-
-def test_a_flipped_bit_is_refused(folder: Path) -> None:
-    path = folder / ENCODER_NAME
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=r"is not the file that card\.json describes"):
-        create_model("Unet", folder, classes=3)
+    assert message in str(error.value)
 
 
 def test_an_archs_name_gives_random_weights(registry: Path) -> None:

@@ -4,16 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from pictures import save_labelled
-from safetensors.torch import save_file
+from exports import make_export
+from safetensors.torch import save
 from torch import nn
 
 from downstream.recommend import main
 from micrograph.cli import EXIT_USER_ERROR
-from pretrain.cards.encoder_card import Card, write_card
 from pretrain.cards.entry_names import parse_name
 from pretrain.export.publishing import publish
 from pretrain.network.classifier import bare_encoder, init_random
@@ -21,9 +19,6 @@ from pretrain.registry.__main__ import main as registry_main
 from pretrain.registry.site.contents import read_entry
 from pretrain.registry.site.scores import PROBE, TransferScore, attach_score
 from pretrain.registry.storage.folder_store import open_registry
-from shards.format.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo, file_sha256
-
-SOURCE = SourceInfo(name="steels", samples=9, licence="MIT", restriction=None, citation=None)
 
 
 @pytest.fixture(scope="module")
@@ -36,37 +31,9 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> str:
         init_random(encoder, "resnet18")
         if tag == "blind":
             nn.init.zeros_(encoder.get_parameter("conv1.weight"))
-        export = tmp_path_factory.mktemp(tag)
-        save_file(encoder.state_dict(), export / "encoder.safetensors")
-        card = Card(
-            **{"arch": "resnet18", "timm_name": "resnet18"},
-            **{"timm_features": "equal", "timm_difference": 0.0, "encoder_options": {}},
-            **{"init": "random", "init_tag": "", "classes": ("a", "b"), "channels": 1},
-            **{"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "image_size": 32, "converged": True},
-            **{"metrics": {"top1": 0.5}, "class_accuracy": None, "corpus_hash": "c" * 64},
-            **{"sources": (SOURCE,), "config": {}, "versions": {}},
-            sha256=file_sha256(export / "encoder.safetensors"),
-        )
-        write_card(export, card)
+        export = make_export(root / tag, weights=save(encoder.state_dict()))
         publish(export, tag, str(root / "encoders"))
     return str(root / "encoders")
-
-
-@pytest.fixture(scope="module")
-def textures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Stripes among noise of the same grey levels: no pixel tells by itself what it is of."""
-    folder = tmp_path_factory.mktemp("textures")
-    rng = np.random.default_rng(0)
-    pairs = []
-    for _ in range(4):
-        mask = np.zeros((64, 96), np.uint8)
-        left = rng.integers(0, 48)
-        mask[:, left : left + 48] = 1
-        stripes = np.broadcast_to(np.arange(96) // 4 % 2, mask.shape)
-        levels = np.where(mask, stripes, rng.integers(0, 2, mask.shape))
-        pairs.append((np.uint8(80 + 90 * levels), mask))
-    save_labelled(folder, pairs)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +80,7 @@ def test_recorded_scores_are_those_of_the_report(
     assert score["random_miou"] == mious["random resnet18"]
 
 
-def test_recorded_scores_appear_wherever_the_entry_does(
+def test_recorded_scores_appear_with_the_entry(
     recorded: dict[str, object], registry: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     miou = shown_score(registry, "resnet18.sees", capsys)["miou"]
@@ -136,7 +103,7 @@ def test_recorded_scores_appear_wherever_the_entry_does(
         (["--record", "squares", "--encoders", "resnet18"], "--record needs encoders of the"),
     ],
 )
-def test_what_cannot_be_recorded_is_refused_before_the_probe(
+def test_mistakes_are_reported_before_the_probe(
     more: list[str],
     message: str,
     registry: str,

@@ -14,12 +14,12 @@ def false_warnings(count: int, scatter: float, trials: int = 1500) -> float:
 
 
 @pytest.mark.parametrize("count", [2, 3, 10])
-def test_of_images_like_the_labelled_ones_few_are_called_far(count: int) -> None:
+def test_few_images_like_the_labelled_ones_exceed_the_limit(count: int) -> None:
     assert false_warnings(count, 0.2) < 0.02
 
 
 @pytest.mark.parametrize(("count", "share"), [(3, 0.06), (30, 0.03)])
-def test_images_that_vary_more_than_usual_are_seldom_called_far(count: int, share: float) -> None:
+def test_images_that_vary_more_than_usual_seldom_exceed_the_limit(count: int, share: float) -> None:
     assert false_warnings(count, 0.4) < share
 
 
@@ -29,7 +29,7 @@ def test_few_images_have_a_wider_limit_than_many() -> None:
     assert limits[0] > 1.2 * limits[2] and limits[0] > limits[1] > limits[2] > max(scores)
 
 
-def test_images_that_hardly_vary_do_not_call_every_other_far() -> None:
+def test_the_limit_is_wide_for_images_that_hardly_vary() -> None:
     assert ood_limit([1.0, 1.01, 1.02]) > 1.8
 
 
