@@ -18,7 +18,7 @@ from torch import nn
 from downstream.images.blend import Tiling, blended_bands
 from downstream.images.scan import open_image
 from downstream.inference.config import PredictConfig
-from downstream.inference.ensemble import Ensemble, Member, no_tta
+from downstream.inference.ensemble import Ensemble, Member
 from downstream.inference.legend import build_legend
 from downstream.inference.outputs import OutputWriter
 from downstream.labels.classes import parse_classes
@@ -47,7 +47,7 @@ def main() -> None:
         began = time.monotonic()
         config = PredictConfig(runs=(path,), images=(str(path),), out=Path(folder) / "out")
         legend = build_legend(parse_classes(("dark=0", "bright=1")))
-        ensemble = Ensemble([Member(segmenter)], 2, no_tta())
+        ensemble = Ensemble([Member(segmenter)], 2)
         scan = open_image(path)
         tiling = Tiling(options.tile, options.overlap, STRIDE)
         with OutputWriter(config, scan, legend, 1) as picture:

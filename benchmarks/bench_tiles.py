@@ -11,7 +11,7 @@ import torch
 
 from downstream.images.blend import Tiling, blended_bands
 from downstream.images.scan import ImageReader, array_reader, open_image
-from downstream.inference.ensemble import Ensemble, Member, no_tta
+from downstream.inference.ensemble import Ensemble, Member
 from downstream.network.receptive_field import has_global_context
 from downstream.network.segmenter import STRIDE, load_segmenter
 
@@ -31,7 +31,7 @@ def main() -> None:
         segmenter = load_segmenter(run)
         card = segmenter.card
         assert card is not None
-        ensemble = Ensemble([Member(segmenter)], len(card.classes), no_tta())
+        ensemble = Ensemble([Member(segmenter)], len(card.classes))
         whole = probabilities(scan, ensemble, Tiling(SIDE, 0, STRIDE))
         pools = "pools over the tile" if has_global_context(segmenter.model) else "does not pool"
         print(f"{card.decoder} on {card.arch}, {pools}; classes {shares(whole)}")

@@ -1,4 +1,4 @@
-"""A labelled source and unlabelled target images become a segmenter for the target.
+"""Adapt a segmenter from a labelled source domain to unlabelled images of a target domain.
 
 python -m downstream.adapt --study configs/downstream/domains/bainite.yaml --target T1
 python -m downstream.adapt --config configs/downstream/adapt/paper-b.yaml --study … --target T2
@@ -11,7 +11,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from downstream.adaptation.batchnorm import adapt_bn, export_state, use_domain
 from downstream.adaptation.build import (
     RunData,
     build_network,
@@ -20,6 +19,7 @@ from downstream.adaptation.build import (
     read_data,
 )
 from downstream.adaptation.config import AdaptConfig, DomainName
+from downstream.adaptation.methods.batchnorm import adapt_bn, export_state, use_domain
 from downstream.adaptation.run_folder import (
     ScoredDomain,
     check_same_study,
@@ -30,15 +30,14 @@ from downstream.adaptation.run_folder import (
     write_masks,
     write_results,
 )
-from downstream.adaptation.training import Oracle, Trainer, open_run, train
-from downstream.domains.evaluate import score_images, total_confusion
+from downstream.adaptation.training import Trainer, open_run, train
+from downstream.domains.evaluate import score_images
 from downstream.domains.prepare import find_target, prepare_target
 from downstream.domains.study import SOURCE, DomainStudy
 from downstream.network.models import bare_model
 from downstream.network.segmenter import EncoderOrigin, Segmenter
 from downstream.network.two_heads import to_uda_network
-from downstream.scoring.metrics import score
-from micrograph.cli import UserError, console, log_with_time_and_rank, program, warn
+from micrograph.cli import console, log_with_time_and_rank, program, warn
 from micrograph.settings import load_config
 from pretrain.network.timm_models import encoder_options
 from pretrain.runs.interruption import Interruption
@@ -57,10 +56,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def adapt(config: AdaptConfig, interruption: Interruption | None = None) -> dict[str, Any]:
-    """Train and score as configured; returns what `results.json` of the run's folder holds.
+    """Train and score as configured; return the content of the run's `results.json`.
 
-    A finished run is only read; an unfinished one goes on. Raises `UserError` for domains or
-    weights that do not fit.
+    A finished run is only read; an unfinished one is resumed. Raises `UserError` for unusable
+    domains or weights.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -76,22 +75,20 @@ def _run(
 ) -> dict[str, Any]:
     with open_run(config, lambda: interruption.requested) as run:
         for name in data.study.targets:
-            find_target(data.study, name)  # an absent one fails before days of training
+            find_target(data.study, name)  # a missing one fails before days of training
         torch.manual_seed(config.seed)
         segmenter, origin = build_network(config, data.study)
         trainer = Trainer(segmenter, config, data.study, *cut_pools(config, data), run)
-        oracle = _oracle(config, data, origin) if config.oracle else None
         describe(paths, data)
         run.begin(config)
         interruption.defer()
-        state = train(trainer, oracle)
-        networks = _kept_networks(trainer, config, data.study, origin)
+        state = train(trainer)
+        networks = _networks_to_keep(trainer, config, data.study, origin)
         domains = _score(networks, config, data)
         collapse = collapse_of(state, domains, data.study.class_names)
         write_masks(paths, domains)
         kept = networks["target"].model.state_dict()
-        options = decoder_options(config)
-        card = write_kept(paths, kept, origin, config, data.study, domains, options, collapse)
+        card = write_kept(paths, kept, origin, config, data.study, domains, collapse)
         results = write_results(paths, config, data, card, trainer, state, domains)
         run.end(state)
     if collapse:
@@ -99,42 +96,25 @@ def _run(
     return results
 
 
-def _oracle(config: AdaptConfig, data: RunData, origin: EncoderOrigin) -> Oracle:
-    """What the target's test labels would say of a training at any moment."""
-    if config.target is None:
-        raise UserError("--oracle needs a --target, whose labels it may look at")
-    images = prepare_target(data.study, config.target).test
-    if all(image.native_mask is None for image in images):
-        raise UserError(f"--oracle needs labelled test images; target {config.target} has none")
-
-    def miou(trainer: Trainer) -> float:
-        network = _kept_networks(trainer, config, data.study, origin)["target"]
-        found = total_confusion(score_images(network, data.study, images, config.batch_size))
-        assert found is not None  # some are labelled
-        return score(found).miou
-
-    return miou
-
-
-def _kept_networks(
+def _networks_to_keep(
     trainer: Trainer, config: AdaptConfig, study: DomainStudy, origin: EncoderOrigin
 ) -> dict[str, Segmenter]:
-    """What the run keeps, as it will be loaded: for the source, and for the target.
+    """The network to keep, as it will be loaded, with the statistics of each domain."""
 
-    They differ only in batch norm's statistics, where each domain has its own.
-    """
-
-    def plain(domain: DomainName) -> Segmenter:
-        options = encoder_options(origin.arch)
+    def load(domain: DomainName) -> Segmenter:
         model = bare_model(
-            config.network, origin.arch, len(study.classes), options, decoder_options(config)
+            config.network,
+            origin.arch,
+            len(study.classes),
+            encoder_options(origin.arch),
+            decoder_options(config),
         )
         with use_domain(trainer.kept, domain):
             model.load_state_dict(export_state(trainer.kept))
         device = trainer.segmenter.device
         return Segmenter(to_uda_network(model), origin.mean, origin.std, device)
 
-    networks = {"source": plain("source"), "target": plain("target")}
+    networks = {"source": load("source"), "target": load("target")}
     if config.parts.bn_adapt:
         target = networks["target"]
         adapt_bn(target.model, trainer.target_batches())
@@ -144,9 +124,9 @@ def _kept_networks(
 def _score(
     networks: Mapping[str, Segmenter], config: AdaptConfig, data: RunData
 ) -> dict[str, ScoredDomain]:
-    """The source's validation images and every target's test images, as the kept networks see them.
+    """Score the source's validation images and every target's test images.
 
-    Here, when all is trained, the targets' test labels are read.
+    Only here, after training, are test labels of targets read.
     """
     study = data.study
     own = score_images(networks["source"], study, data.val, config.batch_size)
@@ -154,7 +134,7 @@ def _score(
     for name in study.targets:
         test = prepare_target(study, name).test
         if not test:
-            warn(f"target {name} has no test images; nothing is scored there")
+            warn(f"target {name} has no test images, so it is not scored")
             continue
         network = networks["target"]
         adapted = config.uses_target and name == config.target
@@ -177,16 +157,12 @@ def _print_table(results: dict[str, Any]) -> None:
         values += [scores["phase_fraction"][names[-1]], true]
         table.add_row(label, *("-" if v is None else f"{v:.1%}" for v in values))
     console.print(
-        f"{results['method']}, style {results['style']}: {results['finished']}, kept the "
+        f"{results['method']}, style {results['style']}: {results['finished']}, kept: "
         f"{results['kept']}; {results['seconds_per_step']:.2f} s a step",
         markup=False,
         soft_wrap=True,
     )
     Console().print(table)
-    if (oracle := results["oracle"]) is not None:
-        console.print(
-            f"oracle (target labels): {oracle['miou']:.1%} at step {oracle['step']}", markup=False
-        )
 
 
 if __name__ == "__main__":

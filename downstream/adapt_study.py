@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-from downstream.domains.study import SOURCE, DomainStudy, read_study
+from downstream.domains.study import SOURCE, DomainStudy, read_domain_study
 from downstream.studies.adapt_findings import Gain, findings_tables, gains
 from downstream.studies.adapt_runs import AdaptRuns, read_adapt_runs
 from downstream.studies.adapt_tables import paper_b_tables
@@ -85,7 +85,7 @@ def _introduction(runs: AdaptRuns) -> list[str]:
 def _domains(runs: AdaptRuns, config: AdaptStudyConfig) -> DomainStudy:
     """The domain study, to read its images. Raises `UserError` if it is missing."""
     trained = runs.runs.config.iloc[0]
-    return read_study(config.study or trained.study, config.data or trained.data)
+    return read_domain_study(config.study or trained.study, config.data or trained.data)
 
 
 def _references(runs: AdaptRuns) -> list[dict[str, object]]:

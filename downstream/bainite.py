@@ -7,7 +7,7 @@ OUT/T1/{train,test}/NAME.png, *_annot      Nital: sub-grains and artefacts appea
 OUT/T2/…                                   Nital for longer, another SEM: over-etched, less bainite
 OUT/T3/…                                   Nital, light microscope: blurred, coarse, inverted
 OUT/T3v/…, OUT/T3m/…                       with --label-shift: T3 with as little bainite as T2, and
-                                           with as much as lies half way
+                                           with the mean of T2 and T3
 OUT/domains.json                           the parameters of each domain
 
 Masks contain 0 and 255 (lath-shaped bainite); the domain study is
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _less_bainite(shift: Shift, bainite: float) -> dict[str, Shift]:
-    """Paper B's T3v, and a domain half way to it for the common test set."""
+    """Paper B's T3v, and a domain half way between it and T3 for the common test set."""
     return {
         "T3v": dataclasses.replace(shift, bainite=bainite),
         "T3m": dataclasses.replace(shift, bainite=(shift.bainite + bainite) / 2),

@@ -1,4 +1,4 @@
-"""Grad-CAM figures: which parts of an image speak for each class, to a trained segmenter.
+"""Draw Grad-CAM figures: which parts of an image make a segmenter predict each class.
 
 python -m downstream.explain RUN IMAGE … --out DIR [--classes NAME …] [--stages 2 -1 | --layer NAME]
 
@@ -38,7 +38,7 @@ STAGES = (2, -1)  # a shallow one for boundaries, the deepest for what objects a
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExplainConfig:
-    """Show which parts of images speak for each class (Grad-CAM)."""
+    """Show which parts of images are evidence for each class (Grad-CAM)."""
 
     run: Annotated[str, Positional, "finished run, or a name in a registry"]
     images: Annotated[tuple[str, ...], Positional, "images, folders or patterns"]
@@ -47,7 +47,7 @@ class ExplainConfig:
     stages: Annotated[
         tuple[int, ...], "feature maps of the encoder, 1: the finest, -1: the deepest"
     ] = STAGES
-    layer: Annotated[str | None, "a module of the encoder in their place, as layer3.15"] = None
+    layer: Annotated[str | None, "a module of the encoder instead, such as layer3.15"] = None
 
 
 @program
@@ -73,7 +73,7 @@ def explain(
 
     Raises `UserError` for unknown classes, stages and modules.
     """
-    assert segmenter.card is not None  # it comes from a folder
+    assert segmenter.card is not None  # loaded from a folder
     known = segmenter.card.class_names
     for name in names:
         if name not in known:
@@ -92,7 +92,7 @@ def explain(
         + [
             Panel(
                 heated(pixels, class_heat(segmenter.model, image, module, index)),
-                f"speaks for {name}, at {where}",
+                f"evidence for {name}, at {where}",
             )
             for index, name in enumerate(known)
             if not names or name in names
@@ -105,16 +105,16 @@ def explain(
 
 
 def _middle(path: Path, preparation: Mapping[str, Any]) -> Pixels:
-    """The centre of the image as the network sees it, with sides that the network takes."""
-    _, scan = open_prepared(path, preparation)
-    if min(scan.height, scan.width) < STRIDE:
+    """The centre of the prepared image, with sides that are multiples of the stride."""
+    _, reader = open_prepared(path, preparation)
+    if min(reader.height, reader.width) < STRIDE:
         raise UserError(
-            f"{path} is too small to be explained: {scan.width} x {scan.height} pixels as the "
+            f"{path} is too small to be explained: {reader.width} x {reader.height} pixels as the "
             f"network sees it; it needs at least {STRIDE} on each side"
         )
-    height, width = (min(n, MAX_SIDE) // STRIDE * STRIDE for n in (scan.height, scan.width))
-    top, left = (scan.height - height) // 2, (scan.width - width) // 2
-    return np.ascontiguousarray(scan.rows(top, top + height)[:, left : left + width])
+    height, width = (min(n, MAX_SIDE) // STRIDE * STRIDE for n in (reader.height, reader.width))
+    top, left = (reader.height - height) // 2, (reader.width - width) // 2
+    return np.ascontiguousarray(reader.rows(top, top + height)[:, left : left + width])
 
 
 if __name__ == "__main__":

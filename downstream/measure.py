@@ -13,15 +13,15 @@ and takes another four bytes per pixel for the labels of its regions.
 """
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas
 from rich.console import Console
 from rich.table import Table
 
-from downstream.inference.arguments import find_images, leading_arguments
+from downstream.inference.arguments import find_images
 from downstream.inference.legend import CLASSES_NAME
 from downstream.labels.classes import MaskClass, parse_classes
 from downstream.labels.masks import mask_to_indices, read_mask
@@ -29,12 +29,9 @@ from downstream.labels.propose_classes import propose_classes
 from downstream.measurement.config import MeasureConfig
 from downstream.measurement.fractions import MIN_INDEPENDENT_AREAS, estimate_fraction
 from downstream.measurement.layers import layer_parts, measure_layer
-from downstream.measurement.plots import draw_plots
 from downstream.measurement.regions import measure_regions
 from downstream.measurement.tables import (
     MaskMeasurement,
-    Row,
-    format_cell,
     fraction_rows,
     layer_rows,
     overall_fractions,
@@ -50,14 +47,14 @@ MAX_THICKNESS_RATIO = 1.15  # area over length by thickness; intact real layers 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    given, flags = leading_arguments(sys.argv[1:] if argv is None else argv)
-    config = load_config(MeasureConfig, flags, {"masks": given} if given else {})
-    measured = measure(config)
-    _print(config, measured)
+    config = load_config(MeasureConfig, argv)
+    _print(config, measure(config))
 
 
 def measure(config: MeasureConfig) -> list[MaskMeasurement]:
     """Measure all masks; write tables and plots. Raises `UserError` for a mask that is unusable."""
+    from downstream.measurement.plots import draw_plots  # matplotlib is slow to import
+
     paths = find_images(config.masks)
     classes = _classes(config, paths)
     names = [entry.name for entry in classes]
@@ -108,7 +105,7 @@ def _measure_one(
             region, config.confidence, errors.get(entry.name, 0.0)
         )
         if entry.name in wanted:
-            regions[entry.name] = measure_regions(region, config.min_area, config.border)
+            regions[entry.name] = measure_regions(region, config.min_area)
     for name in config.layers:
         indices = [i for i, entry in enumerate(classes) if entry.name in layer_parts(name)]
         layers[name] = measure_layer(np.isin(mask, indices), config.min_area)
@@ -128,7 +125,6 @@ def _model_errors(mask: Path, names: Sequence[str]) -> dict[str, float]:
 
 
 def _print(config: MeasureConfig, measured: Sequence[MaskMeasurement]) -> None:
-    out = Console()
     table = Table("class", "fraction", "± se", f"{config.confidence:.0%} interval", box=None)
     overall = overall_fractions(config, measured)
     for name, fraction in overall.items():
@@ -138,11 +134,13 @@ def _print(config: MeasureConfig, measured: Sequence[MaskMeasurement]) -> None:
             f"{fraction.standard_error:.2%}",
             f"{fraction.low:.2%} to {fraction.high:.2%}",
         )
-    out.print(table)
-    _print_columns(out, size_rows(config, measured))
+    Console().print(table)
+    if sizes := size_rows(config, measured):
+        transposed = pandas.DataFrame(sizes).set_index("class").T  # few classes, many columns
+        print(transposed.to_string(float_format=_four_digits))
     for row in layer_rows(config, measured):
         thickness, std, along = (
-            format_cell(_round_to_4_digits(row[f"{name} {config.length_unit}"]))
+            _four_digits(row[f"{name} {config.length_unit}"])
             for name in ("thickness", "std", "area/length")
         )
         print(
@@ -166,17 +164,6 @@ def _print(config: MeasureConfig, measured: Sequence[MaskMeasurement]) -> None:
     print(config.out)
 
 
-def _print_columns(out: Console, rows: Sequence[Row]) -> None:
-    """Print the transposed table: there are few classes and many columns."""
-    if not rows:
-        return
-    title, *rest = rows[0]
-    table = Table("", *(str(row[title]) for row in rows), box=None)
-    for name in rest:
-        table.add_row(name, *(str(format_cell(_round_to_4_digits(row[name]))) for row in rows))
-    out.print(table)
-
-
 def _warn_about_cracked_layers(measured: Sequence[MaskMeasurement]) -> None:
     for item in measured:
         for name, layer in item.layers.items():
@@ -189,8 +176,8 @@ def _warn_about_cracked_layers(measured: Sequence[MaskMeasurement]) -> None:
                 )
 
 
-def _round_to_4_digits(value: object) -> object:
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+def _four_digits(value: float) -> str:
+    return f"{float(f'{value:.4g}'):g}"
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from downstream.images.prepared import native_bands, open_prepared
 from downstream.images.scan import ImageReader, file_stamp
 from downstream.inference.arguments import find_images, split_arguments
 from downstream.inference.config import PredictConfig
-from downstream.inference.ensemble import Ensemble, Member, load_members, no_tta, tta_transforms
+from downstream.inference.ensemble import Ensemble, Member, View, load_members, tta_views
 from downstream.inference.legend import Legend, build_legend, write_classes
 from downstream.inference.outputs import OutputWriter
 from downstream.labels.classes import parse_classes
@@ -55,7 +55,7 @@ _NOT_COMPARED = ("runs", "images", "out", "overwrite", "threads", "batch_size")
 
 @dataclass(frozen=True, slots=True)
 class OodDetector:
-    """Tells which images are unlike the labelled ones of a run."""
+    """Detects images that are out of the distribution of a run's labelled images."""
 
     segmenter: Segmenter
     reference: Reference
@@ -63,7 +63,7 @@ class OodDetector:
     crop_size: int
 
     def score(self, reader: ImageReader) -> float:
-        """Above 1: the image is unlike them."""
+        """Above 1: out of distribution."""
         return ood_score(reader, self.segmenter, self.reference, self.crop_size) / self.limit
 
 
@@ -75,7 +75,7 @@ class Predictor:
     ensemble: Ensemble
     legend: Legend
     detectors: tuple[OodDetector, ...]
-    settings: dict[str, Any]  # that determine the outputs
+    settings: dict[str, Any]  # those that determine the outputs
     preparation: Mapping[str, Any]  # of images, from the card of an adapted network
 
 
@@ -93,9 +93,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def predict(config: PredictConfig) -> list[Path]:
-    """Segment all images that are not done; return the paths of all records.
+    """Predict all images that are not done; return the paths of all records.
 
-    Images that cannot be read are reported after all others are done. Raises `UserError`.
+    Raises `UserError` for images that cannot be read, after all others are done.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -126,7 +126,7 @@ def predict(config: PredictConfig) -> list[Path]:
 
 
 def open_predictor(config: PredictConfig) -> Predictor:
-    """Load the runs. Raises `UserError` if one is not finished, or if their classes differ."""
+    """Load the runs. Raises `UserError` if one is unfinished, or if their classes differ."""
     runs = [find_segmenter(run) for run in config.runs]
     cards = [read_segmenter_card(run) for run in runs]
     found = [read_calibration(run, card.sha256) for run, card in zip(runs, cards, strict=True)]
@@ -141,7 +141,9 @@ def open_predictor(config: PredictConfig) -> Predictor:
     temperatures = [calibration.temperature if calibration else 1.0 for calibration in found]
     members = load_members(runs, temperatures)
     _report_global_context(config, members, cards)
-    tta = tta_transforms(_orientation(cards)) if config.tta else no_tta()
+    # The flips and rotations that all runs were trained with.
+    orientation = "any" if all(card.orientation == "any" for card in cards) else "hflip"
+    views = tta_views(orientation) if config.tta else [View()]
     legend = build_legend(parse_classes(cards[0].classes))
     Tiling(config.tile, config.overlap, STRIDE).axes(STRIDE, STRIDE)  # raises for invalid sizes
     detectors = [
@@ -153,7 +155,7 @@ def open_predictor(config: PredictConfig) -> Predictor:
     settings["members"] = [
         [card.sha256, temperature] for card, temperature in zip(cards, temperatures, strict=True)
     ]
-    ensemble = Ensemble(members, len(legend.classes), tta)
+    ensemble = Ensemble(members, len(legend.classes), views)
     if done := cards[0].spelled_preparation:
         console.print(f"images are prepared as in training: {done}", markup=False)
     return Predictor(config, ensemble, legend, tuple(detectors), settings, cards[0].preparation)
@@ -162,7 +164,7 @@ def open_predictor(config: PredictConfig) -> Predictor:
 def _report_global_context(
     config: PredictConfig, members: Sequence[Member], cards: Sequence[SegmenterCard]
 ) -> None:
-    """Report networks whose result depends on the tile size, whatever the overlap."""
+    """Report networks whose result depends on the tile size for any overlap."""
     for run, member, card in zip(config.runs, members, cards, strict=True):
         if not has_global_context(member.segmenter.model):
             continue
@@ -181,11 +183,6 @@ def _report_global_context(
             )
 
 
-def _orientation(cards: Sequence[SegmenterCard]) -> str:
-    """The flips and rotations that all runs were trained with."""
-    return "any" if all(card.orientation == "any" for card in cards) else "hflip"
-
-
 def _is_done(record: Path, path: Path, predictor: Predictor) -> bool:
     try:
         content = json.loads(record.read_text(encoding="utf-8"))
@@ -197,7 +194,7 @@ def _is_done(record: Path, path: Path, predictor: Predictor) -> bool:
 
 
 def _predict_one(path: Path, predictor: Predictor) -> dict[str, Any]:
-    """Segment one image and write its files; return its record."""
+    """Predict one image, write its files and return its record."""
     began = time.monotonic()
     config, ensemble, legend = predictor.config, predictor.ensemble, predictor.legend
     stamp = file_stamp(path)
@@ -212,9 +209,13 @@ def _predict_one(path: Path, predictor: Predictor) -> dict[str, Any]:
             writer.add(band.top, band.maps)
         totals = writer.finish()
         mask = writer.mask_name
-    warnings = _warnings(scores)
-    for warning in warnings:
-        warn(f"{path.name}: {warning}")
+    warnings = []
+    if (distance := max(scores, default=math.nan)) > 1:
+        warnings.append(
+            f"is unlike the labelled images ({distance:.1f} times the usual distance): "
+            "check its overlay before using its numbers"
+        )
+        warn(f"{path.name}: {warnings[0]}")
     pixels = whole.height * whole.width
     return {
         "image": str(path),
@@ -226,21 +227,12 @@ def _predict_one(path: Path, predictor: Predictor) -> dict[str, Any]:
         "member_fractions": ensemble.fractions.tolist(),  # mean probabilities
         "mean_entropy": totals.entropy,
         "mean_disagreement": totals.disagreement if members > 1 else None,
-        "ood_score": max(scores, default=math.nan),
+        "ood_score": distance,
         "warnings": warnings,
         "seconds": round(time.monotonic() - began, 1),
         "stamp": stamp,
         "settings": predictor.settings,
     }
-
-
-def _warnings(scores: Sequence[float]) -> list[str]:
-    if not scores or max(scores) <= 1:
-        return []
-    return [
-        f"is unlike the labelled images ({max(scores):.1f} times the distance that is usual): "
-        "look at its overlay before you use its numbers"
-    ]
 
 
 def _print(records: Sequence[Path], shown: int = 20) -> None:

@@ -1,1 +1,1 @@
-"""What adaptation to another domain is made of."""
+"""Adaptation to an unlabelled domain: settings, loop and run folder; `methods/` has the methods."""

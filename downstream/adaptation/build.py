@@ -1,12 +1,15 @@
-"""An adaptation before its first step: the images that it sees, its tiles, its network."""
+"""What a run needs before its first step: images, tiles, network, and the parts of its method."""
 
 from dataclasses import dataclass, replace
 from typing import Any
 
 from downstream.adaptation.config import AdaptConfig
+from downstream.adaptation.methods.adversarial import AdversarialTraining
+from downstream.adaptation.methods.method import TargetMethod
+from downstream.adaptation.methods.self_training import SelfTraining
 from downstream.domains.batches import TilePool, cut_tiles
 from downstream.domains.prepare import PreparedImage, prepare_source, prepare_target
-from downstream.domains.study import DomainStudy, read_study
+from downstream.domains.study import DomainStudy, read_domain_study
 from downstream.network.segmenter import EncoderOrigin, Segmenter, default_device, initial_network
 from downstream.network.two_heads import to_uda_network
 
@@ -24,16 +27,16 @@ class RunData:
 
 
 def read_data(config: AdaptConfig) -> RunData:
-    """The images that training and validation see; the targets' test images come when all is done.
+    """Read the images that training and validation see; targets' test images are read later.
 
     No label of a target is read unless the method is a reference that is supervised by them.
     """
-    study = read_study(config.study, config.data)
+    study = read_domain_study(config.study, config.data)
     core = study.tile_core if config.tile_core is None else config.tile_core
     margin = study.context_margin if config.context_margin is None else config.context_margin
     study = replace(study, tile_core=core, context_margin=margin)
     if config.target is not None:
-        study.target(config.target)  # a misspelt one fails before any image is read
+        study.target(config.target)  # a typo fails before any image is read
     train, val = prepare_source(study, config.folds, config.fold)
     target: tuple[PreparedImage, ...] = ()
     if config.uses_target:
@@ -44,7 +47,7 @@ def read_data(config: AdaptConfig) -> RunData:
 
 
 def build_network(config: AdaptConfig, study: DomainStudy) -> tuple[Segmenter, EncoderOrigin]:
-    """The network before training, and what is known of the encoder that it begins from."""
+    """The network before training, and the origin of its encoder."""
     model, origin = initial_network(
         config.network,
         config.arch,
@@ -56,8 +59,21 @@ def build_network(config: AdaptConfig, study: DomainStudy) -> tuple[Segmenter, E
     return Segmenter(to_uda_network(model), origin.mean, origin.std, default_device()), origin
 
 
+def build_methods(
+    config: AdaptConfig, segmenter: Segmenter, study: DomainStudy
+) -> dict[str, TargetMethod]:
+    """What the configured method adds to a step; empty if it only trains with labels."""
+    parts = config.parts
+    methods: dict[str, TargetMethod] = {}
+    if parts.discriminator is not None:
+        methods["adversarial"] = AdversarialTraining(config, parts.discriminator, segmenter, study)
+    if parts.teacher:
+        methods["self_training"] = SelfTraining(config, segmenter, len(study.classes))
+    return methods
+
+
 def cut_pools(config: AdaptConfig, data: RunData) -> tuple[TilePool, TilePool | None]:
-    """What is learnt from with labels, and what without."""
+    """The tiles to train on with labels, and those to adapt to without."""
     study, compat = data.study, config.compat_padding
     if config.parts.target_labels:
         return cut_tiles(study, data.target, labelled=True, compat_padding=compat), None
@@ -68,7 +84,7 @@ def cut_pools(config: AdaptConfig, data: RunData) -> tuple[TilePool, TilePool | 
 
 
 def decoder_options(config: AdaptConfig) -> dict[str, Any]:
-    """The options of `bare_model` beside the encoder's name."""
+    """The decoder options of `bare_model`."""
     if config.network == "Unet":
         return {}
     return {

@@ -1,12 +1,12 @@
-"""Every setting of an adaptation run, with its default, meaning and source. Imports no torch.
+"""The settings of `downstream.adapt` with their defaults and sources. Imports no torch.
 
 Sources: B is paper B; ASN is AdaptSegNet (Tsai et al. 2018, arXiv:1802.10349); DAFormer (Hoyer et
-al. 2022, arXiv:2111.14887) and MIC (Hoyer et al. 2023, arXiv:2212.01322) stand in where B refers to
-a supplement that cannot be had.
+al. 2022, arXiv:2111.14887) and MIC (Hoyer et al. 2023, arXiv:2212.01322) replace values of B that
+are in its unavailable supplement.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal, get_args
@@ -32,12 +32,12 @@ AdaptPrecision = Literal["fp32", "bf16"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parts:
-    """What a method is composed of; a method is a row of `METHODS`."""
+    """The parts of a method; a method is a row of `METHODS`."""
 
-    discriminator: DiscriminatorInput | None = None  # None: there is none
+    discriminator: DiscriminatorInput | None = None  # None: not adversarial
     teacher: bool = False
     bn_adapt: bool = False  # re-estimate statistics on the target after training
-    target_labels: bool = False  # trains on them: a reference, no adaptation
+    target_labels: bool = False  # train on them: a reference, not adaptation
 
 
 METHODS: Mapping[MethodName, Parts] = MappingProxyType(
@@ -56,86 +56,70 @@ METHODS: Mapping[MethodName, Parts] = MappingProxyType(
 class AdaptConfig:
     """Adapt a segmenter from a labelled source domain to an unlabelled target domain."""
 
-    study: Annotated[
-        Path, "YAML file of the domains, such as configs/downstream/domains/*.yaml", Mark.PRIVATE
-    ]
-    data: Annotated[Path | None, "folder that takes the place of the study's", Mark.LOCATION] = None
-    target: Annotated[str | None, "domain to adapt to [none: only for source_only]"] = None
-    method: Annotated[MethodName, "source_only and target_supervised are the two references"] = (
+    study: Annotated[Path, "YAML file, such as configs/downstream/domains/*.yaml", Mark.PRIVATE]
+    data: Annotated[Path | None, "folder of images [that of the study]", Mark.LOCATION] = None
+    target: Annotated[str | None, "domain to adapt to; optional for source_only"] = None
+    method: Annotated[MethodName, "source_only and target_supervised are references"] = (
         "adaptsegnet"
     )
-    teacher: Annotated[bool, "add mean_teacher's teacher to another method"] = False
-    style: Annotated[Style, "source images get the target's low amplitudes (FDA)"] = "none"
-    run_dir: Annotated[Path, "folder for the results", Mark.LOCATION] = Path("runs/adapt")
-    seed: Annotated[int, "decides initial weights, order and augmentation"] = 0
-    folds: Annotated[int | None, "parts of the source, specimens kept whole [study's; 5 (B)]"] = (
-        None
-    )
-    fold: Annotated[int, "the part that validates, from 0"] = 0
+    teacher: Annotated[bool, "add self-training with a mean teacher to another method"] = False
+    style: Annotated[Style, "fda: give source images low frequencies of the target"] = "none"
+    run_dir: Annotated[Path, "output folder", Mark.LOCATION] = Path("runs/adapt")
+    seed: Annotated[int, "random seed of weights, order and augmentation"] = 0
+    folds: Annotated[int | None, "folds of the source, by specimen [study's; 5 (B)]"] = None
+    fold: Annotated[int, "fold used for validation, from 0"] = 0
 
     network: Annotated[Network, "DeepLabV2 (ASN, B), or smp's Unet"] = "DeepLabV2"
     arch: Annotated[str | None, "encoder [that of --init, else resnet101 (ASN, B)]"] = None
-    init: Annotated[str, "random, imagenet, an encoder's folder or file, or a registry's name"] = (
+    init: Annotated[str, "random, imagenet, folder or file of an encoder, or a registry name"] = (
         "random"
     )
-    dilations: Annotated[tuple[int, ...], "of the head; as published, only 6 12 act"] = DILATIONS
-    multi_level: Annotated[bool, "an auxiliary head on the last stage but one (ASN)"] = True
-    one_logit: Annotated[bool, "of two classes, one logit and binary cross entropy (B)"] = True
-    bn: Annotated[BnMode, "batch norm: frozen, shared (ASN), or statistics per domain"] = "domain"
-    bn_affine: Annotated[bool, "train its scale and shift (ASN: no)"] = True
+    dilations: Annotated[tuple[int, ...], "of the head; published code uses 6 12"] = DILATIONS
+    multi_level: Annotated[bool, "add an auxiliary head on the second last stage (ASN)"] = True
+    one_logit: Annotated[bool, "for two classes: one logit, binary cross entropy (B)"] = True
+    bn: Annotated[BnMode, "batch norm statistics: frozen, shared (ASN), per domain"] = "domain"
+    bn_affine: Annotated[bool, "train scale and shift of batch norm (ASN: no)"] = True
 
-    tile_core: Annotated[int | None, "side of what counts in a tile, pixels [study's; 512 (B)]"] = (
-        None
-    )
-    context_margin: Annotated[
-        int | None, "pixels around it that only give context [study's; 62 (B)]"
-    ] = None
-    compat_padding: Annotated[bool, "mirrored pixels count in the loss (B does not say)"] = False
+    tile_core: Annotated[int | None, "scored centre of a tile in pixels [study's; 512 (B)]"] = None
+    context_margin: Annotated[int | None, "unscored pixels around it [study's; 62 (B)]"] = None
+    compat_padding: Annotated[bool, "include mirrored pixels in the loss (B does not say)"] = False
     augmentation: Annotated[Augmentation, "of both domains (B: extended)"] = "extended"
     batch_size: Annotated[int, "tiles of each domain per step (B)"] = 8
-    steps: Annotated[int, "optimiser steps (B: 3000 epochs of 14)"] = 42_000
+    steps: Annotated[int, "optimizer steps (B: 3000 epochs of 14)"] = 42_000
 
     optimizer: Annotated[Optimizer, "of the segmenter (B: Adam; ASN: SGD; DAFormer)"] = "adamw"
-    lr: Annotated[float, "of the encoder (B's is lost; DAFormer; ASN: 2.5e-4)"] = 6e-5
-    head_lr_factor: Annotated[float, "the heads' lr, in shares of lr (ASN, DAFormer)"] = 10.0
+    lr: Annotated[float, "learning rate of the encoder (DAFormer; ASN: 2.5e-4)"] = 6e-5
+    head_lr_factor: Annotated[float, "lr of the heads, as a multiple of lr (ASN, DAFormer)"] = 10.0
     weight_decay: Annotated[float, "(DAFormer; ASN: 5e-4)"] = 0.01
     momentum: Annotated[float, "of sgd (ASN)"] = 0.9
-    warmup_steps: Annotated[int, "linear rise of lr (DAFormer; ASN: 0)"] = 1500
-    poly_power: Annotated[float, "of the polynomial fall of lr (ASN, B)"] = 0.9
+    warmup_steps: Annotated[int, "steps of linear warm-up (DAFormer; ASN: 0)"] = 1500
+    poly_power: Annotated[float, "exponent of the polynomial decay of lr (ASN, B)"] = 0.9
     schedule_steps: Annotated[
-        int | None, "at which lr would be 0 [steps] (ASN: 250k, stopped at 150k)"
+        int | None, "step at which lr reaches 0 [steps] (ASN: 250k, stopped at 150k)"
     ] = None
 
-    aux_weight: Annotated[float, "of the auxiliary head's cross entropy (ASN)"] = 0.1
-    adv_weight: Annotated[float, "of the adversarial loss (ASN; its README for new torch 5e-4)"] = (
-        0.001
-    )
-    adv_aux_weight: Annotated[float, "of the auxiliary one (ASN; its README 5e-5)"] = 0.0002
-    gan: Annotated[Gan, "bce (ASN, B), or least squares (ASN's README: better)"] = "bce"
-    discriminator_lr: Annotated[float, "of the discriminators' Adam, betas 0.9, 0.99 (ASN)"] = 1e-4
+    aux_weight: Annotated[float, "weight of the auxiliary head's cross entropy (ASN)"] = 0.1
+    adv_weight: Annotated[float, "weight of the adversarial loss (ASN; its README: 5e-4)"] = 0.001
+    adv_aux_weight: Annotated[float, "weight of the auxiliary one (ASN; its README: 5e-5)"] = 0.0002
+    gan: Annotated[Gan, "bce (ASN, B) or least squares (better, says ASN's README)"] = "bce"
+    discriminator_lr: Annotated[float, "learning rate of discriminators (ASN)"] = 1e-4
     discriminator_crop: Annotated[
-        DiscriminatorCrop, "discriminators see what counts, or the margin too (B does not say)"
+        DiscriminatorCrop, "what discriminators see of a tile; none: all (B does not say)"
     ] = "tile_core"
 
-    fda_beta: Annotated[float, "half side of what FDA swaps, in shares of the spectrum (FDA)"] = (
-        0.01
-    )
-    ema: Annotated[float, "of the teacher's weights per step (DAFormer, MIC)"] = 0.999
+    fda_beta: Annotated[float, "highest replaced frequency, cycles per pixel (FDA)"] = 0.01
+    ema: Annotated[float, "decay of the teacher's weights per step (DAFormer, MIC)"] = 0.999
     pseudo_threshold: Annotated[
-        float, "confidence above which a pixel raises its image's weight (DAFormer, MIC)"
+        float, "confidence above which a pixel adds to its image's weight (DAFormer, MIC)"
     ] = 0.968
-    teacher_weight: Annotated[float, "of the consistency loss (MIC)"] = 1.0
-    masking: Annotated[bool, "the student sees masked target images (MIC)"] = True
-    mask_block: Annotated[int, "side of the masked blocks, pixels (MIC at half scale)"] = 32
-    mask_ratio: Annotated[float, "share of the blocks that are masked (MIC)"] = 0.7
+    teacher_weight: Annotated[float, "weight of the consistency loss (MIC)"] = 1.0
+    mask_block: Annotated[int, "side of masked blocks in pixels (MIC, halved)"] = 32
+    mask_ratio: Annotated[float, "fraction of masked blocks (MIC)"] = 0.7
 
-    oracle: Annotated[
-        bool, "also say what choosing by target labels would give, apart from the result"
-    ] = False
-    precision: Annotated[AdaptPrecision, "of the segmenter; the discriminators keep fp32"] = "fp32"
-    threads: Annotated[int | None, "of torch [all cores]", Mark.FREE_ON_RESUME] = None
+    precision: Annotated[AdaptPrecision, "of the segmenter; discriminators use fp32"] = "fp32"
+    threads: Annotated[int | None, "CPU threads of torch [all cores]", Mark.FREE_ON_RESUME] = None
     log_steps: Annotated[int, "steps per line of metrics.jsonl"] = 50
-    checkpoint_minutes: Annotated[float, "between two checkpoints", Mark.FREE_ON_RESUME] = 5.0
+    checkpoint_minutes: Annotated[float, "minutes between checkpoints", Mark.FREE_ON_RESUME] = 5.0
 
     def __post_init__(self) -> None:
         if self.arch is not None:
@@ -157,9 +141,9 @@ class AdaptConfig:
                 raise ValueError(f"{name} must not be negative: {getattr(self, name)}")
         for name in ("ema", "pseudo_threshold", "mask_ratio", "momentum"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in 0 to 1, not {getattr(self, name)}")
+                raise ValueError(f"{name} must be 0 to 1, not {getattr(self, name)}")
         if not 0 < self.fda_beta <= 0.5:
-            raise ValueError(f"fda_beta must lie in 0 to 0.5, not {self.fda_beta}")
+            raise ValueError(f"fda_beta must be above 0 and at most 0.5, not {self.fda_beta}")
         if self.schedule_steps is not None and self.schedule_steps < self.steps:
             raise ValueError(
                 f"schedule_steps ({self.schedule_steps}) must not be below steps ({self.steps})"
@@ -172,22 +156,16 @@ class AdaptConfig:
         parts = self.parts
         if self.target is None and self.uses_target:
             raise ValueError(
-                f"method {self.method}, style {self.style} needs a target; name one of the study's "
-                "with --target"
+                f"method {self.method} with style {self.style} needs a --target of the study"
             )
         if parts.target_labels and (self.teacher or self.style != "none"):
-            raise ValueError("target_supervised takes neither a teacher nor a style")
+            raise ValueError("target_supervised cannot be combined with a teacher or a style")
 
     @property
     def parts(self) -> Parts:
-        """What the method is composed of, `teacher` added where it is asked for."""
+        """The parts of the method, with a teacher if requested."""
         row = METHODS[self.method]
-        return Parts(
-            discriminator=row.discriminator,
-            teacher=row.teacher or self.teacher,
-            bn_adapt=row.bn_adapt,
-            target_labels=row.target_labels,
-        )
+        return replace(row, teacher=row.teacher or self.teacher)
 
     @property
     def has_aux(self) -> bool:
@@ -196,17 +174,17 @@ class AdaptConfig:
 
     @property
     def trains_on_target(self) -> bool:
-        """Whether unlabelled target images pass through the network in training."""
+        """Whether the network is trained on unlabelled target images."""
         return self.parts.discriminator is not None or self.parts.teacher
 
     @property
     def training_bn(self) -> BnMode:
-        """How batch norm is trained: one domain alone has nothing to keep apart."""
+        """`bn`, but shared if only one domain is trained on."""
         return "shared" if self.bn == "domain" and not self.trains_on_target else self.bn
 
     @property
     def uses_target(self) -> bool:
-        """Whether the run sees any image of the target before it is scored."""
+        """Whether the run uses target images before scoring."""
         parts = self.parts
         others = parts.bn_adapt or parts.target_labels or self.style != "none"
         return self.trains_on_target or others

@@ -1,5 +1,12 @@
 """Learning rate schedule: linear warm-up times polynomial decay."""
 
+from downstream.adaptation.config import AdaptConfig
+
+
+def learning_rate(config: AdaptConfig, step: int, base: float, warmup: int) -> float:
+    """`poly_lr` with the schedule of `config`."""
+    return poly_lr(step, config.schedule_steps or config.steps, base, config.poly_power, warmup)
+
 
 def poly_lr(step: int, total: int, base: float, power: float, warmup: int) -> float:
     """The learning rate at `step`, from 0: `base` · (1 - step / total)^power; 0 from `total`.

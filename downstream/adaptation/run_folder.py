@@ -1,11 +1,11 @@
-"""The folder of one adaptation: its data, the network that is kept, the results.
+"""The files of an adaptation run: data, weights, masks and results.
 
-data.json              the images that are trained on, and a hash of all that training sees
-checkpoints/           removed when the run is finished
+data.json              names of the training images, and a hash of all images
+checkpoints/           removed at the end of the run
 best.safetensors       the last weights, or the teacher's; never chosen by a score
-card.json              what its user must know
-masks/DOMAIN/NAME.png  class indices as predicted, at native size
-results.json           all scores; there only when all is done
+card.json              facts needed to use the weights
+masks/DOMAIN/NAME.png  predicted class indices at native size
+results.json           all scores; written last
 """
 
 import hashlib
@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from downstream.adaptation.build import RunData
+from downstream.adaptation.build import RunData, decoder_options
 from downstream.adaptation.config import AdaptConfig
 from downstream.adaptation.training import State, Trainer
 from downstream.domains.evaluate import ScoredImage, domain_results, total_confusion
@@ -41,24 +41,24 @@ Split = Literal["val", "test"]
 
 @dataclass(frozen=True, slots=True)
 class ScoredDomain:
-    """A domain as the kept network sees it."""
+    """The predictions of the kept network on a domain."""
 
     split: Split
-    adapted: bool  # whether training has seen images of it, labels or not
+    adapted: bool  # whether its images were used in training, with or without labels
     images: tuple[ScoredImage, ...]
 
 
 def check_same_study(paths: RunPaths, study: DomainStudy) -> None:
-    """Raise `UserError` where the study has since changed in what its images do not show.
+    """Raise `UserError` if the study's settings differ from those of an earlier run in the folder.
 
-    Beside `check_same_run`, which compares settings and images.
+    `check_same_run` compares the run's own settings and the images.
     """
     before = read_data(paths.folder) if paths.data.exists() else {}
-    for name, now in _unseen(study).items():
+    for name, now in _study_settings(study).items():
         if name in before and before[name] != now:
             raise UserError(
-                f"{paths.folder} holds a run with {name} {before[name]}, and study {study.name} "
-                f"now says {now}; choose another --run-dir, or delete that folder"
+                f"{paths.folder} holds a run with {name} {before[name]}, but study {study.name} "
+                f"now has {now}; choose another --run-dir, or delete that folder"
             )
 
 
@@ -67,7 +67,7 @@ def describe(paths: RunPaths, data: RunData) -> None:
     description = {
         "sha256": data_sha256(data),
         "study": data.study.name,
-        **_unseen(data.study),
+        **_study_settings(data.study),
         "splits": {
             "train": [image.name for image in data.train],
             "val": [image.name for image in data.val],
@@ -78,9 +78,9 @@ def describe(paths: RunPaths, data: RunData) -> None:
 
 
 def collapse_of(state: State, domains: Mapping[str, ScoredDomain], names: Sequence[str]) -> str:
-    """Why a network is of no use, or "": diverged, one class only, or no better than a constant.
+    """Why a network is useless, or "": diverged, one class only, or no better than a constant.
 
-    Of targets, only what can be seen without their labels.
+    No labels of targets are used.
     """
     if state.finished.startswith("diverged"):
         return state.finished
@@ -106,7 +106,6 @@ def write_kept(
     config: AdaptConfig,
     study: DomainStudy,
     domains: Mapping[str, ScoredDomain],
-    decoder_options: Mapping[str, Any],
     collapse: str,
 ) -> SegmenterCard:
     """Write `best.safetensors` and its card."""
@@ -117,7 +116,7 @@ def write_kept(
     scores = score(matrix)
     card = SegmenterCard(
         decoder=config.network,
-        decoder_options=decoder_options,
+        decoder_options=decoder_options(config),
         arch=origin.arch,
         encoder_options=encoder_options(origin.arch),
         init=config.init,
@@ -142,7 +141,7 @@ def write_kept(
 
 
 def write_masks(paths: RunPaths, domains: Mapping[str, ScoredDomain]) -> None:
-    """Write what was predicted, as class indices."""
+    """Write the predicted class indices."""
     shutil.rmtree(paths.masks, ignore_errors=True)  # of an earlier run
     for name, domain in domains.items():
         folder = paths.masks / name
@@ -162,10 +161,6 @@ def write_results(
 ) -> dict[str, Any]:
     """Write `results.json`, the last file of a run, and return what it holds."""
     names = data.study.class_names
-    oracle = None
-    if state.oracle_miou is not None:
-        note = "the step was chosen by target labels: no result, only what choosing could give"
-        oracle = {"miou": state.oracle_miou, "step": state.oracle_step, "note": note}
     content = {
         "schema_version": RESULTS_VERSION,
         "run_id": run_id(paths, config),
@@ -174,7 +169,7 @@ def write_results(
         "method": config.method,
         "teacher": config.parts.teacher,
         "style": config.style,
-        "target": config.target if config.uses_target else None,  # null: the run saw none
+        "target": config.target if config.uses_target else None,  # null: the run used no target
         "target_labels": config.parts.target_labels,  # True: a reference, no adaptation
         "fold": config.fold,
         "folds": config.folds or data.study.folds,
@@ -194,25 +189,24 @@ def write_results(
             | domain_results(domain.images, names)
             for name, domain in domains.items()
         },
-        "oracle": oracle,
         "skipped_steps": state.skipped_steps,
         "seconds_per_step": state.seconds / max(1, state.step),
-        "watch": trainer.monitor.summary(),
+        "monitor": trainer.monitor.summary(),
     }
     write_json(paths.results, content)
     return read_results(paths.folder)
 
 
 def run_id(paths: RunPaths, config: AdaptConfig) -> str:
-    """Names a run by its settings and data: what RDT's reference is stored as."""
+    """Identify a run by its settings and data, for example as reference of RDT."""
     settings = plain_without(config, Mark.FREE_ON_RESUME)
     data = {k: v for k, v in read_data(paths.folder).items() if k != "splits"}
     text = json.dumps([settings, data], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _unseen(study: DomainStudy) -> dict[str, Any]:
-    """What a study decides beside the images: how they are cut and turned, what classes are."""
+def _study_settings(study: DomainStudy) -> dict[str, Any]:
+    """What training depends on in a study, beside its images."""
     return {
         "classes": list(study.class_names),
         "orientation": study.orientation,
@@ -222,7 +216,7 @@ def _unseen(study: DomainStudy) -> dict[str, Any]:
 
 
 def _preparation(config: AdaptConfig, study: DomainStudy) -> dict[str, Any]:
-    """What was done to the images that the kept network is for, where anything was."""
+    """How the images of the kept network's domain were prepared; empty if they were not."""
     domain = study.source if config.target is None else study.target(config.target)
     done = {
         "scale": study.working_scale(domain),
@@ -233,7 +227,7 @@ def _preparation(config: AdaptConfig, study: DomainStudy) -> dict[str, Any]:
 
 
 def data_sha256(data: RunData) -> str:
-    """A hash of all that training and validation see; the test images are not among it."""
+    """A hash of all training and validation images and masks; test images are excluded."""
     digest = hashlib.sha256()
     for split in ("train", "val", "target"):
         for image in getattr(data, split):

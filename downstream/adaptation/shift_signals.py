@@ -1,8 +1,8 @@
-"""How far a target domain lies from the source of a segmenter: two signals that need no labels.
+"""Two label-free signals of the distance between a target domain and a segmenter's source.
 
 feature distance    Mahalanobis distance of the encoder's features from those of the training
-                    images, as a multiple of what the source's validation images have
-changed pixels      share of pixels whose class changes when batch norm takes its statistics from
+                    images, in units of that of its validation images
+changed pixels      fraction of pixels whose class changes when batch norm uses the statistics of
                     the domain's own images (AdaBN, Li et al. 2016, arXiv:1603.04779)
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 
-from downstream.adaptation.batchnorm import adapt_bn, batch_norms
+from downstream.adaptation.methods.batchnorm import adapt_bn, batch_norms
 from downstream.domains.evaluate import predict_image
 from downstream.domains.prepare import PreparedImage
 from downstream.domains.study import DomainStudy
@@ -33,7 +33,7 @@ class ShiftSignals:
     """The signals of one image, or their means over images or runs."""
 
     feature_distance: float  # 1: the median of the source's validation images
-    changed_pixels: float  # share in [0, 1]; nan for a network without batch norm
+    changed_pixels: float  # fraction, 0 to 1; nan for a network without batch norm
 
 
 SIGNAL_NAMES = tuple(field.name for field in fields(ShiftSignals))
@@ -41,7 +41,7 @@ SIGNAL_NAMES = tuple(field.name for field in fields(ShiftSignals))
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A segmenter and what its source domain looks like to its encoder."""
+    """A segmenter and the features of its source domain."""
 
     segmenter: Segmenter
     study: DomainStudy
@@ -82,7 +82,7 @@ def mean_signals(signals: Sequence[ShiftSignals]) -> ShiftSignals:
 
 
 def at_working_scale(image: PreparedImage) -> PreparedImage:
-    """`image` with its working scale as its native one, so that predictions are not resized."""
+    """`image` with its working size as native size, so that predictions are not resized."""
     return replace(image, native_shape=image.pixels.shape[:2], native_mask=image.mask)
 
 

@@ -1,8 +1,8 @@
 """One loop for all methods: supervised on the source, and what the method adds on the target.
 
 A step is that of Tsai et al. 2018 (arXiv:1802.10349): gradients of the source's loss, then of the
-target's, from two forward passes (so that batch norm never mixes the domains); then those of the
-discriminators, on the same predictions; then all optimisers move.
+target's, from two forward passes (so that batch norm never mixes the domains); then all optimizers
+step.
 """
 
 import math
@@ -14,18 +14,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from downstream.adaptation.batchnorm import set_bn_mode, use_domain
+from downstream.adaptation.build import build_methods
 from downstream.adaptation.config import AdaptConfig, DomainName
-from downstream.adaptation.fda import fda
-from downstream.adaptation.lr_schedule import poly_lr
-from downstream.adaptation.methods import (
-    Adversary,
-    Measured,
+from downstream.adaptation.lr_schedule import learning_rate
+from downstream.adaptation.methods.batchnorm import set_bn_mode, use_domain
+from downstream.adaptation.methods.fda import fda
+from downstream.adaptation.methods.method import (
     Outputs,
-    SelfTraining,
+    StepMetrics,
+    TargetBatch,
     class_fractions,
     cross_entropy,
 )
+from downstream.adaptation.methods.self_training import SelfTraining
 from downstream.adaptation.monitor import TrainingMonitor
 from downstream.domains.batches import Stream, TilePool, draw_batch, seed_stream
 from downstream.domains.study import DomainStudy
@@ -37,31 +38,25 @@ from pretrain.runs.run import Run
 from pretrain.runs.skips import MAX_SKIPPED_STEPS, BufferSnapshot, count_skips
 from pretrain.runs.status import RunState, Status
 
-ORACLE_LOOKS = 10  # how often an oracle looks at the target's labels
-
-Oracle = Callable[["Trainer"], float]  # mIoU on labelled target images
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class State:
-    """How far an adaptation is: everything that its loop must remember."""
+    """The progress of a run: all that the loop needs to resume, beside the networks."""
 
     step: int = 0  # completed
     skipped_in_a_row: int = 0  # steps without a finite loss and gradient
     skipped_steps: int = 0
     seconds: float = 0.0  # in steps
-    oracle_miou: float | None = None
-    oracle_step: int = 0
-    finished: str = ""  # why it ended; empty while it goes on
+    finished: str = ""  # why it ended; empty while it runs
 
     @property
     def position(self) -> str:
-        """Where it is, for people."""
+        """For messages."""
         return f"step {self.step}"
 
 
 def open_run(config: AdaptConfig, interrupted: Callable[[], bool] = lambda: False) -> Run[State]:
-    """The run of `config`, to be entered; `interrupted` says whether it was asked to stop."""
+    """The run of `config`, a context manager; `interrupted` tells if it was asked to stop."""
 
     def describe(state: State) -> Status:
         return Status(state=RunState.RUNNING, step=state.step, steps=config.steps)
@@ -75,11 +70,10 @@ def open_run(config: AdaptConfig, interrupted: Callable[[], bool] = lambda: Fals
     )
 
 
-def train(trainer: "Trainer", oracle: Oracle | None = None) -> State:
+def train(trainer: "Trainer") -> State:
     """Train until the last step.
 
-    Resumes from the checkpoint in the run's folder. Exits, saved, when asked to stop. `oracle` sees
-    the trainer now and then; its score is recorded and changes nothing.
+    Resumes from the checkpoint in the run's folder. When asked to stop, saves and exits.
     """
     state = trainer.resume()
     config = trainer.config
@@ -90,14 +84,13 @@ def train(trainer: "Trainer", oracle: Oracle | None = None) -> State:
             if trainer.run.interrupted():
                 trainer.save(state)
                 trainer.run.stop()
-            state = trainer.train_step(state)
-            state = trainer.end_step(state, oracle)
+            state = trainer.end_step(trainer.train_step(state))
             bar.update(task, completed=state.step, note=trainer.note)
     return state
 
 
 class Trainer:
-    """What changes in training: the segmenter, what the method adds, and their optimisers."""
+    """What training changes: the segmenter, the state of the method, and their optimizers."""
 
     def __init__(
         self,
@@ -110,24 +103,17 @@ class Trainer:
     ) -> None:
         self.segmenter, self.config, self.study, self.run = segmenter, config, study, run
         self.note = ""
-        device, parts = segmenter.device, config.parts
-        self._pools: dict[DomainName, TilePool] = {"source": source.to(device)}
+        self._pools: dict[DomainName, TilePool] = {"source": source.to(segmenter.device)}
         if target is not None:
-            self._pools["target"] = target.to(device)
+            self._pools["target"] = target.to(segmenter.device)
         self._augment = build_tile_augmentation(config.augmentation, study.orientation, IGNORE)
         segmenter.model.train()
         set_bn_mode(segmenter.model, config.training_bn, affine=config.bn_affine)
         self._snapshot = BufferSnapshot(segmenter.model)
         self._optimizer = self._build_optimizer()
-        self._classes = len(study.classes)
-        self.adversary = (
-            None
-            if parts.discriminator is None
-            else Adversary(config, parts.discriminator, self._classes, study.context_margin, device)
-        )
-        self.teacher = SelfTraining(config, segmenter, self._classes) if parts.teacher else None
-        shares = class_fractions("", source.masks[source.masks != IGNORE], self._classes)
-        self.monitor = TrainingMonitor(config, study.class_names, tuple(shares.values()))
+        self.methods = build_methods(config, segmenter, study)
+        fractions = class_fractions("", source.masks[source.masks != IGNORE], len(study.classes))
+        self.monitor = TrainingMonitor(config, study.class_names, tuple(fractions.values()))
 
     def resume(self) -> State:
         """Load the newest checkpoint, if there is one."""
@@ -140,31 +126,28 @@ class Trainer:
         content = found[1]
         self.segmenter.model.load_state_dict(content["model"])
         self._optimizer.load_state_dict(content["optimizer"])
-        for part, saved in ((self.adversary, "adversary"), (self.teacher, "teacher")):
-            if part is not None:
-                part.load_state_dict(content[saved])
-        self.monitor.load(content["watch"], self.run.metrics.records)
+        for name, method in self.methods.items():
+            method.load_state_dict(content["methods"][name])
+        self.monitor.load_state_dict(content["monitor"], self.run.metrics.records)
         console.print(f"resuming after {state.position}")
         return replace(state, finished=self._why_finished(state))
 
     def train_step(self, state: State) -> State:
-        """One step of all networks, or of none where a loss or gradient is not finite."""
+        """One step of all networks, or of none if a loss or gradient is not finite."""
         began = time.monotonic()
         step, model = state.step, self.segmenter.model
         self._snapshot.save()
         lr = self._set_rates(step)
         self._optimizer.zero_grad(set_to_none=True)
-        measured = self._gradients(step)
+        metrics = self._backward(step)
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        measured["gradient_norm"] = float(torch.nn.utils.get_total_norm(gradients))
-        finite = all(math.isfinite(value) for value in measured.values())
+        metrics["gradient_norm"] = float(torch.nn.utils.get_total_norm(gradients))
+        finite = all(math.isfinite(value) for value in metrics.values())
         if finite:
             self._optimizer.step()
-            if self.adversary is not None:
-                self.adversary.step(self._rate(step, self.config.discriminator_lr, warmup=0))
-            if self.teacher is not None:
-                self.teacher.update(model)
-            self.monitor.add(measured | {"lr": lr})
+            for method in self.methods.values():
+                method.update(model, step)
+            self.monitor.add(metrics | {"lr": lr})
         else:
             self._snapshot.restore()
         return replace(
@@ -173,17 +156,11 @@ class Trainer:
             seconds=state.seconds + time.monotonic() - began,
         )
 
-    def end_step(self, state: State, oracle: Oracle | None) -> State:
-        """Record, look with the oracle's eyes, save: each when it is due."""
-        config = self.config
+    def end_step(self, state: State) -> State:
+        """Record and save when due."""
         state = replace(state, finished=self._why_finished(state))
-        if state.step % config.log_steps == 0 or state.finished:
+        if state.step % self.config.log_steps == 0 or state.finished:
             self._record(state)
-        every = max(1, config.steps // ORACLE_LOOKS)
-        if oracle is not None and (state.step % every == 0 or state.finished):
-            miou = oracle(self)
-            if state.oracle_miou is None or miou > state.oracle_miou:
-                state = replace(state, oracle_miou=miou, oracle_step=state.step)
         if self.run.checkpoint_due or state.finished:
             self.save(state)
         return state
@@ -193,74 +170,54 @@ class Trainer:
         content = {
             "model": self.segmenter.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
-            "adversary": None if self.adversary is None else self.adversary.state_dict(),
-            "teacher": None if self.teacher is None else self.teacher.state_dict(),
-            "watch": self.monitor.state_dict(),
+            "methods": {name: method.state_dict() for name, method in self.methods.items()},
+            "monitor": self.monitor.state_dict(),
         }
         self.run.save(state, content)
 
     @property
     def kept(self) -> nn.Module:
-        """The network that the run is to keep: the teacher where there is one, else the last."""
-        return self.segmenter.model if self.teacher is None else self.teacher.teacher.model
+        """The network to keep at the end: the teacher if there is one, else the student."""
+        teacher = self.methods.get("self_training")
+        return teacher.teacher.model if isinstance(teacher, SelfTraining) else self.segmenter.model
 
     def target_batches(self) -> Iterator[torch.Tensor]:
         """All unlabelled target tiles, normalised and not augmented: `(N, 3, side, side)`."""
         for images in torch.split(self._pools["target"].images, self.config.batch_size):
             yield self.segmenter.normalise(images)
 
-    def _gradients(self, step: int) -> Measured:
-        """Let all losses of a step flow back; what they were."""
+    def _backward(self, step: int) -> StepMetrics:
+        """Accumulate the gradients of all losses of a step."""
         config = self.config
         images, masks = self._draw("source", step)
         target = self._draw("target", step) if "target" in self._pools else None
         if config.style == "fda":
             assert target is not None
             images = fda(images.float(), target[0].float(), config.fda_beta)
-        source = self._outputs(images, "source", step)
+        source = self._predict(self.segmenter.normalise(images), "source", step, "source_network")
         loss = cross_entropy(source.main, masks)
-        measured = {"loss_source": float(loss.detach())}
+        metrics = {"loss_source": float(loss.detach())}
         if source.aux is not None:
             aux = cross_entropy(source.aux, masks)
-            measured["loss_source_aux"] = float(aux.detach())
+            metrics["loss_source_aux"] = float(aux.detach())
             loss = loss + config.aux_weight * aux
         loss.backward()  # type: ignore[no-untyped-call]
-        if target is not None and config.trains_on_target:
-            measured |= self._target_gradients(source, *target, step)
-        return measured
-
-    def _target_gradients(
-        self, source: Outputs, images: torch.Tensor, counted: torch.Tensor, step: int
-    ) -> Measured:
-        measured: Measured = {}
-        if self.adversary is not None:
-            target = self._outputs(images, "target", step)
-            loss = self.adversary.adversarial_loss(target)
-            loss.backward()  # type: ignore[no-untyped-call]
-            measured["loss_adversarial"] = float(loss.detach())
-            measured |= self.adversary.train_discriminators(source, target)
-            predicted = target.main.detach().argmax(1)[counted != IGNORE]
-            measured |= class_fractions("student_fraction_", predicted, self._classes)
-        if self.teacher is not None:
-            loss, pseudo = self.teacher.consistency(
-                lambda view: self._predict(view, "target", step, "masked_network").main,
-                images,
-                counted,
+        if target is not None:
+            batch = TargetBatch(
                 step,
+                source,
+                *target,
+                lambda view, stream: self._predict(view, "target", step, stream),
             )
-            loss.backward()  # type: ignore[no-untyped-call]
-            measured |= pseudo | {"loss_consistency": float(loss.detach())}
-        return measured
+            for method in self.methods.values():
+                metrics |= method.backward(batch)
+        return metrics
 
     def _draw(self, domain: DomainName, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         config = self.config
         return draw_batch(
             self._pools[domain], self._augment, config.batch_size, config.seed, domain, step
         )
-
-    def _outputs(self, images: torch.Tensor, domain: DomainName, step: int) -> Outputs:
-        stream: Stream = "source_network" if domain == "source" else "target_network"
-        return self._predict(self.segmenter.normalise(images), domain, step, stream)
 
     def _predict(
         self, normalised: torch.Tensor, domain: DomainName, step: int, stream: Stream
@@ -276,7 +233,7 @@ class Trainer:
         return Outputs(main.float(), None if aux is None else aux.float())
 
     def _build_optimizer(self) -> torch.optim.Optimizer:
-        """Encoder and heads in groups of their own: the heads learn faster."""
+        """Separate groups for encoder and heads, which learn faster."""
         config, model = self.config, self.segmenter.model
         encoder: Any = model.encoder
         inside = {id(parameter) for parameter in encoder.parameters()}
@@ -296,14 +253,10 @@ class Trainer:
         return kind(groups, config.lr, weight_decay=config.weight_decay, fused=True)
 
     def _set_rates(self, step: int) -> float:
-        lr = self._rate(step, self.config.lr, self.config.warmup_steps)
+        lr = learning_rate(self.config, step, self.config.lr, self.config.warmup_steps)
         for group in self._optimizer.param_groups:
             group["lr"] = lr * group["factor"]
         return lr
-
-    def _rate(self, step: int, base: float, warmup: int) -> float:
-        total = self.config.schedule_steps or self.config.steps
-        return poly_lr(step, total, base, self.config.poly_power, warmup)
 
     def _record(self, state: State) -> None:
         record = self.monitor.close_window(state.step, state.seconds)

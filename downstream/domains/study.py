@@ -143,7 +143,7 @@ class DomainStudy:
         return TilePlan(height, width, self.tile_core, self.context_margin)
 
 
-def read_study(path: Path, data: Path | None = None) -> DomainStudy:
+def read_domain_study(path: Path, data: Path | None = None) -> DomainStudy:
     """Read a domain study; `data` overrides its folder of images.
 
     Raises `UserError` for missing or unknown settings and wrong types.

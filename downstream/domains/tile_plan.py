@@ -32,13 +32,6 @@ class TilePlan:
     tile_core: int = TILE_CORE
     context_margin: int = CONTEXT_MARGIN
 
-    def __post_init__(self) -> None:
-        if min(self.height, self.width, self.tile_core) < 1 or self.context_margin < 0:
-            raise ValueError(
-                f"no tiles with core {self.tile_core} and margin {self.context_margin} pixels in "
-                f"an image of {self.height} x {self.width}"
-            )
-
     @property
     def side(self) -> int:
         return self.tile_core + 2 * self.context_margin
@@ -55,11 +48,7 @@ class TilePlan:
         return self.rows * self.columns
 
     def extract(self, pixels: Array) -> Array:
-        """Tiles `(N, side, side, ...)` of an image `(H, W, ...)`. Raises `ValueError`."""
-        if pixels.shape[:2] != (self.height, self.width):
-            raise ValueError(
-                f"this plan is for {self.height} x {self.width} pixels, not {pixels.shape[:2]}"
-            )
+        """Tiles `(N, side, side, ...)` of an image `(H, W, ...)`."""
         core, margin = self.tile_core, self.context_margin
         padding = [
             (margin, self.rows * core - self.height + margin),
@@ -95,13 +84,8 @@ class TilePlan:
         return tiles[..., core, core]
 
     def stitch(self, maps: Array) -> Array:
-        """The map `(C, H, W)` of the image from those of its cores `(N, C, core, core)`.
-
-        Raises `ValueError` for a wrong number or size of maps.
-        """
+        """The map `(C, H, W)` of the image from those of its cores `(N, C, core, core)`."""
         core = self.tile_core
-        if maps.ndim != 4 or len(maps) != len(self) or maps.shape[2:] != (core, core):
-            raise ValueError(f"expected maps ({len(self)}, C, {core}, {core}), not {maps.shape}")
         grid = maps.reshape(self.rows, self.columns, -1, core, core).transpose(2, 0, 3, 1, 4)
         whole = grid.reshape(-1, self.rows * core, self.columns * core)
         return whole[:, : self.height, : self.width]

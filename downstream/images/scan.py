@@ -148,16 +148,14 @@ def _open_large_tiff(path: Path, whole_pixels: int) -> ImageReader | None:
             if small or not _is_plain(page):
                 return None
             pages = len(tiff.pages)
-            offset = page.dataoffsets[0] if page.is_memmappable else None
     except (tifffile.TiffFileError, IndexError):
         return None
     if min(page.imagelength, page.imagewidth) < MIN_SIDE:
         return None
-    if offset is None:
+    if not page.is_memmappable:
         read = _segment_reader(path, page)
     else:
-        byteorder = np.dtype(page.dtype).newbyteorder(tiff.byteorder)
-        mapped = np.memmap(path, byteorder, "r", offset, page.shape)
+        mapped = tifffile.memmap(path, page=0, mode="r")
 
         def read(top: int, bottom: int) -> Values:
             return np.asarray(mapped[top:bottom])

@@ -16,16 +16,10 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str], lis
 
     A run is a folder with a card, or a name that can only be a registry's.
     """
-    given, flags = leading_arguments(arguments)
-    runs = [name for name in given if _is_run(name)]
-    return runs, [name for name in given if name not in runs], flags
-
-
-def leading_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The arguments before the first flag, and the rest."""
-    names = list(arguments)
-    first_flag = next((i for i, name in enumerate(names) if name.startswith("-")), len(names))
-    return names[:first_flag], names[first_flag:]
+    end = next((i for i, word in enumerate(arguments) if word.startswith("-")), len(arguments))
+    runs = [name for name in arguments[:end] if _is_run(name)]
+    images = [name for name in arguments[:end] if name not in runs]
+    return runs, images, list(arguments[end:])
 
 
 def find_images(names: Sequence[str]) -> list[Path]:

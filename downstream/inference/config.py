@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
-
-FileFormat = Literal["auto", "png", "tiff"]
+from typing import Annotated
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,9 +14,6 @@ class PredictConfig:
     ]
     images: Annotated[tuple[str, ...], "images, folders of images, or patterns such as 'a/*.tif'"]
     out: Annotated[Path, "output folder"]
-    format: Annotated[
-        FileFormat, "file format of masks and maps; auto: PNG, or TIFF above 100 million pixels"
-    ] = "auto"
 
     tile: Annotated[int, "side of a tile in pixels"] = 1024
     overlap: Annotated[

@@ -7,8 +7,9 @@ et al. 2017 for ensembles): the entropy of the mean minus the mean of the entrop
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,22 @@ import torch
 from downstream.images.blend import Maps
 from downstream.network.segmenter import Segmenter, load_segmenter
 from micrograph.cli import UserError
-from pretrain.cards.segmenter_card import SegmenterCard
 
-# Transforms `(N, C, H, W)` and undoes it.
-TtaTransform = tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A horizontal flip, then a rotation, of images or maps `(N, C, H, W)`."""
+
+    hflip: bool = False
+    quarters: int = 0  # of a turn
+
+    def apply(self, images: torch.Tensor) -> torch.Tensor:
+        flipped = images.flip(3) if self.hflip else images
+        return torch.rot90(flipped, self.quarters, (2, 3)) if self.quarters else flipped
+
+    def undo(self, maps: torch.Tensor) -> torch.Tensor:
+        upright = torch.rot90(maps, -self.quarters, (2, 3)) if self.quarters else maps
+        return upright.flip(3) if self.hflip else upright
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +53,10 @@ class Ensemble:
     """
 
     def __init__(
-        self, members: Sequence[Member], classes: int, tta: Sequence[TtaTransform]
+        self, members: Sequence[Member], classes: int, views: Sequence[View] = (View(),)
     ) -> None:
         self._members = members
-        self._tta = tta
+        self._views = views
         self.classes = classes
         self.reset_fractions()
 
@@ -63,20 +76,21 @@ class Ensemble:
 
     @torch.inference_mode()
     def __call__(self, tiles: torch.Tensor, windows: Maps) -> Maps:
-        total = torch.zeros(0)
         weights = torch.from_numpy(windows)
-        for number, member in enumerate(self._members):
-            mean = torch.zeros(0)
-            for transform, undo in self._tta:
-                logits = member.segmenter.logits(transform(tiles)).float()
-                probabilities = undo(torch.softmax(logits / member.temperature, 1))
-                mean = probabilities if not mean.numel() else mean + probabilities
-            mean = mean / len(self._tta)
-            sums = torch.einsum("nchw,nhw->c", mean, weights.to(mean.device))
-            self._sums[number] += sums.double().cpu().numpy()
-            maps = torch.cat([mean, entropy(mean)[:, None]], 1)
-            total = maps if not total.numel() else total + maps
-        return np.asarray((total / len(self._members)).cpu().numpy())
+        maps = [self._maps(number, tiles, weights) for number in range(len(self._members))]
+        return np.asarray((reduce(torch.add, maps) / len(maps)).cpu().numpy())
+
+    def _maps(self, number: int, tiles: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        member = self._members[number]
+        mean = reduce(torch.add, self._probabilities(member, tiles)) / len(self._views)
+        sums = torch.einsum("nchw,nhw->c", mean, weights.to(mean.device))
+        self._sums[number] += sums.double().cpu().numpy()
+        return torch.cat([mean, entropy(mean)[:, None]], 1)
+
+    def _probabilities(self, member: Member, tiles: torch.Tensor) -> Iterator[torch.Tensor]:
+        for view in self._views:
+            logits = member.segmenter.logits(view.apply(tiles)).float()
+            yield view.undo(torch.softmax(logits / member.temperature, 1))
 
 
 def load_members(runs: Sequence[Path], temperatures: Sequence[float]) -> list[Member]:
@@ -95,28 +109,18 @@ def load_members(runs: Sequence[Path], temperatures: Sequence[float]) -> list[Me
                 f"{' '.join(reference.classes)}; an ensemble needs the same"
             )
         if card.preparation != reference.preparation:
+            prepared, expected = (c.spelled_preparation or "nothing" for c in (card, reference))
             raise UserError(
-                f"the training images of {run} were prepared by: {_preparation(card)}; those of "
-                f"{runs[0]} by: {_preparation(reference)}; an ensemble needs the same"
+                f"the training images of {run} were prepared by: {prepared}; those of {runs[0]} "
+                f"by: {expected}; an ensemble needs the same"
             )
     return members
 
 
-def _preparation(card: SegmenterCard) -> str:
-    return card.spelled_preparation or "nothing"
-
-
-def tta_transforms(orientation: str) -> list[TtaTransform]:
-    """Those that a run was trained with: all eight flips and rotations, or the horizontal flip."""
-    if orientation == "hflip":
-        return [(_identity, _identity), (_hflip, _hflip)]
-    rotations = [_rotation(quarters) for quarters in range(4)]
-    return rotations + [_after_hflip(rotation) for rotation in rotations]
-
-
-def no_tta() -> list[TtaTransform]:
-    """The tile as it is."""
-    return [(_identity, _identity)]
+def tta_views(orientation: str) -> list[View]:
+    """The views used in training: all eight flips and rotations, or only the horizontal flip."""
+    rotations = range(4) if orientation == "any" else range(1)
+    return [View(hflip, quarters) for hflip in (False, True) for quarters in rotations]
 
 
 def entropy(probabilities: torch.Tensor) -> torch.Tensor:
@@ -124,23 +128,3 @@ def entropy(probabilities: torch.Tensor) -> torch.Tensor:
     classes = probabilities.shape[1]
     nats: torch.Tensor = torch.special.entr(probabilities).sum(1)
     return nats / math.log(classes)
-
-
-def _identity(images: torch.Tensor) -> torch.Tensor:
-    return images
-
-
-def _hflip(images: torch.Tensor) -> torch.Tensor:
-    return images.flip(3)
-
-
-def _rotation(quarters: int) -> TtaTransform:
-    return (
-        lambda images: torch.rot90(images, quarters, (2, 3)),
-        lambda maps: torch.rot90(maps, -quarters, (2, 3)),
-    )
-
-
-def _after_hflip(rotation: TtaTransform) -> TtaTransform:
-    transform, undo = rotation
-    return lambda images: transform(_hflip(images)), lambda maps: _hflip(undo(maps))

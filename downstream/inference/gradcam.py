@@ -1,4 +1,4 @@
-"""Grad-CAM: which parts of an image speak for a class, by the library pytorch-grad-cam.
+"""Grad-CAM: which parts of an image are evidence for a class, by the library pytorch-grad-cam.
 
 Selvaraju et al. 2017 (arXiv 1610.02391); for segmentation the score is the mean logit over the
 pixels that were assigned the class (Vinogradova et al. 2020, arXiv 2002.11434). The library's own
@@ -48,7 +48,7 @@ class ClassScore:
 
 
 def class_heat(network: nn.Module, image: torch.Tensor, layer: nn.Module, index: int) -> Heat:
-    """How much each pixel of a normalised image `(1, 3, H, W)` speaks for a class, `(H, W)`.
+    """The evidence `(H, W)` for a class at each pixel of a normalised image `(1, 3, H, W)`.
 
     Scaled to a maximum of 1 in each image, so heat maps of two images are not comparable. If no
     pixel is assigned the class, its score is averaged over all pixels.

@@ -16,15 +16,13 @@ from PIL import Image
 
 from shards.images.decode import Pixels
 
-MAX_PNG_PIXELS = 100_000_000  # "auto" writes larger images as TIFF
+MAX_PNG_PIXELS = 100_000_000  # larger images are written as TIFF
 _TILE = 256  # pixels
 
 
-def suffix_for(file_format: str, pixels: int) -> str:
-    """`.png` or `.tif` for the format "auto", "png" or "tiff"."""
-    if file_format == "auto":
-        return ".tif" if pixels > MAX_PNG_PIXELS else ".png"
-    return {"png": ".png", "tiff": ".tif"}[file_format]
+def suffix_for(pixels: int) -> str:
+    """The file format of masks and maps."""
+    return ".tif" if pixels > MAX_PNG_PIXELS else ".png"
 
 
 class MaskWriter:

@@ -41,7 +41,7 @@ class OutputWriter:
         self._counts = np.zeros(len(legend.classes), np.int64)
         self._sums = np.zeros(2)
         size = (reader.height, reader.width)
-        suffix = suffix_for(config.format, reader.height * reader.width)
+        suffix = suffix_for(reader.height * reader.width)
         self._mask = self._open(config.out / f"{reader.name}{suffix}", legend.palette)
         self._entropy = self._disagreement = None
         if config.uncertainty:

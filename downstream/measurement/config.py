@@ -2,16 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-Border = Literal["correct", "include"]
+from micrograph.settings import Positional
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeasureConfig:
-    """Measure masks: python -m downstream.measure MASK … --out DIR [--scale 27.7 --unit nm]"""
+    """Measure phase fractions, regions and layers of masks."""
 
-    masks: Annotated[tuple[str, ...], "masks, folders of masks, or patterns such as 'a/*.png'"]
+    masks: Annotated[
+        tuple[str, ...], Positional, "masks, folders of masks, or patterns such as 'a/*.png'"
+    ]
     out: Annotated[Path, "output folder for tables and plots"]
     classes: Annotated[
         tuple[str, ...],
@@ -28,16 +30,10 @@ class MeasureConfig:
         "classes whose thickness is measured; oxide+crack: oxide with its cracks filled",
     ] = ()
     min_area: Annotated[int, "in pixels; smaller regions are ignored as noise"] = 10
-    border: Annotated[
-        Border,
-        "regions at the border: 'correct' excludes them and weights the others to compensate",
-    ] = "correct"
     confidence: Annotated[float, "confidence level of the intervals"] = 0.95
     seed: Annotated[int, "random seed of the bootstrap"] = 0
 
     def __post_init__(self) -> None:
-        if not self.masks:
-            raise ValueError("give at least one mask or folder of masks: MASK … --out DIR")
         if self.scale is not None and self.scale <= 0:
             raise ValueError(f"scale must be above 0, not {self.scale}")
         if self.min_area < 1:

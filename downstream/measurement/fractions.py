@@ -17,8 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import fft
-from scipy.stats import norm, t
+from scipy import fft, special  # scipy.stats takes a second to import
 
 MAX_SIDE = 1024  # pixels; larger masks are averaged over square blocks before the correlation
 MIN_INDEPENDENT_AREAS = 20  # with fewer, the standard error itself is unreliable
@@ -73,7 +72,7 @@ def mean_fraction(
     residuals = weights / weights.mean() * (fractions - mean)
     error = float(np.sqrt((residuals**2).sum() / (count * (count - 1))))
     if count < 5:
-        half = float(t.ppf((1 + confidence) / 2, count - 1)) * error
+        half = float(special.stdtrit(count - 1, (1 + confidence) / 2)) * error
         return Fraction(mean, error, max(mean - half, 0), min(mean + half, 1), float(count))
     drawn = np.random.default_rng(seed).integers(0, count, (BOOTSTRAPS, count))
     means = (fractions[drawn] * weights[drawn]).sum(1) / weights[drawn].sum(1)
@@ -116,7 +115,7 @@ def _covariance(field: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
 
 
 def _wilson(value: float, effective: float, confidence: float) -> tuple[float, float]:
-    z = float(norm.ppf((1 + confidence) / 2))
+    z = float(special.ndtri((1 + confidence) / 2))
     centre = (value + z**2 / (2 * effective)) / (1 + z**2 / effective)
     half = z * np.sqrt(value * (1 - value) / effective + z**2 / (4 * effective**2))
     half /= 1 + z**2 / effective

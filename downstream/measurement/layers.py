@@ -12,14 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import distance_transform_edt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import dijkstra
+from skimage.graph import MCP_Geometric
 from skimage.measure import label
 from skimage.morphology import skeletonize
 
 Region = npt.NDArray[np.bool_]
-# Half of the eight neighbours, so that each pair of pixels occurs once: row, column, distance.
-_STEPS = ((0, 1, 1.0), (1, 0, 1.0), (1, 1, float(np.sqrt(2))), (1, -1, float(np.sqrt(2))))
+Pixel = tuple[np.intp, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +43,18 @@ def measure_layer(region: Region, min_area: int) -> Layer:
     labels = label(region, connectivity=2)
     sizes = np.bincount(labels.ravel())
     pieces = [piece for piece in range(1, len(sizes)) if sizes[piece] >= min_area]
-    thicknesses, length, area = [], 0.0, 0
-    for piece in pieces:
-        found, along = _piece_thickness(labels == piece)
-        thicknesses.append(found)
-        length += along
-        area += int(sizes[piece])
-    if not thicknesses or length == 0:
+    measured = [_piece_thickness(labels == piece) for piece in pieces]
+    length = sum((along for _, along in measured), 0.0)
+    if length == 0:
         nan = float("nan")
         return Layer(nan, nan, nan, nan, nan, length, len(pieces))
-    local = np.concatenate(thicknesses)
+    local = np.concatenate([thickness for thickness, _ in measured])
     return Layer(
         mean=float(local.mean()),
         std=float(local.std()),
         min=float(local.min()),
         max=float(local.max()),
-        area_over_length=area / length,
+        area_over_length=int(sizes[pieces].sum()) / length,
         length=length,
         pieces=len(pieces),
     )
@@ -81,18 +75,12 @@ def _piece_thickness(piece: Region) -> tuple[npt.NDArray[np.float64], float]:
     ]
     extended = np.pad(box, padding, mode="edge")
     double = extended.repeat(2, axis=0).repeat(2, axis=1)
-    line = _longest_path(skeletonize(double))
-    inside = [
-        slice(2 * before, size * 2 - 2 * after)
-        for (before, after), size in zip(padding, extended.shape, strict=True)
-    ]
-    y, x = line
-    within = (
-        (y >= inside[0].start)
-        & (y < inside[0].stop)
-        & (x >= inside[1].start)
-        & (x < inside[1].stop)
+    y, x = _longest_path(skeletonize(double))
+    in_rows, in_columns = (
+        (line >= 2 * before) & (line < 2 * (size - after))
+        for line, (before, after), size in zip((y, x), padding, extended.shape, strict=True)
     )
+    within = in_rows & in_columns
     if not within.any():
         return np.zeros(0), 0.0
     distance = distance_transform_edt(double)
@@ -105,26 +93,16 @@ def _longest_path(skeleton: Region) -> tuple[npt.NDArray[np.intp], npt.NDArray[n
     places = np.argwhere(skeleton)
     if len(places) < 2:
         return places[:, 0], places[:, 1]
-    numbers = np.full(np.array(skeleton.shape) + 2, -1)
-    numbers[1:-1, 1:-1][skeleton] = np.arange(len(places))
-    sources, targets, weights = [], [], []
-    for down, right, weight in _STEPS:
-        neighbours = numbers[places[:, 0] + 1 + down, places[:, 1] + 1 + right]
-        known = neighbours >= 0
-        sources.append(np.flatnonzero(known))
-        targets.append(neighbours[known])
-        weights.append(np.full(int(known.sum()), weight))
-    graph = coo_array(
-        (np.concatenate(weights), (np.concatenate(sources), np.concatenate(targets))),
-        shape=(len(places), len(places)),
-    ).tocsr()
-    end = _farthest(dijkstra(graph, directed=False, indices=0))
-    distances, previous = dijkstra(graph, directed=False, indices=end, return_predecessors=True)
-    path = [_farthest(distances)]
-    while previous[path[-1]] >= 0:
-        path.append(int(previous[path[-1]]))
-    return places[path, 0], places[path, 1]
+    costs = np.where(skeleton, 1.0, -1.0)  # negative: not passable
+    _, end = _farthest(costs, tuple(places[0]))
+    sweep, start = _farthest(costs, end)
+    path = np.array(sweep.traceback(start))
+    return path[:, 0], path[:, 1]
 
 
-def _farthest(distances: npt.NDArray[np.float64]) -> int:
-    return int(np.where(np.isfinite(distances), distances, -1).argmax())
+def _farthest(costs: npt.NDArray[np.float64], start: Pixel) -> tuple[MCP_Geometric, Pixel]:
+    """Distances from `start`, diagonals as sqrt(2), and the pixel with the largest."""
+    sweep = MCP_Geometric(costs)
+    distances, _ = sweep.find_costs([start])
+    reached = np.where(np.isfinite(distances), distances, -1)
+    return sweep, np.unravel_index(reached.argmax(), reached.shape)

@@ -15,8 +15,6 @@ import numpy as np
 import numpy.typing as npt
 from skimage.measure import label, regionprops_table
 
-from downstream.measurement.config import Border
-
 _PROPERTIES = (
     "label",
     "area",
@@ -40,7 +38,7 @@ class Regions:
     major: Column  # axes of the ellipse of equal second moments
     minor: Column
     touches_border: npt.NDArray[np.bool_]
-    weight: Column  # in numbers and means; 0: excluded
+    weight: Column  # in counts and means; 0: touches the border
 
     @property
     def aspect(self) -> Column:
@@ -50,7 +48,7 @@ class Regions:
         return aspect
 
 
-def measure_regions(region: npt.NDArray[np.bool_], min_area: int, border: Border) -> Regions:
+def measure_regions(region: npt.NDArray[np.bool_], min_area: int) -> Regions:
     """Regions of at least `min_area` pixels, connected by sides or corners."""
     labels = label(region, connectivity=2)
     table = regionprops_table(labels, properties=_PROPERTIES)
@@ -59,10 +57,8 @@ def measure_regions(region: npt.NDArray[np.bool_], min_area: int, border: Border
     top, left, bottom, right = (found[f"bbox-{i}"] for i in range(4))
     height, width = region.shape
     touches_border = (top == 0) | (left == 0) | (bottom == height) | (right == width)
-    weight = np.ones(len(top))
-    if border == "correct":
-        positions = (height - (bottom - top)) * (width - (right - left))
-        weight = np.where(touches_border, 0.0, height * width / np.maximum(positions, 1))
+    positions = (height - (bottom - top)) * (width - (right - left))
+    weight = np.where(touches_border, 0.0, height * width / np.maximum(positions, 1))
     return Regions(
         y=found["centroid-0"],
         x=found["centroid-1"],

@@ -141,9 +141,9 @@ def layer_rows(config: MeasureConfig, measured: Sequence[MaskMeasurement]) -> li
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
     """Write a table; an empty file without rows."""
-    table = pandas.DataFrame(rows).map(format_cell).to_csv(index=False) if rows else ""
+    table = pandas.DataFrame(rows).map(_six_digits).to_csv(index=False) if rows else ""
     write_atomically(path, table.encode())
 
 
-def format_cell(value: object) -> object:
+def _six_digits(value: object) -> object:
     return f"{value:.6g}" if isinstance(value, float) else value

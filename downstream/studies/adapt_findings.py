@@ -46,7 +46,6 @@ def findings_tables(runs: AdaptRuns, found: Sequence[Gain]) -> list[Table]:
         source_table(runs),
         pretraining_table(runs),
         label_shift_table(runs),
-        oracle_table(runs),
     ]
     return [table for table in tables if table.rows]
 
@@ -175,22 +174,6 @@ def shared_tests(runs: AdaptRuns) -> list[tuple[str, str]]:
 
     targets = runs.targets
     return [(a, b) for i, a in enumerate(targets) for b in targets[i + 1 :] if same(a, b)]
-
-
-def oracle_table(runs: AdaptRuns) -> Table:
-    """The best checkpoint by target labels: an upper bound, not the result of a method."""
-    rows: list[Row] = []
-    for target in runs.targets:
-        for variant in runs.longest():
-            scores = runs.on(target, variant, made_for=target)
-            scores = scores[scores.oracle_miou.notna()]
-            if len(scores):
-                optimism = (scores.oracle_miou.astype(float) - scores.miou).mean()
-                row = {"Target": target} | runs.head(variant) | {"n": len(scores)}
-                row |= {"last": spread(scores), "oracle": spread(scores, "oracle_miou")}
-                rows.append(row | {"optimism": Percent(optimism, signed=True)})
-    note = "The step of the oracle was chosen by the labels of the test images of the target."
-    return Table("oracle", "Oracle: chosen by target labels, percent mIoU", rows, (note,))
 
 
 def _printed_source(target: str) -> list[Row]:

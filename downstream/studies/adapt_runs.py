@@ -34,7 +34,7 @@ PAIR = ["fold", "seed"]
 # What distinguishes variants, or may differ within one.
 _VARIED = marked(AdaptConfig, Mark.FREE_ON_RESUME) | {
     *("fold", "seed", "target", "method", "teacher", "style", "gan"),
-    *("network", "arch", "init", "augmentation", "bn", "steps", "oracle", "log_steps"),
+    *("network", "arch", "init", "augmentation", "bn", "steps", "log_steps"),
 }
 
 
@@ -70,7 +70,7 @@ class AdaptRuns:
     """The runs of one domain study.
 
     `runs` has a row for each run: run, folder, config, domain_study, variant, made_for (a target,
-    or empty), fold, seed, run_id, finished, failure, oracle_miou, seconds_per_step, warnings.
+    or empty), fold, seed, run_id, finished, failure, seconds_per_step, warnings.
     `scores` has a row for each finished run and domain that it counts on: the columns of `runs`,
     domain, miou, phase_fraction and phase_fraction_true (class -> share), and image_miou (image ->
     score); the source is scored on its validation fold. Of repeated runs, only the last is kept.
@@ -235,9 +235,8 @@ def _run_row(folder: Path, config: AdaptConfig, results: Mapping[str, Any]) -> d
         "run_id": results.get("run_id", ""),
         "finished": bool(results),
         "failure": results.get("collapse", ""),
-        "oracle_miou": (results.get("oracle") or {}).get("miou"),
         "seconds_per_step": results.get("seconds_per_step"),
-        "warnings": results.get("watch", {}).get("warnings", []),
+        "warnings": results.get("monitor", {}).get("warnings", []),
     }
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from downstream import bainite
 from downstream.domains.prepare import prepare_source, prepare_target
-from downstream.domains.study import read_study
+from downstream.domains.study import read_domain_study
 from downstream.domains.synthetic.scene import draw_scene
 from downstream.domains.synthetic.shift import SOURCE, TARGETS, Shift, interpolate
 from downstream.domains.synthetic.view import draw_image, render
@@ -69,7 +69,7 @@ def test_the_program_draws_what_the_study_reads(tmp_path: Path) -> None:
     out = tmp_path / "drawn"
     flags = ["--images", "5", "--target-images", "2", "--test-images", "1"]
     bainite.main(["--out", str(out), *flags, "--size", "160", "224", "--seed", "7"])
-    study = read_study(STUDY, out)
+    study = read_domain_study(STUDY, out)
     train, val = prepare_source(study, fold=0)
     assert (len(train), len(val)) == (4, 1)
     for name in study.targets:

@@ -12,10 +12,8 @@ from downstream import bainite, label_shift
 from downstream.adapt import adapt
 from downstream.adaptation.config import AdaptConfig
 from downstream.domains.prepare import prepare_target
-from downstream.domains.study import read_study
-from downstream.domains.synthetic.label_shift import choose_sets, nearest_mean
-from downstream.label_shift import shifted_study
-from launch.tasks.grid import load_grid
+from downstream.domains.study import read_domain_study
+from downstream.label_shift import choose_sets, nearest_mean, shifted_study
 from micrograph.cli import UserError
 from pretrain.cards.segmenter_card import read_segmenter_card, write_segmenter_card
 
@@ -78,7 +76,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_drawn_study_has_two_training_fractions_and_one_test_set(drawn: Path) -> None:
-    study = read_study(STUDY, drawn)
+    study = read_domain_study(STUDY, drawn)
 
     test = {name: prepare_target(study, name).test for name in study.targets}
     assert [i.name for i in test["T3"]] == [i.name for i in test["T3v"]]
@@ -117,17 +115,10 @@ def test_a_run_creates_the_experiment_for_any_target(
     write_segmenter_card(run, replace(card, config=config))  # as of downstream.segment
     label_shift.main([str(file), "light", *flags, "--low", "0", "--high", "1"])
     assert "light is scaled by 2.29" in " ".join(capsys.readouterr().err.split())
-    study = read_study(made)
+    study = read_domain_study(made)
     sets = {name: prepare_target(study, name) for name in study.targets}
     assert list(sets) == ["light", "lightv"]
     names = {name: {image.name for image in images.train} for name, images in sets.items()}
     assert not names["light"] & names["lightv"]
     for images in sets.values():
         assert len(images.test) == 2 and images.test[0].mask is not None
-
-
-@pytest.mark.parametrize(
-    ("name", "tasks"), [("adapt-label-shift", 25), ("paper-b-pretraining", 95)]
-)
-def test_the_grids_are_what_the_program_takes(name: str, tasks: int) -> None:
-    assert len(load_grid(CONFIGS / "launch" / f"{name}.yaml").tasks) == tasks

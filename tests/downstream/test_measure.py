@@ -38,15 +38,11 @@ def discs(seed: int, count: int, radius: float, side: int) -> Region:
     return np.asarray(image)
 
 
-@pytest.mark.parametrize(("cells", "side"), [(64, 4), (64, 8)])
+# 2,400 pixels are averaged over blocks first.
+@pytest.mark.parametrize(("cells", "side"), [(64, 4), (64, 8), (100, 24)])
 def test_the_integral_range_of_coins_is_their_area(cells: int, side: int) -> None:
-    found = [integral_range(coins(cells, side, 0.3, seed)) for seed in range(10)]
+    found = [integral_range(coins(cells, side, 0.3, seed)) for seed in range(4)]
     assert np.mean(found) == pytest.approx(side**2, rel=0.15)
-
-
-def test_a_large_mask_is_averaged_without_a_change_of_the_range() -> None:
-    found = [integral_range(coins(100, 24, 0.3, seed)) for seed in range(2)]  # 2,400 pixels
-    assert np.mean(found) == pytest.approx(24**2, rel=0.15)
 
 
 def test_intervals_cover_the_truth_at_their_confidence() -> None:
@@ -85,7 +81,7 @@ def test_regions_at_the_border_do_not_bias_number_and_size() -> None:
     numbers = []
     for seed in range(30):
         region = discs(seed, 14, 12, 160)
-        inside = measure_regions(region, 10, "correct")
+        inside = measure_regions(region, 10)
         numbers.append(inside.weight.sum() / 160**2)
     true = 14 / (160 + 24) ** 2  # centres per area
     assert np.mean(numbers) == pytest.approx(true, rel=0.1)
@@ -99,7 +95,7 @@ def test_specks_and_diagonals() -> None:
     region = np.zeros((40, 40), bool)
     region[5, 5] = True  # noise
     region[10:14, 10:14] = region[14:18, 14:18] = True  # touch at a corner: one region
-    found = measure_regions(region, 10, "correct")
+    found = measure_regions(region, 10)
     assert found.area.tolist() == [32.0]
     assert (found.x[0], found.y[0]) == (13.5, 13.5)
 
@@ -187,7 +183,7 @@ def test_a_cracked_layer_is_noticed_and_measured_with_its_cracks_filled(
         (["--classes", "a=0", "b=7"], "contains values"),
     ],
 )
-def test_mistakes_are_named(
+def test_user_errors_are_one_line(
     tmp_path: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.fromarray(np.eye(40, dtype=np.uint8)).save(tmp_path / "a.png")

@@ -12,7 +12,7 @@ from networks import SMALL_ARCH
 from PIL import Image
 
 from downstream import calibrate, measure, predict, segment
-from downstream.inference.ensemble import Ensemble, Member, entropy, no_tta, tta_transforms
+from downstream.inference.ensemble import Ensemble, Member, entropy, tta_views
 from downstream.inference.legend import build_legend
 from downstream.inference.mask_writer import MaskWriter
 from downstream.labels.classes import parse_classes
@@ -108,14 +108,14 @@ def test_the_whole_image_and_its_tiles_agree_where_nothing_is_cut(runs: tuple[Pa
     segmenter = load_segmenter(runs[0])
     pixels = np.repeat(field(64, 96)[..., None], 3, axis=2)
     whole = segmenter.probabilities(pixels).numpy()
-    ensemble = Ensemble([Member(segmenter)], 2, no_tta())
+    ensemble = Ensemble([Member(segmenter)], 2)
     tiles = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     maps = ensemble(tiles, np.ones((1, 64, 96), np.float32))[0]
     np.testing.assert_allclose(maps[:2], whole, atol=1e-6)
     assert ensemble.fractions[0] == pytest.approx(whole.mean((1, 2)), abs=1e-5)
 
 
-def test_an_image_unlike_the_labelled_ones_is_told_of(
+def test_an_image_unlike_the_labelled_ones_causes_a_warning(
     runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.fromarray(field(64, 128)).save(tmp_path / "alike.png")
@@ -133,20 +133,20 @@ def test_an_image_unlike_the_labelled_ones_is_told_of(
 
 
 @pytest.mark.parametrize("orientation", ["any", "hflip"])
-def test_each_tta_transform_is_undone(orientation: str) -> None:
+def test_each_tta_view_is_undone(orientation: str) -> None:
     image = torch.rand(1, 3, 8, 8)
-    found = tta_transforms(orientation)
-    transformed = [transform(image) for transform, _ in found]
+    views = tta_views(orientation)
+    transformed = [view.apply(image) for view in views]
     assert len({one.numpy().tobytes() for one in transformed}) == (8 if orientation == "any" else 2)
-    for one, (_, undo) in zip(transformed, found, strict=True):
-        torch.testing.assert_close(undo(one), image)
+    for one, view in zip(transformed, views, strict=True):
+        torch.testing.assert_close(view.undo(one), image)
 
 
 def test_with_tta_the_prediction_rotates_with_the_image() -> None:
     torch.manual_seed(0)
     network = torch.nn.Conv2d(3, 2, 5, padding=2)
     segmenter = Segmenter(network, IMAGENET_MEAN, IMAGENET_STD, torch.device("cpu"))
-    ensemble = Ensemble([Member(segmenter)], 2, tta_transforms("any"))
+    ensemble = Ensemble([Member(segmenter)], 2, tta_views("any"))
     tile = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
     ones = np.ones((1, 32, 32), np.float32)
     turned = ensemble(torch.rot90(tile, 1, (2, 3)), ones)
@@ -174,7 +174,7 @@ def test_members_that_differ_disagree_more_than_they_doubt() -> None:
         Member(Segmenter(Says(sign), IMAGENET_MEAN, IMAGENET_STD, torch.device("cpu")))
         for sign in (20.0, -20.0)
     ]
-    maps = Ensemble(members, 2, no_tta())(
+    maps = Ensemble(members, 2)(
         torch.zeros(1, 3, 32, 32, dtype=torch.uint8), np.ones((1, 32, 32), np.float32)
     )
     assert maps[0, :2] == pytest.approx(0.5)  # a mean of logits would say the same, but
@@ -228,7 +228,7 @@ def test_a_predicted_mask_means_the_same_to_training(
         (["RUN", "IMAGE"], "missing --out"),
     ],
 )
-def test_mistakes_are_named(
+def test_user_errors_are_one_line(
     runs: tuple[Path, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from downstream import explain, predict
-from downstream.adaptation.batchnorm import export_state, set_bn_mode
+from downstream.adaptation.methods.batchnorm import export_state, set_bn_mode
 from downstream.images.prepared import prepared_reader
 from downstream.images.scan import array_reader
 from downstream.network.models import create_model
@@ -66,7 +66,7 @@ def save_run(folder: Path, decoder: str = "DeepLabV2", **options: Any) -> torch.
 
 
 @pytest.mark.parametrize("options", [{}, PUBLISHED])
-def test_the_card_tells_all_that_is_needed_to_load(options: dict[str, Any], tmp_path: Path) -> None:
+def test_the_card_suffices_to_load_the_network(options: dict[str, Any], tmp_path: Path) -> None:
     model = save_run(tmp_path / "run", **options)
     loaded = load_segmenter(tmp_path / "run", torch.device("cpu"))
     images = torch.randn(1, 3, 64, 64)

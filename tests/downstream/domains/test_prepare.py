@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from downstream.domains.prepare import prepare_source, prepare_target
-from downstream.domains.study import DomainStudy, read_study
+from downstream.domains.study import DomainStudy, read_domain_study
 from downstream.images.scaling import working_shape
 from micrograph.cli import UserError
 
@@ -51,7 +51,7 @@ def study(tmp_path: Path) -> DomainStudy:
     draw(tmp_path / "light" / "test" / "three.png", 40, 48)
     draw(tmp_path / "light" / "test" / "four.png", 40, 48, mask=False)
     (tmp_path / "study.yaml").write_text(STUDY)
-    return read_study(tmp_path / "study.yaml", tmp_path)
+    return read_domain_study(tmp_path / "study.yaml", tmp_path)
 
 
 def test_folds_of_the_source_do_not_split_specimens(study: DomainStudy) -> None:
@@ -111,7 +111,7 @@ def test_labels_of_a_target_are_read_on_request(tmp_path: Path) -> None:
         " targets: {t: {data: t, train: [.], test: [.], labelled: true}}}"
     )
     (tmp_path / "study.yaml").write_text(text)
-    study = read_study(tmp_path / "study.yaml", tmp_path)
+    study = read_domain_study(tmp_path / "study.yaml", tmp_path)
     images = prepare_target(study, "t", with_labels=True)
     assert images.train[0].mask is not None
     assert prepare_target(study, "t").train[0].mask is None
@@ -131,9 +131,9 @@ def test_missing_files_are_reported(study: DomainStudy, tmp_path: Path) -> None:
     text = STUDY.replace("train: [train]", "train: [trian]")
     (tmp_path / "study.yaml").write_text(text)
     with pytest.raises(UserError, match="'trian'"):
-        prepare_target(read_study(tmp_path / "study.yaml", tmp_path), "light")
+        prepare_target(read_domain_study(tmp_path / "study.yaml", tmp_path), "light")
     with pytest.raises(UserError, match="no such folder"):
-        prepare_source(read_study(tmp_path / "study.yaml", tmp_path / "nowhere"))
+        prepare_source(read_domain_study(tmp_path / "study.yaml", tmp_path / "nowhere"))
     (tmp_path / "study.yaml").write_text(STUDY.replace("lath=255", "lath=255, pore=7"))
     with pytest.raises(UserError, match="contains pore"):
-        prepare_source(read_study(tmp_path / "study.yaml", tmp_path))
+        prepare_source(read_domain_study(tmp_path / "study.yaml", tmp_path))

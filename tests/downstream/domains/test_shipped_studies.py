@@ -7,14 +7,14 @@ import pytest
 from checkout import ROOT
 
 from downstream.domains.prepare import prepare_source, prepare_target
-from downstream.domains.study import read_study
+from downstream.domains.study import read_domain_study
 
 STUDIES = ROOT / "configs" / "downstream" / "domains"
 
 
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_each_study_reads(path: Path) -> None:
-    study = read_study(path, Path("anywhere"))
+    study = read_domain_study(path, Path("anywhere"))
     assert study.plan(100, 100).side % 4 == 0
 
 
@@ -30,7 +30,7 @@ def test_each_study_reads(path: Path) -> None:
 def test_published_images_become_domains(
     benchmark: Path, name: str, target: str, counts: tuple[int, ...], share: float
 ) -> None:
-    study = read_study(STUDIES / f"{name}.yaml", benchmark)
+    study = read_domain_study(STUDIES / f"{name}.yaml", benchmark)
     train, val = prepare_source(study, fold=0)
     images = prepare_target(study, target)
     assert (len(train), len(val), len(images.train), len(images.test)) == counts

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from downstream.domains.study import read_study
+from downstream.domains.study import read_domain_study
 from micrograph.cli import UserError
 
 STUDY = """\
@@ -24,7 +24,7 @@ def written(folder: Path, text: str = STUDY) -> Path:
 
 
 def test_a_domain_study_has_its_domains_in_order_and_defaults(tmp_path: Path) -> None:
-    study = read_study(written(tmp_path))
+    study = read_domain_study(written(tmp_path))
     assert study.name == "alloy" and list(study.targets) == ["etched", "light"]
     assert study.class_names == ("matrix", "precipitate") and len(study.mask_classes) == 3
     assert study.source.data == Path("images/sem") and study.source.train == ("train",)
@@ -37,7 +37,7 @@ def test_a_domain_study_has_its_domains_in_order_and_defaults(tmp_path: Path) ->
 
 
 def test_a_given_folder_overrides_that_of_the_domain_study(tmp_path: Path) -> None:
-    study = read_study(written(tmp_path), Path("/elsewhere"))
+    study = read_domain_study(written(tmp_path), Path("/elsewhere"))
     assert study.source.data == Path("/elsewhere/sem")
 
 
@@ -65,9 +65,9 @@ def test_a_given_folder_overrides_that_of_the_domain_study(tmp_path: Path) -> No
 )
 def test_faults_are_reported(tmp_path: Path, old: str, new: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        read_study(written(tmp_path, STUDY.replace(old, new)))
+        read_domain_study(written(tmp_path, STUDY.replace(old, new)))
 
 
 def test_an_unknown_target_is_reported_with_the_known(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="etched, light"):
-        read_study(written(tmp_path)).target("ligth")
+        read_domain_study(written(tmp_path)).target("ligth")

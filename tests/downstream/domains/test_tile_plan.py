@@ -55,13 +55,3 @@ def test_the_paper_s_images_give_four_tiles_of_636() -> None:
     assert (plan.rows, plan.columns, plan.side) == (2, 2, 636)
     share = plan.counted().sum() / plan.counted(compat_padding=True).sum()
     assert share == pytest.approx(717 / 1024)  # 30 % of its square is mirrored
-
-
-def test_images_and_maps_of_another_size_are_rejected() -> None:
-    plan = TilePlan(20, 30, 16, 4)
-    with pytest.raises(ValueError, match="20 x 30"):
-        plan.extract(np.zeros((30, 20)))
-    with pytest.raises(ValueError, match=r"\(4, C, 16, 16\)"):
-        plan.stitch(np.zeros((4, 2, 24, 24)))
-    with pytest.raises(ValueError, match="no tiles"):
-        TilePlan(20, 30, 0, 4)

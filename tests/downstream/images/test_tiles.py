@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
@@ -32,19 +31,6 @@ def predict(pixels: Pixels, tiling: Tiling, network: nn.Module | None = None) ->
     return np.concatenate([band.maps for band in bands], axis=1)
 
 
-@pytest.mark.parametrize("length", [32, 33, 63, 64, 65, 95, 96, 97, 128, 130, 255, 256, 257, 1000])
-@pytest.mark.parametrize(("tile", "overlap"), [(64, 0), (64, 32), (96, 32), (128, 64), (256, 128)])
-def test_windows_sum_to_one_at_each_pixel(length: int, tile: int, overlap: int) -> None:
-    axis = plan_axis(length, tile, overlap, 32)
-    total = np.zeros(axis.padded)
-    for start, window in zip(axis.starts, axis.windows(), strict=True):
-        assert start % 32 == 0
-        assert (window >= 0).all()
-        total[start : start + axis.tile] += window
-    assert axis.padded % 32 == 0 and length <= axis.padded < length + 32
-    np.testing.assert_allclose(total, 1, atol=1e-6)
-
-
 @pytest.mark.parametrize("size", [(32, 32), (33, 100), (64, 64), (65, 191), (257, 96), (300, 131)])
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_tile_and_stitch_is_the_identity(size: tuple[int, int], batch_size: int) -> None:
@@ -65,17 +51,6 @@ def test_the_tile_size_changes_nothing_where_the_receptive_field_fits() -> None:
     whole = predict(pixels, Tiling(512, 32, 32), network)
     for tile, overlap in ((64, 32), (96, 32), (160, 64)):
         assert np.abs(predict(pixels, Tiling(tile, overlap, 32), network) - whole).max() < 1e-6
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("tile", "overlap"), [(1024, 256), (768, 256)])
-def test_tiles_of_a_unet_agree_with_the_whole_image(tile: int, overlap: int) -> None:
-    """2,048 pixels, a ResNet of three stages: it sees 71 pixels far, the margin is 96."""
-    torch.manual_seed(0)
-    network = smp.Unet("resnet18", 3, None, decoder_channels=(32, 16, 8), classes=2).eval()
-    pixels = np.random.default_rng(1).integers(0, 256, (2048, 2048, 3), np.uint8)
-    whole = predict(pixels, Tiling(2048, 0, 32), network)
-    assert np.abs(predict(pixels, Tiling(tile, overlap, 32), network) - whole).max() < 1e-4
 
 
 def test_mirrored_padding_has_no_weight() -> None:

@@ -15,7 +15,7 @@ from downstream.adapt import adapt
 from downstream.adapt_study import main
 from downstream.adaptation.config import AdaptConfig
 from downstream.domains.prepare import prepare_target
-from downstream.domains.study import read_study
+from downstream.domains.study import read_domain_study
 from downstream.network.segmenter import Segmenter
 from downstream.studies.bagging import bag_miou
 
@@ -42,7 +42,7 @@ class Sure(nn.Module):
 def test_a_bag_is_the_mean_of_probabilities(
     toy: Path, members: tuple[float, ...], miou: float
 ) -> None:
-    study = read_study(toy)
+    study = read_domain_study(toy)
     segmenters = [Segmenter(Sure(p), (0.5,) * 3, (0.5,) * 3, torch.device("cpu")) for p in members]
     image = prepare_target(study, "faded").test[0]
     image = replace(image, native_mask=np.ones(image.native_shape, np.uint8))

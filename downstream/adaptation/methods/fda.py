@@ -13,10 +13,7 @@ def fda(source: torch.Tensor, target: torch.Tensor, beta: float) -> torch.Tensor
     Replaces the amplitudes of frequencies up to `beta` · height and `beta` · width cycles per image
     (including the mean) in each channel; none if `beta` is 0. Takes stored grey values, 0 to 255,
     before normalisation; returns float32 without clipping, so some values exceed the range.
-    Raises `ValueError` if the shapes differ.
     """
-    if source.shape != target.shape:
-        raise ValueError(f"fda needs equal shapes, not {source.shape} and {target.shape}")
     if beta == 0:
         return source.float()
     height, width = source.shape[2:]

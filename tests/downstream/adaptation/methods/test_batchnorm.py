@@ -7,8 +7,8 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
-from downstream.adaptation.batchnorm import adapt_bn, export_state, set_bn_mode, use_domain
 from downstream.adaptation.config import BnMode
+from downstream.adaptation.methods.batchnorm import adapt_bn, export_state, set_bn_mode, use_domain
 from downstream.network.models import bare_model, create_model
 from micrograph.cli import UserError
 
@@ -134,17 +134,6 @@ def test_the_export_is_the_plain_network_with_the_targets_statistics() -> None:
         assert not torch.equal(model(images), plain(images))
 
 
-def test_a_resumed_model_has_both_domains() -> None:
-    net, resumed = Net(), Net()
-    for each in (net, resumed):
-        set_bn_mode(each, "domain")
-    step(net)
-    resumed.load_state_dict(net.state_dict())
-    assert torch.equal(
-        cast(torch.Tensor, resumed.norm.source_mean), cast(torch.Tensor, net.norm.source_mean)
-    )
-
-
 @pytest.mark.parametrize("mode", ["frozen", "shared", "domain"])
 def test_bn_adapt_gives_the_mean_of_the_batches_statistics(mode: BnMode) -> None:
     net = Net()
@@ -174,11 +163,9 @@ def test_dropout_is_off_while_bn_adapts() -> None:
     )
 
 
-def test_bn_adapt_says_when_it_cannot_do_anything() -> None:
+def test_bn_adapt_needs_batch_norm() -> None:
     with pytest.raises(UserError, match="batch norm"):
         adapt_bn(nn.Conv2d(3, 2, 1), [TARGET])
-    with pytest.raises(ValueError, match="no batch"):
-        adapt_bn(Net(), [])
 
 
 def test_norms_of_smp_and_timm_encoders_follow_the_modes() -> None:

@@ -1,6 +1,6 @@
-"""Batch norm between two domains: which statistics a network keeps, and whether they move.
+"""Batch norm of two domains: frozen, shared or separate statistics; and `bn_adapt`.
 
-A network at rest holds the target's; `use_domain` puts the source's in their place for a while.
+With separate statistics the target's are active; `use_domain` swaps in the source's.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ from downstream.adaptation.config import BnMode, DomainName
 from micrograph.cli import UserError
 from pretrain.network.weights import StateDict
 
-# The target's buffer, as the plain network has it, and the source's beside it.
+# The target's buffer, as in a plain network, and the source's.
 STATISTICS = {
     "running_mean": "source_mean",
     "running_var": "source_var",
@@ -24,13 +24,13 @@ STATISTICS = {
 
 
 def set_bn_mode(model: nn.Module, mode: BnMode, *, affine: bool = True) -> None:
-    """Say how every batch norm of `model` behaves from now on, whatever `model.train()` says.
+    """Set how every batch norm of `model` behaves, in training mode too.
 
-    `frozen`: normalises by its statistics as they are, which stay, as do scale and shift.
-    `shared`: as usual; the running statistics are a mixture of all that passes through, which in
-    AdaptSegNet's public code is both domains (where scale and shift are fixed: `affine=False`).
-    `domain`: running statistics of each domain (Li et al. 2016, arXiv:1603.04779,
-    section 3), both beginning at the present ones; `use_domain` says which moves.
+    `frozen`: statistics, scale and shift are constant.
+    `shared`: as usual; the running statistics mix both domains, as in AdaptSegNet's public code
+    (where scale and shift are fixed: `affine=False`).
+    `domain`: running statistics per domain (Li et al. 2016, arXiv:1603.04779, section 3), both
+    initialised with the present ones; `use_domain` selects which are used and updated.
     """
     for layer in batch_norms(model):
         if not hasattr(layer, "frozen"):
@@ -48,7 +48,7 @@ def set_bn_mode(model: nn.Module, mode: BnMode, *, affine: bool = True) -> None:
 
 @contextmanager
 def use_domain(model: nn.Module, domain: DomainName) -> Iterator[None]:
-    """Let what passes through `model` use and move the statistics of `domain`, where it has any."""
+    """Use and update the statistics of `domain`; no effect on layers with shared ones."""
     layers = [layer for layer in batch_norms(model) if _has_domains(layer)]
     if domain == "target":
         layers = []
@@ -60,7 +60,7 @@ def use_domain(model: nn.Module, domain: DomainName) -> Iterator[None]:
 
 
 def export_state(model: nn.Module) -> StateDict:
-    """The state dict of the plain network with the target's statistics."""
+    """The state dict of a plain network with the target's statistics."""
     ours = set(STATISTICS.values())
     return {
         name: value
@@ -71,11 +71,10 @@ def export_state(model: nn.Module) -> StateDict:
 
 @torch.no_grad()
 def adapt_bn(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
-    """Estimate the target's statistics anew: the average of those of the batches, nothing trained.
+    """Replace the statistics by the mean of those of the batches; nothing is trained.
 
-    `batches` are normalised images `(N, 3, H, W)`, each weighing the same. What is not batch norm
-    computes as in evaluation; also works on frozen layers. Raises `UserError` when there is no
-    batch norm, `ValueError` without a batch.
+    `batches` are normalised images `(N, 3, H, W)`, weighted equally. Other layers are in evaluation
+    mode; frozen layers are adapted too. Raises `UserError` if there is no batch norm.
     """
     layers = batch_norms(model)
     if not layers:
@@ -88,22 +87,18 @@ def adapt_bn(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
         layer.momentum = None  # cumulative average
         layer.frozen = False
         layer.train()
-    count = 0
     try:
         for batch in batches:
             model(batch)
-            count += 1
     finally:
         for layer, momentum, frozen in settings:
             layer.momentum, layer.frozen = momentum, frozen
         for module, training in was_training:
             module.training = training
-    if not count:
-        raise ValueError("bn_adapt got no batch")
 
 
 def batch_norms(model: nn.Module) -> list[Any]:
-    """All layers of `model` with running statistics; timm's, which activate too, are among them."""
+    """All layers of `model` with running statistics, including timm's, which also activate."""
     return [
         module
         for module in model.modules()
