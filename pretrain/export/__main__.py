@@ -14,7 +14,6 @@ from typing import Annotated
 
 from micrograph.cli import console, program, warn
 from micrograph.settings import Positional, load_config
-from pretrain.export.encoder import export_encoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +27,8 @@ class ExportConfig:
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     config = load_config(ExportConfig, argv)
+    from pretrain.export.encoder import export_encoder  # imports torch; --help does not need it
+
     out = config.out or config.run_dir / "export"
     card = export_encoder(config.run_dir, out)
     if not card.converged:

@@ -105,19 +105,3 @@ def average_statistics(model: nn.Module, accelerator: Accelerator) -> None:
     for name, buffer in model.named_buffers():
         if buffer.is_floating_point() and "running_" in name:
             buffer.copy_(sum_over(accelerator, buffer) / accelerator.num_processes)
-
-
-def synchronise_norms(model: nn.Module, processes: int, device: torch.device) -> nn.Module:
-    """Batch norms that see the batches of all processes; the parameters stay the same objects.
-
-    Nothing to do for one process. Raises `UserError` for several on CPUs, where torch has none.
-    """
-    if processes == 1:
-        return model
-    if device.type != "cuda":
-        raise UserError(
-            f"sync_bn works between GPUs only, and these {processes} processes are on CPUs; "
-            "leave it out, or train in one process"
-        )
-    converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-    return converted

@@ -23,7 +23,6 @@ from pretrain.training.metrics import Scores
 from pretrain.training.progress import Progress
 
 _FIRST_CHANCE_WARNING = 5  # epochs; repeated when they have doubled
-_ENOUGH_FOR_NORMS = 8  # Wu and He 2018, "Group normalization", figure 1: with fewer, errors grow
 _FEW_STEPS = 200  # with so few, no recipe has had the time to leave chance level
 
 
@@ -44,10 +43,10 @@ def gradient_norm(model: nn.Module, accelerator: Accelerator) -> float:
     return float(torch.nn.utils.get_total_norm(gradients))
 
 
-def count_step(progress: Progress, samples: int, loss_sum: float, *, sound: bool) -> Progress:
+def count_step(progress: Progress, samples: int, loss_sum: float, *, finite: bool) -> Progress:
     """Progress after one more step; a skipped one adds nothing to the epoch's loss."""
-    progress = count_skips(replace(progress, step=progress.step + 1), finite=sound)
-    if not sound:
+    progress = count_skips(replace(progress, step=progress.step + 1), finite=finite)
+    if not finite:
         return replace(progress, skipped_samples=progress.skipped_samples + samples)
     first_loss = loss_sum / samples if progress.first_loss is None else progress.first_loss
     return replace(progress, loss_sum=progress.loss_sum + loss_sum, first_loss=first_loss)
@@ -111,18 +110,6 @@ def remedy(config: TrainConfig) -> str:
     note = find_arch(config.arch).lr_note
     hint = f" ({config.arch}: {note})" if note else ""
     return f"start again with an --lr below {config.lr:g}{hint}"
-
-
-def norm_warning(model: nn.Module, images: int) -> str:
-    """What to say when batch norm sees so many images at a time; mostly nothing."""
-    norms = any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules())
-    if not norms or images >= _ENOUGH_FOR_NORMS:
-        return ""
-    return (
-        f"batch norm sees {images} images at a time, and fewer than {_ENOUGH_FOR_NORMS} make poor "
-        "statistics: use a larger --micro-batch-size, if need be with a smaller --image-size, "
-        "--sync-bn on several GPUs, or an encoder without batch norm"
-    )
 
 
 def chance_warning(config: TrainConfig, progress: Progress, scores: Scores, steps: int) -> str:

@@ -33,10 +33,9 @@ from pretrain.runs.status import RunState, Status
 from pretrain.runs.throughput import seconds_between, seconds_left
 from pretrain.training.distributed import average_statistics, check_equal, sum_over, sync_errors
 from pretrain.training.divergence import Diverged, after_rollback, chance_warning, is_good, remedy
-from pretrain.training.early_stopping import after_epoch, why_finished
 from pretrain.training.ema import Ema
 from pretrain.training.metrics import Scores
-from pretrain.training.progress import Progress
+from pretrain.training.progress import Progress, after_epoch, why_finished
 from shards.format.schema import Manifest, read_manifest
 
 
@@ -96,13 +95,9 @@ class TrainingRun:
         """Wrap a part of the start: an error in one process, or a stop, ends all of them."""
         return sync_errors(self._accelerator, self._interruption)
 
-    def average(self, ema: Ema | None) -> None:
-        """Load, save and keep these averaged weights too, if there are any."""
-        self._ema = ema
-
-    def resume(self, model: nn.Module, optimizer: Any) -> Progress:
-        """Load the newest checkpoint into the (not yet prepared) model and optimizer."""
-        progress = Progress()
+    def resume(self, model: nn.Module, optimizer: Any, ema: Ema | None) -> Progress:
+        """Load the newest checkpoint into the (not yet prepared) model, optimizer and average."""
+        progress, self._ema = Progress(), ema
         with self.sync_errors():
             found = self._run.resume()
             if found is not None:
@@ -129,8 +124,7 @@ class TrainingRun:
         if sum_over(self._accelerator, torch.tensor([float(lacks)])).item():
             self.save(progress, good=True)  # to roll back to; and a full disk shows at once
 
-    @property
-    def interrupted(self) -> bool:
+    def is_interrupted(self) -> bool:
         """Whether this process was asked to stop."""
         return self._interruption.requested
 

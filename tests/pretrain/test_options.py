@@ -26,9 +26,9 @@ from pretrain.runs.run_folder import RunPaths
 from pretrain.runs.skips import BufferSnapshot
 from pretrain.train import Training, take_step
 from pretrain.train import main as train
-from pretrain.training.distributed import synchronise_norms
 from pretrain.training.ema import build_ema
 from pretrain.training.micro_batch import check_kernels, fit_micro_batch, largest_map
+from pretrain.training.model import synchronise_norms
 from pretrain.training.optim import build_optimizer
 from pretrain.training.progress import Progress
 
@@ -135,18 +135,16 @@ def test_a_step_that_fp16_leaves_out_moves_no_average(optimizer: Any) -> None:
     sampler = EpochSampler(samples=8, batch_size=8, micro_batch_size=8, seed=0)
     unused: Any = None
     training = Training(
-        *(
-            config,
-            accelerator,
-            unused,
-            sampler,
-            unused,
-            unused,
-            model,
-            steps,
-            ema,
-            BufferSnapshot(model),
-        )
+        config=config,
+        accelerator=accelerator,
+        run=unused,
+        sampler=sampler,
+        meter=unused,
+        objective=unused,
+        model=model,
+        optimizer=steps,
+        ema=ema,
+        snapshot=BufferSnapshot(model),
     )
     for scale, taken in ((1e9, False), (1e-30, True)):
         accelerator.backward(model(torch.full((1, 2), scale)).sum())

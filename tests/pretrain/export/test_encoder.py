@@ -65,7 +65,7 @@ def test_the_card_names_the_installed_dali_if_there_is_one(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "pretrain.export.distributions", lambda: distributions(path=[str(tmp_path)])
+        "pretrain.export.encoder.distributions", lambda: distributions(path=[str(tmp_path)])
     )
     assert not any("dali" in name for name in export_encoder(run, tmp_path / "cpu").versions)
     metadata = tmp_path / "nvidia_dali_cuda120-2.4.0.dist-info" / "METADATA"

@@ -27,9 +27,9 @@ from pretrain.training.divergence import (
     count_step,
     gradient_norm,
     is_good,
-    norm_warning,
 )
 from pretrain.training.metrics import Scores
+from pretrain.training.micro_batch import norm_warning
 from pretrain.training.progress import Progress
 
 CONFIG = TrainConfig(arch="vgg11", max_skipped_steps=3, max_rollbacks=2, rollback_lr_factor=0.1)
@@ -52,24 +52,24 @@ def scores(*confusion: tuple[int, ...], loss: float = 1.0) -> Scores:
 
 
 def test_a_bad_step_is_counted_and_adds_nothing_to_the_loss() -> None:
-    progress = count_step(Progress(), 8, 16.0, sound=True)
-    progress = count_step(progress, 8, math.nan, sound=False)
+    progress = count_step(Progress(), 8, 16.0, finite=True)
+    progress = count_step(progress, 8, math.nan, finite=False)
     assert (progress.step, progress.loss_sum, progress.first_loss) == (2, 16.0, 2.0)
     assert (progress.skipped_steps, progress.skipped_in_a_row, progress.skipped_samples) == (
         1,
         1,
         8,
     )
-    progress = count_step(progress, 8, 8.0, sound=True)
+    progress = count_step(progress, 8, 8.0, finite=True)
     assert (progress.skipped_steps, progress.skipped_in_a_row, progress.loss_sum) == (1, 0, 24.0)
 
 
 def test_only_a_row_of_bad_steps_means_divergence() -> None:
     progress = Progress()
     for sound in (False, False, True, False, False):
-        progress = count_step(progress, 8, 8.0, sound=sound)
+        progress = count_step(progress, 8, 8.0, finite=sound)
         check_divergence(CONFIG, progress, 1.0 if sound else math.nan)
-    progress = count_step(progress, 8, 8.0, sound=False)
+    progress = count_step(progress, 8, 8.0, finite=False)
     with pytest.raises(Diverged, match="3 steps in a row without finite loss"):
         check_divergence(CONFIG, progress, math.nan)
 

@@ -9,7 +9,8 @@ from PIL import Image
 
 from pretrain.config import TrainConfig
 from pretrain.loading.shard_reader import open_split
-from pretrain.preview import Column, _columns, _render, _row_label, main
+from pretrain.outputs.contact_sheet import Column, _columns, _render, _row_label
+from pretrain.preview import main
 
 
 def test_the_sheet_is_written_and_fits_a_screen(
