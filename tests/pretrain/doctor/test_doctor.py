@@ -178,7 +178,7 @@ def test_wandb_needs_a_login_unless_offline(
 
 
 @pytest.mark.slow
-def test_two_processes_connect_and_train_together(shards: Path, tmp_path: Path) -> None:
+def test_two_processes_connect_and_train(shards: Path, tmp_path: Path) -> None:
     arguments = ["--arch", "resnet18", "--image-size", "32", "--batch-size", "16", "--json"]
     arguments += ["--device", "cpu", "--shards", str(shards), "--run-dir", str(tmp_path / "run")]
     with busy_port() as port:
