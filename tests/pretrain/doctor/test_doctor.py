@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -136,16 +136,12 @@ def test_more_threads_than_cores_give_a_warning(shards: Path, tmp_path: Path) ->
     assert "--loader-threads 10000" in finding.found
 
 
-def test_a_disk_too_small_for_the_checkpoints_is_found(shards: Path, tmp_path: Path) -> None:
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(tmp_path)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a file system needs root")
-    try:
-        (finding,) = check_run_folder(settings(shards, tmp_path / "run"), ALONE)
-        assert finding.level == "fail"
-        assert "0.51 GB needed" in finding.found  # 46.8 MB, four times twice, and three times
-    finally:
-        subprocess.run(["umount", str(tmp_path)], check=True)
+def test_a_disk_too_small_for_the_checkpoints_is_found(
+    shards: Path, small_disk: Callable[[int], Any]
+) -> None:
+    (finding,) = check_run_folder(settings(shards, small_disk(2000).folder / "run"), ALONE)
+    assert finding.level == "fail"
+    assert "0.51 GB needed" in finding.found  # 46.8 MB, four times twice, and three times
 
 
 def test_unreachable_imagenet_weights_are_found(
