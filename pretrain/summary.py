@@ -172,7 +172,7 @@ def _state(status: Status | None, epoch: int, epochs: int) -> tuple[str, str]:
 
 
 def _worst_classes(counts: np.ndarray, classes: Sequence[str]) -> tuple[dict[str, Any], ...]:
-    scores = [
+    scores: list[dict[str, Any]] = [
         {"name": name, "right": int(row[label]), "images": int(row.sum())}
         for label, (name, row) in enumerate(zip(classes, counts, strict=False))
         if row.sum() > row[label]
@@ -182,7 +182,7 @@ def _worst_classes(counts: np.ndarray, classes: Sequence[str]) -> tuple[dict[str
 
 
 def _most_confused(counts: np.ndarray, classes: Sequence[str]) -> tuple[dict[str, Any], ...]:
-    pairs = [
+    pairs: list[dict[str, Any]] = [
         {"true": classes[i], "predicted": classes[j], "count": int(n), "images": int(row.sum())}
         for i, row in enumerate(counts)
         for j, n in enumerate(row)
@@ -293,12 +293,10 @@ _COLUMNS: dict[str, Callable[[Summary], str]] = {
 
 def _print_table(summaries: Sequence[Summary]) -> None:
     table = Table(box=None, pad_edge=False)
-    for heading in _COLUMNS:
-        if heading == "run":
-            table.add_column(heading, overflow="fold")
-        else:
-            justify = "left" if heading == "state" else "right"
-            table.add_column(heading, justify=justify, no_wrap=True)
+    table.add_column("run", overflow="fold")
+    table.add_column("state", no_wrap=True)
+    for heading in list(_COLUMNS)[2:]:
+        table.add_column(heading, justify="right", no_wrap=True)
     for summary in summaries:
         table.add_row(*(text(summary) for text in _COLUMNS.values()))
     _out().print(table)

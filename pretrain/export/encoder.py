@@ -36,7 +36,7 @@ def export_encoder(run_dir: Path, out: Path) -> Card:
     config, manifest, paths = read_run(run_dir)
     state, best = _read_best(paths.best)
     if out.exists() and not (out / CARD_NAME).exists():
-        raise UserError(f"{out} exists and is no export; choose another --out")
+        raise UserError(f"{out} exists and is not an export; choose another --out")
     model = Classifier(config.arch, bare_encoder(config.arch), len(manifest.classes), dropout=0.0)
     load_strictly(model, state, str(paths.best))
     encoder_state = {

@@ -1,4 +1,4 @@
-"""Pictures of a run: its curves over the epochs, and which classes it takes for which.
+"""Pictures of a run: its curves over the epochs, and its confusion matrix.
 
 Imports no torch.
 """
@@ -67,7 +67,7 @@ def curves_png(records: Sequence[Record], title: str = "") -> bytes:
 
 
 def confusion_png(confusion: Confusion, classes: Sequence[str], title: str = "") -> bytes:
-    """The confusion matrix as PNG: a row per true class, in shares of its images."""
+    """The confusion matrix as PNG: a row per true class, in fractions of its images."""
     counts = np.asarray(confusion, dtype=np.int64)
     members = counts.sum(1)
     shares = counts / np.maximum(members, 1)[:, None]
@@ -109,9 +109,9 @@ def best_record(records: Sequence[Record]) -> Record | None:
 
 
 class Pictures:
-    """Keeps `curves.png` and `confusion.png` of a run's folder up to date, without haste.
+    """Keeps `curves.png` and `confusion.png` in a run's folder up to date.
 
-    Drawing must neither slow down a run of short epochs nor end one: a failure is only warned of.
+    Drawing must neither slow down a run of short epochs nor end it: a failure gives a warning.
     """
 
     def __init__(self, folder: Path, classes: Sequence[str]) -> None:
@@ -122,7 +122,7 @@ class Pictures:
         self._confusion: tuple[Confusion, str] | None = None
 
     def update(self, records: Sequence[Record], confusion: Confusion) -> list[Path]:
-        """Take in a finished epoch; returns the pictures that were drawn, often none."""
+        """Add a finished epoch; returns the pictures that were drawn, often none."""
         self._curves = records
         newest = records[-1]
         if newest is best_record(records):
@@ -132,7 +132,7 @@ class Pictures:
         return self.draw() if due else []
 
     def draw(self) -> list[Path]:
-        """Draw now what has changed; returns what was drawn."""
+        """Draw what has changed; returns what was drawn."""
         curves, self._curves = self._curves, ()
         confusion, self._confusion = self._confusion, None
         drawn = []
@@ -155,10 +155,10 @@ def _lines(
     axes: Any,
     epochs: Sequence[float],
     records: Sequence[Record],
-    looks: Mapping[str, tuple[str, str, str]],
+    styles: Mapping[str, tuple[str, str, str]],
 ) -> None:
     marker = "." if len(records) < 40 else None  # a single epoch is no line
-    for name, (label, colour, style) in looks.items():
+    for name, (label, colour, style) in styles.items():
         if any(name in record for record in records):
             values = [record.get(name, float("nan")) for record in records]
             axes.plot(epochs, values, style, label=label, color=colour, marker=marker)

@@ -1,8 +1,8 @@
-"""What lies in the folder of every run, and how others read it. Imports no torch.
+"""The files in the folder of every run. Imports no torch.
 
 config.yaml     the resolved settings; `--config` repeats the run with them
 metrics.jsonl   one line per epoch, or per window of steps
-status.json     where the run stands (pretrain.runs.status)
+status.json     the state of the run (pretrain.runs.status)
 checkpoints/    to resume from
 .lock           held by the process that trains
 """
@@ -19,7 +19,7 @@ from micrograph.settings import dump_config
 
 @dataclass(frozen=True, slots=True)
 class RunPaths:
-    """Paths in a run's folder that all trainers have in common."""
+    """Paths in a run's folder, the same for all trainers."""
 
     folder: Path
 
@@ -41,7 +41,7 @@ class RunPaths:
 
 
 def write_config(folder: Path, config: Any) -> None:
-    """Write the settings, which make the folder this run's; whatever describes its data is there.
+    """Write the settings, after all files that describe the data: they mark the folder as a run.
 
     Raises `UserError` when the folder cannot be written.
     """

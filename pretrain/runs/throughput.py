@@ -1,4 +1,4 @@
-"""Throughput: images per second, the share of time spent waiting for data, time left.
+"""Throughput: images per second, the fraction of time spent waiting for data, time left.
 
 Imports no torch.
 """
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_LATEST = 5  # epochs by which the time of the next ones is judged
+_LATEST = 5  # epochs from which the time of the next ones is estimated
 
 
 class ThroughputMeter:
-    """The clock of one process through all epochs of a run; shows a bar where that is wanted."""
+    """Measures the speed of one process in all epochs of a run; shows a bar if `visible`."""
 
     def __init__(
         self, epochs: int, steps_per_epoch: int, *, visible: bool, between: float = 0.0
     ) -> None:
-        """`between`: seconds from one epoch's training to the next, as earlier attempts had it."""
+        """`between`: seconds from one epoch's training to the next, from earlier attempts."""
         self._epochs = epochs
         self._steps_per_epoch = steps_per_epoch
         self._visible = visible
@@ -38,7 +38,7 @@ class ThroughputMeter:
     def watch(self, steps: Iterable["Step"], epoch: int, first: int) -> Iterator["Step"]:
         """Yield the steps of `epoch` from number `first` on, and time them.
 
-        What the caller waits for a step or for one of its batches counts as waiting for data.
+        The time until a step or one of its batches arrives counts as waiting for data.
         """
         now = time.monotonic()
         if self._seen:
@@ -58,7 +58,7 @@ class ThroughputMeter:
                 bar.update(task, advance=1, note=f"{note}, run {duration(left)}")
 
     def measured(self) -> dict[str, float]:
-        """What was measured in the epoch so far; `data_wait` is a share of the time, in [0, 1]."""
+        """Measurements of the epoch so far; `data_wait` is a fraction of the time."""
         seconds = max(self._ended - self._started, 1e-9)
         return {
             "images_per_second": self._seen / seconds,
@@ -78,7 +78,7 @@ class ThroughputMeter:
             yield item
 
     def _run_seconds(self, epoch: int, step: int, timed: int) -> float:
-        """Until the last epoch's end; early stopping may come before it."""
+        """Seconds until the end of the last epoch; early stopping may come before."""
         epochs_left = self._epochs - epoch - 1
         steps_left = self._steps_per_epoch * (epochs_left + 1) - step
         per_step = (self._ended - self._started) / timed
@@ -86,23 +86,23 @@ class ThroughputMeter:
 
 
 def seconds_left(records: Sequence[Record], epochs: int) -> float | None:
-    """Until the last of `epochs` ends, judged by the latest epochs; None before the first."""
+    """Seconds until the last of `epochs` ends, from the latest ones; None before the first."""
     latest = [record["epoch_seconds"] for record in records[-_LATEST:] if "epoch_seconds" in record]
     return median(latest) * (epochs - records[-1]["epoch"]) if latest else None
 
 
 def seconds_between(records: Sequence[Record], samples: int) -> float:
-    """What the latest epochs, of so many training samples, took beside their training."""
-    beside = [
+    """Seconds of the latest epochs, of `samples` training images, outside their training."""
+    outside = [
         record["epoch_seconds"] - samples / record["images_per_second"]
         for record in records[-_LATEST:]
         if record.get("images_per_second") and "epoch_seconds" in record
     ]
-    return max(0.0, median(beside)) if beside else 0.0
+    return max(0.0, median(outside)) if outside else 0.0
 
 
 def duration(seconds: float) -> str:
-    """A time span for people: `35 s`, `12 min`, `3 h 12 min`, `2 d 3 h`."""
+    """A readable time span: `35 s`, `12 min`, `3 h 12 min`, `2 d 3 h`."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""What training minimises: the loss of one micro-batch, and what its targets are."""
+"""What training minimises: the loss of one micro-batch, and its targets."""
 
 from dataclasses import dataclass
 from typing import assert_never
@@ -52,11 +52,11 @@ class Objective:
         if targets.ndim == 1:
             shares = functional.one_hot(targets, self.classes).float()
         smoothing = self.config.label_smoothing
-        wanted = shares * (1 - smoothing) + smoothing / self.classes
+        smoothed = shares * (1 - smoothing) + smoothing / self.classes
         losses = functional.binary_cross_entropy_with_logits(
-            logits.float(), wanted, reduction="none"
+            logits.float(), smoothed, reduction="none"
         ).mean(1)
-        # The true class weighs the sample: each of its sigmoids speaks about the same image.
+        # The weight of the true class holds for all sigmoids of the image.
         return (losses if self.weights is None else losses * (shares @ self.weights)).sum()
 
 

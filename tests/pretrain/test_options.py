@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState
 from networks import SMALL_ARCH
 from safetensors.torch import load_file
 from torch import nn
+from training_runs import newest, position
 
 from micrograph.cli import UserError
 from pretrain.config import TrainConfig
@@ -20,7 +21,6 @@ from pretrain.export.encoder import export_encoder
 from pretrain.loading.loader import Step
 from pretrain.loading.sample_order import EpochSampler
 from pretrain.network.classifier import build_classifier
-from pretrain.runs.checkpoint import load_checkpoint
 from pretrain.runs.metrics_log import read_metrics
 from pretrain.runs.run_folder import RunPaths
 from pretrain.runs.skips import BufferSnapshot
@@ -30,20 +30,11 @@ from pretrain.training.ema import build_ema
 from pretrain.training.micro_batch import check_kernels, fit_micro_batch, largest_map
 from pretrain.training.model import synchronise_norms
 from pretrain.training.optim import build_optimizer
-from pretrain.training.progress import Progress
 
-TOGETHER = ["--optimizer", "adam", "--lr", "1e-3", "--ema-epochs", "0.5", "--mixup", "0.4"]
-TOGETHER += [
-    "--cutmix",
-    "1",
-    "--mix-prob",
-    "0.7",
-    "--class-balance-power",
-    "0.5",
-    "--dropout",
-    "0.2",
-]
-TOGETHER += ["--class-weight-power", "0.5", "--loss", "bce", "--clip-grad", "1"]
+ALL_OPTIONS = (
+    f"--optimizer adam --lr {1e-3} --ema-epochs 0.5 --mixup 0.4 --cutmix 1 --mix-prob 0.7 "
+    "--class-balance-power 0.5 --class-weight-power 0.5 --dropout 0.2 --loss bce --clip-grad 1"
+).split()
 
 
 @pytest.fixture(autouse=True)
@@ -64,42 +55,22 @@ def test_a_run_with_all_options_resumes_bit_for_bit(
     shards: Path, tmp_path: Path, fork_server: Any
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train(flags(shards, whole, *TOGETHER))
-    every_step = flags(shards, killed, *TOGETHER, "--checkpoint-minutes", "1e-6")
+    train(flags(shards, whole, *ALL_OPTIONS))
+    every_step = flags(shards, killed, *ALL_OPTIONS, "--checkpoint-minutes", "1e-6")
     fork_server.start(every_step, stops=(0, "step", 9, SIGKILL))
     assert fork_server.wait() == [-SIGKILL], fork_server.log.read_text()
-    stopped = load_checkpoint(killed / "checkpoints", Progress)
-    assert stopped is not None and (stopped[0].epoch, stopped[0].step) == (1, 2)
+    assert position(killed) == (1, 2)
     train(every_step)
-    one, other = (load_checkpoint(run / "checkpoints", Progress) for run in (whole, killed))
-    assert one is not None
-    assert other is not None
-    assert one[0] == other[0]  # progress
-    assert_equal(one[1], other[1])  # model, optimizer, average
+    (progress, state), (other_progress, other_state) = newest(whole), newest(killed)
+    assert progress == other_progress
+    torch.testing.assert_close(other_state, state, rtol=0, atol=0)  # model, optimizer, average
 
 
-def assert_equal(one: Any, other: Any) -> None:
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_equal(one[key], other[key])
-    elif isinstance(one, list | tuple):
-        for pair in zip(one, other, strict=True):
-            assert_equal(*pair)
-    else:
-        assert one == other
-
-
-def test_the_average_is_what_is_kept_and_bf16_keeps_weights_in_fp32(
-    shards: Path, tmp_path: Path
-) -> None:
+def test_the_averaged_weights_are_kept_and_bf16_stores_fp32(shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(flags(shards, run, "--epochs", "1", "--ema-epochs", "1", "--precision", "bf16"))
-    found = load_checkpoint(run / "checkpoints", Progress)
-    assert found is not None
-    model, average = found[1]["model"], found[1]["ema"]
+    state = newest(run)[1]
+    model, average = state["model"], state["ema"]
     kept = load_file(RunPaths(run).best)
     assert {tensor.dtype for tensor in kept.values()} == {torch.float32, torch.int64}
     assert all(torch.equal(kept[name], average[name]) for name in kept)
@@ -108,7 +79,7 @@ def test_the_average_is_what_is_kept_and_bf16_keeps_weights_in_fp32(
     assert np.isfinite(record["val_loss"])
 
 
-def test_accumulating_equals_one_large_batch_where_no_batch_norm_is(
+def test_accumulating_equals_one_large_batch_without_batch_norm(
     shards: Path, tmp_path: Path
 ) -> None:
     runs = [tmp_path / size for size in ("8", "4")]
@@ -122,7 +93,7 @@ def test_accumulating_equals_one_large_batch_where_no_batch_norm_is(
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_a_step_that_fp16_leaves_out_moves_no_average(optimizer: Any) -> None:
+def test_a_step_that_fp16_skips_changes_no_average(optimizer: Any) -> None:
     accelerator = Accelerator(cpu=True)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)
     accelerator.scaler = scaler
@@ -186,14 +157,13 @@ def test_a_compiled_run_exports_under_the_usual_names(shards: Path, tmp_path: Pa
     run = tmp_path / "run"
     train(flags(shards, run, "--compile", "--epochs", "1", "--ema-epochs", "1"))
     names = list(build_classifier(SMALL_ARCH, "random", 3, 0.0).state_dict())
-    found = load_checkpoint(run / "checkpoints", Progress)
-    assert found is not None
-    assert list(found[1]["model"]) == list(found[1]["ema"]) == names
+    state = newest(run)[1]
+    assert list(state["model"]) == list(state["ema"]) == names
     assert export_encoder(run, tmp_path / "out").arch == SMALL_ARCH
 
 
 @pytest.mark.parametrize(("arch", "most"), [("vgg11", 64 * 64 * 64), ("resnet18", 64 * 32 * 32)])
-def test_the_largest_map_is_found_without_a_trace(arch: str, most: int) -> None:
+def test_finding_the_largest_map_changes_nothing(arch: str, most: int) -> None:
     model = build_classifier(arch, "random", 10, 0.5)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     assert largest_map(model, 64, torch.device("cpu")) == most
@@ -201,7 +171,7 @@ def test_the_largest_map_is_found_without_a_trace(arch: str, most: int) -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_a_micro_batch_beyond_what_kernels_count_is_refused() -> None:
+def test_a_micro_batch_too_large_for_the_kernels_is_an_error() -> None:
     config = TrainConfig(arch="vgg11", image_size=64)
     model = build_classifier(config.arch, "random", 10, 0.5)
     check_kernels(model, 8191, config, torch.device("cpu"))  # times 64^3: just below 2^31
@@ -212,7 +182,7 @@ def test_a_micro_batch_beyond_what_kernels_count_is_refused() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_the_batch_that_is_found_trains_within_the_memory(optimizer: Any) -> None:
+def test_the_micro_batch_found_fits_in_memory(optimizer: Any) -> None:
     accelerator = Accelerator(mixed_precision="bf16")
     config = TrainConfig(
         arch="densenet121",  # many maps, none of them large

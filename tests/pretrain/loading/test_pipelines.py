@@ -1,4 +1,4 @@
-"""Both ways to make pixels give the same pictures: DALI (here on the CPU) and the thread pool."""
+"""Both pipelines give the same images: DALI (here on the CPU) and the thread pool."""
 
 import shutil
 import time
@@ -58,11 +58,11 @@ def pictures(
 def work(
     data: ShardReader, config: TrainConfig, batches: int = 2
 ) -> list[tuple[Ids, AugmentParams]]:
-    slots = np.array_split(np.arange(len(data)), batches)
-    rows = [data.index[ids] for ids in slots]
+    parts = np.array_split(np.arange(len(data)), batches)
+    rows = [data.index[ids] for ids in parts]
     return [
         (ids, training_params(config, 0, ids, row["height"], row["width"]))
-        for ids, row in zip(slots, rows, strict=True)
+        for ids, row in zip(parts, rows, strict=True)
     ]
 
 
@@ -79,13 +79,11 @@ def by_dali(
 
 
 @pytest.mark.parametrize("rotation", ["any", "quarter"])
-def test_both_ways_give_the_same_pictures(pictures: ShardReader, rotation: str) -> None:
+def test_both_pipelines_give_the_same_images(pictures: ShardReader, rotation: str) -> None:
     config = TrainConfig(arch="resnet18", image_size=SIDE, rotation_mode=rotation, rotate_prob=0.8)  # type: ignore[arg-type]
     items = work(pictures, config)
-    host, dali = (
-        make(CpuPipeline(pictures, config, 2, None), items),
-        make(by_dali(pictures, config), items),
-    )
+    host = make(CpuPipeline(pictures, config, 2, None), items)
+    dali = make(by_dali(pictures, config), items)
     assert host.shape == dali.shape == (16, 3, SIDE, SIDE)
     # In grey levels: two roundings and two bilinear kernels apart; chroma decoders by some more.
     levels = (host - dali).abs() * torch.tensor(IMAGENET_STD).view(3, 1, 1) * 255
@@ -95,17 +93,15 @@ def test_both_ways_give_the_same_pictures(pictures: ShardReader, rotation: str) 
     assert levels[torch.from_numpy(upright)].amax().item() < 3.5
 
 
-def test_validation_pictures_are_the_same_both_ways(pictures: ShardReader) -> None:
+def test_both_pipelines_give_the_same_validation_images(pictures: ShardReader) -> None:
     config = TrainConfig(arch="resnet18", image_size=SIDE)
     row = pictures.index
     items = [
         (ids, validation_params(config, row["height"][ids], row["width"][ids]))
         for ids in np.array_split(np.arange(len(pictures)), 2)
     ]
-    host, dali = (
-        make(CpuPipeline(pictures, config, 1, None), items),
-        make(by_dali(pictures, config), items),
-    )
+    host = make(CpuPipeline(pictures, config, 1, None), items)
+    dali = make(by_dali(pictures, config), items)
     assert ((host - dali).abs() * 0.229 * 255).amax().item() < 3.5
 
 
@@ -129,27 +125,29 @@ def test_quarter_turns_are_exact(pictures: ShardReader, turns: int) -> None:
         assert torch.equal(got[at], wanted[at].rot90(turns, (1, 2)))
 
 
-@pytest.mark.parametrize("way", ["host", "dali"])
-def test_held_images_give_the_pixels_of_streamed_ones(pictures: ShardReader, way: str) -> None:
+@pytest.mark.parametrize("pipeline", ["host", "dali"])
+def test_cached_images_give_the_pixels_of_streamed_ones(
+    pictures: ShardReader, pipeline: str
+) -> None:
     config = TrainConfig(arch="resnet18", image_size=SIDE)
     items, image_cache = work(pictures, config), DecodedImageCache(pictures, CPU)
-    if way == "host":
-        streaming, holding = (
+    if pipeline == "host":
+        streaming, caching = (
             CpuPipeline(pictures, config, 2, None),
             CpuPipeline(pictures, config, 2, image_cache),
         )
         wanted = make(streaming, items)
-        assert torch.equal(make(holding, items), wanted)  # decodes and keeps
+        assert torch.equal(make(caching, items), wanted)  # decodes and caches
     else:
         wanted = make(by_dali(pictures, config), items)
         fill_image_cache(image_cache, pictures, CPU, 1, "cpu")
-        holding = by_dali(pictures, config, image_cache)  # type: ignore[assignment]
+        caching = by_dali(pictures, config, image_cache)  # type: ignore[assignment]
     assert image_cache.complete
-    assert torch.equal(make(holding, items), wanted)
+    assert torch.equal(make(caching, items), wanted)
 
 
-@pytest.mark.parametrize("way", ["host", "dali", "held by dali"])
-def test_a_damaged_image_is_told(shards: Path, tmp_path: Path, way: str) -> None:
+@pytest.mark.parametrize("pipeline", ["host", "dali", "cached by dali"])
+def test_a_damaged_image_is_named(shards: Path, tmp_path: Path, pipeline: str) -> None:
     shutil.copytree(shards, tmp_path / "bad")
     data = open_split(tmp_path / "bad", "train")
     row = data.index[7]
@@ -158,19 +156,19 @@ def test_a_damaged_image_is_told(shards: Path, tmp_path: Path, way: str) -> None
         stream.seek(int(row["offset"]) + 40)  # the header still says what kind of image it is
         stream.write(b"garbage" * 20)
     config = TrainConfig(arch="resnet18", image_size=32)
-    told = "has a damaged image at byte" if way == "host" else "DALI cannot make a batch"
-    with pytest.raises(UserError, match=rf"{told}.*shards.verify {data.folder}$"):
-        if way == "held by dali":
+    message = "has a damaged image at byte" if pipeline == "host" else "DALI cannot make a batch"
+    with pytest.raises(UserError, match=rf"{message}.*shards.verify {data.folder}$"):
+        if pipeline == "cached by dali":
             fill_image_cache(DecodedImageCache(data, CPU), data, CPU, 1, "cpu")
-        pixels = CpuPipeline(data, config, 1, None) if way == "host" else by_dali(data, config)
+        pixels = CpuPipeline(data, config, 1, None) if pipeline == "host" else by_dali(data, config)
         make(pixels, work(data, config, 6))
 
 
-@pytest.mark.parametrize("way", ["host", "dali"])
-def test_an_epoch_left_early_does_not_leak_into_the_next(shards: Path, way: str) -> None:
+@pytest.mark.parametrize("pipeline", ["host", "dali"])
+def test_an_epoch_left_early_does_not_affect_the_next(shards: Path, pipeline: str) -> None:
     data = open_split(shards, "train")
     config = TrainConfig(arch="resnet18", image_size=32)
-    pixels = CpuPipeline(data, config, 1, None) if way == "host" else by_dali(data, config)
+    pixels = CpuPipeline(data, config, 1, None) if pipeline == "host" else by_dali(data, config)
     items = work(data, config, 6)
     wanted = make(pixels, items)
     left = pixels.batches(items)
@@ -200,7 +198,7 @@ def test_batches_are_made_while_the_network_computes(shards: Path) -> None:
         assert time.monotonic() - begun < 30
 
 
-def test_copies_of_a_constant_image_spread_as_drawn(tmp_path: Path) -> None:
+def test_contrast_brightness_and_noise_are_those_drawn(tmp_path: Path) -> None:
     # Nearly constant: one pixel differs, since the writer rejects blank images.
     for name, low in (("a", 127), ("b", 126)):
         (tmp_path / "in" / name).mkdir(parents=True)
@@ -238,16 +236,16 @@ def test_copies_of_a_constant_image_spread_as_drawn(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("by_gpu", [False, True])
-def test_a_busy_gpu_gives_the_pictures_of_the_cpu(
-    pictures: ShardReader, by_gpu: bool, held: bool
+def test_a_busy_gpu_gives_the_images_of_the_cpu(
+    pictures: ShardReader, by_gpu: bool, cached: bool
 ) -> None:
     config = TrainConfig(arch="resnet18", image_size=SIDE)
     gpu = torch.device("cuda", torch.cuda.current_device())
     decode = choose_decode_path(pictures, gpu.index).name if by_gpu else "cpu"
     items = work(pictures, config) * 8  # many times what DALI has in hand
-    image_cache = DecodedImageCache(pictures, gpu) if held else None
+    image_cache = DecodedImageCache(pictures, gpu) if cached else None
     if image_cache is not None:
         fill_image_cache(image_cache, pictures, gpu, 2, decode)
     pixels = DaliPipeline(
