@@ -1,4 +1,4 @@
-"""Augmentation parameters of each sample, drawn from (seed, epoch, sample) alone.
+"""Augmentation parameters of each sample, a function of (seed, epoch, sample) only.
 
 Both pipelines take them as inputs, so a sample gets the same pixels for any number of processes,
 any batch, and after any resume. Crop, scale, stretch and flips (swapped bounds) are one antialiased
@@ -49,10 +49,10 @@ def training_params(
 ) -> AugmentParams:
     """Paper A's augmentation of these samples in this epoch."""
     u = uniforms(config.seed, STREAM_AUGMENT, epoch, ids, 14).T
-    turned = u[0] < config.rotate_prob
+    is_turned = u[0] < config.rotate_prob
     # Quarter turns are counter-clockwise; 0 where none is drawn.
-    turns = np.where(turned & (config.rotation_mode == "quarter"), 1 + (3 * u[1]).astype(int), 0)
-    rotates = turned & (config.rotation_mode == "any")
+    turns = np.where(is_turned & (config.rotation_mode == "quarter"), 1 + (3 * u[1]).astype(int), 0)
+    rotates = is_turned & (config.rotation_mode == "any")
     angle = np.where(rotates, _signed(u[1]) * config.rotate_degrees, 0.0)
     # A square turned by the angle fits into an upright square `grow` times as large.
     grow = abs(np.cos(np.radians(angle))) + abs(np.sin(np.radians(angle)))

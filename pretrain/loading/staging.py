@@ -4,17 +4,15 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.progress import TransferSpeedColumn as SpeedColumn
+from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
 from micrograph.cache import default_cache
 from micrograph.cli import UserError, console, warn
@@ -30,7 +28,7 @@ from shards.format.schema import (
     read_manifest,
 )
 
-MARKS_NAME = "staged.json"  # name -> SHA-256, size and time of each file when it was checked
+RECORDS_NAME = "staged.json"  # name -> SHA-256, size and time of each file at its last check
 _FILES_AT_ONCE = 8  # hides the latency of object stores
 
 
@@ -54,13 +52,13 @@ def stage(location: str, cache_dir: Path | None = None, *, check: bool = False) 
         raise UserError(f"{error}; name a --cache-dir on a local disk") from error
     with lock:
         files = _files(manifest)
-        marks = {} if check else _read_marks(folder)
-        missing = [file for file in files if not _is_whole(folder, file, marks)]
+        records = {} if check else _read_records(folder)
+        missing = [file for file in files if not _is_whole(folder, file, records)]
         if missing:
-            _check_room(folder, missing)
+            _check_free_space(folder, missing)
             _fetch_all(url, folder, missing)
-        _write_marks(folder, files)
-        # Last, as when shards are written: a folder with a manifest is complete.
+        _write_records(folder, files)
+        # Last, as when shards are written: a manifest marks a complete folder.
         _replace(folder / MANIFEST_NAME, content)
     return folder
 
@@ -79,7 +77,7 @@ def _files(manifest: Manifest) -> list[_File]:
         for shard in info.shards:
             tables.append(_File(idx_file(shard.name), shard.idx_sha256))
             tables.append(_File(shard.name, shard.sha256, shard.bytes))
-    return sorted(tables, key=lambda file: file.bytes)  # small ones first: faults show early
+    return sorted(tables, key=lambda file: file.bytes)  # small ones first: errors show early
 
 
 def _fetch_manifest(url: str) -> tuple[bytes, Manifest]:
@@ -89,18 +87,18 @@ def _fetch_manifest(url: str) -> tuple[bytes, Manifest]:
             download(f"{url}/{MANIFEST_NAME}", path)
         except UserError as error:
             raise UserError(
-                f"no shards at {url}: {error}; python -m shards.write --out {url} puts some there"
+                f"no shards at {url}: {error}; python -m shards.write --out {url} writes them"
             ) from error
         content = path.read_bytes()
         return content, read_manifest(path.parent)
 
 
-def _is_whole(folder: Path, file: _File, marks: Mapping[str, Any]) -> bool:
+def _is_whole(folder: Path, file: _File, records: Mapping[str, Any]) -> bool:
     """Whether the cached file is the manifest's; hashed only if it changed since its last check."""
     path = folder / file.name
     if not path.is_file():
         return False
-    if marks.get(file.name) == [file.sha256, *_stamp(path)]:
+    if records.get(file.name) == [file.sha256, *_stamp(path)]:
         return True
     if file_sha256(path) == file.sha256:
         return True
@@ -113,18 +111,18 @@ def _stamp(path: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _read_marks(folder: Path) -> dict[str, Any]:
+def _read_records(folder: Path) -> dict[str, Any]:
     try:
-        marks = json.loads((folder / MARKS_NAME).read_text(encoding="ascii"))
+        records = json.loads((folder / RECORDS_NAME).read_text(encoding="ascii"))
     except (OSError, ValueError):  # none yet, or damaged: hash everything
         return {}
-    return marks if isinstance(marks, dict) else {}
+    return records if isinstance(records, dict) else {}
 
 
-def _write_marks(folder: Path, files: Sequence[_File]) -> None:
-    marks = {file.name: [file.sha256, *_stamp(folder / file.name)] for file in files}
-    if marks != _read_marks(folder):
-        _replace(folder / MARKS_NAME, json.dumps(marks, sort_keys=True).encode())
+def _write_records(folder: Path, files: Sequence[_File]) -> None:
+    records = {file.name: [file.sha256, *_stamp(folder / file.name)] for file in files}
+    if records != _read_records(folder):
+        _replace(folder / RECORDS_NAME, json.dumps(records, sort_keys=True).encode())
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -135,7 +133,7 @@ def _replace(path: Path, content: bytes) -> None:
     part.replace(path)
 
 
-def _check_room(folder: Path, files: Sequence[_File]) -> None:
+def _check_free_space(folder: Path, files: Sequence[_File]) -> None:
     parts = [part_of(folder / file.name) for file in files]
     have = sum(part.stat().st_size for part in parts if part.exists())
     needed = sum(file.bytes for file in files) - have
@@ -143,15 +141,31 @@ def _check_room(folder: Path, files: Sequence[_File]) -> None:
     if needed > free:
         raise UserError(
             f"the shards need {needed / 1e9:.2f} GB more, but {folder} has {free / 1e9:.2f} GB "
-            "free; make room or choose another --cache-dir"
+            "free; free some space or choose another --cache-dir"
         )
 
 
 def _fetch_all(url: str, folder: Path, files: Sequence[_File]) -> None:
     """Download files in parallel; a failure stops all, and what was downloaded is kept."""
-    stop = threading.Event()
-    with _byte_bar(url, folder, files) as advance, ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-        jobs = [pool.submit(_fetch_whole, url, folder, file, advance, stop) for file in files]
+    total = sum(file.bytes for file in files)
+    console.print(
+        f"staging {url}: {len(files)} files, {total / 1e9:.2f} GB, to {folder}", markup=False
+    )
+    stop, started, have = threading.Event(), time.monotonic(), dict[str, int]()
+    columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
+    with (
+        Progress(*columns, console=console, disable=not console.is_terminal) as bar,
+        ThreadPoolExecutor(_FILES_AT_ONCE) as pool,
+    ):
+        task = bar.add_task("staging", total=total)
+
+        def advance(name: str, count: int) -> None:
+            if stop.is_set():
+                raise UserError("stopped")  # never shown: another error is already raised
+            have[name] = count  # each thread its own key
+            bar.update(task, completed=sum(list(have.values())))
+
+        jobs = [pool.submit(_fetch_file, url, folder, file, advance) for file in files]
         try:
             for job in as_completed(jobs):
                 job.result()
@@ -159,11 +173,10 @@ def _fetch_all(url: str, folder: Path, files: Sequence[_File]) -> None:
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
+    console.print(f"staged in {time.monotonic() - started:.0f} s", markup=False)
 
 
-def _fetch_whole(
-    url: str, folder: Path, file: _File, advance: Callable[[str, int], None], stop: threading.Event
-) -> None:
+def _fetch_file(url: str, folder: Path, file: _File, advance: Callable[[str, int], None]) -> None:
     def check(part: Path) -> str | None:
         found = file_sha256(part)
         if found == file.sha256:
@@ -174,40 +187,6 @@ def _fetch_whole(
         )
 
     def report(have: int, total: int | None) -> None:
-        if stop.is_set():
-            raise UserError("stopped")  # never shown: another error is already raised
         advance(file.name, have)
 
     download(f"{url}/{file.name}", folder / file.name, check, report)
-
-
-@contextmanager
-def _byte_bar(
-    url: str, folder: Path, files: Sequence[_File]
-) -> Iterator[Callable[[str, int], None]]:
-    """A bar with bytes, speed and time left; without a terminal, a line at start and end."""
-    total = sum(file.bytes for file in files)
-    have: dict[str, int] = {}
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        SpeedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    console.print(
-        f"staging {url}: {len(files)} files, {total / 1e9:.2f} GB, to {folder}", markup=False
-    )
-    started = time.monotonic()
-    with bar:
-        task = bar.add_task("staging", total=total)
-
-        def advance(name: str, count: int) -> None:
-            have[name] = count  # each thread its own key
-            bar.update(task, completed=sum(list(have.values())))
-
-        yield advance
-    console.print(f"staged in {time.monotonic() - started:.0f} s", markup=False)

@@ -18,7 +18,7 @@ from pretrain.training.progress import Progress
 
 CPU_MICRO_BATCH = 32  # enough for batch norm; larger ones are no faster on a CPU
 _LEAST = 4  # micro-batches of two and three may grow to this (sample_order.py)
-# Kernels that count elements in 32 bits refuse larger tensors or, worse, leave their memory
+# Kernels that count elements in 32 bits refuse larger tensors or, worse, write beyond their memory
 # (pytorch issues 80020, 113833). VGG's first maps at 224 px get there with 669 images.
 _MOST_ELEMENTS = 2**31 - 1
 _ENOUGH_FOR_NORMS = 8  # Wu and He 2018, "Group normalization", figure 1: with fewer, errors grow
@@ -125,11 +125,11 @@ def largest_map(model: nn.Module, side: int, device: torch.device) -> int:
     """Elements of the largest output of any layer of `model`, for one image."""
     sizes = [0]
 
-    def note(layer: nn.Module, inputs: object, output: object) -> None:
+    def record(layer: nn.Module, inputs: object, output: object) -> None:
         if isinstance(output, torch.Tensor):
             sizes.append(output.numel())
 
-    handles = [layer.register_forward_hook(note) for layer in model.modules()]
+    handles = [layer.register_forward_hook(record) for layer in model.modules()]
     was_training = model.training
     try:
         model.eval()(torch.zeros(1, 3, side, side, device=device))  # eval: running statistics stay
@@ -150,7 +150,7 @@ def _fits(
     except torch.OutOfMemoryError:
         fits = False
     else:
-        # DDP's buckets and each moment of the optimizer need the size of the parameters again.
+        # DDP's buckets and each moment of the optimizer need the size of the parameters once more.
         # Averaged weights are allocated already, and torch.compile needs less than this trial.
         moments = 1 if config.optimizer == "sgd" else 2
         # The next batch's photometry, as floats, while this batch is still in use; mixing needs the

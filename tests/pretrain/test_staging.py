@@ -22,7 +22,7 @@ from waiting import wait_for
 from micrograph.cli import UserError
 from micrograph.remote_files import filesystem
 from pretrain.loading.shard_reader import open_split
-from pretrain.loading.staging import MARKS_NAME, stage
+from pretrain.loading.staging import RECORDS_NAME, stage
 from shards.verify import main as verify
 from shards.write import WriteConfig, write_shards
 
@@ -220,7 +220,7 @@ def test_a_killed_copy_is_resumed(server: Server, heavy_set: Path, tmp_path: Pat
 def test_a_full_disk_is_named_before_anything_is_copied(
     server: Server, small_disk: Callable[[int], Any]
 ) -> None:
-    with pytest.raises(UserError, match=r"make room or choose another --cache-dir"):
+    with pytest.raises(UserError, match=r"free some space or choose another --cache-dir"):
         stage(server.url, small_disk(300).folder)
     assert not server.tars()
 
@@ -252,7 +252,7 @@ def test_a_copy_from_s3_is_resumed_and_damaged_parts_are_replaced(
         (folder / f"{name}.part").write_bytes(content[:150_000])
         (folder / name).unlink()
     (folder / f"{bad}.part").write_bytes(bytes(150_000))
-    (folder / MARKS_NAME).write_text("{")
+    (folder / RECORDS_NAME).write_text("{")
     fs, _ = filesystem(s3_set)
     cat_file, starts = fs.cat_file, []
 
