@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not len(data):
         raise UserError(f"{config.shards} has no training images")
     draw_sheet(data, config, config.out)
-    print(f"{config.out}: in each column, can the eye still tell the classes apart?")
+    print(f"{config.out}: in each column, are the classes still distinguishable by eye?")
 
 
 if __name__ == "__main__":

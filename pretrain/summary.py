@@ -31,8 +31,6 @@ from pretrain.runs.throughput import duration, seconds_left
 
 _LISTED = 5  # worst classes, and most confused pairs
 _MAX_SILENCE = 900.0  # seconds without an update after which a run counts as killed
-_BARS = "▁▂▃▄▅▆▇█"
-_CURVE_WIDTH = 60  # characters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +80,6 @@ class Summary:
     balanced_accuracy: float | None
     worst_classes: tuple[dict[str, Any], ...]  # name, right, images
     most_confused: tuple[dict[str, Any], ...]  # true, predicted, count, images
-    curve: tuple[float, ...]  # validation top-1 by epoch
     epoch_seconds: float | None  # the median
     images_per_second: float | None
     data_wait: float | None  # fraction of the training time
@@ -128,23 +125,12 @@ def summarise(folder: Path) -> Summary:
         balanced_accuracy=scores.get("balanced_accuracy"),
         worst_classes=_worst_classes(counts, manifest.classes),
         most_confused=_most_confused(counts, manifest.classes),
-        curve=tuple(record["val_top1"] for record in records),
         epoch_seconds=_median(records, "epoch_seconds"),
         images_per_second=_median(records, "images_per_second"),
         data_wait=_median(records, "data_wait"),
         trained_seconds=sum(record.get("epoch_seconds", 0.0) for record in records),
         next_step=_next_step(state, converged, paths),
     )
-
-
-def sparkline(values: Sequence[float], width: int = _CURVE_WIDTH) -> str:
-    """Values as a row of at most `width` bars, from their lowest to their highest."""
-    if not values:
-        return ""
-    bins = [float(np.mean(part)) for part in np.array_split(values, min(width, len(values)))]
-    low, span = min(bins), max(bins) - min(bins)
-    top = len(_BARS) - 1
-    return "".join(_BARS[round(top * (value - low) / span) if span else 0] for value in bins)
 
 
 def _summarise_all(folders: Sequence[Path]) -> list[Summary]:
@@ -224,7 +210,6 @@ def _print_one(summary: Summary) -> None:
         "restricted": "; ".join(summary.restrictions),
         "state": _format_state(summary),
         "best": _format_best(summary),
-        "top-1": _format_curve(summary),
         "speed": _format_speed(summary),
         "worst classes": "\n".join(
             f"{score['right'] / score['images']:4.0%} of {score['images']} {score['name']}"
@@ -259,13 +244,6 @@ def _format_best(summary: Summary) -> str:
         f"mean of classes {summary.balanced_accuracy:.1%}"
     )
     return text if summary.converged else f"{text}; NOT CONVERGED (chance level), do not use it"
-
-
-def _format_curve(summary: Summary) -> str:
-    if not summary.curve:
-        return ""
-    low, high = min(summary.curve), max(summary.curve)
-    return f"{sparkline(summary.curve)}  from {low:.1%} to {high:.1%}"
 
 
 def _format_speed(summary: Summary) -> str:

@@ -86,10 +86,7 @@ def train(config: TrainConfig, interruption: Interruption) -> None:
             run=run,
             sampler=sampler,
             meter=ThroughputMeter(
-                config.epochs,
-                sampler.steps_per_epoch,
-                visible=accelerator.is_main_process,
-                between=run.seconds_between_epochs(),
+                config.epochs, sampler.steps_per_epoch, visible=accelerator.is_main_process
             ),
             objective=build_objective(config, labels, classes, accelerator.device),
             model=model,

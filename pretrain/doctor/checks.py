@@ -16,14 +16,12 @@ CHECKS: dict[str, Check] = {
     "GPU": machine.check_gpu,
     "DALI": machine.check_dali,
     "cores": machine.check_cores,
-    "shared memory": machine.check_shared_memory,
     "port": machine.check_port,
     "processes": machine.check_processes,
     "shards": inputs.check_shards,
     "decoder": inputs.check_decoder,
     "init": inputs.check_init,
     "run folder": inputs.check_run_folder,
-    "wandb": inputs.check_wandb,
 }
 
 

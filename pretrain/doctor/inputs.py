@@ -1,15 +1,9 @@
-"""Checks of what a run reads and writes: shards, decoder, initial weights, run folder, wandb."""
+"""Checks of what a run reads and writes: shards, decoder, initial weights, run folder."""
 
 import os
 import resource
 import shutil
-from collections.abc import Sequence
-from importlib.util import find_spec
-from netrc import NetrcParseError, netrc
-from pathlib import Path
-from urllib.parse import urlsplit
 
-import numpy as np
 import torch
 
 from micrograph.cli import cores
@@ -17,7 +11,7 @@ from pretrain.config import TrainConfig
 from pretrain.doctor.finding import Finding, Place, fail, ok, warn
 from pretrain.doctor.machine import uses_gpu
 from pretrain.loading.open_sources import decode_path
-from pretrain.loading.shard_reader import ShardReader, open_split
+from pretrain.loading.shard_reader import open_split
 from pretrain.loading.staging import stage
 from pretrain.network.classifier import build_classifier, imagenet_tag
 from pretrain.network.init import resolve_init
@@ -26,8 +20,6 @@ from pretrain.runs.checkpoint import KEPT
 from pretrain.runs.metrics_log import read_metrics
 from pretrain.runs.run_folder import RunPaths
 from pretrain.training.data import open_splits
-from shards.format.schema import Manifest
-from shards.images.decode import RejectedImage, decode_image
 from shards.verification.faults import find_faults
 
 _VERIFIED_BYTES = 1 << 30  # smaller sets are hashed completely, in seconds
@@ -46,15 +38,19 @@ def check_shards(config: TrainConfig, place: Place) -> list[Finding]:
         remedy = f"ulimit -n {2 * files + 1024}, or write fewer and larger shards"
         return [fail(f"{files} shards, but at most {limit} open files", remedy)]
     size = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)
-    if faults := _faults(folder, manifest, splits, size, place):
+    hashed = size <= _VERIFIED_BYTES
+    # One process per node hashes every byte, and decodes a sample of the images.
+    share = min(1.0, 2 * _DECODED / sum(map(len, splits)))
+    check = hashed and not place.local_rank
+    if faults := list(find_faults(folder, manifest, share, cores())) if check else []:
         text = "; ".join(faults[:_SHOWN])
         text += f" and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
         remedy = f"python -m shards.verify {config.shards} lists all faults; write them again"
         return [fail(text, remedy)]
-    depth = "every byte hashed" if size <= _VERIFIED_BYTES else "sizes checked"
+    depth = "every byte hashed, a sample decoded" if hashed else "sizes checked"
     classes, (train, val) = len(manifest.classes), map(len, splits)
     found = f"{classes} classes, {train} training, {val} validation images, {size / 1e9:.2f} GB"
-    findings = [ok(f"{found}; {depth}, a sample decoded")]
+    findings = [ok(f"{found}; {depth}")]
     if empty := manifest.splits["val"].class_counts.count(0):
         remedy = "their accuracy stays unknown; add images, or lower --val-per-class"
         findings.append(warn(f"{empty} classes have no validation image", remedy))
@@ -107,55 +103,6 @@ def check_run_folder(config: TrainConfig, place: Place) -> list[Finding]:
         epochs = len(read_metrics(folder))
         room += f"; it holds a run of {epochs} epochs, which would continue"
     return [ok(f"{folder}: {room}")]
-
-
-def check_wandb(config: TrainConfig, place: Place) -> list[Finding]:
-    """Whether wandb, if used, is installed and logged in."""
-    if not config.wandb or place.rank:
-        return []
-    if find_spec("wandb") is None:
-        return [fail("is not installed", "pip install wandb")]
-    mode = os.environ.get("WANDB_MODE", "online")
-    if mode == "offline":
-        return [ok("offline; upload later by wandb sync RUN_DIR/wandb/offline-*")]
-    if mode == "disabled" or _has_wandb_login():
-        return [ok(f"{mode}; project {config.wandb_project}")]
-    return [fail("no login", "wandb login, or WANDB_API_KEY, or WANDB_MODE=offline")]
-
-
-def _has_wandb_login() -> bool:
-    """Whether there is an API key where `wandb login` stores it; it is not validated."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    try:
-        return netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, NetrcParseError):  # no such file, or unreadable
-        return False
-
-
-def _faults(
-    folder: Path, manifest: Manifest, splits: Sequence[ShardReader], size: int, place: Place
-) -> list[str]:
-    images = sum(len(split) for split in splits)
-    if size <= _VERIFIED_BYTES:
-        if place.local_rank:  # one process per node hashes every byte
-            return []
-        share = min(1.0, 2 * _DECODED / images)
-        return list(find_faults(folder, manifest, share, cores()))
-    faults = []
-    for split in splits:
-        ids = np.unique(np.linspace(0, len(split) - 1, _DECODED).astype(np.int64))
-        for number, data in zip(ids, split.read(ids), strict=True):
-            row = split.index[number]
-            try:
-                pixels = decode_image(data.tobytes()).pixels
-            except RejectedImage as error:
-                faults.append(f"{split.split} image {number}: {error}")
-                continue
-            if pixels.shape[:2] != (row["height"], row["width"]):
-                faults.append(f"{split.split} image {number} has another size than the index says")
-    return faults
 
 
 def _imagenet(arch: str) -> Finding:

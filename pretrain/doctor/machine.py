@@ -7,7 +7,6 @@ import socket
 import subprocess
 import time
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 import torch.distributed
@@ -18,7 +17,6 @@ from pretrain.doctor.finding import Finding, Place, fail, ok, warn
 
 DEFAULT_PORT = 29500  # of torchrun and accelerate launch
 _CONNECT_SECONDS = 60  # timeout for the processes to connect
-_MIN_SHARED_MEMORY = 256 << 20  # bytes; Docker's default of 64 MB starves NCCL
 _REDUCED_BYTES = 64 << 20  # size of the measured all-reduce; about the gradients of a ResNet-34
 
 
@@ -84,19 +82,6 @@ def check_cores(config: TrainConfig, place: Place) -> list[Finding]:
     return [ok(found)]
 
 
-def check_shared_memory(config: TrainConfig, place: Place) -> list[Finding]:
-    """Free space in /dev/shm, through which NCCL and gloo exchange data within a node."""
-    folder = Path("/dev/shm")
-    if not folder.is_dir():
-        return []
-    free = shutil.disk_usage(folder).free
-    found = f"{free / 1e9:.2f} GB free in {folder}"
-    if place.local_world > 1 and free < _MIN_SHARED_MEMORY:
-        remedy = "in a container, --shm-size=1g or --ipc=host; otherwise delete files there"
-        return [fail(found, remedy)]
-    return [ok(found)]
-
-
 def check_port(config: TrainConfig, place: Place) -> list[Finding]:
     """Whether the port through which processes connect is free."""
     if place.world > 1:  # `check_processes` shows it
@@ -142,7 +127,8 @@ def check_processes(config: TrainConfig, place: Place) -> list[Finding]:
             "is MASTER_PORT free and open between the nodes, and MASTER_ADDR that of rank 0? "
             f"{backend.upper()}_SOCKET_IFNAME names the network to use"
         )
-        remedy += "; NCCL_DEBUG=INFO shows details" if gpu else ""
+        # Docker's default of 64 MB for /dev/shm starves NCCL.
+        remedy += "; in a container, --shm-size=1g; NCCL_DEBUG=INFO shows details" if gpu else ""
         return [fail(f"{found}: {str(error).splitlines()[0][:200]}", remedy)]
     if total != place.world**2:
         remedy = "try NCCL_P2P_DISABLE=1 (GPUs behind an IOMMU); the machine may be faulty"

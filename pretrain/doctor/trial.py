@@ -29,7 +29,7 @@ from pretrain.training.model import build_model, prepare_model
 from pretrain.training.optim import build_optimizer
 from pretrain.training.progress import Progress
 
-_WARM_UP = 3  # micro-batches: kernels are chosen, memory is taken, DALI's queue fills
+_WARM_UP = 3  # micro-batches: kernels are chosen, memory is allocated, DALI's queue fills
 _TIMED_SECONDS = 10.0
 _TIMED_MOST, _TIMED_LEAST = 100, 3  # micro-batches
 _MAX_DATA_WAIT = 0.05  # fraction of the time; more gives a warning
@@ -166,7 +166,7 @@ def _judge_memory(config: TrainConfig, timing: Timing, accelerator: Accelerator)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     available = free_memory()
     found += f": {peak / 1e9:.1f} GB, {available / 1e9:.1f} GB more are free"
-    if available < peak / 2:  # the doctor's own is taken already; validation and caches are not
+    if available < peak / 2:  # validation and caches need some more
         remedy = "use a smaller --micro-batch-size, or request more memory (--mem)"
         return warn(found, remedy, check="memory")
     return ok(found, check="memory")

@@ -1,5 +1,6 @@
 """A contact sheet of the augmentations, drawn by the code of the loader and of training."""
 
+import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,11 @@ _NO_AUGMENTATION: Any = {
     "brightness": 0.0,
     "contrast": 0.0,
 }
+_AUGMENTATION_SETTINGS = (
+    *("image_size", "crop", "crop_area_min", "crop_aspect_max", "hflip_prob", "vflip_prob"),
+    *("rotate_prob", "rotation_mode", "rotate_degrees", "brightness", "contrast", "noise"),
+    *("mixup", "cutmix", "mix_prob", "class_balance_power", "seed"),
+)
 _CELL = 1.42  # inches; fifteen columns fill a screen
 _DPI = 120
 
@@ -44,15 +50,6 @@ class Column:
     mixes: TrainConfig | None = None  # for mixup and cutmix, if shown
 
 
-@dataclass(frozen=True, slots=True)
-class Cells:
-    """The pictures of one column, one per row."""
-
-    title: str
-    pictures: list[Picture]
-    notes: list[str]  # captions, mostly empty
-
-
 def draw_sheet(data: ShardReader, config: TrainConfig, out: Path) -> None:
     """Write the contact sheet of `config` on images of `data` to `out`."""
     samples = _choose_samples(data)
@@ -62,7 +59,7 @@ def draw_sheet(data: ShardReader, config: TrainConfig, out: Path) -> None:
         whole = config if config.mixes else None
         columns.append((Column(f"training,\nepoch {epoch + 1}", {}, config, whole), epoch))
     cells = [_render(data, samples, column, epoch) for column, epoch in columns]
-    titles = ["stored image\nand its crop", *(c.title for c in cells)]
+    titles = ["stored image\nand its crop", *(column.title for column, _ in columns)]
     size = (_CELL * len(titles), _CELL * len(samples) + 0.9)
     figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
     axes = figure.subplots(len(samples), len(titles), squeeze=False)
@@ -72,9 +69,9 @@ def draw_sheet(data: ShardReader, config: TrainConfig, out: Path) -> None:
         axes[row, 0].imshow(decode(encoded, data.manifest.channels), cmap="gray", vmin=0, vmax=255)
         _outline(axes[row, 0], base, row)
         axes[row, 0].set_ylabel(_row_label(data, config, int(sample)), fontsize=7)
-        for column, made in enumerate(cells, 1):
-            axes[row, column].imshow(made.pictures[row], cmap="gray", vmin=0, vmax=1)
-            axes[row, column].set_xlabel(made.notes[row], fontsize=6, labelpad=1)
+        for column, (pictures, notes) in enumerate(cells, 1):
+            axes[row, column].imshow(pictures[row], cmap="gray", vmin=0, vmax=1)
+            axes[row, column].set_xlabel(notes[row], fontsize=6, labelpad=1)
     for column, title in enumerate(titles):
         axes[0, column].set_title(title, fontsize=8)
     for axis in axes.flat:
@@ -95,7 +92,7 @@ def _choose_samples(data: ShardReader) -> Ids:
 
 
 def _columns(config: TrainConfig, plain: TrainConfig) -> list[Column]:
-    """The columns of what the configuration does; a strength of 0 has none."""
+    """A column for each augmentation that is on."""
     columns = [Column("crop alone", {}, plain)]
     if config.hflip_prob:
         columns.append(Column("horizontal\nflip", {}, replace(plain, hflip_prob=1.0)))
@@ -133,21 +130,21 @@ def _params(
     return replace(params, **forced)
 
 
-def _render(data: ShardReader, samples: Ids, column: Column, epoch: int) -> Cells:
-    """The loader's pixels, mixed as in training, with the normalisation undone."""
+def _render(
+    data: ShardReader, samples: Ids, column: Column, epoch: int
+) -> tuple[Picture, list[str]]:
+    """The loader's pixels, mixed as in training, normalisation undone; and a note for each."""
     params = _params(data, samples, column.config, epoch, column.change)
     (images,) = CpuPipeline(data, column.config, 2, None).batches([(samples, params)])
     notes = [""] * len(samples)
     if column.mixes is not None:
-        # Labelled by their rows, so that the targets tell each image's own share.
+        # Labelled by their rows, so that the targets are each image's own fraction.
         rows = torch.arange(len(samples))
         images, targets = mix(column.mixes, epoch, Batch(images, rows, samples), len(samples))
-        notes = [f"{share:.0%} its own" for share in targets.diagonal().tolist()]
-    pixels = images.permute(0, 2, 3, 1).numpy()
-    pixels = pixels * np.array(data.manifest.std, np.float32) + np.array(
-        data.manifest.mean, np.float32
-    )
-    return Cells(column.title, list(np.clip(pixels, 0, 1)), notes)
+        notes = [f"{fraction:.0%} its own" for fraction in targets.diagonal().tolist()]
+    std, mean = (np.array(v, np.float32) for v in (data.manifest.std, data.manifest.mean))
+    pixels = images.permute(0, 2, 3, 1).numpy() * std + mean
+    return np.clip(pixels, 0, 1), notes
 
 
 def _row_label(data: ShardReader, config: TrainConfig, sample: int) -> str:
@@ -169,26 +166,8 @@ def _outline(axis: Any, params: AugmentParams, row: int) -> None:
 
 
 def _caption(config: TrainConfig) -> str:
-    angle = (
-        f"up to {config.rotate_degrees:g}°" if config.rotation_mode == "any" else "by quarter turns"
-    )
-    return (
-        f"{config.image_size} px; crops of {config.crop_area_min:.0%} to 100% of the area, "
-        f"stretched up to {config.crop_aspect_max:g}; "
-        f"flips {config.hflip_prob:g} and {config.vflip_prob:g}; "
-        f"rotation {config.rotate_prob:g}, {angle}; brightness ±{config.brightness:g}; "
-        f"contrast ±{config.contrast:g}; noise up to {config.noise:g}; seed {config.seed}"
-        + (f"\n{_mixing(config)}" if config.mixes or config.class_balance_power else "")
-    )
-
-
-def _mixing(config: TrainConfig) -> str:
-    """Mixup, cutmix and class balancing in words."""
-    parts = [f"{name} of Beta({alpha:g})" for name, alpha in _alphas(config).items() if alpha]
-    words = [f"{' or '.join(parts)} for {config.mix_prob:.0%} of the images"] if parts else []
-    if config.class_balance_power:
-        words.append(f"classes balanced to the power {config.class_balance_power:g}")
-    return "; ".join(words)
+    settings = (f"{name} {getattr(config, name)}" for name in _AUGMENTATION_SETTINGS)
+    return textwrap.fill(", ".join(settings), 160)
 
 
 def _alphas(config: TrainConfig) -> dict[str, float]:

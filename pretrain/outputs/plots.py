@@ -24,7 +24,7 @@ REDRAW_SECONDS = 60.0  # at least, between two drawings: 54 classes take about a
 
 _DPI = 120
 _CELL = 0.3  # inches of a class in the confusion matrix: two digits are legible
-_NUMBERS_FROM = 0.005  # smaller shares would read 0
+_NUMBERS_FROM = 0.005  # smaller fractions would read 0
 _TRAINING, _VALIDATION = "tab:blue", "tab:orange"
 # Name in the records -> label, colour and style.
 _LOSSES = {
@@ -32,7 +32,6 @@ _LOSSES = {
     "val_loss": ("validation", _VALIDATION, "-"),
 }
 _ACCURACIES = {
-    "train_top1": ("training top-1", _TRAINING, "-"),
     "val_top1": ("validation top-1", _VALIDATION, "-"),
     "val_balanced_accuracy": ("validation, mean of classes", _VALIDATION, "--"),
     "val_top5": ("validation top-5", _VALIDATION, ":"),
@@ -70,18 +69,18 @@ def confusion_png(confusion: Confusion, classes: Sequence[str], title: str = "")
     """The confusion matrix as PNG: a row per true class, in fractions of its images."""
     counts = np.asarray(confusion, dtype=np.int64)
     members = counts.sum(1)
-    shares = counts / np.maximum(members, 1)[:, None]
+    fractions = counts / np.maximum(members, 1)[:, None]
     side = _CELL * len(classes)
     figure = Figure(figsize=(side + 4, side + 3), dpi=_DPI, layout="constrained")
     axes = figure.subplots()
-    shown = np.ma.masked_array(shares, np.repeat(members[:, None] == 0, len(classes), 1))
+    shown = np.ma.masked_array(fractions, np.repeat(members[:, None] == 0, len(classes), 1))
     axes.set_facecolor("0.9")  # rows of classes without images
     image = axes.imshow(shown, cmap="Blues", vmin=0, vmax=1)
-    for row, column in zip(*np.nonzero(shares >= _NUMBERS_FROM), strict=True):
-        share = shares[row, column]
-        colour = "white" if share > 0.5 else "black"
+    for row, column in zip(*np.nonzero(fractions >= _NUMBERS_FROM), strict=True):
+        fraction = fractions[row, column]
+        colour = "white" if fraction > 0.5 else "black"
         axes.text(
-            column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=6, color=colour
+            column, row, f"{100 * fraction:.0f}", ha="center", va="center", fontsize=6, color=colour
         )
     ticks = range(len(classes))
     rows = [f"{name} ({count})" for name, count in zip(classes, members, strict=True)]
@@ -157,7 +156,7 @@ def _lines(
     records: Sequence[Record],
     styles: Mapping[str, tuple[str, str, str]],
 ) -> None:
-    marker = "." if len(records) < 40 else None  # a single epoch is no line
+    marker = "." if len(records) < 40 else None  # one epoch alone draws no line
     for name, (label, colour, style) in styles.items():
         if any(name in record for record in records):
             values = [record.get(name, float("nan")) for record in records]

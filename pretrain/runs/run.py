@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 from micrograph.atomic import writing_to
@@ -66,12 +65,7 @@ class Run(Generic[P]):
         self.metrics = MetricsLog(self.folder)  # no other process writes it now
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.record_outcome(error)
         self.unlock()
 

@@ -23,17 +23,14 @@ _LATEST = 5  # epochs from which the time of the next ones is estimated
 class ThroughputMeter:
     """Measures the speed of one process in all epochs of a run; shows a bar if `visible`."""
 
-    def __init__(
-        self, epochs: int, steps_per_epoch: int, *, visible: bool, between: float = 0.0
-    ) -> None:
-        """`between`: seconds from one epoch's training to the next, from earlier attempts."""
+    def __init__(self, epochs: int, steps_per_epoch: int, *, visible: bool) -> None:
         self._epochs = epochs
         self._steps_per_epoch = steps_per_epoch
         self._visible = visible
         self._started = self._ended = time.monotonic()
         self._waited = 0.0  # seconds of this epoch
         self._seen = 0  # images of this epoch, all processes
-        self._between = between  # from the last step of an epoch to the first of the next
+        self._between = 0.0  # seconds from the last step of an epoch to the first of the next
 
     def watch(self, steps: Iterable["Step"], epoch: int, first: int) -> Iterator["Step"]:
         """Yield the steps of `epoch` from number `first` on, and time them.
@@ -89,16 +86,6 @@ def seconds_left(records: Sequence[Record], epochs: int) -> float | None:
     """Seconds until the last of `epochs` ends, from the latest ones; None before the first."""
     latest = [record["epoch_seconds"] for record in records[-_LATEST:] if "epoch_seconds" in record]
     return median(latest) * (epochs - records[-1]["epoch"]) if latest else None
-
-
-def seconds_between(records: Sequence[Record], samples: int) -> float:
-    """Seconds of the latest epochs, of `samples` training images, outside their training."""
-    outside = [
-        record["epoch_seconds"] - samples / record["images_per_second"]
-        for record in records[-_LATEST:]
-        if record.get("images_per_second") and "epoch_seconds" in record
-    ]
-    return max(0.0, median(outside)) if outside else 0.0
 
 
 def duration(seconds: float) -> str:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from types import TracebackType
 from typing import Any, NoReturn
 
 import torch
@@ -30,7 +29,7 @@ from pretrain.runs.resume_check import check_same_data, check_same_settings
 from pretrain.runs.run import Run
 from pretrain.runs.run_folder import RunPaths
 from pretrain.runs.status import RunState, Status
-from pretrain.runs.throughput import seconds_between, seconds_left
+from pretrain.runs.throughput import seconds_left
 from pretrain.training.distributed import average_statistics, check_equal, sum_over, sync_errors
 from pretrain.training.divergence import Diverged, after_rollback, chance_warning, is_good, remedy
 from pretrain.training.ema import Ema
@@ -77,12 +76,7 @@ class TrainingRun:
     def __enter__(self) -> "TrainingRun":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._run.record_outcome(error)
         try:
             if self._tracker is not None:
@@ -133,10 +127,6 @@ class TrainingRun:
     def checkpoint_due(self) -> bool:
         """Whether process 0's clock asks for a checkpoint inside the epoch."""
         return self._writes and self._run.checkpoint_due
-
-    def seconds_between_epochs(self) -> float:
-        """Seconds of the latest epochs outside their training: validation, checkpoints."""
-        return seconds_between(self._run.metrics.records, self._train_samples)
 
     def save(self, progress: Progress, *, good: bool = False) -> None:
         """Write a checkpoint, `good` to roll back to; collective."""

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -12,8 +11,7 @@ import numpy as np
 import pytest
 from networks import SMALL_ARCH
 from PIL import Image
-
-from shards.write import WriteConfig, write_shards
+from written_sets import write_set
 
 CLASSES = ("discs", "noise", "stripes")
 PER_CLASS = 20
@@ -47,8 +45,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shards(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """48 training and 12 validation images, grey, 64 px, lossless, in tars of 20."""
     out = tmp_path_factory.mktemp("set") / "shards"
-    config = WriteConfig(source=str(corpus), out=str(out), profile="exact", workers=1)
-    write_shards(replace(config, shard_samples=20, val_per_class=VAL_PER_CLASS))
+    write_set(corpus, out, profile="exact", shard_samples=20, val_per_class=VAL_PER_CLASS)
     return out
 
 
@@ -65,11 +62,8 @@ def even_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 pixels = 0.88 * pixels + 0.12 * rng.uniform(0, 255, (40, 1))
             image = Image.fromarray(pixels.astype(np.uint8))
             image.save(folder / "corpus" / name / f"{number}.png")
-    source, out = str(folder / "corpus"), folder / "shards"
-    write_shards(
-        WriteConfig(source=source, out=str(out), profile="exact", workers=1, val_per_class=18)
-    )
-    return out
+    write_set(folder / "corpus", folder / "shards", profile="exact", val_per_class=18)
+    return folder / "shards"
 
 
 @pytest.fixture

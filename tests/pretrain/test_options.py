@@ -117,11 +117,11 @@ def test_a_step_that_fp16_skips_changes_no_average(optimizer: Any) -> None:
         ema=ema,
         snapshot=BufferSnapshot(model),
     )
-    for scale, taken in ((1e9, False), (1e-30, True)):
+    for scale, stepped in ((1e9, False), (1e-30, True)):
         accelerator.backward(model(torch.full((1, 2), scale)).sum())
-        assert take_step(training, 1, Step(0, 8, 1, iter(()))) is taken
-        assert torch.equal(plain.weight, before) is not taken
-        assert torch.equal(ema.model.weight, before) is not taken
+        assert take_step(training, 1, Step(0, 8, 1, iter(()))) is stepped
+        assert torch.equal(plain.weight, before) is not stepped
+        assert torch.equal(ema.model.weight, before) is not stepped
         steps.zero_grad()
     assert scaler.get_scale() == 2.0**119
 

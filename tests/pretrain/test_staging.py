@@ -16,15 +16,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from damage import flip
 from pictures import write_noise
 from waiting import wait_for
+from written_sets import write_set
 
 from micrograph.cli import UserError
 from micrograph.remote_files import filesystem
 from pretrain.loading.shard_reader import open_split
 from pretrain.loading.staging import RECORDS_NAME, stage
 from shards.verify import main as verify
-from shards.write import WriteConfig, write_shards
 
 
 class Server:
@@ -65,16 +66,7 @@ def heavy_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three tars of 360, 180 and 180 kB: more than the 64 kB that come at a time."""
     folder = tmp_path_factory.mktemp("heavy")
     write_noise(folder / "in", ("a", "b"), per_class=4, side=300)
-    write_shards(
-        WriteConfig(
-            source=str(folder / "in"),
-            out=str(folder / "out"),
-            profile="exact",
-            shard_samples=4,
-            val_per_class=1,
-            workers=1,
-        )
-    )
+    write_set(folder / "in", folder / "out", profile="exact", shard_samples=4, val_per_class=1)
     return folder / "out"
 
 
@@ -112,12 +104,6 @@ def at_the_lock(process: subprocess.Popen[str]) -> bool:
     return False
 
 
-def flip_a_bit(path: Path, place: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[place] ^= 1
-    path.write_bytes(content)
-
-
 def tar_names(folder: Path) -> set[str]:
     return {path.name for path in folder.glob("*.tar")}
 
@@ -149,7 +135,7 @@ def test_a_damaged_cached_file_is_fetched_again(
 ) -> None:
     folder = stage(server.url, tmp_path / "cache")
     name = min(tar_names(folder))
-    flip_a_bit(folder / name, 1000)
+    flip(folder / name, 1000)
     (folder / "train.npy").unlink()
     stage(server.url, tmp_path / "cache")
     assert f"{name} is damaged; fetching it again" in " ".join(capsys.readouterr().err.split())
@@ -164,14 +150,14 @@ def test_check_finds_damage_behind_an_unchanged_date(
     folder = stage(server.url, tmp_path / "cache")
     path = folder / min(tar_names(folder))
     before = path.stat()
-    flip_a_bit(path, -1)
+    flip(path, path.stat().st_size - 1)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     stage(server.url, tmp_path / "cache", check=True)
     assert path.read_bytes() == (heavy_set / path.name).read_bytes()
 
 
 def test_a_damaged_source_is_refused(server: Server, tmp_path: Path) -> None:
-    flip_a_bit(server.folder / "set" / "train-00000.tar", 1000)
+    flip(server.folder / "set" / "train-00000.tar", 1000)
     with pytest.raises(UserError, match=r"train-00000.tar has SHA-256 .* the set is damaged"):
         stage(server.url, tmp_path / "cache")
     assert not list((tmp_path / "cache").rglob("manifest.json"))
@@ -211,7 +197,7 @@ def test_a_killed_copy_is_resumed(server: Server, heavy_set: Path, tmp_path: Pat
     assert not list((tmp_path / "cache").rglob(first))
     server.resume.set()
     folder = stage(server.url, tmp_path / "cache")
-    assert any(name == first and wanted for name, wanted in server.requests)
+    assert any(name == first and byte_range for name, byte_range in server.requests)
     for name in tar_names(heavy_set):
         assert (folder / name).read_bytes() == (heavy_set / name).read_bytes()
     assert not list(folder.glob("*.part*"))

@@ -15,7 +15,7 @@ from pretrain.config import TrainConfig
 from pretrain.outputs.run_folder import BEST_METADATA
 from pretrain.runs.run_folder import RunPaths
 from pretrain.runs.status import Status, write_status
-from pretrain.summary import main, sparkline, summarise
+from pretrain.summary import main, summarise
 from shards.format.schema import read_manifest, write_manifest
 
 # discs, noise, stripes; true class by row.
@@ -122,10 +122,3 @@ def test_damaged_weights_are_named(run: Path) -> None:
     RunPaths(run).best.write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"best.safetensors is damaged"):
         summarise(run)
-
-
-@pytest.mark.parametrize(
-    ("values", "bars"), [([], ""), ([1, 1], "▁▁"), ([0, 7, 3.5], "▁█▅"), ([0, 0, 1, 1], "▁█")]
-)
-def test_a_curve_fits_into_a_line(values: list[float], bars: str) -> None:
-    assert sparkline(values, width=2 if len(values) == 4 else 60) == bars

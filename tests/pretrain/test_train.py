@@ -13,12 +13,12 @@ from networks import SMALL_ARCH
 from safetensors.torch import load_file
 from training_runs import ids_of, newest, numbers, position
 from waiting import wait_for
+from written_sets import write_set
 
 from micrograph.cli import EXIT_INTERRUPTED, EXIT_USER_ERROR
 from pretrain.runs.metrics_log import read_metrics
 from pretrain.runs.run_folder import RunPaths
 from pretrain.train import main as train
-from shards.write import WriteConfig, write_shards
 
 
 def flags(shards: Path, run: Path, *more: str) -> list[str]:
@@ -68,8 +68,12 @@ def test_a_terminated_run_saves_and_resumes(
     fork_server.start(flags(shards, run), stops=(0, "step", 9, signal.SIGTERM))
     assert fork_server.wait() == [EXIT_INTERRUPTED], fork_server.log.read_text()
     assert position(run) == (1, 3)
+    first = newest(run)[0].epoch_seconds
+    before = time.monotonic()
     train(flags(shards, run))
+    rest = time.monotonic() - before
     assert_equal_runs(uninterrupted, run)
+    assert 0 < first < read_metrics(run)[1]["epoch_seconds"] < first + rest  # of both attempts
 
 
 def test_two_processes_train_on_the_global_batches_of_one(
@@ -83,23 +87,6 @@ def test_two_processes_train_on_the_global_batches_of_one(
     assert ids_of(run) == alone
     assert sorted(i for step in range(6) for i in alone[0, step]) == list(range(48))
     assert [r["epoch"] for r in read_metrics(run)] == [1, 2, 3]
-
-
-def test_an_epoch_takes_the_time_of_all_its_attempts(
-    shards: Path, tmp_path: Path, fork_server: Any
-) -> None:
-    run = tmp_path / "interrupted"
-    argv = flags(shards, run, "--epochs", "1")
-    fork_server.start(argv, stops=(0, "step", 4, signal.SIGTERM))
-    assert fork_server.wait() == [EXIT_INTERRUPTED], fork_server.log.read_text()
-    assert position(run) == (0, 4)
-    first = newest(run)[0].epoch_seconds
-    assert first > 0
-    before = time.monotonic()
-    train(argv)
-    second = time.monotonic() - before
-    (record,) = read_metrics(run)
-    assert first < record["epoch_seconds"] < first + second
 
 
 def test_a_finished_run_is_left_alone(
@@ -147,7 +134,7 @@ def test_a_corpus_of_one_class_is_refused(
 ) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "noise").symlink_to(corpus / "noise")
-    write_shards(WriteConfig(source=str(tmp_path / "in"), out=str(tmp_path / "one"), workers=1))
+    write_set(tmp_path / "in", tmp_path / "one")
     with pytest.raises(SystemExit):
         train(flags(tmp_path / "one", tmp_path / "run"))
     assert "has 1 classes" in capsys.readouterr().err

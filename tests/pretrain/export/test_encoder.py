@@ -11,6 +11,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from damage import flip
 from safetensors.torch import load_file, save
 
 from micrograph.cli import UserError
@@ -132,10 +133,10 @@ def test_timm_and_smp_load_the_timm_folder_in_one_line(export: Path) -> None:
     maps = timm.create_model(name, pretrained=True, features_only=True).eval()
     segmenter = smp.Unet(f"tu-{name}", encoder_weights=True, classes=3).eval()
     with torch.no_grad():
-        wanted = ours(images)[-1]
-        assert torch.equal(headless(images), wanted.mean((2, 3)))
-        assert torch.equal(maps(images)[-1], wanted)
-        assert torch.equal(segmenter.encoder(images)[-1], wanted)
+        expected = ours(images)[-1]
+        assert torch.equal(headless(images), expected.mean((2, 3)))
+        assert torch.equal(maps(images)[-1], expected)
+        assert torch.equal(segmenter.encoder(images)[-1], expected)
 
 
 def test_timms_config_has_normalisation_size_and_class_names(export: Path) -> None:
@@ -180,11 +181,10 @@ def test_a_tensor_that_does_not_fit_is_named(
 
 
 def test_a_flipped_byte_is_refused(export: Path, tmp_path: Path) -> None:
-    content = bytearray((export / "encoder.safetensors").read_bytes())
-    content[-100] ^= 1
-    copy = with_file(export, tmp_path, bytes(content), card_agrees=False)
+    shutil.copytree(export, tmp_path / "copy")
+    flip(tmp_path / "copy" / "encoder.safetensors", 10_000)
     with pytest.raises(UserError, match="is not the file that"):
-        build_encoder("resnet18", str(copy))
+        build_encoder("resnet18", str(tmp_path / "copy"))
 
 
 def test_a_pickle_is_never_opened(export: Path, tmp_path: Path) -> None:
@@ -195,15 +195,14 @@ def test_a_pickle_is_never_opened(export: Path, tmp_path: Path) -> None:
         build_encoder("resnet18", str(copy))
 
 
-def with_file(export: Path, folder: Path, content: bytes, *, card_agrees: bool = True) -> Path:
-    """A copy of the export with other weights."""
+def with_file(export: Path, folder: Path, content: bytes) -> Path:
+    """A copy of the export with other weights, and a card that agrees."""
     copy = folder / "copy"
     shutil.copytree(export, copy)
     (copy / "encoder.safetensors").write_bytes(content)
-    if card_agrees:
-        card = json.loads((copy / "card.json").read_text())
-        card["sha256"] = file_sha256(copy / "encoder.safetensors")
-        (copy / "card.json").write_text(json.dumps(card))
+    card = json.loads((copy / "card.json").read_text())
+    card["sha256"] = file_sha256(copy / "encoder.safetensors")
+    (copy / "card.json").write_text(json.dumps(card))
     return copy
 
 

@@ -9,9 +9,9 @@ from pretrain.loading.sample_order import EpochSampler
 LABELS = np.repeat([0, 1, 2], [12, 3, 1])
 
 
-@pytest.mark.parametrize(("power", "wanted"), [(0.0, [12, 3, 1]), (1.0, [6, 5, 5])])
-def test_quotas_keep_the_length_of_an_epoch(power: float, wanted: list[int]) -> None:
-    assert class_quotas(LABELS, power).tolist() == wanted  # 16 draws; 16 / 3 rounded to 6, 5, 5
+@pytest.mark.parametrize(("power", "expected"), [(0.0, [12, 3, 1]), (1.0, [6, 5, 5])])
+def test_quotas_keep_the_length_of_an_epoch(power: float, expected: list[int]) -> None:
+    assert class_quotas(LABELS, power).tolist() == expected  # 16 draws; 16 / 3 rounded to 6, 5, 5
 
 
 def test_the_square_root_lies_between() -> None:

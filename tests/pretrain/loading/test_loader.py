@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter, map_coordinates
+from written_sets import write_set
 
 from pretrain.config import TrainConfig
 from pretrain.loading.augment import AugmentParams, training_params
@@ -15,7 +16,6 @@ from pretrain.loading.loader import Batch, Loader
 from pretrain.loading.sample_order import EpochSampler
 from pretrain.loading.shard_reader import open_split
 from shards.format.schema import IMAGENET_MEAN, IMAGENET_STD
-from shards.write import WriteConfig, write_shards
 
 CONFIG = TrainConfig(arch="resnet18", image_size=32, batch_size=16)
 SAMPLER = EpochSampler(samples=48, batch_size=16, micro_batch_size=8, seed=0)
@@ -82,11 +82,11 @@ def test_validation_pixels_are_the_resized_centre_normalised(shards: Path, corpu
     (encoded,) = data.read(batch.ids[:1])
     image = Image.open(io.BytesIO(encoded.tobytes()))
     box = (4, 4, 60, 60)  # 0.875 of 64 px, centred
-    wanted = image.resize((32, 32), Image.Resampling.BILINEAR, box=box)
+    expected = image.resize((32, 32), Image.Resampling.BILINEAR, box=box)
     got = batch.images[0] * torch.tensor(IMAGENET_STD).view(3, 1, 1)
     got += torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
     for channel in got:  # one grey image in three channels
-        assert np.abs(channel.numpy() * 255 - np.asarray(wanted)).mean() < 1.5
+        assert np.abs(channel.numpy() * 255 - np.asarray(expected)).mean() < 1.5
 
 
 def test_a_rotated_crop_is_the_image_rotated_by_the_drawn_angle(tmp_path: Path) -> None:
@@ -98,15 +98,7 @@ def test_a_rotated_crop_is_the_image_rotated_by_the_drawn_angle(tmp_path: Path) 
             smooth = gaussian_filter(rng.standard_normal((160, 200)), 9)
             pixels = np.uint8(np.clip(127 + 900 * smooth, 0, 255))
             Image.fromarray(pixels).save(tmp_path / "in" / name / f"{number}.png")
-    write_shards(
-        WriteConfig(
-            source=str(tmp_path / "in"),
-            out=str(tmp_path / "out"),
-            profile="exact",
-            workers=1,
-            val_per_class=0,
-        )
-    )
+    write_set(tmp_path / "in", tmp_path / "out", profile="exact", val_per_class=0)
     config = TrainConfig(
         arch="resnet18", image_size=48, rotate_prob=1, brightness=0, contrast=0, noise=0
     )
@@ -119,9 +111,9 @@ def test_a_rotated_crop_is_the_image_rotated_by_the_drawn_angle(tmp_path: Path) 
     assert abs(params.angle).max() > 20
     for at, encoded in enumerate(data.read(batch.ids)):
         source = np.asarray(Image.open(io.BytesIO(encoded.tobytes())), np.float64)
-        wanted = rotated(source, params.roi_start[at], params.roi_end[at], params, at)
+        expected = rotated(source, params.roi_start[at], params.roi_end[at], params, at)
         got = batch.images[at, 0].numpy() * IMAGENET_STD[0] + IMAGENET_MEAN[0]
-        assert np.abs(got * 255 - wanted).mean() < 2, f"angle {params.angle[at]}"
+        assert np.abs(got * 255 - expected).mean() < 2, f"angle {params.angle[at]}"
 
 
 def rotated(

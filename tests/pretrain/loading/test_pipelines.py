@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from damage import overwrite
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from written_sets import write_set
 
 from micrograph.cli import UserError
 from pretrain.config import TrainConfig
@@ -21,7 +23,6 @@ from pretrain.loading.image_cache import DecodedImageCache
 from pretrain.loading.sample_order import Ids
 from pretrain.loading.shard_reader import ShardReader, open_split
 from shards.format.schema import IMAGENET_STD
-from shards.write import WriteConfig, write_shards
 
 CPU = torch.device("cpu")
 SIDE = 48
@@ -42,15 +43,11 @@ def pictures(
             smooth = [gaussian_filter(rng.standard_normal(shape), 4) for _ in range(bands)]
             pixels = np.uint8(np.clip(127 + 400 * np.stack(smooth, -1), 0, 255))
             Image.fromarray(pixels.squeeze()).save(folder / "in" / name / f"{number}.png")
-    write_shards(
-        WriteConfig(
-            source=str(folder / "in"),
-            out=str(folder / "out"),
-            profile="exact" if "png" in request.param else "fast",
-            workers=1,
-            val_per_class=0,
-            report=False,
-        )
+    write_set(
+        folder / "in",
+        folder / "out",
+        profile="exact" if "png" in request.param else "fast",
+        val_per_class=0,
     )
     return open_split(folder / "out", "train")
 
@@ -112,7 +109,7 @@ def test_quarter_turns_are_exact(pictures: ShardReader, turns: int) -> None:
     turning = TrainConfig(
         arch="resnet18", image_size=SIDE, rotate_prob=1, rotation_mode="quarter", **still
     )  # type: ignore[arg-type]
-    wanted = make(CpuPipeline(pictures, upright, 1, None), work(pictures, upright))
+    reference = make(CpuPipeline(pictures, upright, 1, None), work(pictures, upright))
     items = work(pictures, turning)
     got = make(CpuPipeline(pictures, turning, 1, None), items)
     params = [d for _, d in items]
@@ -122,7 +119,7 @@ def test_quarter_turns_are_exact(pictures: ShardReader, turns: int) -> None:
     ours = np.flatnonzero(np.all(np.column_stack([sideways, flips]) == expected, axis=1))
     assert len(ours)
     for at in ours:
-        assert torch.equal(got[at], wanted[at].rot90(turns, (1, 2)))
+        assert torch.equal(got[at], reference[at].rot90(turns, (1, 2)))
 
 
 @pytest.mark.parametrize("pipeline", ["host", "dali"])
@@ -136,14 +133,14 @@ def test_cached_images_give_the_pixels_of_streamed_ones(
             CpuPipeline(pictures, config, 2, None),
             CpuPipeline(pictures, config, 2, image_cache),
         )
-        wanted = make(streaming, items)
-        assert torch.equal(make(caching, items), wanted)  # decodes and caches
+        reference = make(streaming, items)
+        assert torch.equal(make(caching, items), reference)  # decodes and caches
     else:
-        wanted = make(by_dali(pictures, config), items)
+        reference = make(by_dali(pictures, config), items)
         fill_image_cache(image_cache, pictures, CPU, 1, "cpu")
         caching = by_dali(pictures, config, image_cache)  # type: ignore[assignment]
     assert image_cache.complete
-    assert torch.equal(make(caching, items), wanted)
+    assert torch.equal(make(caching, items), reference)
 
 
 @pytest.mark.parametrize("pipeline", ["host", "dali", "cached by dali"])
@@ -152,9 +149,7 @@ def test_a_damaged_image_is_named(shards: Path, tmp_path: Path, pipeline: str) -
     data = open_split(tmp_path / "bad", "train")
     row = data.index[7]
     shard = data.folder / data.manifest.splits["train"].shards[row["shard"]].name
-    with shard.open("r+b") as stream:
-        stream.seek(int(row["offset"]) + 40)  # the header still says what kind of image it is
-        stream.write(b"garbage" * 20)
+    overwrite(shard, int(row["offset"]) + 40, b"garbage" * 20)  # after the header
     config = TrainConfig(arch="resnet18", image_size=32)
     message = "has a damaged image at byte" if pipeline == "host" else "DALI cannot make a batch"
     with pytest.raises(UserError, match=rf"{message}.*shards.verify {data.folder}$"):
@@ -170,11 +165,11 @@ def test_an_epoch_left_early_does_not_affect_the_next(shards: Path, pipeline: st
     config = TrainConfig(arch="resnet18", image_size=32)
     pixels = CpuPipeline(data, config, 1, None) if pipeline == "host" else by_dali(data, config)
     items = work(data, config, 6)
-    wanted = make(pixels, items)
+    reference = make(pixels, items)
     left = pixels.batches(items)
     next(left)
     next(left)
-    assert torch.equal(make(pixels, items), wanted)
+    assert torch.equal(make(pixels, items), reference)
 
 
 def test_batches_are_made_while_the_network_computes(shards: Path) -> None:
@@ -205,17 +200,7 @@ def test_contrast_brightness_and_noise_are_those_drawn(tmp_path: Path) -> None:
         pixels = np.full((40, 40), 128, np.uint8)
         pixels[0, 0] = low
         Image.fromarray(pixels).save(tmp_path / "in" / name / "0.png")
-    write_shards(
-        WriteConfig(
-            source=str(tmp_path / "in"),
-            out=str(tmp_path / "out"),
-            profile="exact",
-            masks="keep",
-            workers=1,
-            val_per_class=0,
-            report=False,
-        )
-    )
+    write_set(tmp_path / "in", tmp_path / "out", profile="exact", masks="keep", val_per_class=0)
     data = open_split(tmp_path / "out", "train")
     config = TrainConfig(arch="resnet18", image_size=SIDE)
     samples = np.zeros(1, np.int64)
@@ -256,7 +241,7 @@ def test_a_busy_gpu_gives_the_images_of_the_cpu(
         got.append(images.clone())
         for _ in range(20):  # DALI is ahead of torch by now: its memory is read late
             load = load @ load / 1000
-    wanted = make(CpuPipeline(pictures, config, 2, None), items)
-    levels = torch.cat(got).cpu() - wanted
+    reference = make(CpuPipeline(pictures, config, 2, None), items)
+    levels = torch.cat(got).cpu() - reference
     levels = levels.abs() * torch.tensor(IMAGENET_STD).view(3, 1, 1) * 255
     assert levels.mean((1, 2, 3)).amax().item() < 1.0  # in each picture: a wrong one is off by tens

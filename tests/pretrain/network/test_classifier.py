@@ -25,8 +25,8 @@ def test_the_head_pools_drops_and_is_linear() -> None:
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         pooled = model.encoder(images)[-1].mean((2, 3))
-        wanted = pooled @ model.linear.weight.T + model.linear.bias
-        assert torch.allclose(model(images), wanted, atol=1e-5)
+        expected = pooled @ model.linear.weight.T + model.linear.bias
+        assert torch.allclose(model(images), expected, atol=1e-5)
         assert not torch.equal(model.train()(images), model(images))
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pretrain.loading.loader import Batch, Step
-from pretrain.runs.throughput import ThroughputMeter, duration, seconds_between, seconds_left
+from pretrain.runs.throughput import ThroughputMeter, duration, seconds_left
 
 BATCH = Batch(torch.zeros(1, 3, 1, 1), torch.zeros(1, dtype=torch.int64), np.zeros(1, np.int64))
 
@@ -54,12 +54,6 @@ def test_time_left_follows_from_the_latest_epochs() -> None:
     lines = [{"epoch": n, "epoch_seconds": s} for n, s in enumerate((90, 10, 10, 12, 11, 70), 1)]
     assert seconds_left(lines, 10) == 4 * 11  # neither the first nor one that was disturbed counts
     assert seconds_left(lines, 6) == 0
-
-
-def test_the_time_between_epochs_follows_from_earlier_attempts() -> None:
-    assert seconds_between([], 100) == 0
-    lines = [{"epoch_seconds": s, "images_per_second": 10.0} for s in (90, 13, 12, 14, 13, 70)]
-    assert seconds_between(lines, 100) == 3
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from checkout import ROOT
+from damage import overwrite
 from safetensors.torch import load_file
 from training_runs import newest, position
 from waiting import wait_for
@@ -66,9 +67,7 @@ def test_an_image_that_one_process_cannot_decode_ends_both(
     shutil.copytree(shards, bad)
     row = read_index(bad, split)[sample]
     shard = bad / read_manifest(bad).splits[split].shards[row["shard"]].name
-    with shard.open("r+b") as stream:
-        stream.seek(int(row["offset"]) + 40)  # the header still says what kind of image it is
-        stream.write(b"garbage" * 20)
+    overwrite(shard, int(row["offset"]) + 40, b"garbage" * 20)  # after the header
     argv = [*tiny, "--run-dir", str(run), "--device", "cpu"]
     fork_server.start(argv, world=2, last=["--shards", str(bad)])
     assert fork_server.wait() == [EXIT_USER_ERROR] * 2
@@ -174,10 +173,12 @@ def _rank(process: int) -> str:
     return next((e.removeprefix("RANK=") for e in entries if e.startswith("RANK=")), "")
 
 
-def _assert_equal_weights(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+def _assert_equal_weights(
+    found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]
+) -> None:
     """Bit for bit; but running statistics, averaged once more at each stop, to within rounding."""
-    assert found.keys() == wanted.keys()
-    for name, tensor in wanted.items():
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
         rounding = 1e-6 if "running_" in name else 0.0
         torch.testing.assert_close(found[name], tensor, rtol=rounding, atol=rounding)
 

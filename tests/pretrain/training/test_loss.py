@@ -22,27 +22,27 @@ def objective(**settings: Any) -> Objective:
 
 
 def test_paper_as_loss_is_the_cross_entropy() -> None:
-    wanted = -(LOGITS.log_softmax(1)[0, 0] + LOGITS.log_softmax(1)[1, 2])
-    assert objective().loss(LOGITS, LABELS).item() == pytest.approx(wanted.item())
+    expected = -(LOGITS.log_softmax(1)[0, 0] + LOGITS.log_softmax(1)[1, 2])
+    assert objective().loss(LOGITS, LABELS).item() == pytest.approx(expected.item())
 
 
 def test_paper_bs_loss_is_a_sigmoid_per_class() -> None:
     p = LOGITS.sigmoid()
     hits = torch.tensor([[1.0, 0, 0], [0, 0, 1.0]])
-    wanted = -(hits * p.log() + (1 - hits) * (1 - p).log()).mean(1).sum()
-    assert objective(loss="bce").loss(LOGITS, LABELS).item() == pytest.approx(wanted.item())
+    expected = -(hits * p.log() + (1 - hits) * (1 - p).log()).mean(1).sum()
+    assert objective(loss="bce").loss(LOGITS, LABELS).item() == pytest.approx(expected.item())
 
 
 def test_smoothing_gives_every_class_a_share() -> None:
     smoothed = torch.tensor([[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]])
-    wanted = -(smoothed * LOGITS.log_softmax(1)).sum()
+    expected = -(smoothed * LOGITS.log_softmax(1)).sum()
     assert objective(label_smoothing=0.3).loss(LOGITS, LABELS).item() == pytest.approx(
-        wanted.item()
+        expected.item()
     )
     p = LOGITS.sigmoid()
-    wanted = -(smoothed * p.log() + (1 - smoothed) * (1 - p).log()).mean(1).sum()
+    expected = -(smoothed * p.log() + (1 - smoothed) * (1 - p).log()).mean(1).sum()
     smooth_bce = objective(label_smoothing=0.3, loss="bce")
-    assert smooth_bce.loss(LOGITS, LABELS).item() == pytest.approx(wanted.item())
+    assert smooth_bce.loss(LOGITS, LABELS).item() == pytest.approx(expected.item())
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "bce"])
@@ -59,8 +59,8 @@ def test_class_weights_scale_each_images_loss(loss: str) -> None:
     # Classes of 3, 2 and 1 images weigh 2/3, 1 and 2: mean 1 over the six images.
     for row, weight in ((0, 2 / 3), (1, 2.0)):
         one = slice(row, row + 1)
-        wanted = weight * plain.loss(LOGITS[one], LABELS[one]).item()
-        assert weighted.loss(LOGITS[one], LABELS[one]).item() == pytest.approx(wanted)
+        expected = weight * plain.loss(LOGITS[one], LABELS[one]).item()
+        assert weighted.loss(LOGITS[one], LABELS[one]).item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "bce"])

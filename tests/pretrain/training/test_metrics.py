@@ -21,8 +21,8 @@ def test_scores_by_hand() -> None:
     assert scores.balanced_accuracy == pytest.approx((1 + 1 + 0) / 3)  # classes 0, 2 and 5 occur
     assert scores.dominant_share == 3 / 4
     assert scores.confusion[5][0] == 1
-    wanted = torch.nn.functional.cross_entropy(LOGITS, LABELS).item()
-    assert scores.loss == pytest.approx(wanted, rel=1e-6)
+    expected = torch.nn.functional.cross_entropy(LOGITS, LABELS).item()
+    assert scores.loss == pytest.approx(expected, rel=1e-6)
 
 
 def of(*confusion: tuple[int, ...]) -> Scores:
