@@ -58,8 +58,9 @@ def check_training(config: TrainConfig, place: Place) -> list[Finding]:
         findings.append(warn(rate, remedy, check="speed"))
     else:
         findings.append(ok(rate, check="speed"))
-    train_images, val_images = (len(split) for split in splits)
-    epoch, seconds = estimate(config, train_images, val_images, timing.images_per_second)
+    images = len(splits[0]) + _VALIDATION_COST * len(splits[1])
+    epoch = images / timing.images_per_second
+    seconds = epoch * config.epochs
     hours = seconds / 3600
     if accelerator.device.type == "cuda":
         cost = f"{hours * place.world:.2f} GPU-hours"
@@ -69,14 +70,6 @@ def check_training(config: TrainConfig, place: Place) -> list[Finding]:
     numbers = {"epoch_seconds": epoch, "run_seconds": seconds, "processes": place.world}
     time_found = ok(f"{found} at most; early stopping may end it sooner", check="time")
     return [*findings, replace(time_found, numbers=numbers)]
-
-
-def estimate(
-    config: TrainConfig, train_images: int, val_images: int, images_per_second: float
-) -> tuple[float, float]:
-    """Seconds per epoch, with validation, and of all epochs at this speed of training."""
-    epoch = (train_images + _VALIDATION_COST * val_images) / images_per_second
-    return epoch, epoch * config.epochs
 
 
 def _train_a_little(

@@ -1,10 +1,8 @@
 """Import an encoder that NASA published: an export like ours, with card and checksum."""
 
 import math
-import re
 import shutil
 import warnings
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,7 +14,7 @@ from safetensors.torch import save_file
 from micrograph.cli import UserError, console, warn
 from micrograph.download import download
 from micrograph.settings import nearest
-from pretrain.cards.archs import ARCHS, find_arch
+from pretrain.cards.archs import find_arch
 from pretrain.cards.encoder_card import CARD_NAME, ENCODER_NAME, Card, write_card
 from pretrain.export.timm_folder import TIMM_FOLDER, TimmExport, write_timm_folder
 from pretrain.network.classifier import Classifier, bare_encoder, imagenet_tag
@@ -29,18 +27,14 @@ ADDRESS = "https://nasa-public-data.s3.amazonaws.com/microscopy_segmentation_mod
 IMAGE_SIZE = 224  # pixels; paper A does not say, and this is what its archs are used with
 CLASSES = 54  # of MicroNet; their names were never published
 
-_NAME = re.compile(
-    r"(?P<encoder>[a-z0-9_-]+?)_pretrained_(?P<kind>imagenet-microscopynet|microscopynet)"
-    r"_v(?P<version>\d+\.\d+)\.pth\.tar"
-)
-_INITS = {"microscopynet": "random", "imagenet-microscopynet": "imagenet"}
+_KINDS = {"random": "microscopynet", "imagenet": "imagenet-microscopynet"}
+# The names of the initialisations in NASA's package and in a registry.
 _TAGS = {"random": "micronet", "imagenet": "image-micronet"}
-# The names of the files shorten this one.
-_ENCODERS = {"resnext101": "resnext101_32x8d"}
 # The heads of torchvision, efficientnet_pytorch and pretrainedmodels.
 _HEADS = ("classifier.", "fc.", "_fc.", "last_linear.")
 # NASA's package loads `resnext101_pretrained_microscopynet_v1.0` for both initialisations.
 _MIXED_UP = "resnext101_32x8d"
+_FILE_NAMES = {_MIXED_UP: "resnext101"}  # shorter than the arch
 
 MICRONET = SourceInfo(
     name="MicroNet",
@@ -53,69 +47,52 @@ MICRONET = SourceInfo(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class NasaFile:
-    """The parts of a file's name."""
-
-    arch: str
-    init: str
-    version: str
-
-    @property
-    def tag(self) -> str:
-        """The name of its initialisation, in NASA's package and in a registry."""
-        return _TAGS[self.init]
-
-
 def import_file(file: str | Path, folder: Path) -> tuple[Path, str, Card]:
     """Write the export of one of NASA's files, a path or only a name, to `folder`/ARCH.TAG.
 
     Replaces an earlier export; returns its folder, its tag and its card. Raises `UserError` for a
     file that NASA did not publish, and for missing or extra tensors.
     """
-    named = parse_file_name(Path(file).name)
-    model = _published(named, Path(file).name)
-    out = folder / f"{named.arch}.{named.tag}"
+    model, tag = published_model(Path(file).name)
+    out = folder / f"{model.arch}.{tag}"
     if out.exists() and not (out / CARD_NAME).exists():
         raise UserError(f"{out} exists and is not an export; choose another --out")
     partial = out.with_name(out.name + ".partial")
     with TemporaryDirectory(prefix="nasa-") as scratch:
-        path = _local_file(file, named, Path(scratch))
-        encoder = bare_encoder(named.arch)
+        path = _local_file(file, model, Path(scratch))
+        encoder = bare_encoder(model.arch)
         load_strictly(encoder, _without_head(_read(path), set(encoder.state_dict())), str(path))
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         state = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
-        save_file(state, partial / ENCODER_NAME, metadata={"arch": named.arch})
-        card = _card(partial, path, named, model, _write_timm(partial, named, encoder))
+        save_file(state, partial / ENCODER_NAME, metadata={"arch": model.arch})
+        card = _card(partial, path, model, _write_timm(partial, model.arch, encoder))
     write_card(partial, card)
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
-    return out, named.tag, card
+    return out, tag, card
 
 
-def parse_file_name(name: str) -> NasaFile:
-    """Parse the name of one of NASA's files. Raises `UserError` for another name."""
-    match = _NAME.fullmatch(name)
-    if match is None:
-        raise UserError(
-            f"{name!r} is not the name of a file that NASA published; such a name is "
-            "ENCODER_pretrained_microscopynet_v1.0.pth.tar, or with imagenet-microscopynet"
-        )
-    arch = _ENCODERS.get(match["encoder"], match["encoder"])
-    if arch not in ARCHS:
-        like = nearest(arch, ARCHS)
-        hint = f"; nearest is {like!r}" if like else ""
-        raise UserError(f"{name}: unknown encoder {arch!r}{hint}")
-    return NasaFile(arch, _INITS[match["kind"]], match["version"])
+def published_model(file_name: str) -> tuple[MicroNetModel, str]:
+    """The model in one of NASA's files, and its tag. Raises `UserError` for another file name."""
+    models = {
+        f"{_FILE_NAMES.get(m.arch, m.arch)}_pretrained_{_KINDS[m.init]}_v{m.version}.pth.tar": m
+        for m in micronet_models()
+    }
+    if file_name not in models:
+        like = nearest(file_name, models)
+        hint = f"; nearest is {like}" if like else ""
+        raise UserError(f"{file_name!r} is not the name of a file that NASA published{hint}")
+    model = models[file_name]
+    return model, _TAGS[model.init]
 
 
-def _local_file(file: str | Path, named: NasaFile, scratch: Path) -> Path:
+def _local_file(file: str | Path, model: MicroNetModel, scratch: Path) -> Path:
     """The file itself; one given only by its name is downloaded to `scratch`."""
     path = Path(file)
     if path.exists() or path.name != str(file):
         return path
-    if named.arch == _MIXED_UP and named.init == "imagenet":
+    if model.arch == _MIXED_UP and model.init == "imagenet":
         raise UserError(
             f"NASA's package never loads {file}: it takes resnext101_pretrained_microscopynet_v1.0"
             ".pth.tar for both; import that one"
@@ -123,13 +100,6 @@ def _local_file(file: str | Path, named: NasaFile, scratch: Path) -> Path:
     console.print(f"fetching {ADDRESS}/{file}", markup=False)
     download(f"{ADDRESS}/{file}", scratch / path)
     return scratch / path
-
-
-def _published(named: NasaFile, name: str) -> MicroNetModel:
-    for model in micronet_models():
-        if (model.arch, model.init, model.version) == (named.arch, named.init, named.version):
-            return model
-    raise UserError(f"{name}: no {named.arch} was published as {named.tag} in v{named.version}")
 
 
 def _read(path: Path) -> StateDict:
@@ -166,11 +136,11 @@ def _without_head(state: StateDict, encoder: set[str]) -> StateDict:
     }
 
 
-def _write_timm(folder: Path, named: NasaFile, encoder: torch.nn.Module) -> float:
+def _write_timm(folder: Path, arch: str, encoder: torch.nn.Module) -> float:
     # A classifier needs an output; without class names timm gets none.
-    classifier = Classifier(named.arch, encoder, classes=1, dropout=0.0)
+    classifier = Classifier(arch, encoder, classes=1, dropout=0.0)
     export = TimmExport(
-        arch=named.arch,
+        arch=arch,
         classes=(),
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
@@ -180,27 +150,25 @@ def _write_timm(folder: Path, named: NasaFile, encoder: torch.nn.Module) -> floa
     return write_timm_folder(folder / TIMM_FOLDER, classifier, export)
 
 
-def _card(
-    folder: Path, path: Path, named: NasaFile, model: MicroNetModel, difference: float
-) -> Card:
-    spec = find_arch(named.arch)
+def _card(folder: Path, path: Path, model: MicroNetModel, difference: float) -> Card:
+    spec = find_arch(model.arch)
     note = (
         f"Published by NASA as {path.name}; accuracies from {model.source}, on 2,700 images of "
         f"{CLASSES} classes. The size of the training crops was not published: "
         f"{IMAGE_SIZE} pixels is an assumption."
     )
-    if named.arch == _MIXED_UP:
+    if model.arch == _MIXED_UP:
         mixed = "NASA's package gives one file for both initialisations of this arch"
         warn(f"{path.name}: {mixed}")
         note += f" {mixed}; the accuracy may be of the other."
     return Card(
-        arch=named.arch,
+        arch=model.arch,
         timm_name=spec.timm_name,
         timm_features=spec.timm_features,
         timm_difference=difference if math.isfinite(difference) else None,
         encoder_options={},
-        init=named.init,
-        init_tag=imagenet_tag(named.arch) if named.init == "imagenet" else "",
+        init=model.init,
+        init_tag=imagenet_tag(model.arch) if model.init == "imagenet" else "",
         classes=(),
         channels=1,
         mean=IMAGENET_MEAN,
@@ -216,6 +184,6 @@ def _card(
             "imported_file": path.name,
             "imported_sha256": file_sha256(path),
         },
-        versions={"micrograph-pretrain": version("micrograph-pretrain"), "nasa": named.version},
+        versions={"micrograph-pretrain": version("micrograph-pretrain"), "nasa": model.version},
         sha256=file_sha256(folder / ENCODER_NAME),
     )

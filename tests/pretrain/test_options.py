@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from torch import nn
 from training_runs import newest, position
 
-from micrograph.cli import UserError
 from pretrain.config import TrainConfig
 from pretrain.export.encoder import export_encoder
 from pretrain.loading.loader import Step
@@ -27,8 +26,6 @@ from pretrain.runs.skips import BufferSnapshot
 from pretrain.train import Training, take_step
 from pretrain.train import main as train
 from pretrain.training.ema import build_ema
-from pretrain.training.micro_batch import check_kernels, fit_micro_batch, largest_map
-from pretrain.training.model import synchronise_norms
 from pretrain.training.optim import build_optimizer
 
 ALL_OPTIONS = (
@@ -140,18 +137,6 @@ def test_a_gradient_is_clipped_to_the_limit(shards: Path, tmp_path: Path) -> Non
     assert 0 < moved**0.5 <= 6 * lr * limit * 1.01  # six steps, each of at most rate times limit
 
 
-def test_synchronised_norms_keep_parameters_and_names() -> None:
-    model = build_classifier("resnet18", "random", 3, 0.0)
-    names, parameters = list(model.state_dict()), list(model.parameters())
-    assert synchronise_norms(model, 1, torch.device("cpu")) is model
-    with pytest.raises(UserError, match="sync_bn works between GPUs only"):
-        synchronise_norms(model, 2, torch.device("cpu"))
-    converted = synchronise_norms(model, 2, torch.device("cuda"))
-    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in converted.modules())
-    assert list(converted.state_dict()) == names
-    assert all(a is b for a, b in zip(parameters, converted.parameters(), strict=True))
-
-
 @pytest.mark.slow  # a C++ compiler at work
 def test_a_compiled_run_exports_under_the_usual_names(shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
@@ -160,50 +145,3 @@ def test_a_compiled_run_exports_under_the_usual_names(shards: Path, tmp_path: Pa
     state = newest(run)[1]
     assert list(state["model"]) == list(state["ema"]) == names
     assert export_encoder(run, tmp_path / "out").arch == SMALL_ARCH
-
-
-@pytest.mark.parametrize(("arch", "most"), [("vgg11", 64 * 64 * 64), ("resnet18", 64 * 32 * 32)])
-def test_finding_the_largest_map_changes_nothing(arch: str, most: int) -> None:
-    model = build_classifier(arch, "random", 10, 0.5)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    assert largest_map(model, 64, torch.device("cpu")) == most
-    assert model.training
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-
-
-def test_a_micro_batch_too_large_for_the_kernels_is_an_error() -> None:
-    config = TrainConfig(arch="vgg11", image_size=64)
-    model = build_classifier(config.arch, "random", 10, 0.5)
-    check_kernels(model, 8191, config, torch.device("cpu"))  # times 64^3: just below 2^31
-    with pytest.raises(UserError, match=r"2\.1 billion elements.*--micro-batch-size 8191 is the"):
-        check_kernels(model, 8192, config, torch.device("cpu"))
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_the_micro_batch_found_fits_in_memory(optimizer: Any) -> None:
-    accelerator = Accelerator(mixed_precision="bf16")
-    config = TrainConfig(
-        arch="densenet121",  # many maps, none of them large
-        image_size=224,
-        batch_size=1 << 16,  # more than any GPU holds
-        optimizer=optimizer,
-        ema_epochs=1.0,
-        precision="bf16",
-    )
-    model: nn.Module = build_classifier(config.arch, "random", 10, 0.0).to(accelerator.device)
-    ema = build_ema(model, config)
-    assert ema is not None
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    size = fit_micro_batch(model, config, accelerator, [])
-    assert 2 <= size < 1 << 16
-    assert size.bit_count() == 1  # a halving of the batch
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    model, steps = accelerator.prepare(model, build_optimizer(model, config))
-    for step in range(3):
-        images = torch.zeros(size, 3, 224, 224, device=accelerator.device)
-        accelerator.backward(model(images).square().mean())
-        steps.step()
-        steps.zero_grad()
-        ema.update(accelerator.unwrap_model(model), 0, step, 3)

@@ -12,7 +12,6 @@ from pretrain.loading.cpu_pipeline import decode
 from pretrain.loading.image_cache import DecodedImageCache, decide_caching, free_memory, image_bytes
 from pretrain.loading.open_sources import open_sources
 from pretrain.loading.shard_reader import open_split
-from pretrain.training.micro_batch import queued_bytes
 
 CPU = torch.device("cpu")
 
@@ -60,15 +59,6 @@ def test_splits_share_one_budget(shards: Path) -> None:
     crowd = int(free_memory() / (1.12 * image_bytes(train)))
     with pytest.raises(UserError, match="train and val need"):
         decide_caching("always", [train, val], CPU, processes=crowd)
-
-
-def test_the_memory_of_dalis_queue_is_counted(shards: Path) -> None:
-    train, val = open_split(shards, "train"), open_split(shards, "val")
-    config = TrainConfig(arch="resnet18", image_size=32)
-    stored, resized = 16 * 64 * 64, 3 * 16 * 32 * 32
-    assert queued_bytes([train], 16, config) == 3 * (stored + resized) + 2 * stored
-    val_stored = 12 * 64 * 64  # it has no more
-    assert queued_bytes([train, val], 16, config) == (5 * stored + 5 * val_stored + 2 * 3 * resized)
 
 
 def test_free_memory_is_below_the_total() -> None:

@@ -29,7 +29,6 @@ from pretrain.training.divergence import (
     is_good,
 )
 from pretrain.training.metrics import Scores
-from pretrain.training.micro_batch import norm_warning
 from pretrain.training.progress import Progress
 
 CONFIG = TrainConfig(arch="vgg11", max_skipped_steps=3, max_rollbacks=2, rollback_lr_factor=0.1)
@@ -99,17 +98,6 @@ def test_running_statistics_are_restored_after_a_bad_batch() -> None:
     snapshot.restore()
     assert all(now.equal(then) for now, then in zip(norm.buffers(), before, strict=True))
     assert norm.num_batches_tracked == 2
-
-
-@pytest.mark.parametrize(
-    ("layer", "images", "warns"),
-    [(nn.BatchNorm2d(3), 2, True), (nn.BatchNorm2d(3), 8, False), (nn.GroupNorm(1, 3), 2, False)],
-)
-def test_batch_norm_over_few_images_gives_a_warning(
-    layer: nn.Module, images: int, warns: bool
-) -> None:
-    warning = norm_warning(nn.Sequential(layer), images)
-    assert ("sees 2 images at a time" in warning) == warns == bool(warning)
 
 
 def test_a_roll_back_keeps_counts_and_the_best_epoch() -> None:
