@@ -8,6 +8,7 @@ Imports no torch.
 """
 
 import json
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -287,9 +288,8 @@ def _percent(fraction: float | None) -> str:
 
 
 def _out() -> Console:
-    """Results go to stdout; for a pipe, rich would assume 80 columns."""
-    out = Console(highlight=False, markup=False)
-    return out if out.is_terminal else Console(highlight=False, markup=False, width=200)
+    width = None if sys.stdout.isatty() else 200  # for a pipe, rich would assume 80
+    return Console(highlight=False, markup=False, width=width)
 
 
 if __name__ == "__main__":

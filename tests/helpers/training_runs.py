@@ -1,8 +1,10 @@
-"""What a pre-training run has left in its folder, to compare runs."""
+"""Flags of small pre-training runs, and what a run has left in its folder, to compare runs."""
 
 import json
 from pathlib import Path
 from typing import Any
+
+from networks import SMALL_ARCH
 
 from pretrain.runs.checkpoint import load_checkpoint
 from pretrain.runs.metrics_log import read_metrics
@@ -10,6 +12,13 @@ from pretrain.runs.run_folder import RunPaths
 from pretrain.training.progress import Progress
 
 TIMING = {"images_per_second", "data_wait", "epoch_seconds"}
+
+
+def run_flags(shards: Path, run: Path, *more: str) -> list[str]:
+    """Flags of a run that takes seconds; `more` may override them."""
+    base = ["--arch", SMALL_ARCH, "--shards", str(shards), "--run-dir", str(run)]
+    base += ["--image-size", "32", "--batch-size", "8", "--device", "cpu"]
+    return [*base, "--threads", "1", "--loader-threads", "1", *more]
 
 
 def numbers(run: Path) -> list[dict[str, float]]:

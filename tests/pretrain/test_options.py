@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from networks import SMALL_ARCH
 from safetensors.torch import load_file
 from torch import nn
-from training_runs import newest, position
+from training_runs import newest, position, run_flags
 
 from pretrain.config import TrainConfig
 from pretrain.export.encoder import export_encoder
@@ -43,9 +43,7 @@ def _own_precision() -> Iterator[None]:
 
 
 def flags(shards: Path, run: Path, *more: str) -> list[str]:
-    base = ["--arch", SMALL_ARCH, "--shards", str(shards), "--run-dir", str(run)]
-    base += ["--image-size", "32", "--batch-size", "8", "--epochs", "2", "--threads", "1"]
-    return [*base, "--device", "cpu", "--loader-threads", "1", *more]
+    return run_flags(shards, run, "--epochs", "2", *more)
 
 
 def test_a_run_with_all_options_resumes_bit_for_bit(

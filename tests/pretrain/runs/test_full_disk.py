@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from networks import SMALL_ARCH
-from training_runs import numbers
+from training_runs import numbers, run_flags
 
 from micrograph.cli import EXIT_USER_ERROR
 from pretrain.runs.checkpoint import load_checkpoint
@@ -21,16 +20,15 @@ def test_a_full_disk_loses_nothing_and_the_run_continues_with_more_room(
     small_disk: Callable[[int], Any],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    flags = ["--arch", SMALL_ARCH, "--shards", str(shards), "--image-size", "64"]
-    flags += ["--batch-size", "16", "--epochs", "2", "--lr", "0.02", "--ema-epochs", "1"]
-    flags += ["--threads", "1", "--loader-threads", "1", "--device", "cpu"]
-    train([*flags, "--run-dir", str(tmp_path / "whole")])
+    more = ["--image-size", "64", "--batch-size", "16", "--epochs", "2", "--lr", "0.02"]
+    more += ["--ema-epochs", "1"]
+    train(run_flags(shards, tmp_path / "whole", *more))
     capsys.readouterr()
     disk = small_disk(4000)
     run, reached = disk.folder / "run", [(-1, 0)]
     while True:
         try:
-            train([*flags, "--run-dir", str(run), "--checkpoint-minutes", "1e-6"])
+            train(run_flags(shards, run, *more, "--checkpoint-minutes", "1e-6"))
             break
         except SystemExit as end:
             assert end.code == EXIT_USER_ERROR
