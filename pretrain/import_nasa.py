@@ -4,7 +4,8 @@ python -m pretrain.import_nasa FILE ... --out DIR [--registry URL]
 
 FILE: the path of `ENCODER_pretrained_{microscopynet|imagenet-microscopynet}_vVERSION.pth.tar`, or
 its name, which is downloaded from NASA. With a registry they are published as ARCH.micronet and
-ARCH.image-micronet, the names in NASA's package.
+ARCH.image-micronet, the names in NASA's package. Importing this needs no torch, so that `--help`
+is quick.
 """
 
 from collections.abc import Sequence

@@ -4,7 +4,7 @@ python -m pretrain.preview --shards data/shards --out preview.png --noise 0.1
 
 Takes every setting of training. One row per image, from different classes: the stored image with
 its crop outlined; the crop with one augmentation at a time, at its extremes; then complete examples
-as in training.
+as in training. Importing this needs no torch, so that `--help` is quick.
 """
 
 from collections.abc import Sequence

@@ -4,6 +4,7 @@ python -m pretrain.doctor --arch efficientnet-b4 --shards data/shards
 accelerate launch -m pretrain.doctor --arch resnet50     also checks communication of the processes
 
 Takes the settings of pretrain/train.py. Exit code 0: it will run; 1: something would stop it.
+Importing this needs no torch, so that `--help` is quick.
 """
 
 import json

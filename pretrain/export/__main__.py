@@ -5,6 +5,8 @@ python -m pretrain.export RUN_DIR [--out DIR]
 encoder.safetensors    for smp, strictly: smp.Unet(arch).encoder.load_state_dict(load_file(...))
 card.json              what its user must know (pretrain.cards.encoder_card)
 timm/                  for timm (pretrain.export.timm_folder)
+
+Importing this needs no torch, so that `--help` is quick.
 """
 
 from collections.abc import Sequence
