@@ -30,29 +30,23 @@ class ThroughputMeter:
         self._started = self._ended = time.monotonic()
         self._waited = 0.0  # seconds of this epoch
         self._seen = 0  # images of this epoch, all processes
-        self._between = 0.0  # seconds from the last step of an epoch to the first of the next
 
     def watch(self, steps: Iterable["Step"], epoch: int, first: int) -> Iterator["Step"]:
         """Yield the steps of `epoch` from number `first` on, and time them.
 
         The time until a step or one of its batches arrives counts as waiting for data.
         """
-        now = time.monotonic()
-        if self._seen:
-            self._between = now - self._ended
-        self._started = self._ended = now
+        self._started = self._ended = time.monotonic()
         self._waited, self._seen = 0.0, 0
         with progress_bar(visible=self._visible) as bar:
             name = f"epoch {epoch + 1}/{self._epochs}"
             task = bar.add_task(name, total=self._steps_per_epoch, completed=first, note="")
-            for done, step in enumerate(self._timed(steps), 1):
+            for step in self._timed(steps):
                 yield replace(step, batches=self._timed(step.batches))
                 self._seen += step.samples
                 self._ended = time.monotonic()
-                left = self._run_seconds(epoch, first + done, done)
                 note = "{images_per_second:.0f} img/s, wait {data_wait:.0%}"  # fits into 80 columns
-                note = note.format(**self.measured())
-                bar.update(task, advance=1, note=f"{note}, run {duration(left)}")
+                bar.update(task, advance=1, note=note.format(**self.measured()))
 
     def measured(self) -> dict[str, float]:
         """Measurements of the epoch so far; `data_wait` is a fraction of the time."""
@@ -73,13 +67,6 @@ class ThroughputMeter:
             finally:
                 self._waited += time.monotonic() - asked
             yield item
-
-    def _run_seconds(self, epoch: int, step: int, timed: int) -> float:
-        """Seconds until the end of the last epoch; early stopping may come before."""
-        epochs_left = self._epochs - epoch - 1
-        steps_left = self._steps_per_epoch * (epochs_left + 1) - step
-        per_step = (self._ended - self._started) / timed
-        return steps_left * per_step + epochs_left * self._between
 
 
 def seconds_left(records: Sequence[Record], epochs: int) -> float | None:
