@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pretrain.config import TrainConfig
-from pretrain.loading.philox import uniforms
+from pretrain.loading.philox import Stream, uniforms
 from pretrain.loading.sample_order import Ids
 
-STREAM_AUGMENT = 1
 # Gaussian noise is a window of one fixed bank, scaled: drawing 224 x 224 normal numbers per image
 # costs as much as its resize.
 NOISE_BANK_SIDE = 1024
@@ -48,7 +47,7 @@ def training_params(
     widths: npt.NDArray[np.integer],
 ) -> AugmentParams:
     """Paper A's augmentation of these samples in this epoch."""
-    u = uniforms(config.seed, STREAM_AUGMENT, epoch, ids, 14).T
+    u = uniforms(config.seed, Stream.AUGMENT, epoch, ids, 14).T
     is_turned = u[0] < config.rotate_prob
     # Quarter turns are counter-clockwise; 0 where none is drawn.
     turns = np.where(is_turned & (config.rotation_mode == "quarter"), 1 + (3 * u[1]).astype(int), 0)

@@ -7,9 +7,7 @@ is in between (the square-root sampling of Mahajan et al. 2018).
 import numpy as np
 import numpy.typing as npt
 
-from pretrain.loading.philox import uniforms
-
-STREAM_BALANCE = 4
+from pretrain.loading.philox import Stream, uniforms
 
 Ints = npt.NDArray[np.int64]
 
@@ -62,7 +60,7 @@ def _draw_rounds(images: Ints, start: int, count: int, seed: int) -> Ints:
 
 
 def _permute(images: Ints, seed: int, number: int) -> Ints:
-    draws = uniforms(seed, STREAM_BALANCE, number, images, 2)
+    draws = uniforms(seed, Stream.BALANCE, number, images, 2)
     return images[np.lexsort((draws[:, 1], draws[:, 0]))]
 
 
