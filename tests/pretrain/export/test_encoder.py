@@ -40,7 +40,7 @@ def export(run: Path) -> Path:
     return run / "export"
 
 
-def test_it_loads_strictly_into_smp_in_two_lines(export: Path, run: Path) -> None:
+def test_an_export_loads_strictly_into_smp_in_two_lines(export: Path, run: Path) -> None:
     model = smp.Unet("resnet18", encoder_weights=None)
     model.encoder.load_state_dict(load_file(export / "encoder.safetensors"), strict=True)
     trained = load_file(run / "best.safetensors")

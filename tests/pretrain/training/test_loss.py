@@ -33,7 +33,7 @@ def test_paper_bs_loss_is_a_sigmoid_per_class() -> None:
     assert objective(loss="bce").loss(LOGITS, LABELS).item() == pytest.approx(expected.item())
 
 
-def test_smoothing_gives_every_class_a_share() -> None:
+def test_smoothing_spreads_the_target_over_all_classes() -> None:
     smoothed = torch.tensor([[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]])
     expected = -(smoothed * LOGITS.log_softmax(1)).sum()
     assert objective(label_smoothing=0.3).loss(LOGITS, LABELS).item() == pytest.approx(
@@ -47,10 +47,10 @@ def test_smoothing_gives_every_class_a_share() -> None:
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "bce"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_labels_and_one_hot_shares_lose_alike(loss: str, smoothing: float) -> None:
+def test_labels_and_one_hot_targets_have_the_same_loss(loss: str, smoothing: float) -> None:
     each = objective(loss=loss, label_smoothing=smoothing, class_weight_power=1.0)
-    shares = nn.functional.one_hot(LABELS, 3).float()
-    assert each.loss(LOGITS, LABELS).item() == pytest.approx(each.loss(LOGITS, shares).item())
+    one_hot = nn.functional.one_hot(LABELS, 3).float()
+    assert each.loss(LOGITS, LABELS).item() == pytest.approx(each.loss(LOGITS, one_hot).item())
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "bce"])
@@ -64,7 +64,7 @@ def test_class_weights_scale_each_images_loss(loss: str) -> None:
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "bce"])
-def test_micro_batches_add_up(loss: str) -> None:
+def test_the_losses_of_micro_batches_add_up(loss: str) -> None:
     each = objective(loss=loss)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 3))

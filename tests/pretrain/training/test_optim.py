@@ -1,4 +1,4 @@
-"""The optimiser, and the learning rate as a function of the step."""
+"""The optimizer, and the learning rate as a function of the step."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ def test_a_constant_rate_stays_after_the_warm_up() -> None:
     assert rates == pytest.approx([0.5e-4, 1e-4, 1e-4])
 
 
-def test_the_rate_grows_with_the_batch_if_asked_to() -> None:
+def test_the_rate_scales_with_the_batch_if_configured() -> None:
     config = TrainConfig(arch="resnet18", lr=0.1, lr_reference_batch_size=256, batch_size=1024)
     assert learning_rate(config, 0, 0, 10) == pytest.approx(0.4)
 
