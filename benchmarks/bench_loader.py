@@ -43,7 +43,7 @@ from pretrain.loading.loader import Loader
 from pretrain.loading.sample_order import EpochSampler
 from pretrain.loading.shard_reader import ShardReader, open_split
 from pretrain.network.classifier import build_classifier
-from pretrain.runs.throughput import Pace
+from pretrain.runs.throughput import ThroughputMeter
 from pretrain.training.optim import build_optimizer
 from shards.format.schema import IMAGENET_MEAN, IMAGENET_STD
 from shards.write import WriteConfig, write_shards
@@ -294,7 +294,7 @@ def _fed_and_unfed(data: ShardReader) -> Table:
             threads=cores(),
             image_cache=image_cache,
         )
-        pace = Pace(1, sampler.steps_per_epoch, visible=False)
+        pace = ThroughputMeter(1, sampler.steps_per_epoch, visible=False)
         for step in itertools.islice(
             pace.watch(loader.steps(sampler, 1, 0, 0, 1), 0, 0), STEPS + 1
         ):

@@ -17,7 +17,7 @@ from pretrain.cards.archs import ARCHS, TIMM_PREFIX
 class ArchsConfig:
     """Print the encoders that can be trained."""
 
-    json: Annotated[bool, "for programs: an object per arch"] = False
+    json: Annotated[bool, "print a JSON object per arch"] = False
 
 
 @program
@@ -34,7 +34,7 @@ def _print_table() -> None:
 
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = 100  # characters, what the columns take
+        console.width = 100  # characters; the table needs as many
     table = Table(box=None, padding=(0, 1, 0, 0))
     for heading in ("arch", "timm name"):
         table.add_column(f"\n{heading}", overflow="fold")

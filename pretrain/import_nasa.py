@@ -4,77 +4,17 @@ python -m pretrain.import_nasa FILE ... --out DIR [--registry URL]
 
 FILE: the path of `ENCODER_pretrained_{microscopynet|imagenet-microscopynet}_vVERSION.pth.tar`, or
 its name, which is downloaded from NASA. With a registry they are published as ARCH.micronet and
-ARCH.image-micronet, the names in NASA's package.
+ARCH.image-micronet, the names in NASA's package. Importing this needs no torch, so that `--help`
+is quick.
 """
 
-import math
-import re
-import shutil
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from pickle import UnpicklingError
-from tempfile import TemporaryDirectory
 from typing import Annotated
 
-import torch
-from safetensors.torch import save_file
-
-from micrograph.cli import UserError, console, program, warn
-from micrograph.download import download
-from micrograph.settings import Positional, load_config, nearest_hint
-from pretrain.cards.archs import ARCHS, find_arch
-from pretrain.cards.encoder_card import CARD_NAME, ENCODER_NAME, Card, write_card
-from pretrain.export.publishing import publish
-from pretrain.export.timm_folder import TIMM_FOLDER, TimmExport, write_timm_folder
-from pretrain.network.classifier import Classifier, bare_encoder, imagenet_tag
-from pretrain.network.weights import StateDict, load_strictly
-from pretrain.registry.nasa_models import MicroNetModel, micronet_models
-from pretrain.training.metrics import CHANCE_FACTOR
-from shards.format.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo, file_sha256
-
-ADDRESS = "https://nasa-public-data.s3.amazonaws.com/microscopy_segmentation_models"
-IMAGE_SIZE = 224  # pixels; paper A does not say, and this is what its archs are used with
-CLASSES = 54  # of MicroNet; their names were never published
-
-_NAME = re.compile(
-    r"(?P<encoder>[a-z0-9_-]+?)_pretrained_(?P<kind>imagenet-microscopynet|microscopynet)"
-    r"_v(?P<version>\d+\.\d+)\.pth\.tar"
-)
-_INITS = {"microscopynet": "random", "imagenet-microscopynet": "imagenet"}
-_TAGS = {"random": "micronet", "imagenet": "image-micronet"}
-# The names of the files shorten this one.
-_ENCODERS = {"resnext101": "resnext101_32x8d"}
-# The heads of torchvision, efficientnet_pytorch and pretrainedmodels.
-_HEADS = ("classifier.", "fc.", "_fc.", "last_linear.")
-# NASA's package loads `resnext101_pretrained_microscopynet_v1.0` for both initialisations.
-_MIXED_UP = "resnext101_32x8d"
-
-MICRONET = SourceInfo(
-    name="MicroNet",
-    samples=110_861,
-    # The licence of these encoders. The images are not public: training on them is restricted as
-    # configs/corpora/micronet.yaml says.
-    licence="MIT",
-    restriction=None,
-    citation="Stuckner et al., NASA/TM-20210026119",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class NasaFile:
-    """The parts of a file's name."""
-
-    arch: str
-    init: str
-    version: str
-
-    @property
-    def tag(self) -> str:
-        """The name of its initialisation, in NASA's package and in a registry."""
-        return _TAGS[self.init]
+from micrograph.cli import console, program
+from micrograph.settings import Positional, load_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,168 +29,17 @@ class ImportConfig:
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     config = load_config(ImportConfig, argv)
+    from pretrain.export.nasa import import_file  # imports torch; --help does not need it
+    from pretrain.export.publishing import publish
+
     for file in config.files:
-        named = parse_file_name(Path(file).name)
-        with TemporaryDirectory(prefix="nasa-") as scratch:
-            out = config.out / f"{named.arch}.{named.tag}"
-            card = import_file(_local_file(file, Path(scratch)), out)
+        out, tag, card = import_file(file, config.out)
         console.print(f"{out}: published top-1 {card.metrics['top1']:.2%}", markup=False)
         if config.registry:
-            # Two of paper A's are at chance level; they are published and marked.
-            print(publish(out, named.tag, config.registry, not_converged=True))
+            # Two of paper A's are at chance level; they are published, and marked as such.
+            print(publish(out, tag, config.registry, not_converged=True))
         else:
             print(out)
-
-
-def parse_file_name(name: str) -> NasaFile:
-    """Parse the name of one of NASA's files. Raises `UserError` for another name."""
-    match = _NAME.fullmatch(name)
-    if match is None:
-        raise UserError(
-            f"{name!r} is not the name of a file that NASA published; such a name is "
-            "ENCODER_pretrained_microscopynet_v1.0.pth.tar, or with imagenet-microscopynet"
-        )
-    arch = _ENCODERS.get(match["encoder"], match["encoder"])
-    if arch not in ARCHS:
-        raise UserError(f"{name}: unknown encoder {arch!r}; {nearest_hint(arch, ARCHS)}")
-    return NasaFile(arch, _INITS[match["kind"]], match["version"])
-
-
-def import_file(path: Path, out: Path) -> Card:
-    """Write the export of one of NASA's files to `out`, replacing an earlier one.
-
-    Raises `UserError` for a file that NASA did not publish, and for missing or extra tensors.
-    """
-    named = parse_file_name(path.name)
-    model = _published(named, path.name)
-    if out.exists() and not (out / CARD_NAME).exists():
-        raise UserError(f"{out} exists and is not an export; choose another --out")
-    encoder = bare_encoder(named.arch)
-    load_strictly(encoder, _without_head(_read(path), set(encoder.state_dict())), str(path))
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    state = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
-    save_file(state, partial / ENCODER_NAME, metadata={"arch": named.arch})
-    card = _card(partial, path, named, model, _write_timm(partial, named, encoder))
-    write_card(partial, card)
-    shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)
-    return card
-
-
-def _local_file(file: str, scratch: Path) -> Path:
-    """The file itself; one that is only named is downloaded to `scratch`."""
-    path = Path(file)
-    if path.exists() or path.name != file:
-        return path
-    named = parse_file_name(file)
-    if named.arch == _MIXED_UP and named.init == "imagenet":
-        raise UserError(
-            f"NASA's package never loads {file}: it takes resnext101_pretrained_microscopynet_v1.0"
-            ".pth.tar for both; import that one"
-        )
-    _published(named, file)
-    console.print(f"fetching {ADDRESS}/{file}", markup=False)
-    target = scratch / file
-    download(f"{ADDRESS}/{file}", target)
-    return target
-
-
-def _published(named: NasaFile, name: str) -> MicroNetModel:
-    for model in micronet_models():
-        if (model.arch, model.init, model.version) == (named.arch, named.init, named.version):
-            return model
-    raise UserError(f"{name}: no {named.arch} was published as {named.tag} in v{named.version}")
-
-
-def _read(path: Path) -> StateDict:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch asks to report odd pickles
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"no file {path}") from None
-    except (PermissionError, IsADirectoryError) as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        # torch's message advises to load it without this check, which runs the code in it.
-        raise UserError(
-            f"{path} holds more than tensors: it is damaged, or has code that loading would run; "
-            "download it again from NASA"
-        ) from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, torch.Tensor)
-        for name, tensor in content.items()
-    ):
-        raise UserError(f"{path} holds other things than named tensors")
-    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
-
-
-def _without_head(state: StateDict, encoder: set[str]) -> StateDict:
-    """Drop the classifier: it has ImageNet's 1000 outputs, and which 54 mean what is unknown."""
-    return {
-        name: tensor
-        for name, tensor in state.items()
-        if name in encoder or not name.startswith(_HEADS)
-    }
-
-
-def _write_timm(folder: Path, named: NasaFile, encoder: torch.nn.Module) -> float:
-    # A classifier needs an output; without class names timm gets none.
-    classifier = Classifier(named.arch, encoder, classes=1, dropout=0.0)
-    export = TimmExport(
-        arch=named.arch,
-        classes=(),
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        image_size=IMAGE_SIZE,
-        sources=(MICRONET,),
-    )
-    return write_timm_folder(folder / TIMM_FOLDER, classifier, export)
-
-
-def _card(
-    folder: Path, path: Path, named: NasaFile, model: MicroNetModel, difference: float
-) -> Card:
-    spec = find_arch(named.arch)
-    note = (
-        f"Published by NASA as {path.name}; accuracies from {model.source}, on 2,700 images of "
-        f"{CLASSES} classes. The size of the training crops was not published: "
-        f"{IMAGE_SIZE} pixels is an assumption."
-    )
-    if named.arch == _MIXED_UP:
-        mixed = "NASA's package gives one file for both initialisations of this arch"
-        warn(f"{path.name}: {mixed}")
-        note += f" {mixed}; the accuracy may be of the other."
-    return Card(
-        arch=named.arch,
-        timm_name=spec.timm_name,
-        timm_features=spec.timm_features,
-        timm_difference=difference if math.isfinite(difference) else None,
-        encoder_options={},
-        init=named.init,
-        init_tag=imagenet_tag(named.arch) if named.init == "imagenet" else "",
-        classes=(),
-        channels=1,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        image_size=IMAGE_SIZE,
-        converged=model.top1 >= CHANCE_FACTOR / CLASSES,
-        metrics={"top1": model.top1, "top5": model.top5},
-        class_accuracy=None,
-        corpus_hash="",
-        sources=(MICRONET,),
-        config={
-            "note": note,
-            "imported_file": path.name,
-            "imported_sha256": file_sha256(path),
-        },
-        versions={"micrograph-pretrain": version("micrograph-pretrain"), "nasa": named.version},
-        sha256=file_sha256(folder / ENCODER_NAME),
-    )
 
 
 if __name__ == "__main__":

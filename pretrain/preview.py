@@ -4,46 +4,18 @@ python -m pretrain.preview --shards data/shards --out preview.png --noise 0.1
 
 Takes every setting of training. One row per image, from different classes: the stored image with
 its crop outlined; the crop with one augmentation at a time, at its extremes; then complete examples
-as in training. The code is the loader's and the trainer's own; mixed images use the row below, the
-last one the first.
+as in training. Importing this needs no torch, so that `--help` is quick.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import numpy as np
-import numpy.typing as npt
-import torch
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from typing import Annotated
 
 from micrograph.cli import UserError, program
 from micrograph.settings import load_config
 from pretrain.config import TrainConfig
-from pretrain.loading.augment import AugmentParams, training_params
-from pretrain.loading.class_balance import class_quotas
-from pretrain.loading.cpu_pipeline import CpuPipeline, decode
-from pretrain.loading.loader import Batch
-from pretrain.loading.mixup import mix
-from pretrain.loading.sample_order import Ids
-from pretrain.loading.shard_reader import ShardReader, open_split
 from pretrain.loading.staging import stage
-
-ROWS = 5
-FULL_EXAMPLES = 5
-_NO_AUGMENTATION: Any = {
-    "hflip_prob": 0.0,
-    "vflip_prob": 0.0,
-    "rotate_prob": 0.0,
-    "brightness": 0.0,
-    "contrast": 0.0,
-}
-_CELL = 1.42  # inches; fifteen columns fill a screen
-_DPI = 120
-
-Picture = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,173 +29,14 @@ class PreviewConfig(TrainConfig):
 def main(argv: Sequence[str] | None = None) -> None:
     # No network sees these images, so any architecture is fine.
     config = load_config(PreviewConfig, argv, {"arch": "resnet18"})
+    from pretrain.loading.shard_reader import open_split
+    from pretrain.outputs.contact_sheet import draw_sheet  # imports torch; --help does not need it
+
     data = open_split(stage(config.shards, config.cache_dir), "train")
     if not len(data):
         raise UserError(f"{config.shards} has no training images")
     draw_sheet(data, config, config.out)
-    print(f"{config.out}: in each column, can the eye still tell the classes apart?")
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A single augmentation, at one end of its range."""
-
-    title: str
-    change: dict[str, Any]  # fields of `AugmentParams`, the same for all rows
-    config: TrainConfig  # for the geometry
-    mixes: TrainConfig | None = None  # for mixup and cutmix, if shown
-
-
-@dataclass(frozen=True, slots=True)
-class Cells:
-    """The pictures of one column, one per row."""
-
-    title: str
-    pictures: list[Picture]
-    notes: list[str]  # captions, mostly empty
-
-
-def draw_sheet(data: ShardReader, config: TrainConfig, out: Path) -> None:
-    """Write the contact sheet of `config` on images of `data` to `out`."""
-    samples = _choose_samples(data)
-    plain = replace(config, **_NO_AUGMENTATION, noise=0.0)
-    columns = [(c, 0) for c in _columns(config, plain)]
-    for epoch in range(FULL_EXAMPLES):
-        whole = config if config.mixes else None
-        columns.append((Column(f"training,\nepoch {epoch + 1}", {}, config, whole), epoch))
-    cells = [_render(data, samples, column, epoch) for column, epoch in columns]
-    titles = ["stored image\nand its crop", *(c.title for c in cells)]
-    size = (_CELL * len(titles), _CELL * len(samples) + 0.9)
-    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
-    axes = figure.subplots(len(samples), len(titles), squeeze=False)
-    base = _params(data, samples, plain, 0, {})
-    for row, sample in enumerate(samples):
-        (encoded,) = data.read(np.array([sample]))
-        axes[row, 0].imshow(decode(encoded, data.manifest.channels), cmap="gray", vmin=0, vmax=255)
-        _outline(axes[row, 0], base, row)
-        axes[row, 0].set_ylabel(_row_label(data, config, int(sample)), fontsize=7)
-        for column, made in enumerate(cells, 1):
-            axes[row, column].imshow(made.pictures[row], cmap="gray", vmin=0, vmax=1)
-            axes[row, column].set_xlabel(made.notes[row], fontsize=6, labelpad=1)
-    for column, title in enumerate(titles):
-        axes[0, column].set_title(title, fontsize=8)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        for spine in axis.spines.values():
-            spine.set_visible(False)
-    figure.suptitle(_caption(config), fontsize=9)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out)
-
-
-def _choose_samples(data: ShardReader) -> Ids:
-    """One image of each of up to `ROWS` classes, spread over the classes."""
-    labels = data.index["label"]
-    known = np.unique(labels)
-    chosen = known[np.linspace(0, len(known) - 1, min(ROWS, len(known))).astype(int)]
-    return np.array([np.flatnonzero(labels == label)[0] for label in chosen])
-
-
-def _columns(config: TrainConfig, plain: TrainConfig) -> list[Column]:
-    """The columns of what the configuration does; a strength of 0 has none."""
-    columns = [Column("crop alone", {}, plain)]
-    if config.hflip_prob:
-        columns.append(Column("horizontal\nflip", {}, replace(plain, hflip_prob=1.0)))
-    if config.vflip_prob:
-        columns.append(Column("vertical\nflip", {}, replace(plain, vflip_prob=1.0)))
-    if config.rotate_prob:
-        title = "rotation" if config.rotation_mode == "any" else "quarter turn"
-        columns.append(Column(f"{title},\ndrawn", {}, replace(plain, rotate_prob=1.0)))
-    for sign in (-1, 1):
-        if config.brightness:
-            shift = sign * config.brightness
-            columns.append(Column(f"brightness\n{shift:+.2g}", {"shift": shift}, plain))
-    for sign in (-1, 1):
-        if config.contrast:
-            factor = 1 + sign * config.contrast
-            around = 0.5 * (1 - factor)  # mid-grey stays (augment.py)
-            change = {"contrast": factor, "shift": around}
-            columns.append(Column(f"contrast\nx {factor:.2g}", change, plain))
-    if config.noise:
-        columns.append(Column(f"noise\n{config.noise:.2g}", {"noise": config.noise}, plain))
-    for name, alpha in _alphas(config).items():
-        if alpha:
-            only: Any = {"mixup": 0.0, "cutmix": 0.0} | {name: alpha}
-            alone = replace(config, **only, mix_prob=1.0)
-            columns.append(Column(f"{name}, with\nthe next row", {}, plain, alone))
-    return columns
-
-
-def _params(
-    data: ShardReader, samples: Ids, config: TrainConfig, epoch: int, change: dict[str, Any]
-) -> AugmentParams:
-    rows = data.index[samples]
-    params = training_params(config, epoch, samples, rows["height"], rows["width"])
-    forced: Any = {name: np.full(len(samples), value, np.float32) for name, value in change.items()}
-    return replace(params, **forced)
-
-
-def _render(data: ShardReader, samples: Ids, column: Column, epoch: int) -> Cells:
-    """The loader's pixels, mixed as in training, with the normalisation undone."""
-    params = _params(data, samples, column.config, epoch, column.change)
-    (images,) = CpuPipeline(data, column.config, 2, None).batches([(samples, params)])
-    notes = [""] * len(samples)
-    if column.mixes is not None:
-        # Labelled by their rows, so that the targets tell each image's own share.
-        rows = torch.arange(len(samples))
-        images, targets = mix(column.mixes, epoch, Batch(images, rows, samples), len(samples))
-        notes = [f"{share:.0%} its own" for share in targets.diagonal().tolist()]
-    pixels = images.permute(0, 2, 3, 1).numpy()
-    pixels = pixels * np.array(data.manifest.std, np.float32) + np.array(
-        data.manifest.mean, np.float32
-    )
-    return Cells(column.title, list(np.clip(pixels, 0, 1)), notes)
-
-
-def _row_label(data: ShardReader, config: TrainConfig, sample: int) -> str:
-    """The class, and with class balancing its images and their number per epoch."""
-    labels = data.index["label"].astype(np.int64)
-    label = int(labels[sample])
-    name = data.manifest.classes[label].replace("_", " ")
-    if not config.class_balance_power:
-        return name
-    drawn = class_quotas(labels, config.class_balance_power)[label]
-    return f"{name}\n{np.count_nonzero(labels == label)} images,\n{drawn} per epoch"
-
-
-def _outline(axis: Any, params: AugmentParams, row: int) -> None:
-    low = np.minimum(params.roi_start[row], params.roi_end[row])
-    height, width = abs(params.roi_end[row] - params.roi_start[row])
-    box = Rectangle((low[1], low[0]), width, height, fill=False, edgecolor="red", linewidth=1)
-    axis.add_patch(box)
-
-
-def _caption(config: TrainConfig) -> str:
-    angle = (
-        f"up to {config.rotate_degrees:g}°" if config.rotation_mode == "any" else "by quarter turns"
-    )
-    return (
-        f"{config.image_size} px; crops of {config.crop_area_min:.0%} to 100% of the area, "
-        f"stretched up to {config.crop_aspect_max:g}; "
-        f"flips {config.hflip_prob:g} and {config.vflip_prob:g}; "
-        f"rotation {config.rotate_prob:g}, {angle}; brightness ±{config.brightness:g}; "
-        f"contrast ±{config.contrast:g}; noise up to {config.noise:g}; seed {config.seed}"
-        + (f"\n{_mixing(config)}" if config.mixes or config.class_balance_power else "")
-    )
-
-
-def _mixing(config: TrainConfig) -> str:
-    """Mixup, cutmix and class balancing in words."""
-    parts = [f"{name} of Beta({alpha:g})" for name, alpha in _alphas(config).items() if alpha]
-    said = [f"{' or '.join(parts)} for {config.mix_prob:.0%} of the images"] if parts else []
-    if config.class_balance_power:
-        said.append(f"classes balanced to the power {config.class_balance_power:g}")
-    return "; ".join(said)
-
-
-def _alphas(config: TrainConfig) -> dict[str, float]:
-    """The parameters of mixup and cutmix, if they are used."""
-    return {"mixup": config.mixup, "cutmix": config.cutmix} if config.mixes else {}
+    print(f"{config.out}: in each column, are the classes still distinguishable by eye?")
 
 
 if __name__ == "__main__":

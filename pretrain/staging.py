@@ -21,9 +21,9 @@ from pretrain.loading.staging import stage
 class StagingConfig:
     """Copy a shard set from a URL to the local cache."""
 
-    url: Annotated[str, Positional, "of the set: s3://…, https://…, or another that fsspec opens"]
+    url: Annotated[str, Positional, "of the set: s3://…, https://…, or another of fsspec"]
     cache_dir: Annotated[Path | None, "[~/.cache/micrograph-pretrain]"] = None
-    check: Annotated[bool, "hash every file that is there, not only those that changed"] = False
+    check: Annotated[bool, "hash every cached file, not only those that changed"] = False
 
 
 @program

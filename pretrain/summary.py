@@ -8,12 +8,13 @@ Imports no torch.
 """
 
 import json
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from rich.console import Console
@@ -31,8 +32,6 @@ from pretrain.runs.throughput import duration, seconds_left
 
 _LISTED = 5  # worst classes, and most confused pairs
 _MAX_SILENCE = 900.0  # seconds without an update after which a run counts as killed
-_BARS = "▁▂▃▄▅▆▇█"
-_CURVE_WIDTH = 60  # characters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,27 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ClassScore:
-    """How many of a class's validation images were recognised."""
-
-    name: str
-    right: int
-    images: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Confusion:
-    """How many of a class's validation images were predicted as another."""
-
-    true: str
-    predicted: str
-    count: int
-    images: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
-    """A run as it stands. Accuracies are shares in [0, 1], of the kept epoch."""
+    """The state of a run. Accuracies are fractions in [0, 1], of the best epoch."""
 
     run: str
     arch: str
@@ -89,7 +69,7 @@ class Summary:
     val_images: int
     licences: tuple[str, ...]
     restrictions: tuple[str, ...]
-    state: str  # of `status.State`, `killed`, or `unknown`
+    state: str  # a `RunState`, `killed`, or `unknown`
     reason: str
     epoch: int  # completed
     epochs: int
@@ -99,12 +79,11 @@ class Summary:
     top1: float | None
     top5: float | None
     balanced_accuracy: float | None
-    worst_classes: tuple[ClassScore, ...]
-    most_confused: tuple[Confusion, ...]
-    curve: tuple[float, ...]  # validation top-1 by epoch
+    worst_classes: tuple[dict[str, Any], ...]  # name, right, images
+    most_confused: tuple[dict[str, Any], ...]  # true, predicted, count, images
     epoch_seconds: float | None  # the median
     images_per_second: float | None
-    data_wait: float | None  # share of the training time
+    data_wait: float | None  # fraction of the training time
     trained_seconds: float
     next_step: str
 
@@ -147,7 +126,6 @@ def summarise(folder: Path) -> Summary:
         balanced_accuracy=scores.get("balanced_accuracy"),
         worst_classes=_worst_classes(counts, manifest.classes),
         most_confused=_most_confused(counts, manifest.classes),
-        curve=tuple(record["val_top1"] for record in records),
         epoch_seconds=_median(records, "epoch_seconds"),
         images_per_second=_median(records, "images_per_second"),
         data_wait=_median(records, "data_wait"),
@@ -156,18 +134,8 @@ def summarise(folder: Path) -> Summary:
     )
 
 
-def sparkline(values: Sequence[float], width: int = _CURVE_WIDTH) -> str:
-    """Values as a row of at most `width` bars, from their lowest to their highest."""
-    if not values:
-        return ""
-    bins = [float(np.mean(part)) for part in np.array_split(values, min(width, len(values)))]
-    low, span = min(bins), max(bins) - min(bins)
-    top = len(_BARS) - 1
-    return "".join(_BARS[round(top * (value - low) / span) if span else 0] for value in bins)
-
-
 def _summarise_all(folders: Sequence[Path]) -> list[Summary]:
-    """Of several folders (`runs/*`), those without a run are skipped with a warning."""
+    """Among several folders (`runs/*`), those without a run are skipped with a warning."""
     summaries = []
     for folder in folders:
         try:
@@ -175,9 +143,9 @@ def _summarise_all(folders: Sequence[Path]) -> list[Summary]:
         except UserError as error:
             if len(folders) == 1:
                 raise
-            warn(f"{folder} left out: {error}")
+            warn(f"{folder} skipped: {error}")
     if not summaries:
-        raise UserError("none of these folders holds a training run")
+        raise UserError("no training run in these folders")
     return sorted(summaries, key=lambda summary: -(summary.top1 or 0))
 
 
@@ -186,32 +154,29 @@ def _state(status: Status | None, epoch: int, epochs: int) -> tuple[str, str]:
         return ("finished", "") if epoch >= epochs else ("unknown", "")
     silence = time.time() - status.updated
     if status.state == "running" and silence > _MAX_SILENCE:
-        return "killed", f"no sign of life for {duration(silence)}"
+        return "killed", f"no update for {duration(silence)}"
     return status.state, status.reason
 
 
-def _worst_classes(counts: np.ndarray, classes: Sequence[str]) -> tuple[ClassScore, ...]:
-    scores = [
-        ClassScore(name=name, right=int(counts[label, label]), images=int(counts[label].sum()))
-        for label, name in enumerate(classes)
-        if len(counts) and counts[label].sum()
+def _worst_classes(counts: np.ndarray, classes: Sequence[str]) -> tuple[dict[str, Any], ...]:
+    scores: list[dict[str, Any]] = [
+        {"name": name, "right": int(row[label]), "images": int(row.sum())}
+        for label, (name, row) in enumerate(zip(classes, counts, strict=False))
+        if row.sum() > row[label]
     ]
-    worst = sorted(scores, key=lambda score: (score.right / score.images, -score.images))
-    return tuple(score for score in worst[:_LISTED] if score.right < score.images)
+    scores.sort(key=lambda score: (score["right"] / score["images"], -score["images"]))
+    return tuple(scores[:_LISTED])
 
 
-def _most_confused(counts: np.ndarray, classes: Sequence[str]) -> tuple[Confusion, ...]:
-    pairs = [
-        Confusion(
-            true=classes[row],
-            predicted=classes[column],
-            count=int(counts[row, column]),
-            images=int(counts[row].sum()),
-        )
-        for row, column in np.argwhere(counts)
-        if row != column
+def _most_confused(counts: np.ndarray, classes: Sequence[str]) -> tuple[dict[str, Any], ...]:
+    pairs: list[dict[str, Any]] = [
+        {"true": classes[i], "predicted": classes[j], "count": int(n), "images": int(row.sum())}
+        for i, row in enumerate(counts)
+        for j, n in enumerate(row)
+        if i != j and n
     ]
-    return tuple(sorted(pairs, key=lambda pair: (-pair.count, pair.images))[:_LISTED])
+    pairs.sort(key=lambda pair: (-pair["count"], pair["images"]))
+    return tuple(pairs[:_LISTED])
 
 
 def _median(records: Sequence[dict[str, float]], name: str) -> float | None:
@@ -222,7 +187,7 @@ def _median(records: Sequence[dict[str, float]], name: str) -> float | None:
 def _next_step(state: str, converged: bool | None, paths: RunPaths) -> str:
     folder = paths.folder
     if state == "running":
-        return "" if converged is not False else "wait, or stop it: it has not converged so far"
+        return "" if converged is not False else "wait, or stop it: it has not converged yet"
     if state in ("interrupted", "killed", "unknown"):
         return f"accelerate launch pretrain/train.py --config {paths.config} --run-dir {folder}"
     if state == "failed" or not converged:
@@ -246,14 +211,13 @@ def _print_one(summary: Summary) -> None:
         "restricted": "; ".join(summary.restrictions),
         "state": _format_state(summary),
         "best": _format_best(summary),
-        "top-1": _format_curve(summary),
         "speed": _format_speed(summary),
         "worst classes": "\n".join(
-            f"{score.right / score.images:4.0%} of {score.images} {score.name}"
+            f"{score['right'] / score['images']:4.0%} of {score['images']} {score['name']}"
             for score in summary.worst_classes
         ),
         "most confused": "\n".join(
-            f"{pair.count} of {pair.images} {pair.true} taken for {pair.predicted}"
+            f"{pair['count']} of {pair['images']} {pair['true']} predicted as {pair['predicted']}"
             for pair in summary.most_confused
         ),
         "next": summary.next_step,
@@ -283,13 +247,6 @@ def _format_best(summary: Summary) -> str:
     return text if summary.converged else f"{text}; NOT CONVERGED (chance level), do not use it"
 
 
-def _format_curve(summary: Summary) -> str:
-    if not summary.curve:
-        return ""
-    low, high = min(summary.curve), max(summary.curve)
-    return f"{sparkline(summary.curve)}  from {low:.1%} to {high:.1%}"
-
-
 def _format_speed(summary: Summary) -> str:
     if summary.epoch_seconds is None or summary.images_per_second is None:
         return ""
@@ -299,53 +256,40 @@ def _format_speed(summary: Summary) -> str:
     return f"{text}; {duration(summary.trained_seconds)} in all"
 
 
+_COLUMNS: dict[str, Callable[[Summary], str]] = {
+    "run": lambda s: s.run,
+    "state": lambda s: s.state + (", at chance" if s.converged is False else ""),
+    "epochs": lambda s: f"{s.epoch}/{s.epochs}",
+    "best": lambda s: str(s.best_epoch or "-"),
+    "top-1": lambda s: _percent(s.top1),
+    "top-5": lambda s: _percent(s.top5),
+    "class mean": lambda s: _percent(s.balanced_accuracy),
+    "per epoch": lambda s: "-" if s.epoch_seconds is None else duration(s.epoch_seconds),
+    "img/s": lambda s: "-" if s.images_per_second is None else f"{s.images_per_second:.0f}",
+    "wait": lambda s: _percent(s.data_wait),
+}
+
+
 def _print_table(summaries: Sequence[Summary]) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("run", overflow="fold")
-    headings = (
-        "state",
-        "epochs",
-        "best",
-        "top-1",
-        "top-5",
-        "class mean",
-        "per epoch",
-        "img/s",
-        "wait",
-    )
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading == "state" else "right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for heading in list(_COLUMNS)[2:]:
+        table.add_column(heading, justify="right", no_wrap=True)
     for summary in summaries:
-        state = summary.state
-        if summary.converged is False:
-            state += ", at chance"
-        time_ = None if summary.epoch_seconds is None else duration(summary.epoch_seconds)
-        speed = summary.images_per_second
-        table.add_row(
-            summary.run,
-            state,
-            f"{summary.epoch}/{summary.epochs}",
-            str(summary.best_epoch or "-"),
-            _percent(summary.top1),
-            _percent(summary.top5),
-            _percent(summary.balanced_accuracy),
-            time_ or "-",
-            "-" if speed is None else f"{speed:.0f}",
-            _percent(summary.data_wait),
-        )
+        table.add_row(*(text(summary) for text in _COLUMNS.values()))
     _out().print(table)
     if len({summary.corpus_hash for summary in summaries}) > 1:
         warn("these runs validate on different images: do not compare their accuracies")
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.1%}"
+def _percent(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{fraction:.1%}"
 
 
 def _out() -> Console:
-    """Results go to stdout; a pipe has no width of its own."""
-    out = Console(highlight=False, markup=False)
-    return out if out.is_terminal else Console(highlight=False, markup=False, width=200)
+    width = None if sys.stdout.isatty() else 200  # for a pipe, rich would assume 80
+    return Console(highlight=False, markup=False, width=width)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ python -m pretrain.doctor --arch efficientnet-b4 --shards data/shards
 accelerate launch -m pretrain.doctor --arch resnet50     also checks communication of the processes
 
 Takes the settings of pretrain/train.py. Exit code 0: it will run; 1: something would stop it.
+Importing this needs no torch, so that `--help` is quick.
 """
 
 import json
@@ -14,6 +15,7 @@ from typing import Annotated
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from micrograph.cli import program
 from micrograph.settings import load_config
@@ -55,14 +57,10 @@ def _print(findings: Sequence[Finding]) -> None:
     table.add_column("remedy", overflow="fold")
     for finding in findings:
         found = f"{finding.place}: {finding.found}" if finding.place else finding.found
-        level = f"[{_STYLES[finding.level]}]{finding.level}[/]"
-        table.add_row(finding.check, level, _plain(found), _plain(finding.remedy))
-    out = Console(highlight=False)
-    (out if out.is_terminal else Console(highlight=False, width=160)).print(table)
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")  # otherwise markup of rich
+        level = Text(finding.level, style=_STYLES[finding.level])
+        table.add_row(finding.check, level, found, finding.remedy)
+    width = None if sys.stdout.isatty() else 160  # for a pipe, rich would assume 80
+    Console(highlight=False, markup=False, width=width).print(table)
 
 
 if __name__ == "__main__":

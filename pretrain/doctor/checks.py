@@ -1,35 +1,28 @@
 """All checks of the doctor, in their order."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch.distributed
 
 from micrograph.cli import UserError, console
 from pretrain.config import TrainConfig
-from pretrain.doctor import inputs as material
-from pretrain.doctor import machine, trial
+from pretrain.doctor import inputs, machine, trial
 from pretrain.doctor.finding import Finding, Place
 
-Check = Callable[[TrainConfig, Place], Iterator[Finding]]
+Check = Callable[[TrainConfig, Place], list[Finding]]
 
-# In this order. The trials come last, and only run if nothing failed before.
 CHECKS: dict[str, Check] = {
-    "packages": machine.check_packages,
     "GPU": machine.check_gpu,
     "DALI": machine.check_dali,
     "cores": machine.check_cores,
-    "shared memory": machine.check_shared_memory,
-    "open files": machine.check_limits,
     "port": machine.check_port,
     "processes": machine.check_processes,
-    "shards": material.check_shards,
-    "decoder": material.check_decoder,
-    "init": material.check_init,
-    "run folder": material.check_run_folder,
-    "wandb": material.check_wandb,
+    "shards": inputs.check_shards,
+    "decoder": inputs.check_decoder,
+    "init": inputs.check_init,
+    "run folder": inputs.check_run_folder,
 }
-TRIALS: dict[str, Check] = {"training": trial.check_training}
 
 
 def examine(config: TrainConfig, place: Place, *, with_trial: bool = True) -> list[Finding]:
@@ -54,21 +47,17 @@ def _examine(config: TrainConfig, place: Place, with_trial: bool) -> list[Findin
         return findings
     if failed := sorted({finding.check for finding in findings if finding.level == "fail"}):
         found = f"not tried, because a check failed: {', '.join(failed)}"
-        return [*findings, Finding(check="training", found=found, level="warn")]
+        return [*findings, Finding(found=found, level="warn", check="training")]
     if place.rank == 0:
         console.print("training a few steps, to measure memory and time …")
-    for name, check in TRIALS.items():
-        findings += _run(name, check, config, place)
-    return findings
+    return findings + _run("training", trial.check_training, config, place)
 
 
 def _run(name: str, check: Check, config: TrainConfig, place: Place) -> list[Finding]:
-    findings: list[Finding] = []
     try:
-        findings.extend(check(config, place))
+        return [replace(f, check=f.check or name) for f in check(config, place)]
     except Exception as error:  # it would have stopped the training as well
-        findings.append(Finding(check=name, found=_explain(error), level="fail"))
-    return findings
+        return [Finding(check=name, found=_explain(error), level="fail")]
 
 
 def _explain(error: Exception) -> str:

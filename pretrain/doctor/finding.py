@@ -13,12 +13,27 @@ Level = Literal["ok", "warn", "fail"]
 class Finding:
     """The result of a check. A `fail` would stop the run, a `warn` slow it or put it at risk."""
 
-    check: str
     found: str
     level: Level = "ok"
     remedy: str = ""
+    check: str = ""  # its name; the doctor fills in that of the check that found it
     place: str = ""  # which process, if there are several
     numbers: Mapping[str, float] = field(default_factory=dict)  # values in `found`, for programs
+
+
+def ok(found: str, check: str = "") -> Finding:
+    """Nothing stands in the way."""
+    return Finding(found=found, check=check)
+
+
+def warn(found: str, remedy: str, check: str = "") -> Finding:
+    """The run would be slow, or at risk."""
+    return Finding(found=found, level="warn", remedy=remedy, check=check)
+
+
+def fail(found: str, remedy: str, check: str = "") -> Finding:
+    """The run would stop."""
+    return Finding(found=found, level="fail", remedy=remedy, check=check)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,9 @@
 import resource
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,28 +13,23 @@ from accelerate import Accelerator
 
 from micrograph.cli import cores
 from pretrain.config import TrainConfig
-from pretrain.doctor.finding import Finding, Place
+from pretrain.doctor.finding import Finding, Place, ok, warn
 from pretrain.loading.image_cache import free_memory
 from pretrain.loading.loader import Batch, Loader
-from pretrain.loading.open_sources import open_sources
 from pretrain.loading.sample_order import EpochSampler
-from pretrain.loading.shard_reader import ShardReader, open_split
+from pretrain.loading.shard_reader import ShardReader
 from pretrain.loading.staging import stage
-from pretrain.network.classifier import build_classifier
 from pretrain.runs.throughput import duration
-from pretrain.training.distributed import (
-    processes_here,
-    start_accelerator,
-    sum_over,
-    synchronise_norms,
-    thread_count,
-)
+from pretrain.training.data import build_loader, build_sampler, open_split_sources, open_splits
+from pretrain.training.distributed import start_accelerator, sum_over
 from pretrain.training.ema import build_ema
 from pretrain.training.loss import build_objective
-from pretrain.training.micro_batch import fit_micro_batch
+from pretrain.training.micro_batch import choose_micro_batch
+from pretrain.training.model import build_model, prepare_model
 from pretrain.training.optim import build_optimizer
+from pretrain.training.progress import Progress
 
-_WARM_UP = 3  # micro-batches: kernels are chosen, memory is taken, DALI's queue fills
+_WARM_UP = 3  # micro-batches: kernels are chosen, memory is allocated, DALI's queue fills
 _TIMED_SECONDS = 10.0
 _TIMED_MOST, _TIMED_LEAST = 100, 3  # micro-batches
 _MAX_DATA_WAIT = 0.05  # fraction of the time; more gives a warning
@@ -50,83 +46,52 @@ class Timing:
     micro_batch_size: int
 
 
-def check_training(config: TrainConfig, place: Place) -> Iterator[Finding]:
+def check_training(config: TrainConfig, place: Place) -> list[Finding]:
     """Train a few steps on real batches, without saving anything; report memory and time."""
-    folder = stage(config.shards, config.cache_dir)
-    splits = open_split(folder, "train"), open_split(folder, "val")
+    splits = open_splits(config, stage(config.shards, config.cache_dir))
     accelerator = start_accelerator(config)
     timing = _train_a_little(config, splits, accelerator)
-    yield _judge_memory(config, timing, accelerator)
+    findings = [_judge_memory(config, timing, accelerator)]
     rate = f"{timing.images_per_second:.0f} img/s, {timing.data_wait:.0%} waiting for data"
     if timing.data_wait > _MAX_DATA_WAIT:
         remedy = "more cores per process, a smaller --image-size, or shards of smaller images"
-        yield Finding(check="speed", found=rate, level="warn", remedy=remedy)
+        findings.append(warn(rate, remedy, check="speed"))
     else:
-        yield Finding(check="speed", found=rate)
-    train_images, val_images = (len(split) for split in splits)
-    epoch, seconds = estimate(config, train_images, val_images, timing.images_per_second)
+        findings.append(ok(rate, check="speed"))
+    images = len(splits[0]) + _VALIDATION_COST * len(splits[1])
+    epoch = images / timing.images_per_second
+    seconds = epoch * config.epochs
     hours = seconds / 3600
     if accelerator.device.type == "cuda":
         cost = f"{hours * place.world:.2f} GPU-hours"
     else:
         cost = f"{hours * cores() * place.world / place.local_world:.2f} core-hours"
     found = f"{duration(epoch)} per epoch; {config.epochs} epochs: {duration(seconds)}, {cost}"
-    yield Finding(
-        check="time",
-        found=f"{found} at most; early stopping may end it sooner",
-        numbers={"epoch_seconds": epoch, "run_seconds": seconds, "processes": place.world},
-    )
-
-
-def estimate(
-    config: TrainConfig, train_images: int, val_images: int, images_per_second: float
-) -> tuple[float, float]:
-    """Seconds per epoch, with validation, and of all epochs at this speed of training."""
-    epoch = (train_images + _VALIDATION_COST * val_images) / images_per_second
-    return epoch, epoch * config.epochs
+    numbers = {"epoch_seconds": epoch, "run_seconds": seconds, "processes": place.world}
+    time_found = ok(f"{found} at most; early stopping may end it sooner", check="time")
+    return [*findings, replace(time_found, numbers=numbers)]
 
 
 def _train_a_little(
     config: TrainConfig, splits: tuple[ShardReader, ShardReader], accelerator: Accelerator
 ) -> Timing:
-    data = splits[0]
+    data, device = splits[0], accelerator.device
     classes = len(data.manifest.classes)
-    model: torch.nn.Module = build_classifier(
-        config.arch, "random", classes, config.dropout, config.image_size
-    )
-    model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    # As in training, validation images too: what is kept in memory is not there for the network.
-    here, threads = processes_here(accelerator), thread_count(config.loader_threads, accelerator)
-    sources = open_sources(splits, config, accelerator.device, here, threads)
-    size = fit_micro_batch(model, config, accelerator, splits)
-    optimizer = build_optimizer(model, config)
+    model = build_model(replace(config, init="random"), classes, device)
+    # As in training, validation images too: the memory that caches take is not free for the model.
+    sources = open_split_sources(splits, config, accelerator)
+    progress = choose_micro_batch(model, config, Progress(), accelerator, splits)
+    size = progress.micro_batch_size
+    optimizer: Any = build_optimizer(model, config)
     labels = data.index["label"].astype(np.int64)
-    objective = build_objective(config, labels, classes, accelerator.device)
+    objective = build_objective(config, labels, classes, device)
     # Batches of one size: torch.compile would spend the time of all on a second.
     labels = labels[: len(labels) // config.batch_size * config.batch_size or len(labels)]
-    sampler = EpochSampler(
-        samples=len(labels),
-        batch_size=config.batch_size,
-        micro_batch_size=size,
-        seed=config.seed,
-        labels=labels,
-        balance=config.class_balance_power,
-    )
-    loader = Loader(
-        data,
-        config,
-        micro_batch_size=max(size, sampler.largest_micro_batch(accelerator.num_processes)),
-        device=accelerator.device,
-        threads=threads,
-        decode=sources[0].decode.name,
-        image_cache=sources[0].image_cache,
-    )
+    sampler = build_sampler(config, labels, size, accelerator)
+    largest = max(size, sampler.largest_micro_batch(accelerator.num_processes))
+    loader = build_loader(sources[0], config, accelerator, largest)
     ema = build_ema(model, config)
-    if config.sync_bn:
-        model = synchronise_norms(model, accelerator.num_processes, accelerator.device)
-    if config.compile:
-        model.compile()
-    model, optimizer = accelerator.prepare(model, optimizer)
+    model, optimizer = prepare_model(model, optimizer, config, accelerator)
     batches = _endless(loader, sampler, accelerator)
 
     def train_on_next() -> tuple[int, float]:
@@ -190,11 +155,11 @@ def _judge_memory(config: TrainConfig, timing: Timing, accelerator: Accelerator)
         _, total = torch.cuda.mem_get_info(accelerator.device)
         peak = torch.cuda.max_memory_reserved(accelerator.device)
         found += f": {peak / 1e9:.1f} of {total / 1e9:.1f} GB GPU memory"
-        return Finding(check="memory", found=found)
+        return ok(found, check="memory")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     available = free_memory()
     found += f": {peak / 1e9:.1f} GB, {available / 1e9:.1f} GB more are free"
-    if available < peak / 2:  # the doctor's own is taken already; validation and caches are not
+    if available < peak / 2:  # validation and caches need some more
         remedy = "use a smaller --micro-batch-size, or request more memory (--mem)"
-        return Finding(check="memory", found=found, level="warn", remedy=remedy)
-    return Finding(check="memory", found=found)
+        return warn(found, remedy, check="memory")
+    return ok(found, check="memory")

@@ -5,6 +5,8 @@ python -m pretrain.export RUN_DIR [--out DIR]
 encoder.safetensors    for smp, strictly: smp.Unet(arch).encoder.load_state_dict(load_file(...))
 card.json              what its user must know (pretrain.cards.encoder_card)
 timm/                  for timm (pretrain.export.timm_folder)
+
+Importing this needs no torch, so that `--help` is quick.
 """
 
 from collections.abc import Sequence
@@ -14,7 +16,6 @@ from typing import Annotated
 
 from micrograph.cli import console, program, warn
 from micrograph.settings import Positional, load_config
-from pretrain.export.encoder import export_encoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,8 @@ class ExportConfig:
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     config = load_config(ExportConfig, argv)
+    from pretrain.export.encoder import export_encoder  # imports torch; --help does not need it
+
     out = config.out or config.run_dir / "export"
     card = export_encoder(config.run_dir, out)
     if not card.converged:

@@ -1,4 +1,4 @@
-"""Augmentation parameters of each sample, drawn from (seed, epoch, sample) alone.
+"""Augmentation parameters of each sample, a function of (seed, epoch, sample) only.
 
 Both pipelines take them as inputs, so a sample gets the same pixels for any number of processes,
 any batch, and after any resume. Crop, scale, stretch and flips (swapped bounds) are one antialiased
@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pretrain.config import TrainConfig
-from pretrain.loading.philox import uniforms
+from pretrain.loading.philox import Stream, uniforms
 from pretrain.loading.sample_order import Ids
 
-STREAM_AUGMENT = 1
 # Gaussian noise is a window of one fixed bank, scaled: drawing 224 x 224 normal numbers per image
 # costs as much as its resize.
 NOISE_BANK_SIDE = 1024
@@ -48,11 +47,11 @@ def training_params(
     widths: npt.NDArray[np.integer],
 ) -> AugmentParams:
     """Paper A's augmentation of these samples in this epoch."""
-    u = uniforms(config.seed, STREAM_AUGMENT, epoch, ids, 14).T
-    turned = u[0] < config.rotate_prob
+    u = uniforms(config.seed, Stream.AUGMENT, epoch, ids, 14).T
+    is_turned = u[0] < config.rotate_prob
     # Quarter turns are counter-clockwise; 0 where none is drawn.
-    turns = np.where(turned & (config.rotation_mode == "quarter"), 1 + (3 * u[1]).astype(int), 0)
-    rotates = turned & (config.rotation_mode == "any")
+    turns = np.where(is_turned & (config.rotation_mode == "quarter"), 1 + (3 * u[1]).astype(int), 0)
+    rotates = is_turned & (config.rotation_mode == "any")
     angle = np.where(rotates, _signed(u[1]) * config.rotate_degrees, 0.0)
     # A square turned by the angle fits into an upright square `grow` times as large.
     grow = abs(np.cos(np.radians(angle))) + abs(np.sin(np.radians(angle)))

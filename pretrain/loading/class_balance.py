@@ -1,15 +1,13 @@
-"""Class balancing: small classes are sampled more often, or weighted more in the loss.
+"""Class balancing: small classes are sampled more often, or weigh more in the loss.
 
 Both use the inverse class frequency to a power: 0 changes nothing, 1 makes all classes equal, 0.5
-lies in between (the square-root sampling of Mahajan et al. 2018).
+is in between (the square-root sampling of Mahajan et al. 2018).
 """
 
 import numpy as np
 import numpy.typing as npt
 
-from pretrain.loading.philox import uniforms
-
-STREAM_BALANCE = 4
+from pretrain.loading.philox import Stream, uniforms
 
 Ints = npt.NDArray[np.int64]
 
@@ -24,11 +22,11 @@ def class_weights(labels: Ints, classes: int, power: float) -> npt.NDArray[np.fl
 
 
 def class_quotas(labels: Ints, power: float) -> Ints:
-    """Samples of each class per epoch, `(classes,)`; they add up to `len(labels)`."""
+    """Samples of each class per epoch, `(classes,)`; they sum to `len(labels)`."""
     counts = np.bincount(labels)
-    shares = np.zeros(len(counts))
-    shares[counts > 0] = counts[counts > 0] ** (1 - power)
-    exact = shares / shares.sum() * len(labels)
+    weights = np.zeros(len(counts))
+    weights[counts > 0] = counts[counts > 0] ** (1 - power)
+    exact = weights / weights.sum() * len(labels)
     quotas: Ints = np.floor(exact).astype(np.int64)
     missing = len(labels) - quotas.sum()
     # Largest remainders first; ties by class, so that the result is unique.
@@ -49,12 +47,12 @@ def balanced_draws(labels: Ints, power: float, seed: int, epoch: int) -> Ints:
     draws = []
     for images, quota in zip(members, class_quotas(labels, power).tolist(), strict=True):
         if quota:
-            taken = _take_rounds(images, epoch * quota, quota, seed)
-            draws.append(taken + len(labels) * _repeats(taken))
+            drawn = _draw_rounds(images, epoch * quota, quota, seed)
+            draws.append(drawn + len(labels) * _repeats(drawn))
     return np.concatenate(draws)
 
 
-def _take_rounds(images: Ints, start: int, count: int, seed: int) -> Ints:
+def _draw_rounds(images: Ints, start: int, count: int, seed: int) -> Ints:
     """Positions `start` to `start + count` in the endless sequence of a class's rounds."""
     first, last = start // len(images), (start + count - 1) // len(images)
     rounds = [_permute(images, seed, number) for number in range(first, last + 1)]
@@ -62,16 +60,16 @@ def _take_rounds(images: Ints, start: int, count: int, seed: int) -> Ints:
 
 
 def _permute(images: Ints, seed: int, number: int) -> Ints:
-    draws = uniforms(seed, STREAM_BALANCE, number, images, 2)
+    draws = uniforms(seed, Stream.BALANCE, number, images, 2)
     return images[np.lexsort((draws[:, 1], draws[:, 0]))]
 
 
-def _repeats(taken: Ints) -> Ints:
+def _repeats(drawn: Ints) -> Ints:
     """For each position, how often its image has come before."""
-    order = np.argsort(taken, kind="stable")
-    ordered = taken[order]
+    order = np.argsort(drawn, kind="stable")
+    ordered = drawn[order]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    lengths = np.diff(np.r_[starts, len(taken)])
-    repeats = np.empty_like(taken)
-    repeats[order] = np.arange(len(taken)) - np.repeat(starts, lengths)
+    lengths = np.diff(np.r_[starts, len(drawn)])
+    repeats = np.empty_like(drawn)
+    repeats[order] = np.arange(len(drawn)) - np.repeat(starts, lengths)
     return repeats

@@ -64,7 +64,7 @@ class CpuPipeline:
                     yield _finished(*pending.popleft())
             while pending:
                 yield _finished(*pending.popleft())
-        finally:  # the caller may leave an epoch before its end
+        finally:  # the caller may stop before the end of an epoch
             for _, tasks in pending:
                 for task in tasks:
                     task.cancel()
@@ -136,7 +136,7 @@ def apply_geometry(image: Pixels, params: AugmentParams, row: int, side: int) ->
     channels = image.shape[2]
     source = Image.fromarray(image[:, :, 0] if channels == 1 else image)
     start, end = params.roi_start[row], params.roi_end[row]
-    # In float32 a bound may lie outside by less than a thousandth of a pixel.
+    # In float32 a bound may be outside by less than a thousandth of a pixel.
     low = np.maximum(np.minimum(start, end), 0).tolist()
     high = np.minimum(np.maximum(start, end), image.shape[:2]).tolist()
     height, width = params.size[row].astype(int).tolist()
@@ -161,10 +161,10 @@ def _rotated(image: Pixels, degrees: float, side: int) -> Pixels:
     # x_in = a x + b y + c, y_in = d x + e y + f, from output to input.
     across = (cosine, -sine, width / 2 - (cosine - sine) * half)
     down = (sine, cosine, height / 2 - (sine + cosine) * half)
-    turned = Image.fromarray(image[:, :, 0] if channels == 1 else image).transform(
+    rotated = Image.fromarray(image[:, :, 0] if channels == 1 else image).transform(
         (side, side), Image.Transform.AFFINE, (*across, *down), Image.Resampling.BILINEAR
     )
-    return np.asarray(turned).reshape(side, side, channels)
+    return np.asarray(rotated).reshape(side, side, channels)
 
 
 def _step(start: float, end: float) -> int:

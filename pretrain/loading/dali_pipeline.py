@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from nvidia.dali import fn, pipeline_def, types
-from nvidia.dali.backend import ReleaseUnusedMemory  # type: ignore[attr-defined]  # it has it
+from nvidia.dali.backend import ReleaseUnusedMemory  # type: ignore[attr-defined]
 from nvidia.dali.tensors import TensorCPU, TensorGPU
 
 from micrograph.cli import UserError
@@ -102,7 +102,7 @@ class DaliPipeline:
             )
 
     def _drain(self) -> None:
-        """Discard prefetched batches: a caller may leave an epoch before its end."""
+        """Discard prefetched batches: the caller may have stopped before the end of an epoch."""
         self._images, self._params = iter(()), iter(())
         while not self._fresh:
             try:
@@ -114,11 +114,11 @@ class DaliPipeline:
         self._ahead.clear()
 
     def _prefetched(self, inputs: Iterator[Inputs]) -> Iterator[Inputs]:
-        """The same inputs in the same order, read by another thread."""
+        """The same inputs in the same order, read ahead by another thread."""
         pending = deque(self._reader.submit(next, inputs, None) for _ in range(PREFETCH))
-        while (made := pending.popleft().result()) is not None:
+        while (batch := pending.popleft().result()) is not None:
             pending.append(self._reader.submit(next, inputs, None))
-            yield made
+            yield batch
 
     def _read(self, samples: Ids) -> list[Any]:
         if self._image_cache is None:

@@ -1,11 +1,11 @@
-"""Check the GPU decoder on real samples, in a subprocess, because a bad one crashes.
+"""Check the GPU decoder on real samples, in a subprocess, because a bad one can crash.
 
 python -m pretrain.loading.decoder_check --shards data/shards
 
 DALI decodes JPEG on the GPU (`mixed`) by nvImageCodec, whose builds differ: one of 0.9 fails on
 some data-centre GPUs and kills the process on others (nvImageCodec issue 55), and a wrong picture
-raises no error. So a child process decodes samples of the shards with both decoders and compares
-them; after a crash, a hang or a difference, the run decodes on the CPU.
+raises no error. A child process therefore decodes samples of the shards with both decoders and
+compares them; after a crash, a hang or a difference, the run decodes on the CPU.
 """
 
 import json
@@ -84,9 +84,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"{config.shards} has no samples in {config.split!r}")
     ids = np.unique(np.linspace(0, len(data) - 1, PROBE_SAMPLES).astype(np.int64))
     encoded, channels = data.read(ids), data.manifest.channels
-    wanted = _decode(encoded, channels, None)
-    got = _decode(encoded, channels, config.gpu)
-    worst = max(map(_difference, wanted, got))
+    expected = _decode(encoded, channels, None)
+    found = _decode(encoded, channels, config.gpu)
+    worst = max(map(_difference, expected, found))
     print(json.dumps({"worst": worst, "samples": len(ids)}))
 
 
@@ -132,11 +132,11 @@ def _decode(
     return [np.array(images.at(number)) for number in range(len(encoded))]
 
 
-def _difference(wanted: npt.NDArray[Any], got: npt.NDArray[Any]) -> float:
+def _difference(expected: npt.NDArray[Any], found: npt.NDArray[Any]) -> float:
     """Mean absolute difference of two images, of 255; infinite if their shapes differ."""
-    if wanted.shape != got.shape:
+    if expected.shape != found.shape:
         return float("inf")
-    return float(np.abs(wanted.astype(np.float64) - got.astype(np.float64)).mean())
+    return float(np.abs(expected.astype(np.float64) - found.astype(np.float64)).mean())
 
 
 if __name__ == "__main__":

@@ -19,9 +19,8 @@ from pretrain.config import Choice
 from pretrain.loading.sample_order import Ids
 from pretrain.loading.shard_reader import ShardReader
 
-BUDGET = (
-    0.5  # fraction of the free memory; the rest is for the model, other data and the page cache
-)
+# Fraction of the free memory; the rest is for the model, other data and the page cache.
+BUDGET = 0.5
 GIB = 2.0**30
 
 
@@ -79,25 +78,25 @@ def decide_caching(
         return [CachingDecision(False, "not cached (setting)") for _ in splits]
     on_gpu = device.type == "cuda"
     free = torch.cuda.mem_get_info(device)[0] if on_gpu else free_memory() // processes
-    where = f"{free / GIB:.1f} GiB free on {'the GPU' if on_gpu else 'the host'}"
-    where += f" for each of {processes} processes" if processes > 1 and not on_gpu else ""
+    place = f"{free / GIB:.1f} GiB free on {'the GPU' if on_gpu else 'the host'}"
+    place += f" for each of {processes} processes" if processes > 1 and not on_gpu else ""
     sizes = [image_bytes(data) for data in splits]
     if choice == "always" and sum(sizes) > free:
         names = " and ".join(data.split for data in splits)
         raise UserError(
-            f"cache_images is 'always', but {names} need {sum(sizes) / GIB:.1f} GiB of {where}; "
+            f"cache_images is 'always', but {names} need {sum(sizes) / GIB:.1f} GiB of {place}; "
             "use --cache-images auto, or smaller shards (shards.write --max-side)"
         )
     left = float(free) if choice == "always" else BUDGET * free
-    decided = []
+    decisions = []
     for size in sizes:
         fits = size <= left
         left -= size if fits else 0
         verb = "cached in" if fits else "too large for"
-        decided.append(
-            CachingDecision(fits, f"{size / GIB:.2f} GiB decoded, {verb} memory ({where})")
+        decisions.append(
+            CachingDecision(fits, f"{size / GIB:.2f} GiB decoded, {verb} memory ({place})")
         )
-    return decided
+    return decisions
 
 
 def image_bytes(data: ShardReader) -> int:
@@ -145,7 +144,7 @@ def _group_headroom(folder: Path) -> int | None:
 
 
 def _fields(path: Path, unit: int) -> Mapping[str, int]:
-    """The `name number` lines of one of the kernel's files, in bytes."""
+    """The `name number` lines of a file of the kernel, in bytes."""
     try:
         lines = [line.split() for line in path.read_text(encoding="ascii").splitlines()]
     except OSError:

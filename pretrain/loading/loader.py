@@ -1,4 +1,4 @@
-"""The data loader: shards become batches, ordered by sample_order.py, augmented by augment.py.
+"""The data loader: shards become batches, in the order of sample_order.py, with augmentation.
 
 Sample order and augmentation are decided here and do not depend on the state of a reader. The
 pixels are made some batches ahead, by DALI on a GPU (dali_pipeline.py) or by a thread pool on the
@@ -42,7 +42,7 @@ class Step:
 
 
 class Loader:
-    """Loads this process's part of a split. Not for `accelerator.prepare`: it shards by itself."""
+    """Loads this process's part of a split; do not pass it to `accelerator.prepare`."""
 
     def __init__(
         self,

@@ -14,10 +14,8 @@ from torch.nn import functional
 
 from pretrain.config import TrainConfig
 from pretrain.loading.loader import Batch
-from pretrain.loading.philox import uniforms
+from pretrain.loading.philox import Stream, uniforms
 from pretrain.network.to_device import to_device
-
-STREAM_MIX = 3
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -27,7 +25,7 @@ def mix(
     config: TrainConfig, epoch: int, batch: Batch, classes: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mixed images, shaped as the batch's, and targets `(N, classes)` float32 that sum to 1."""
-    u = uniforms(config.seed, STREAM_MIX, epoch, batch.ids, 5).T
+    u = uniforms(config.seed, Stream.MIX, epoch, batch.ids, 5).T
     mixes = u[0] < config.mix_prob
     cuts = u[1] < _share_of_cutmix(config)
     alpha = np.where(cuts, config.cutmix, config.mixup)

@@ -1,4 +1,4 @@
-"""How the images of a split are read: which decoder, and whether decoded images are cached."""
+"""How the images of a split are read: by which decoder, and whether they are cached."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Source:
     data: ShardReader
     decode: DecodePath
     image_cache: DecodedImageCache | None  # None: images are not cached
-    summary: str  # both decisions and their reasons, in one line
+    summary: str  # both decisions and their reasons, one line
 
 
 def open_sources(

@@ -5,6 +5,8 @@ it has no state: the same (key, counter) gives the same number in every process 
 The order of samples and their augmentation depend on that.
 """
 
+from enum import IntEnum
+
 import numpy as np
 import numpy.typing as npt
 
@@ -15,6 +17,16 @@ _WORD = np.uint64(32)
 _ROUNDS = 10
 
 Words = npt.NDArray[np.uint32]
+
+
+class Stream(IntEnum):
+    """What random numbers are for: each purpose has numbers of its own."""
+
+    ORDER = 0
+    AUGMENT = 1
+    TORCH = 2
+    MIX = 3
+    BALANCE = 4
 
 
 def philox(counter: npt.NDArray[np.integer], key: tuple[int, int]) -> Words:
@@ -33,9 +45,9 @@ def philox(counter: npt.NDArray[np.integer], key: tuple[int, int]) -> Words:
 
 
 def uniforms(
-    seed: int, stream: int, epoch: int, samples: npt.NDArray[np.integer], count: int
+    seed: int, stream: Stream, epoch: int, samples: npt.NDArray[np.integer], count: int
 ) -> npt.NDArray[np.float64]:
-    """`count` numbers in [0, 1) for each sample, as `(N, count)`; `stream` names their purpose."""
+    """`count` numbers in [0, 1) for each sample, as `(N, count)`."""
     blocks = -(-count // 4)
     counter = np.empty((len(samples), blocks, 4), dtype=np.uint64)
     counter[..., 0] = np.asarray(samples)[:, None]

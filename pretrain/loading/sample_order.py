@@ -16,9 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pretrain.loading.class_balance import balanced_draws
-from pretrain.loading.philox import philox, uniforms
-
-STREAM_ORDER, STREAM_TORCH = 0, 2  # augment.py has 1, mixup.py 3, class_balance.py 4
+from pretrain.loading.philox import Stream, philox, uniforms
 
 Ids = npt.NDArray[np.int64]
 
@@ -43,7 +41,7 @@ class EpochSampler:
         ids = np.arange(self.samples)
         if self.balance and self.labels is not None:
             ids = balanced_draws(self.labels, self.balance, self.seed, epoch)
-        keys = uniforms(self.seed, STREAM_ORDER, epoch, ids, 2)
+        keys = uniforms(self.seed, Stream.ORDER, epoch, ids, 2)
         # Two keys of 32 bits: with one, ties become likely beyond 65,000 samples.
         return ids[np.lexsort((keys[:, 1], keys[:, 0]))]
 
@@ -77,7 +75,7 @@ class EpochSampler:
 
 def micro_batch_seed(seed: int, epoch: int, step: int, number: int) -> int:
     """The seed of torch's generator for one micro-batch: dropout depends on its position only."""
-    counter = np.array([[number, step, epoch, STREAM_TORCH]])
+    counter = np.array([[number, step, epoch, Stream.TORCH]])
     high, low = philox(counter, (seed & 0xFFFFFFFF, seed >> 32))[0, :2].tolist()
     return int(high) << 31 ^ int(low)  # torch takes 63 bits
 

@@ -66,14 +66,14 @@ def build_encoder(arch: str, init: str) -> nn.Module:
 
     Raises `UserError` if the weights are not available or do not fit.
     """
-    wanted = resolve_init(init)
-    if wanted.kind == "imagenet":
+    source = resolve_init(init)
+    if source.kind == "imagenet":
         return _from_imagenet(arch)
     encoder = bare_encoder(arch)
-    if wanted.path is None:
+    if source.path is None:
         init_random(encoder, arch)
     else:
-        load_encoder(encoder, arch, wanted.path)
+        load_encoder(encoder, arch, source.path)
     return encoder
 
 

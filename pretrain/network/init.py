@@ -1,4 +1,4 @@
-"""Where the initial weights come from: the meaning of `--init`. Imports no torch."""
+"""Where the initial weights come from: `--init`. Imports no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ class Init:
 
     @property
     def card_path(self) -> Path | None:
-        """Where the card of an export lies."""
+        """The card of an export."""
         path = self.path
         return path and (path if path.is_dir() else path.parent) / CARD_NAME
 
@@ -35,7 +35,7 @@ class Init:
 def resolve_init(init: str) -> Init:
     """Read `random`, `imagenet`, the path of an export, or a name in a registry.
 
-    Raises `UserError` when one of the two words is misspelt, and for an architecture.
+    Raises `UserError` for a misspelt word and for the name of an architecture.
     """
     if init == "random":
         return Init("random", init)
@@ -51,7 +51,7 @@ def resolve_init(init: str) -> Init:
     is_word = "/" not in init and not Path(init).exists()
     if is_word and (like := nearest(init, ("random", "imagenet"))):
         raise UserError(
-            f"unknown init {init!r}; nearest is {like!r}; else what pretrain.export wrote, or a "
-            "name in a registry (ARCH.TAG)"
+            f"unknown init {init!r}; nearest is {like!r}; or an export's folder, or a name in a "
+            "registry (ARCH.TAG)"
         )
     return Init("export", Path(init).stem, init)

@@ -45,7 +45,7 @@ def feature_type(arch: str) -> FeatureType:
         raise UserError(f"{arch} gives no feature maps: {error}") from error
     if len(set(strides)) == 1:
         return "vit"
-    # smp's wrapper wants each stride to be twice the one before, the first 1, 2 or 4.
+    # smp's wrapper needs each stride to be twice the one before, the first 1, 2 or 4.
     if strides[0] in (1, 2, 4) and strides == [strides[0] << i for i in range(len(strides))]:
         return "pyramid"
     raise UserError(
@@ -55,7 +55,7 @@ def feature_type(arch: str) -> FeatureType:
 
 
 def encoder_options(arch: str) -> dict[str, Any]:
-    """Options that smp needs beside the name: `smp.Unet(arch, **encoder_options(arch))`.
+    """Options that smp needs with the name: `smp.Unet(arch, **encoder_options(arch))`.
 
     A model made for one image size takes any, where timm supports that.
     """

@@ -18,7 +18,7 @@ StateDict = dict[str, torch.Tensor]
 def read_encoder(path: str | Path) -> tuple[StateDict, Card]:
     """Read an export (folder, safetensors file or name) and check it against its card.
 
-    Raises `UserError` when a file is absent, no safetensors file, or differs from its SHA-256.
+    Raises `UserError` when a file is absent, not a safetensors file, or differs from its SHA-256.
     """
     path = find_encoder(path)
     file = path / ENCODER_NAME if path.is_dir() else path
@@ -34,7 +34,7 @@ def read_encoder(path: str | Path) -> tuple[StateDict, Card]:
     try:
         return load_file(file), card
     except SafetensorError as error:
-        raise UserError(f"{file} is no safetensors file: {error}") from error
+        raise UserError(f"{file} is not a safetensors file: {error}") from error
 
 
 def load_encoder(encoder: nn.Module, arch: str, path: str | Path) -> Card:

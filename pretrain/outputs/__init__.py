@@ -1,1 +1,1 @@
-"""What a pre-training run leaves for people: its folder, metrics elsewhere, curves."""
+"""What a pre-training run shows: its folder, its curves, its metrics in wandb."""

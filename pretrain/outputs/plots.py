@@ -1,4 +1,4 @@
-"""Pictures of a run: its curves over the epochs, and which classes it takes for which.
+"""Pictures of a run: its curves over the epochs, and its confusion matrix.
 
 Imports no torch.
 """
@@ -24,7 +24,7 @@ REDRAW_SECONDS = 60.0  # at least, between two drawings: 54 classes take about a
 
 _DPI = 120
 _CELL = 0.3  # inches of a class in the confusion matrix: two digits are legible
-_NUMBERS_FROM = 0.005  # smaller shares would read 0
+_NUMBERS_FROM = 0.005  # smaller fractions would read 0
 _TRAINING, _VALIDATION = "tab:blue", "tab:orange"
 # Name in the records -> label, colour and style.
 _LOSSES = {
@@ -32,7 +32,6 @@ _LOSSES = {
     "val_loss": ("validation", _VALIDATION, "-"),
 }
 _ACCURACIES = {
-    "train_top1": ("training top-1", _TRAINING, "-"),
     "val_top1": ("validation top-1", _VALIDATION, "-"),
     "val_balanced_accuracy": ("validation, mean of classes", _VALIDATION, "--"),
     "val_top5": ("validation top-5", _VALIDATION, ":"),
@@ -67,21 +66,21 @@ def curves_png(records: Sequence[Record], title: str = "") -> bytes:
 
 
 def confusion_png(confusion: Confusion, classes: Sequence[str], title: str = "") -> bytes:
-    """The confusion matrix as PNG: a row per true class, in shares of its images."""
+    """The confusion matrix as PNG: a row per true class, in fractions of its images."""
     counts = np.asarray(confusion, dtype=np.int64)
     members = counts.sum(1)
-    shares = counts / np.maximum(members, 1)[:, None]
+    fractions = counts / np.maximum(members, 1)[:, None]
     side = _CELL * len(classes)
     figure = Figure(figsize=(side + 4, side + 3), dpi=_DPI, layout="constrained")
     axes = figure.subplots()
-    shown = np.ma.masked_array(shares, np.repeat(members[:, None] == 0, len(classes), 1))
+    shown = np.ma.masked_array(fractions, np.repeat(members[:, None] == 0, len(classes), 1))
     axes.set_facecolor("0.9")  # rows of classes without images
     image = axes.imshow(shown, cmap="Blues", vmin=0, vmax=1)
-    for row, column in zip(*np.nonzero(shares >= _NUMBERS_FROM), strict=True):
-        share = shares[row, column]
-        colour = "white" if share > 0.5 else "black"
+    for row, column in zip(*np.nonzero(fractions >= _NUMBERS_FROM), strict=True):
+        fraction = fractions[row, column]
+        colour = "white" if fraction > 0.5 else "black"
         axes.text(
-            column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=6, color=colour
+            column, row, f"{100 * fraction:.0f}", ha="center", va="center", fontsize=6, color=colour
         )
     ticks = range(len(classes))
     rows = [f"{name} ({count})" for name, count in zip(classes, members, strict=True)]
@@ -109,9 +108,9 @@ def best_record(records: Sequence[Record]) -> Record | None:
 
 
 class Pictures:
-    """Keeps `curves.png` and `confusion.png` of a run's folder up to date, without haste.
+    """Keeps `curves.png` and `confusion.png` in a run's folder up to date.
 
-    Drawing must neither slow down a run of short epochs nor end one: a failure is only warned of.
+    Drawing must neither slow down a run of short epochs nor end it: a failure gives a warning.
     """
 
     def __init__(self, folder: Path, classes: Sequence[str]) -> None:
@@ -122,7 +121,7 @@ class Pictures:
         self._confusion: tuple[Confusion, str] | None = None
 
     def update(self, records: Sequence[Record], confusion: Confusion) -> list[Path]:
-        """Take in a finished epoch; returns the pictures that were drawn, often none."""
+        """Add a finished epoch; returns the pictures that were drawn, often none."""
         self._curves = records
         newest = records[-1]
         if newest is best_record(records):
@@ -132,7 +131,7 @@ class Pictures:
         return self.draw() if due else []
 
     def draw(self) -> list[Path]:
-        """Draw now what has changed; returns what was drawn."""
+        """Draw what has changed; returns what was drawn."""
         curves, self._curves = self._curves, ()
         confusion, self._confusion = self._confusion, None
         drawn = []
@@ -155,10 +154,10 @@ def _lines(
     axes: Any,
     epochs: Sequence[float],
     records: Sequence[Record],
-    looks: Mapping[str, tuple[str, str, str]],
+    styles: Mapping[str, tuple[str, str, str]],
 ) -> None:
-    marker = "." if len(records) < 40 else None  # a single epoch is no line
-    for name, (label, colour, style) in looks.items():
+    marker = "." if len(records) < 40 else None  # one epoch alone draws no line
+    for name, (label, colour, style) in styles.items():
         if any(name in record for record in records):
             values = [record.get(name, float("nan")) for record in records]
             axes.plot(epochs, values, style, label=label, color=colour, marker=marker)

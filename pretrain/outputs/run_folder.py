@@ -1,9 +1,9 @@
-"""The folder of one pre-training: what it holds beside what every run has, and how others read it.
+"""The folder of a pre-training run: its files beside those of every run, and how to read them.
 
 manifest.json      of the shards it trains on
-init_card.json     of the encoder that it began from, if that was an export
+init_card.json     of the encoder that it started from, if that was an export
 curves.png         metrics.jsonl as curves
-confusion.png      of the best epoch: which classes are taken for which
+confusion.png      the confusion matrix of the best epoch
 best.safetensors   the classifier after its best epoch, with that epoch's metadata
 
 Imports no torch.
@@ -39,9 +39,9 @@ def read_run(folder: Path) -> tuple[TrainConfig, Manifest, RunPaths]:
 
 
 def pin_init(config: TrainConfig) -> TrainConfig:
-    """State the version of an encoder from a registry: the one the run began from, else the newest.
+    """Add the version of an encoder from a registry: the one the run started from, else the newest.
 
-    So a run that goes on is the same run, though a newer version may have been published since.
+    So a resumed run is the same run, even if a newer version has been published since.
     """
     init = resolve_init(config.init)
     if init.kind != "registry":
@@ -55,7 +55,7 @@ def pin_init(config: TrainConfig) -> TrainConfig:
 
 
 def write_description(folder: Path, config: TrainConfig, manifest: Manifest) -> None:
-    """Write what the run trains on and begins from. Raises `UserError` when the disk is full."""
+    """Write what the run trains on and starts from. Raises `UserError` when the disk is full."""
     with writing_to(folder):
         write_atomically(folder / MANIFEST_NAME, manifest_text(manifest).encode())
         if (card := resolve_init(config.init).card_path) and card.is_file():
@@ -63,7 +63,7 @@ def write_description(folder: Path, config: TrainConfig, manifest: Manifest) -> 
 
 
 def read_sources(manifest: Manifest, paths: RunPaths) -> tuple[SourceInfo, ...]:
-    """Of the corpus and of what the run began from: a restriction is not trained away."""
+    """Sources of the corpus and of the initial encoder: its restrictions still hold."""
     card = paths.folder / INIT_CARD_NAME
     if not card.exists():
         return manifest.sources
@@ -72,7 +72,7 @@ def read_sources(manifest: Manifest, paths: RunPaths) -> tuple[SourceInfo, ...]:
 
 
 def read_best_metadata(paths: RunPaths) -> dict[str, Any] | None:
-    """What is known of the kept epoch: `epoch`, `scores`, `converged`, `confusion`; None before it.
+    """The best epoch's `epoch`, `scores`, `converged`, `confusion`; None before the first.
 
     Raises `UserError` when the file of its weights is damaged.
     """

@@ -1,4 +1,4 @@
-"""Where a pre-training shows its numbers: metrics.jsonl, the console, plots, and wandb if asked.
+"""Where a pre-training reports: metrics.jsonl, the console, plots, and optionally wandb.
 
 Imports no torch.
 """
@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from micrograph.cli import UserError, console
 from micrograph.settings import to_json
@@ -19,31 +19,11 @@ from pretrain.runs.throughput import duration, seconds_left
 from shards.format.schema import Manifest
 
 _WANDB_ID_NAME = "wandb_id.txt"
-_STEP = "epochs_trained"  # with those that roll-backs have undone
-
-
-class Tracker(Protocol):
-    """Where the numbers of a run go."""
-
-    def log(self, record: Record, confusion: Confusion) -> None:
-        """Report one finished epoch; `confusion` is [true class][predicted class]."""
-
-    def close(self) -> None:
-        """Flush and release."""
-
-
-class NullTracker:
-    """Reports nothing: what every process but the first has."""
-
-    def log(self, record: Record, confusion: Confusion) -> None:
-        return
-
-    def close(self) -> None:
-        return
+_STEP = "epochs_trained"  # including those that roll-backs have undone
 
 
 class RunTracker:
-    """Appends to `metrics.jsonl`, prints a line, and mirrors both to wandb."""
+    """Appends to `metrics.jsonl`, prints a line, draws, and mirrors all of it to wandb."""
 
     def __init__(
         self, folder: Path, config: TrainConfig, manifest: Manifest, metrics: MetricsLog
@@ -58,6 +38,7 @@ class RunTracker:
         self._pictures = Pictures(folder, manifest.classes)
 
     def log(self, record: Record, confusion: Confusion) -> None:
+        """Report one finished epoch; `confusion` is [true class][predicted class]."""
         self._metrics.append(dict(sorted(record.items())))
         self._at = {name: record[name] for name in ("epoch", _STEP) if name in record}
         left = seconds_left(self._metrics.records, self._epochs) or 0.0
@@ -74,6 +55,7 @@ class RunTracker:
         self._show(self._pictures.update(self._metrics.records, confusion))
 
     def close(self) -> None:
+        """Draw what is due, and end the wandb run."""
         self._show(self._pictures.draw())
         if self._wandb is not None:
             if (best := read_best_metadata(RunPaths(self._folder))) is not None:
@@ -101,7 +83,7 @@ def _start_wandb(folder: Path, config: TrainConfig, manifest: Manifest) -> Any:
         project=config.wandb_project,
         name=folder.name,
         id=id_file.read_text(encoding="ascii"),
-        resume="allow",  # a requeued run goes on in its own curve
+        resume="allow",  # a requeued run continues its own curve
         dir=folder,
         config={**to_json(config), "corpus": _describe_corpus(manifest)},
     )
@@ -112,7 +94,7 @@ def _start_wandb(folder: Path, config: TrainConfig, manifest: Manifest) -> Any:
 
 
 def _describe_corpus(manifest: Manifest) -> dict[str, Any]:
-    """What an encoder's card says of its corpus."""
+    """The corpus as an encoder's card describes it."""
     return {
         "classes": list(manifest.classes),
         "images": {name: split.samples for name, split in manifest.splits.items()},

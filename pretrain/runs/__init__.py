@@ -1,1 +1,1 @@
-"""What a run is: its folder, state, checkpoints, metrics and exit codes. Knows no training."""
+"""What a run is: its folder, state, checkpoints, metrics, exit codes; for all trainers."""

@@ -1,8 +1,8 @@
-"""The state of a run on disk: written whole or not at all, checked when it is read.
+"""The state of a run on disk: written completely or not at all, checked when it is read.
 
 A checkpoint is one file whose name holds the first digits of its SHA-256, so content and checksum
-appear in one rename. Two are kept, and in `good/` the newest with a sound validation, to roll back
-to. A damaged one is skipped for the one before.
+appear in one rename. Two are kept, and in `good/` the newest after a sound validation, for
+roll-backs. A damaged one is skipped, and the one before is used.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ def save_checkpoint(folder: Path, progress: Any, state: Mapping[str, Any]) -> No
     content = {"schema_version": SCHEMA_VERSION, "progress": asdict(progress), **state}
     torch.save(content, buffer)
     digest = hashlib.sha256(buffer.getbuffer()).hexdigest()[:_DIGITS]
-    # Beyond the good one too, which may be all that is left: the highest number is the newest.
+    # Higher than the good one too, which may be the only one left: the highest is the newest.
     known = [*list_checkpoints(folder), *list_checkpoints(folder / _GOOD)]
     number = max(map(_number, known), default=-1) + 1
     with writing_to(folder):
@@ -49,9 +49,9 @@ def save_checkpoint(folder: Path, progress: Any, state: Mapping[str, Any]) -> No
 
 
 def mark_good(folder: Path) -> None:
-    """Keep the newest checkpoint to roll back to, in place of the one kept for it before.
+    """Keep the newest checkpoint to roll back to, instead of the previous one.
 
-    Raises `UserError` when the disk is full or not writable; the one before stays.
+    Raises `UserError` when the disk is full or not writable; the previous one stays.
     """
     newest, good = list_checkpoints(folder)[-1], folder / _GOOD
     with writing_to(good):
@@ -71,7 +71,7 @@ def has_good(folder: Path) -> bool:
 
 
 def load_good(folder: Path, kind: type[P]) -> tuple[P, dict[str, Any]] | None:
-    """As `load_checkpoint`, of the state that was marked good."""
+    """Like `load_checkpoint`, for the state that was marked good."""
     return load_checkpoint(folder / _GOOD, kind)
 
 
@@ -87,8 +87,8 @@ def load_checkpoint(folder: Path, kind: type[P]) -> tuple[P, dict[str, Any]] | N
             return kind(**content.pop("progress")), content
     if paths:
         raise UserError(
-            f"no checkpoint in {folder} can be read; delete the folder to start anew, "
-            "or train into another --run-dir"
+            f"no checkpoint in {folder} can be read; delete the folder to start again, "
+            "or train in another --run-dir"
         )
     return None
 
@@ -101,7 +101,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def _tidy(folder: Path, kept: int) -> None:
-    """Drop all but the newest checkpoints, and what a kill has left of one being written."""
+    """Drop all but the newest checkpoints, and partial files of killed writes."""
     for old in [*list_checkpoints(folder)[:-kept], *folder.glob("state-*.partial")]:
         old.unlink(missing_ok=True)
 
@@ -109,20 +109,20 @@ def _tidy(folder: Path, kept: int) -> None:
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         data = path.read_bytes()
-    except FileNotFoundError:  # another process of this run has just put it aside
+    except FileNotFoundError:  # another process of this run has just renamed it
         return None
     match = _NAME.fullmatch(path.name)
     if match is None or hashlib.sha256(data).hexdigest()[:_DIGITS] != match[2]:
-        warn(f"checkpoint {path} is damaged; put aside, trying the one before")
+        warn(f"checkpoint {path} is damaged; renamed, trying the one before")
         with suppress(FileNotFoundError):
-            path.rename(path.with_suffix(".damaged"))  # else it would count among those kept
+            path.rename(path.with_suffix(".damaged"))  # else it would count as one of those kept
         return None
     content: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     found = content.pop("schema_version", None)
     if found != SCHEMA_VERSION:
         raise UserError(
             f"{path} has schema_version {found!r}, this version reads {SCHEMA_VERSION}; "
-            "go on with the version that wrote it, or train into another --run-dir"
+            "continue with the version that wrote it, or train in another --run-dir"
         )
     return content
 

@@ -1,4 +1,4 @@
-"""A request to stop, as clusters send it before a kill: noticed, and obeyed where it is safe.
+"""Stop requests, as clusters send them before a kill: noted, and obeyed at a safe point.
 
 Imports no torch.
 """
@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from micrograph.cli import EXIT_INTERRUPTED
@@ -18,7 +18,7 @@ class Interruption:
     """Handles SIGTERM and SIGUSR1.
 
     A single process that has nothing to save yet exits at once. Otherwise the signals only set a
-    flag; the training loop saves and exits, all processes together.
+    flag; the training loop saves and exits, in all processes together.
     """
 
     def __init__(self) -> None:
@@ -32,22 +32,17 @@ class Interruption:
             self._before[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def defer(self) -> None:
-        """From now on only set the flag: there is something to save."""
+        """Only set the flag from now on: there is something to save."""
         self._deferred = True
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Exit at once inside, without waiting for the others: for slow work that loses nothing."""
+        """Exit at once inside, without other processes: for work that can be repeated."""
         deferred, self._deferred = self._deferred, False
         try:
             if self.requested:

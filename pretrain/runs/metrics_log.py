@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: what a run has measured, one JSON object per line. Imports no torch."""
+"""`metrics.jsonl`: the measurements of a run, one JSON object per line. Imports no torch."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ Confusion = Sequence[Sequence[int]]  # [true class][predicted class]
 
 
 class MetricsLog:
-    """The records of a run, in memory and on disk; appended to, or cut back after a resume."""
+    """The records of a run, in memory and on disk."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / METRICS_NAME
@@ -27,7 +27,7 @@ class MetricsLog:
             stream.write(json.dumps(record) + "\n")
 
     def rewind(self, counter: str, last: float) -> None:
-        """Drop the records whose `counter` is beyond `last`: they are going to be measured again.
+        """Drop the records whose `counter` is beyond `last`: they will be measured again.
 
         Also drops a last line that a kill has cut short.
         """

@@ -1,6 +1,6 @@
-"""The phases of a run, announced to listeners: what tests use to interrupt a run at a known point.
+"""The phases of a run, announced to listeners, so that tests can interrupt it at a known point.
 
-Announcing without a listener costs less than a microsecond. Imports no torch.
+Without a listener, this costs less than a microsecond. Imports no torch.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ _listeners: list[Callable[[Phase], None]] = []
 
 
 def announce(phase: Phase) -> None:
-    """Tell all listeners that `phase` begins."""
+    """Call all listeners: `phase` begins."""
     for listener in _listeners:
         listener(phase)
 

@@ -1,4 +1,5 @@
-"""The check that a folder holds the same run: equal settings, but for those free, and equal data.
+"""The check that a folder holds the same run: the same data, and settings that may differ only
+where their marks say so.
 
 Imports no torch.
 """
@@ -18,8 +19,9 @@ def check_same_settings(
 ) -> None:
     """Raise `UserError` when the folder holds a run with settings that this one may not change.
 
-    `config` is a settings dataclass, whose marked fields may change (`micrograph.field_marks`): the
-    length of a run until it has `finished`, and none that is `fixed`. No run there is no error.
+    `config` is a settings dataclass; marked fields may change (`micrograph.field_marks`), except
+    those `fixed`, and the length of a run only until it has `finished`. A folder without a run
+    passes.
     """
     path = RunPaths(folder).config
     if not path.exists():

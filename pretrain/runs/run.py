@@ -1,4 +1,4 @@
-"""One run on disk, in the hands of the process that writes it: locked, saved, resumed, ended."""
+"""One run on disk, seen by the process that writes it: lock, save, resume, end."""
 
 import shutil
 import sys
@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 from micrograph.atomic import writing_to
@@ -19,15 +18,15 @@ from pretrain.runs.status import STATUS_NAME, RunState, Status, outcome, write_s
 
 
 class Progress(Protocol):
-    """How far a trainer is: a frozen dataclass of plain values, all that its loop must remember."""
+    """How far a trainer is: a frozen dataclass of plain values."""
 
     @property
     def finished(self) -> str:
-        """Why training has ended; empty while it goes on."""
+        """Why training has ended; empty while it is running."""
 
     @property
     def position(self) -> str:
-        """Where it is, for people: `epoch 3, step 17`."""
+        """For messages: `epoch 3, step 17`."""
 
 
 P = TypeVar("P", bound=Progress)
@@ -36,8 +35,8 @@ P = TypeVar("P", bound=Progress)
 class Run(Generic[P]):
     """The folder of a run while this process trains in it.
 
-    `describe` tells how far a run is, for `status.json`; its state, reason and time are added here.
-    A run that fails before `begin` leaves nothing but its lock file, so the folder stays free.
+    `describe` gives the progress for `status.json`; state, reason and time are added here. A run
+    that fails before `begin` leaves only its lock file, so the folder can be used again.
     """
 
     def __init__(
@@ -63,42 +62,37 @@ class Run(Generic[P]):
 
     def __enter__(self) -> "Run[P]":
         self._lock = lock_run_folder(self.folder)
-        self.metrics = MetricsLog(self.folder)  # of no other process any more
+        self.metrics = MetricsLog(self.folder)  # no other process writes it now
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.record_outcome(error)
         self.unlock()
 
     def record_outcome(self, error: BaseException | None) -> None:
-        """Write to `status.json` that the run has ended: by `error`, or by itself."""
+        """Write to `status.json` that the run has ended, by `error` if given."""
         if self._begun:
             self.write_status(*outcome(self._progress.finished, error))
 
     def unlock(self) -> None:
-        """Let other processes have the folder."""
+        """Let other processes use the folder."""
         if self._lock is not None:
             self._lock.close()
 
     def begin(self, config: Any) -> None:
-        """Write the settings: from here on the folder is this run's, whatever becomes of it."""
+        """Write the settings: from now on the folder belongs to this run."""
         write_config(self.folder, config)
         self._begun = True
 
     def resume(self) -> tuple[P, dict[str, Any]] | None:
-        """Progress and state of the newest checkpoint; None where the run has to start anew."""
+        """Progress and state of the newest checkpoint; None for a new run."""
         found = load_checkpoint(self._checkpoints, self._kind)
         if found is not None:
             self._progress = self._saved = found[0]
         return found
 
     def record(self, progress: P) -> None:
-        """Write to `status.json` that training is as far as `progress`."""
+        """Write `progress` to `status.json`."""
         self._progress = progress
         self.write_status(RunState.RUNNING)
 
@@ -118,31 +112,31 @@ class Run(Generic[P]):
         self.record(progress)
 
     def stop(self) -> NoReturn:
-        """Exit, saved, as this process was asked to."""
-        console.print("asked to stop: saved; the same command goes on from here")
+        """Exit after a checkpoint, as this process was asked to."""
+        console.print("asked to stop: saved; the same command resumes here")
         sys.exit(EXIT_INTERRUPTED)
 
     def end(self, progress: P) -> None:
-        """The run has done all that it was asked for: drop its checkpoints."""
+        """The run is complete: drop its checkpoints."""
         self._progress = progress
         shutil.rmtree(self._checkpoints, ignore_errors=True)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Wrap writing into the folder: a full disk becomes an error that says how to go on."""
+        """Wrap writes to the folder: the error of a full disk says where the run resumes."""
         try:
             with writing_to(self.folder):
                 yield
         except UserError as error:
             raise UserError(
-                f"{error}; with room for it, the same command goes on after {self._saved.position}"
+                f"{error}; free some space: the same command resumes after {self._saved.position}"
             ) from error
 
     def write_status(self, state: RunState, reason: str = "") -> None:
-        """Write `status.json`; a failure to do so is only warned of."""
+        """Write `status.json`; a failure only gives a warning."""
         status = self._describe(self._progress)
         try:
             status = replace(status, state=state, reason=reason, updated=time.time())
             write_status(self.folder, status)
-        except OSError as error:  # the run itself is worth more
+        except OSError as error:  # not worth ending the run
             warn(f"cannot write {self.folder / STATUS_NAME}: {error.strerror}")

@@ -1,4 +1,4 @@
-"""Steps without finite numbers: undone, counted, and too many in a row end or roll back a run."""
+"""Steps that are not finite: undone and counted; too many in a row end a run or roll it back."""
 
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -24,10 +24,9 @@ def count_skips(progress: P, *, finite: bool) -> P:
 
 
 class BufferSnapshot:
-    """A model's running statistics, to be restored: the forward pass of a skipped step spoils them.
+    """A model's running statistics, to restore them after the forward pass of a skipped step.
 
-    Copied in one kernel per dtype: hundreds of small ones would cost a GPU's host a millisecond a
-    step.
+    Copied in one kernel per dtype: hundreds of small ones would take a millisecond per step.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -37,7 +36,7 @@ class BufferSnapshot:
         self._pairs = [(live, [b.clone() for b in live]) for live in by_type.values()]
 
     def save(self) -> None:
-        """Take a snapshot, in place of the one before."""
+        """Take a snapshot, replacing the last one."""
         for live, saved in self._pairs:
             torch._foreach_copy_(saved, live)
 

@@ -1,4 +1,4 @@
-"""`status.json`: where a run stands, to be read by other programs at any time. Imports no torch.
+"""`status.json`: the state of a run, for other programs to read at any time. Imports no torch.
 
 `accelerate launch` exits with 1 whatever its trainer exited with, so a launcher reads the state of
 a run here.
@@ -21,7 +21,7 @@ STATUS_NAME = "status.json"
 
 
 class RunState(StrEnum):
-    """The states of a run; everything that speaks of them uses these words."""
+    """The states of a run."""
 
     RUNNING = "running"  # also left behind by a killed run, with an `updated` that grows old
     INTERRUPTED = "interrupted"  # asked to stop, and saved: the same command resumes
@@ -42,12 +42,12 @@ class Status:
     best_top1: float | None = None  # in [0, 1]; None before the first validation
     best_epoch: int = 0
     converged: bool | None = None  # of the best epoch; None before the first validation
-    eta_seconds: float | None = None  # at most, to the last epoch; None while it is not known
+    eta_seconds: float | None = None  # at most, to the last epoch; None if unknown
     updated: float = 0.0  # Unix time in seconds
 
 
 def write_status(folder: Path, status: Status) -> None:
-    """Write `status` into a run's folder, in place of the one before."""
+    """Write `status` to a run's folder, replacing the last one."""
     text = json.dumps(asdict(status), indent=1, sort_keys=True, allow_nan=False) + "\n"
     write_atomically(folder / STATUS_NAME, text.encode())
 
@@ -89,9 +89,9 @@ def outcome(finished: str, error: BaseException | None) -> tuple[RunState, str]:
 
 
 def read_status(folder: Path) -> Status | None:
-    """The status of the run in `folder`; None when there is none (yet).
+    """The status of the run in `folder`; None if there is none yet.
 
-    Raises `UserError` when the file holds something else.
+    Raises `UserError` when the file contains something else.
     """
     path = folder / STATUS_NAME
     try:

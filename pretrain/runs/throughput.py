@@ -1,4 +1,4 @@
-"""Throughput: images per second, the share of time spent waiting for data, time left.
+"""Throughput: images per second, the fraction of time spent waiting for data, time left.
 
 Imports no torch.
 """
@@ -17,48 +17,39 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_LATEST = 5  # epochs by which the time of the next ones is judged
+_LATEST = 5  # epochs from which the time of the next ones is estimated
 
 
 class ThroughputMeter:
-    """The clock of one process through all epochs of a run; shows a bar where that is wanted."""
+    """Measures the speed of one process in all epochs of a run; shows a bar if `visible`."""
 
-    def __init__(
-        self, epochs: int, steps_per_epoch: int, *, visible: bool, between: float = 0.0
-    ) -> None:
-        """`between`: seconds from one epoch's training to the next, as earlier attempts had it."""
+    def __init__(self, epochs: int, steps_per_epoch: int, *, visible: bool) -> None:
         self._epochs = epochs
         self._steps_per_epoch = steps_per_epoch
         self._visible = visible
         self._started = self._ended = time.monotonic()
         self._waited = 0.0  # seconds of this epoch
         self._seen = 0  # images of this epoch, all processes
-        self._between = between  # from the last step of an epoch to the first of the next
 
     def watch(self, steps: Iterable["Step"], epoch: int, first: int) -> Iterator["Step"]:
         """Yield the steps of `epoch` from number `first` on, and time them.
 
-        What the caller waits for a step or for one of its batches counts as waiting for data.
+        The time until a step or one of its batches arrives counts as waiting for data.
         """
-        now = time.monotonic()
-        if self._seen:
-            self._between = now - self._ended
-        self._started = self._ended = now
+        self._started = self._ended = time.monotonic()
         self._waited, self._seen = 0.0, 0
         with progress_bar(visible=self._visible) as bar:
             name = f"epoch {epoch + 1}/{self._epochs}"
             task = bar.add_task(name, total=self._steps_per_epoch, completed=first, note="")
-            for done, step in enumerate(self._timed(steps), 1):
+            for step in self._timed(steps):
                 yield replace(step, batches=self._timed(step.batches))
                 self._seen += step.samples
                 self._ended = time.monotonic()
-                left = self._run_seconds(epoch, first + done, done)
                 note = "{images_per_second:.0f} img/s, wait {data_wait:.0%}"  # fits into 80 columns
-                note = note.format(**self.measured())
-                bar.update(task, advance=1, note=f"{note}, run {duration(left)}")
+                bar.update(task, advance=1, note=note.format(**self.measured()))
 
     def measured(self) -> dict[str, float]:
-        """What was measured in the epoch so far; `data_wait` is a share of the time, in [0, 1]."""
+        """Measurements of the epoch so far; `data_wait` is a fraction of the time."""
         seconds = max(self._ended - self._started, 1e-9)
         return {
             "images_per_second": self._seen / seconds,
@@ -77,32 +68,15 @@ class ThroughputMeter:
                 self._waited += time.monotonic() - asked
             yield item
 
-    def _run_seconds(self, epoch: int, step: int, timed: int) -> float:
-        """Until the last epoch's end; early stopping may come before it."""
-        epochs_left = self._epochs - epoch - 1
-        steps_left = self._steps_per_epoch * (epochs_left + 1) - step
-        per_step = (self._ended - self._started) / timed
-        return steps_left * per_step + epochs_left * self._between
-
 
 def seconds_left(records: Sequence[Record], epochs: int) -> float | None:
-    """Until the last of `epochs` ends, judged by the latest epochs; None before the first."""
+    """Seconds until the last of `epochs` ends, from the latest ones; None before the first."""
     latest = [record["epoch_seconds"] for record in records[-_LATEST:] if "epoch_seconds" in record]
     return median(latest) * (epochs - records[-1]["epoch"]) if latest else None
 
 
-def seconds_between(records: Sequence[Record], samples: int) -> float:
-    """What the latest epochs, of so many training samples, took beside their training."""
-    beside = [
-        record["epoch_seconds"] - samples / record["images_per_second"]
-        for record in records[-_LATEST:]
-        if record.get("images_per_second") and "epoch_seconds" in record
-    ]
-    return max(0.0, median(beside)) if beside else 0.0
-
-
 def duration(seconds: float) -> str:
-    """A time span for people: `35 s`, `12 min`, `3 h 12 min`, `2 d 3 h`."""
+    """A readable time span: `35 s`, `12 min`, `3 h 12 min`, `2 d 3 h`."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""What the processes of one training decide and share; trivial where there is only one."""
+"""What the processes of one training decide together; trivial for a single one."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ from pretrain.runs.interruption import Interruption
 
 
 def start_accelerator(config: TrainConfig) -> Accelerator:
-    """Processes, device and precision. Raises `UserError` when the device is not there."""
+    """Processes, device and precision. Raises `UserError` when the device is not available."""
     has_gpu = torch.cuda.is_available()
     if config.device == "gpu" and not has_gpu:
         raise UserError("device is 'gpu', but torch finds none; use --device cpu")
@@ -31,20 +31,20 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
         # overwrite them by those of process 0 before every step.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
-    # On GPUs: of a convolution's algorithms the fastest is tried out, once for each of few shapes.
+    # On GPUs: find the fastest algorithm of each convolution; the shapes are few.
     torch.backends.cudnn.benchmark = True
     # accelerate launch sets OMP_NUM_THREADS=1, so the count is set here.
     torch.set_num_threads(thread_count(config.threads, accelerator))
     return accelerator
 
 
-def thread_count(wanted: int | None, accelerator: Accelerator) -> int:
-    """Threads for this process: as wanted, or its share of the cores that it may use."""
-    return wanted or max(1, cores() // processes_here(accelerator))
+def thread_count(configured: int | None, accelerator: Accelerator) -> int:
+    """Threads for this process: as configured, or its share of the cores that it may use."""
+    return configured or max(1, cores() // processes_here(accelerator))
 
 
 def processes_here(accelerator: Accelerator) -> int:
-    """How many processes of this run share the machine."""
+    """The number of processes of this run on this machine."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
     return max(1, min(local, int(accelerator.num_processes)))
 
@@ -70,9 +70,9 @@ def sync_errors(
 ) -> Iterator[None]:
     """Wait for all processes at the end; an error in one of them ends them all.
 
-    Without this, the others would wait for ever for the one that failed. With `interruption`, a
-    request to stop one ends them all too: only where there is nothing to save. No collective
-    operation may stand inside: a process that has failed takes no part in it.
+    Without this, the others would wait for the failed one forever. With `interruption`, a stop
+    request to one ends them all too: use it only where there is nothing to save. No collective
+    operation may be inside: a process that has failed does not take part in it.
     """
     fault: Exception | None = None
     try:
@@ -89,7 +89,7 @@ def sync_errors(
 
 
 def abort_all(fault: Exception | None) -> NoReturn:
-    """End this process, as all others do: with its own error, or because another one failed."""
+    """End this process as all others: with its own error, or because another one failed."""
     if fault is not None:
         raise fault
     sys.exit(EXIT_USER_ERROR)
@@ -98,26 +98,10 @@ def abort_all(fault: Exception | None) -> NoReturn:
 def average_statistics(model: nn.Module, accelerator: Accelerator) -> None:
     """Average batch norm's running statistics over the processes, in place.
 
-    They move linearly in the batches' statistics, so averaging now or later gives the same mean.
+    They are linear in the batches' statistics, so averaging now or later gives the same mean.
     """
     if accelerator.num_processes == 1:
         return
     for name, buffer in model.named_buffers():
         if buffer.is_floating_point() and "running_" in name:
             buffer.copy_(sum_over(accelerator, buffer) / accelerator.num_processes)
-
-
-def synchronise_norms(model: nn.Module, processes: int, device: torch.device) -> nn.Module:
-    """Batch norms that see the batches of all processes; the parameters stay the same objects.
-
-    Nothing to do for one process. Raises `UserError` for several on CPUs, where torch has none.
-    """
-    if processes == 1:
-        return model
-    if device.type != "cuda":
-        raise UserError(
-            f"sync_bn works between GPUs only, and these {processes} processes are on CPUs; "
-            "leave it out, or train in one process"
-        )
-    converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-    return converted

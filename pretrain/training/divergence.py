@@ -1,11 +1,11 @@
-"""Divergence: steps without finite numbers, a loss that explodes, a model that only guesses.
+"""Divergence: steps that are not finite, a loss that explodes, a model at chance level.
 
 A step whose loss or gradient is not finite is skipped by all processes. After `max_skipped_steps`
 of them in a row, or when the loss exceeds `divergence_ratio` times that of the first step, the run
 rolls back to the last good checkpoint (the newest after an epoch with a sound validation, or the
-initial state) and goes on with its learning rate times `rollback_lr_factor`; after `max_rollbacks`
-roll-backs it fails. The data come again in the same order, so an epoch that counts still has each
-sample once.
+initial state) and continues with its learning rate times `rollback_lr_factor`; after
+`max_rollbacks` roll-backs it fails. The data come again in the same order, so an epoch that counts
+still has each sample once.
 """
 
 import math
@@ -23,12 +23,11 @@ from pretrain.training.metrics import Scores
 from pretrain.training.progress import Progress
 
 _FIRST_CHANCE_WARNING = 5  # epochs; repeated when they have doubled
-_ENOUGH_FOR_NORMS = 8  # Wu and He 2018, "Group normalization", figure 1: with fewer, errors grow
-_FEW_STEPS = 200  # with so few, no recipe has had the time to leave chance level
+_FEW_STEPS = 200  # no recipe leaves chance level in fewer
 
 
 class Diverged(Exception):
-    """Training cannot go on from here; raised by all processes at the same step."""
+    """Training cannot continue from here; raised by all processes at the same step."""
 
     def __init__(self, reason: str, progress: Progress) -> None:
         super().__init__(reason)
@@ -36,18 +35,18 @@ class Diverged(Exception):
 
 
 def gradient_norm(model: nn.Module, accelerator: Accelerator) -> float:
-    """The 2-norm of the whole gradient; with fp16, only whether its scaler still finds a scale."""
+    """The 2-norm of the whole gradient; with fp16, 0 or inf: whether its scaler finds a scale."""
     if accelerator.scaler is not None:
-        # It seeks the largest scale by overflowing now and then, and skips those steps itself.
+        # It finds the largest scale by overflowing at times, and skips those steps itself.
         return 0.0 if accelerator.scaler.get_scale() >= 1 else math.inf
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     return float(torch.nn.utils.get_total_norm(gradients))
 
 
-def count_step(progress: Progress, samples: int, loss_sum: float, *, sound: bool) -> Progress:
+def count_step(progress: Progress, samples: int, loss_sum: float, *, finite: bool) -> Progress:
     """Progress after one more step; a skipped one adds nothing to the epoch's loss."""
-    progress = count_skips(replace(progress, step=progress.step + 1), finite=sound)
-    if not sound:
+    progress = count_skips(replace(progress, step=progress.step + 1), finite=finite)
+    if not finite:
         return replace(progress, skipped_samples=progress.skipped_samples + samples)
     first_loss = loss_sum / samples if progress.first_loss is None else progress.first_loss
     return replace(progress, loss_sum=progress.loss_sum + loss_sum, first_loss=first_loss)
@@ -66,7 +65,7 @@ def check_divergence(config: TrainConfig, progress: Progress, loss: float) -> No
 
 
 def exploded(config: TrainConfig, progress: Progress, loss: float) -> bool:
-    """Whether a mean loss is far above that of the first step, where the model could only guess."""
+    """Whether a mean loss is far above that of the first step, which is at chance level."""
     return (
         progress.first_loss is not None
         and not loss <= config.divergence_ratio * progress.first_loss
@@ -75,15 +74,15 @@ def exploded(config: TrainConfig, progress: Progress, loss: float) -> bool:
 
 def is_good(config: TrainConfig, progress: Progress, scores: Scores) -> bool:
     """Whether the state after a validation is one to roll back to."""
-    # Not the training loss, which may be of another kind: a guess has the log of the classes.
+    # Not the training loss, which may be of another kind: at chance level it is log(classes).
     guess = max(progress.first_loss or 0.0, math.log(len(scores.confusion)))
     return not progress.skipped_in_a_row and scores.loss <= config.divergence_ratio * guess
 
 
 def after_rollback(config: TrainConfig, good: Progress, fault: Diverged) -> Progress:
-    """Progress of the good checkpoint, with what the run has learned about itself since.
+    """Progress of the good checkpoint, with counts and the best epoch of the run until now.
 
-    Raises `UserError` when it has rolled back often enough.
+    Raises `UserError` after `max_rollbacks`.
     """
     now = fault.progress
     if now.rollbacks >= config.max_rollbacks:
@@ -100,33 +99,21 @@ def after_rollback(config: TrainConfig, good: Progress, fault: Diverged) -> Prog
         first_loss=now.first_loss,
         threads=now.threads,
         micro_batch_size=now.micro_batch_size,
-        best_top1=now.best_top1,  # its file is there
+        best_top1=now.best_top1,  # its file stays
         best_epoch=now.best_epoch,
         best_converged=now.best_converged,
     )
 
 
 def remedy(config: TrainConfig) -> str:
-    """What to try when an arch does not learn."""
+    """What to try when a run does not learn."""
     note = find_arch(config.arch).lr_note
     hint = f" ({config.arch}: {note})" if note else ""
     return f"start again with an --lr below {config.lr:g}{hint}"
 
 
-def norm_warning(model: nn.Module, images: int) -> str:
-    """What to say when batch norm sees so many images at a time; mostly nothing."""
-    norms = any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules())
-    if not norms or images >= _ENOUGH_FOR_NORMS:
-        return ""
-    return (
-        f"batch norm sees {images} images at a time, and fewer than {_ENOUGH_FOR_NORMS} make poor "
-        "statistics: use a larger --micro-batch-size, if need be with a smaller --image-size, "
-        "--sync-bn on several GPUs, or an encoder without batch norm"
-    )
-
-
 def chance_warning(config: TrainConfig, progress: Progress, scores: Scores, steps: int) -> str:
-    """What to say after an epoch about a run that has only guessed so far; mostly nothing.
+    """A warning after an epoch when the run is still at chance level; mostly empty.
 
     `steps`: of an epoch.
     """
@@ -140,5 +127,5 @@ def chance_warning(config: TrainConfig, progress: Progress, scores: Scores, step
     return (
         f"{progress.chance_epochs} epochs at chance level: balanced accuracy "
         f"{scores.balanced_accuracy:.1%} of {len(scores.confusion)} classes, "
-        f"{scores.dominant_share:.0%} of the answers are one class; {cure}"
+        f"{scores.dominant_share:.0%} of the predictions are one class; {cure}"
     )

@@ -1,4 +1,4 @@
-"""Weight averaging: an exponential moving average of a model, which a run then keeps.
+"""Weight averaging: an exponential moving average of a model, which the run then keeps.
 
 Polyak and Juditsky 1992; Tarvainen and Valpola 2017 (mean teachers), section 2.
 """
@@ -46,7 +46,7 @@ def lerp_towards(
 
 
 def build_ema(model: nn.Module, config: TrainConfig) -> Ema | None:
-    """The average that the settings ask for, or None; it starts at the model's weights."""
+    """The average as configured, or None; it starts at the model's weights."""
     return None if config.ema_epochs is None else Ema(model, config.ema_epochs)
 
 

@@ -1,4 +1,4 @@
-"""What training minimises: the loss of one micro-batch, and what its targets are."""
+"""What training minimises: the loss of one micro-batch, and its targets."""
 
 from dataclasses import dataclass
 from typing import assert_never
@@ -30,7 +30,7 @@ class Objective:
         return self.loss(model(images), targets)
 
     def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Summed loss of `(N, classes)` logits; targets are `(N,)` labels or `(N, classes)` shares.
+        """Summed loss of `(N, classes)` logits; targets: `(N,)` labels or `(N, classes)` fractions.
 
         `bce` is paper B's (section 2.4.2): a sigmoid per class, averaged over the classes.
         """
@@ -48,16 +48,16 @@ class Objective:
         assert_never(kind)
 
     def _binary_cross_entropy(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        shares = targets
+        fractions = targets
         if targets.ndim == 1:
-            shares = functional.one_hot(targets, self.classes).float()
+            fractions = functional.one_hot(targets, self.classes).float()
         smoothing = self.config.label_smoothing
-        wanted = shares * (1 - smoothing) + smoothing / self.classes
+        smoothed = fractions * (1 - smoothing) + smoothing / self.classes
         losses = functional.binary_cross_entropy_with_logits(
-            logits.float(), wanted, reduction="none"
+            logits.float(), smoothed, reduction="none"
         ).mean(1)
-        # The true class weighs the sample: each of its sigmoids speaks about the same image.
-        return (losses if self.weights is None else losses * (shares @ self.weights)).sum()
+        # The weight of the true class holds for all sigmoids of the image.
+        return (losses if self.weights is None else losses * (fractions @ self.weights)).sum()
 
 
 def build_objective(

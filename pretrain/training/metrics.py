@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-# Paper A shipped VGG-11 at 1.4 % of 54 classes. A run that learned is well above 1/classes.
+# Paper A published a VGG-11 at 1.4 % of 54 classes. A run that learns is well above 1/classes.
 CHANCE_FACTOR = 3
 # With fewer than seven classes, three times chance is too strict; there, use this fraction of the
 # way from chance to 1 (equal at seven classes).
@@ -32,13 +32,13 @@ class Scores:
         if not math.isfinite(self.loss):
             return False
         members = [sum(row) for row in self.confusion]
-        # A constant answer has a balanced accuracy of 1 / (classes that occur).
+        # A constant prediction has a balanced accuracy of 1 / (classes that occur).
         occurring = max(2, sum(count > 0 for count in members))
         chance = 1 / occurring
-        wanted = min(CHANCE_FACTOR / occurring, chance + CHANCE_WAY * (1 - chance))
+        required = min(CHANCE_FACTOR / occurring, chance + CHANCE_WAY * (1 - chance))
         # If nearly all images are of one class, predicting it nearly always is fine.
         one_sided = self.dominant_share > DOMINANT_SHARE >= max(members) / max(1, sum(members))
-        return self.balanced_accuracy >= wanted and not one_sided
+        return self.balanced_accuracy >= required and not one_sided
 
     def scalars(self) -> dict[str, float]:
         """The values for logs and cards."""

@@ -1,37 +1,65 @@
-"""The micro-batch size: as configured, or found by trying what fits on the GPU."""
+"""The micro-batch size: as configured, as before a resume, or the largest that fits on the GPU."""
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from micrograph.cli import UserError, console
+from micrograph.cli import UserError, console, warn
 from pretrain.config import TrainConfig
 from pretrain.loading.cpu_pipeline import PREFETCH
 from pretrain.loading.shard_reader import ShardReader
 from pretrain.training.distributed import sync_errors
+from pretrain.training.progress import Progress
 
 CPU_MICRO_BATCH = 32  # enough for batch norm; larger ones are no faster on a CPU
 _LEAST = 4  # micro-batches of two and three may grow to this (sample_order.py)
-# Kernels that count elements in 32 bits refuse larger tensors or, worse, leave their memory
+# Kernels that count elements in 32 bits refuse larger tensors or, worse, write beyond their memory
 # (pytorch issues 80020, 113833). VGG's first maps at 224 px get there with 669 images.
 _MOST_ELEMENTS = 2**31 - 1
+_ENOUGH_FOR_NORMS = 8  # Wu and He 2018, "Group normalization", figure 1: with fewer, errors grow
+
+
+def choose_micro_batch(
+    model: nn.Module,
+    config: TrainConfig,
+    progress: Progress,
+    accelerator: Accelerator,
+    splits: Sequence[ShardReader],
+) -> Progress:
+    """Progress with the micro-batch size: as configured, else as before, else what fits.
+
+    Raises `UserError` for one that the GPU's kernels cannot take.
+    """
+    before = progress.micro_batch_size
+    size = config.micro_batch_size or before or fit_micro_batch(model, config, accelerator, splits)
+    if accelerator.device.type == "cuda":
+        check_kernels(model, size, config, accelerator.device)
+    if accelerator.is_main_process:
+        seen_at_once = size * (accelerator.num_processes if config.sync_bn else 1)
+        if warning := norm_warning(model, seen_at_once):
+            warn(warning)
+        if before not in (0, size):
+            warn(
+                f"the run had micro-batches of {before} and now has {size}: its numbers will be "
+                "close to those of an uninterrupted run, but not the same"
+            )
+    return replace(progress, micro_batch_size=size, threads=torch.get_num_threads())
 
 
 def fit_micro_batch(
     model: nn.Module, config: TrainConfig, accelerator: Accelerator, splits: Sequence[ShardReader]
 ) -> int:
-    """The micro-batch size to use: as configured, or the largest halving that fits in memory.
+    """The largest halving of a process's share of the batch that fits in memory.
 
     Memory for the batches that DALI prepares from `splits` stays free. All processes get the same
     size. Raises `UserError` if not even a few images fit.
     """
     share = max(1, config.batch_size // int(accelerator.num_processes))
-    if config.micro_batch_size is not None:
-        return config.micro_batch_size
     if accelerator.device.type != "cuda":
         return min(share, CPU_MICRO_BATCH)
     size = share
@@ -63,6 +91,18 @@ def check_kernels(model: nn.Module, size: int, config: TrainConfig, device: torc
         )
 
 
+def norm_warning(model: nn.Module, images: int) -> str:
+    """A warning when batch norm sees so few images at a time that it harms; else empty."""
+    norms = any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules())
+    if not norms or images >= _ENOUGH_FOR_NORMS:
+        return ""
+    return (
+        f"batch norm sees {images} images at a time, and fewer than {_ENOUGH_FOR_NORMS} make poor "
+        "statistics: use a larger --micro-batch-size, if need be with a smaller --image-size, "
+        "--sync-bn on several GPUs, or an encoder without batch norm"
+    )
+
+
 def queued_bytes(splits: Sequence[ShardReader], size: int, config: TrainConfig) -> int:
     """The most GPU memory that DALI needs for batches of `size` from each split, in bytes.
 
@@ -85,11 +125,11 @@ def largest_map(model: nn.Module, side: int, device: torch.device) -> int:
     """Elements of the largest output of any layer of `model`, for one image."""
     sizes = [0]
 
-    def note(layer: nn.Module, inputs: object, output: object) -> None:
+    def record(layer: nn.Module, inputs: object, output: object) -> None:
         if isinstance(output, torch.Tensor):
             sizes.append(output.numel())
 
-    handles = [layer.register_forward_hook(note) for layer in model.modules()]
+    handles = [layer.register_forward_hook(record) for layer in model.modules()]
     was_training = model.training
     try:
         model.eval()(torch.zeros(1, 3, side, side, device=device))  # eval: running statistics stay
@@ -110,7 +150,7 @@ def _fits(
     except torch.OutOfMemoryError:
         fits = False
     else:
-        # DDP's buckets and each moment of the optimizer need the size of the parameters again.
+        # DDP's buckets and each moment of the optimizer need the size of the parameters once more.
         # Averaged weights are allocated already, and torch.compile needs less than this trial.
         moments = 1 if config.optimizer == "sgd" else 2
         # The next batch's photometry, as floats, while this batch is still in use; mixing needs the

@@ -1,6 +1,6 @@
-"""One pre-training run: what all its processes do together when it opens, saves, rolls back, ends.
+"""One pre-training run: what all its processes do together to open, save, roll back and end it.
 
-Every process has one; process 0 alone writes, through `pretrain.runs.run`.
+Every process has one; only process 0 writes, through `pretrain.runs.run`.
 """
 
 import json
@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from types import TracebackType
 from typing import Any, NoReturn
 
 import torch
@@ -22,7 +21,7 @@ from micrograph.cli import EXIT_INTERRUPTED, UserError, console, warn
 from pretrain.config import TrainConfig
 from pretrain.loading.sample_order import Ids
 from pretrain.outputs.run_folder import BEST_METADATA, write_description
-from pretrain.outputs.tracking import NullTracker, RunTracker, Tracker
+from pretrain.outputs.tracking import RunTracker
 from pretrain.runs.checkpoint import has_good, load_good
 from pretrain.runs.interruption import Interruption
 from pretrain.runs.phases import announce
@@ -30,13 +29,12 @@ from pretrain.runs.resume_check import check_same_data, check_same_settings
 from pretrain.runs.run import Run
 from pretrain.runs.run_folder import RunPaths
 from pretrain.runs.status import RunState, Status
-from pretrain.runs.throughput import seconds_between, seconds_left
+from pretrain.runs.throughput import seconds_left
 from pretrain.training.distributed import average_statistics, check_equal, sum_over, sync_errors
 from pretrain.training.divergence import Diverged, after_rollback, chance_warning, is_good, remedy
-from pretrain.training.early_stopping import after_epoch, why_finished
 from pretrain.training.ema import Ema
 from pretrain.training.metrics import Scores
-from pretrain.training.progress import Progress
+from pretrain.training.progress import Progress, after_epoch, why_finished
 from shards.format.schema import Manifest, read_manifest
 
 
@@ -56,7 +54,7 @@ class TrainingRun:
         self._accelerator = accelerator
         self._interruption = interruption
         self._writes = accelerator.is_main_process
-        self._tracker: Tracker = NullTracker()
+        self._tracker: RunTracker | None = None  # of process 0
         self._epoch_began = time.monotonic()
         self._run = Run(
             self.paths.folder,
@@ -64,13 +62,13 @@ class TrainingRun:
             self._status,
             checkpoint_minutes=config.checkpoint_minutes,
         )
-        with self.sync_errors():  # all have compared before one writes
+        with self.sync_errors():  # all processes compare before one writes
             _check_same_run(self.paths, config, manifest)
         with self.sync_errors():
             if self._writes:
                 self._run.__enter__()
                 write_description(self.paths.folder, config, manifest)
-                self._run.begin(config)  # last: where config.yaml is, the rest is too
+                self._run.begin(config)  # last: a folder with config.yaml has the rest too
         self._model: nn.Module | None = None
         self._optimizer: Any = None
         self._ema: Ema | None = None
@@ -78,31 +76,23 @@ class TrainingRun:
     def __enter__(self) -> "TrainingRun":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._run.record_outcome(error)
         try:
-            self._tracker.close()
+            if self._tracker is not None:
+                self._tracker.close()
         except Exception as fault:  # must not hide how the run itself ended
             warn(f"cannot finish the plots or the wandb run: {fault}")
         self._accelerator.end_training()
         self._run.unlock()
 
     def sync_errors(self) -> AbstractContextManager[None]:
-        """Wrap a part of the start: an error in one process, or a stop, ends all of them."""
+        """Wrap a part of the start-up: an error in one process, or a stop request, ends all."""
         return sync_errors(self._accelerator, self._interruption)
 
-    def average(self, ema: Ema | None) -> None:
-        """Load, save and keep these averaged weights too, if there are any."""
-        self._ema = ema
-
-    def resume(self, model: nn.Module, optimizer: Any) -> Progress:
-        """Load the newest checkpoint into the (not yet prepared) model and optimizer."""
-        progress = Progress()
+    def resume(self, model: nn.Module, optimizer: Any, ema: Ema | None) -> Progress:
+        """Load the newest checkpoint into the (not yet prepared) model, optimizer and average."""
+        progress, self._ema = Progress(), ema
         with self.sync_errors():
             found = self._run.resume()
             if found is not None:
@@ -121,16 +111,15 @@ class TrainingRun:
         return progress
 
     def watch(self, model: nn.Module, optimizer: Any, progress: Progress) -> None:
-        """From now on, save these (prepared) when a checkpoint is due, and before a stop."""
+        """Save these (prepared) from now on, when a checkpoint is due and before a stop."""
         self._model, self._optimizer = model, optimizer
         self._interruption.defer()
-        # Process 0's view alone: it writes the file while the others may still look for it.
+        # Only process 0 looks: it writes the file while others might still be looking for it.
         lacks = self._writes and not has_good(self.paths.checkpoints)
         if sum_over(self._accelerator, torch.tensor([float(lacks)])).item():
-            self.save(progress, good=True)  # to roll back to; and a full disk shows at once
+            self.save(progress, good=True)  # for roll-backs; and a full disk is noticed early
 
-    @property
-    def interrupted(self) -> bool:
+    def is_interrupted(self) -> bool:
         """Whether this process was asked to stop."""
         return self._interruption.requested
 
@@ -139,12 +128,8 @@ class TrainingRun:
         """Whether process 0's clock asks for a checkpoint inside the epoch."""
         return self._writes and self._run.checkpoint_due
 
-    def seconds_between_epochs(self) -> float:
-        """What the latest epochs took beside their training: validation, checkpoints."""
-        return seconds_between(self._run.metrics.records, self._train_samples)
-
     def save(self, progress: Progress, *, good: bool = False) -> None:
-        """Write a checkpoint, `good` to roll back to; all processes must call this together."""
+        """Write a checkpoint, `good` to roll back to; collective."""
         assert self._model is not None
         if progress.step:
             progress = replace(progress, epoch_seconds=time.monotonic() - self._epoch_began)
@@ -164,7 +149,7 @@ class TrainingRun:
                 self._run.save(progress, state, good=good)
 
     def stop(self, progress: Progress) -> NoReturn:
-        """Save and exit, as a process was asked to; all processes must call this together."""
+        """Save and exit, as a process was asked to; collective."""
         announce("stop")
         self.save(progress)
         if self._writes:
@@ -172,9 +157,9 @@ class TrainingRun:
         sys.exit(EXIT_INTERRUPTED)
 
     def roll_back(self, fault: Diverged) -> Progress:
-        """Load the last good state, to go on from with a lower learning rate.
+        """Load the last good state and lower the learning rate; collective.
 
-        Raises `UserError` when that has been tried often enough.
+        Raises `UserError` after `max_rollbacks` of them.
         """
         assert self._model is not None
         plain = self._accelerator.unwrap_model(self._model)
@@ -190,16 +175,15 @@ class TrainingRun:
             epoch = progress.epoch
             state = f"the end of epoch {epoch}" if epoch else "the initial state"
             warn(
-                f"{fault}: back to {state}, "
-                f"on with {progress.lr_factor:g} times the learning rate "
-                f"(roll-back {progress.rollbacks} of {self._config.max_rollbacks})"
+                f"{fault}: back to {state}, continuing with {progress.lr_factor:g} times the "
+                f"learning rate (roll-back {progress.rollbacks} of {self._config.max_rollbacks})"
             )
             self._run.metrics.rewind("epoch", epoch)
         self.save(progress, good=True)
         return progress
 
     def record_ids(self, epoch: int, step: int, ids: Ids) -> None:
-        """If asked for, note which samples this process trains on in a step."""
+        """Write which samples this process trains on in a step, if so configured."""
         if not self._config.record_ids:
             return
         accelerator = self._accelerator
@@ -210,7 +194,7 @@ class TrainingRun:
     def end_epoch(
         self, progress: Progress, scores: Scores, measured: Mapping[str, float]
     ) -> Progress:
-        """Record an epoch, keep its weights if they are the best so far, decide whether to stop."""
+        """Record an epoch, keep its weights if they are the best, decide whether training ends."""
         announce("record")
         config, epoch = self._config, progress.epoch + 1
         progress, best = after_epoch(config, progress, scores)
@@ -222,7 +206,8 @@ class TrainingRun:
         with sync_errors(self._accelerator), self._run.writing():
             if best:
                 self._keep_best(scores, epoch)
-            self._tracker.log({"epoch": epoch, **measured, **record}, scores.confusion)
+            if self._tracker is not None:
+                self._tracker.log({"epoch": epoch, **measured, **record}, scores.confusion)
             steps = -(-self._train_samples // config.batch_size)
             warning = chance_warning(config, progress, scores, steps)
             if warning and self._writes:
@@ -231,7 +216,7 @@ class TrainingRun:
         return progress
 
     def report(self, progress: Progress) -> None:
-        """Say how the run ended, and what to do next."""
+        """Print how the run ended, and what to do next."""
         announce("end")
         if not self._writes:
             return
@@ -241,7 +226,7 @@ class TrainingRun:
             markup=False,
         )
         if progress.best_converged is False:
-            warn(f"not converged: its best epoch still guesses; {remedy(self._config)}")
+            warn(f"not converged: its best epoch is at chance level; {remedy(self._config)}")
         console.print(f"next: python -m pretrain.export {self.paths.folder}", markup=False)
 
     @property
@@ -291,12 +276,12 @@ class TrainingRun:
         if progress.threads != torch.get_num_threads():
             warn(
                 f"the run had {progress.threads} threads and now has {torch.get_num_threads()}: "
-                "its numbers will be close to, not the same as, those of one never interrupted"
+                "its numbers will be close to those of an uninterrupted run, but not the same"
             )
 
 
 def _check_same_run(paths: RunPaths, config: TrainConfig, manifest: Manifest) -> None:
-    """Raise `UserError` when the folder holds a run that this one cannot go on from."""
+    """Raise `UserError` when the folder holds another run than this one."""
     if not paths.config.exists():
         return
     # The cosine's curve ends with the last epoch.

@@ -1,7 +1,7 @@
-"""The micro-batches of a step in one process; an error is held back until all can end together.
+"""The micro-batches of a step in one process; an error is kept until all processes can end.
 
 In a backward pass processes wait for each other: if one left in the middle of a step, the others
-would hang until their launcher or a time-out ended them without a message.
+would hang until their launcher or a timeout ended them without a message.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import torch
 
 from pretrain.loading.loader import Batch, Step
 
-_BLANKS = 2  # batch norm wants more than one image
+_BLANKS = 2  # batch norm needs more than one image
 
 
 class StepBatches:

@@ -12,7 +12,7 @@ from pretrain.runs.phases import announce
 from pretrain.training.distributed import average_statistics, sum_over, sync_errors
 from pretrain.training.metrics import Counts, Scores
 
-_ROUND = 8  # batches between two looks at whether to stop
+_ROUND = 8  # batches between two checks for a stop
 
 
 @torch.no_grad()
@@ -26,7 +26,7 @@ def validate(
 ) -> Scores | None:
     """Score the model on the loader's split; all processes return the same scores.
 
-    None, on all of them, when one was asked to stop: on a large split it would take minutes.
+    None, in all of them, when one was asked to stop: the rest of a large split takes minutes.
     """
     # Unwrapped: ranks may have different numbers of batches, so they synchronise once per round;
     # an exhausted rank contributes nothing.

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from networks import SMALL_ARCH
 from PIL import Image
-
-from shards.write import WriteConfig, write_shards
+from written_sets import write_set
 
 CLASSES = ("discs", "noise", "stripes")
 PER_CLASS = 20
@@ -20,7 +19,7 @@ VAL_PER_CLASS = 4
 
 
 def draw(name: str, rng: np.random.Generator, side: int = 64) -> np.ndarray:
-    """A grey image whose class is plain to see."""
+    """A grey image of a class that is easy to see."""
     y, x = np.mgrid[:side, :side] / side
     if name == "stripes":
         values = np.sin(2 * np.pi * rng.uniform(4, 8) * (x + rng.uniform()))
@@ -46,16 +45,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shards(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """48 training and 12 validation images, grey, 64 px, lossless, in tars of 20."""
     out = tmp_path_factory.mktemp("set") / "shards"
-    write_shards(
-        WriteConfig(
-            source=str(corpus),
-            out=str(out),
-            profile="exact",
-            shard_samples=20,
-            workers=1,
-            val_per_class=VAL_PER_CLASS,
-        )
-    )
+    write_set(corpus, out, profile="exact", shard_samples=20, val_per_class=VAL_PER_CLASS)
     return out
 
 
@@ -72,11 +62,8 @@ def even_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 pixels = 0.88 * pixels + 0.12 * rng.uniform(0, 255, (40, 1))
             image = Image.fromarray(pixels.astype(np.uint8))
             image.save(folder / "corpus" / name / f"{number}.png")
-    source, out = str(folder / "corpus"), folder / "shards"
-    write_shards(
-        WriteConfig(source=source, out=str(out), profile="exact", workers=1, val_per_class=18)
-    )
-    return out
+    write_set(folder / "corpus", folder / "shards", profile="exact", val_per_class=18)
+    return folder / "shards"
 
 
 @pytest.fixture
@@ -109,10 +96,10 @@ class ForkServer:
         last: Sequence[str] = (),
         stops: tuple[int, str, int, int] | None = None,
     ) -> list[int]:
-        """The process ids of a new trainer's processes; `last`: more flags, for the last alone.
+        """The process ids of a new trainer; `last`: more flags, for its last process only.
 
-        `stops`: which process sends itself a signal, in which phase of `pretrain.runs.phases`, at
-        the how-manieth time, and the signal.
+        `stops`: the rank of a process that sends itself a signal, in which phase
+        (`pretrain.runs.phases`), on which entry to that phase, and the signal.
         """
         self._doing.write_text("")
         order = {"argv": [*argv], "log": str(self.log), "doing": str(self._doing)}
@@ -122,11 +109,11 @@ class ForkServer:
         return self._answer()
 
     def part(self) -> str:
-        """With what the trainer is busy."""
+        """The current part of the training."""
         return self._doing.read_text().strip()
 
     def wait(self) -> list[int]:
-        """How each of them ended, when all have."""
+        """The exit status of each process, when all have ended."""
         return self._answer()
 
     @property

@@ -1,11 +1,11 @@
 """Forks trainers from a process that has imported what they need: ten seconds saved on each.
 
-Reads an order per line from stdin, `{"argv", "last", "log", "doing", "world", "stops"}` (`last`:
-flags that only the last process gets, behind the others). Answers with the process ids, then with
-how each ended (as `Popen.returncode`). The trainer is the real one, in a session of its own; a
-listener notes in the file `doing` with which part it is busy, and where `stops` names it, `[rank,
-phase, call, signal]`, sends it a signal when it enters that phase for the `call`-th time: a signal
-from outside would find it now here, now there.
+Reads a JSON order per line from stdin, `{"argv", "last", "log", "doing", "world", "stops"}`
+(`last`: more flags, for the last process only). Answers with the process ids, then with the exit
+status of each (as `Popen.returncode`). The trainer is the real one, in its own session; a listener
+writes to the file `doing` which part it is in, and where `stops` names it, `[rank, phase, call,
+signal]`, sends it a signal when it enters that phase for the `call`-th time: at a known point,
+which a signal from outside would hit only by chance.
 """
 
 import atexit

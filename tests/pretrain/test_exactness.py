@@ -1,6 +1,5 @@
-"""One process that accumulates and several give the same training, and may take turns."""
+"""One process that accumulates and several give the same training, also in turns."""
 
-import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from training_runs import ids_of, newest, position, run_flags
 
 from micrograph.cli import EXIT_INTERRUPTED
 from pretrain.config import TrainConfig
@@ -16,19 +16,15 @@ from pretrain.loading.sample_order import EpochSampler
 from pretrain.loading.shard_reader import open_split
 from pretrain.network.classifier import build_classifier
 from pretrain.outputs.run_folder import read_best_metadata
-from pretrain.runs.checkpoint import load_checkpoint
 from pretrain.runs.run_folder import RunPaths
 from pretrain.runs.status import read_status
-from pretrain.training.progress import Progress
 
 SAMPLES, VAL_SAMPLES = 48, 12
 TOLERANCE = 1e-5
 
 
 def flags(shards: Path, run: Path, arch: str, *more: str) -> list[str]:
-    base = ["--arch", arch, "--shards", str(shards), "--run-dir", str(run), "--image-size", "32"]
-    base += ["--threads", "1", "--loader-threads", "1", "--device", "cpu", "--record-ids"]
-    return [*base, *more]
+    return run_flags(shards, run, "--arch", arch, "--record-ids", *more)
 
 
 def run_in(fork_server: Any, world: int, argv: list[str]) -> None:
@@ -36,20 +32,8 @@ def run_in(fork_server: Any, world: int, argv: list[str]) -> None:
     assert fork_server.wait() == [0] * world, fork_server.log.read_text()
 
 
-def state_of(run: Path) -> tuple[Progress, dict[str, torch.Tensor]]:
-    found = load_checkpoint(RunPaths(run).checkpoints, Progress)
-    assert found is not None
-    return found[0], found[1]["model"]
-
-
-def ids_of(run: Path) -> dict[tuple[int, int], list[int]]:
-    """(epoch, step) -> ids, sorted, over all processes of all attempts."""
-    batches: dict[tuple[int, int], list[int]] = {}
-    for path in run.glob("ids-*.jsonl"):
-        for line in path.read_text().splitlines():
-            record = json.loads(line)
-            batches.setdefault((record["epoch"], record["step"]), []).extend(record["ids"])
-    return {at: sorted(ids) for at, ids in sorted(batches.items())}
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    return newest(run)[1]["model"]  # type: ignore[no-any-return]
 
 
 def planned(batch_size: int, epochs: int) -> dict[tuple[int, int], list[int]]:
@@ -68,26 +52,6 @@ def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tens
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
-@pytest.mark.slow
-def test_one_process_and_two_end_with_the_same_weights_and_counts(
-    shards: Path, tmp_path: Path, fork_server: Any
-) -> None:
-    more = ["--batch-size", "8", "--micro-batch-size", "4", "--epochs", "4", "--lr", "0.01"]
-    runs = {world: tmp_path / str(world) for world in (1, 2)}
-    for world, run in runs.items():
-        run_in(fork_server, world, flags(shards, run, "vgg11", *more, "--dropout", "0.3"))
-    assert ids_of(runs[1]) == ids_of(runs[2]) == planned(8, 4)
-    (alone, weights), (both, others) = state_of(runs[1]), state_of(runs[2])
-    assert alone.best_epoch == both.best_epoch
-    stories = [read_best_metadata(RunPaths(run)) for run in runs.values()]
-    assert stories[0] is not None and stories[1] is not None
-    assert stories[0]["confusion"] == stories[1]["confusion"]
-    assert sum(map(sum, stories[1]["confusion"])) == VAL_SAMPLES
-    difference = largest_difference(weights, others)
-    print(f"weights after 24 steps differ by {difference:.2g} at most")
-    assert difference < TOLERANCE
-
-
 def test_with_batch_norm_first_gradients_agree_and_statistics_are_averaged(
     shards: Path, tmp_path: Path, fork_server: Any
 ) -> None:
@@ -97,7 +61,7 @@ def test_with_batch_norm_first_gradients_agree_and_statistics_are_averaged(
     runs = {world: tmp_path / str(world) for world in (1, 2)}
     for world, run in runs.items():
         run_in(fork_server, world, flags(shards, run, "resnet18", *more))
-    weights, others = state_of(runs[1])[1], state_of(runs[2])[1]
+    weights, others = weights_of(runs[1]), weights_of(runs[2])
     config = TrainConfig(arch="resnet18", image_size=32, batch_size=48)
     model = initial_model(config)
     learned = dict(model.named_parameters())
@@ -140,26 +104,30 @@ def averaged_statistics(shards: Path, config: TrainConfig) -> dict[str, torch.Te
 
 
 @pytest.mark.slow
-def test_two_processes_then_one_then_two_lose_and_repeat_no_sample(
+def test_two_processes_then_one_then_two_train_on_each_sample_once(
     shards: Path, tmp_path: Path, fork_server: Any
 ) -> None:
     more = ["--batch-size", "4", "--micro-batch-size", "2", "--epochs", "2", "--lr", "1e-3"]
+    more += ["--dropout", "0.3"]
     whole, run = tmp_path / "whole", tmp_path / "turns"
     run_in(fork_server, 1, flags(shards, whole, "vgg11", *more))
     argv = flags(shards, run, "vgg11", *more)
-    for world, call, step in ((2, 3, 3), (1, 4, 7)):  # the second goes on from the third step
+    for world, call, step in ((2, 3, 3), (1, 4, 7)):  # the second resumes at the third step
         one = world - 1  # of them, which is enough
         fork_server.start(argv, world, stops=(one, "step", call, signal.SIGTERM))
         assert fork_server.wait() == [EXIT_INTERRUPTED] * world, fork_server.log.read_text()
         status = read_status(run)
         assert status is not None and status.state == "interrupted"
-        progress, _ = state_of(run)
-        assert (progress.epoch, progress.step) == (0, step)
+        assert position(run) == (0, step)
     run_in(fork_server, 2, argv)
     assert ids_of(run) == ids_of(whole) == planned(4, 2)
+    best, best_of_whole = (read_best_metadata(RunPaths(folder)) for folder in (run, whole))
+    assert best is not None and best_of_whole is not None
+    assert best["confusion"] == best_of_whole["confusion"]
+    assert sum(map(sum, best["confusion"])) == VAL_SAMPLES
     assert sorted(i for (epoch, _), ids in ids_of(run).items() if not epoch for i in ids) == list(
         range(SAMPLES)
     )
-    difference = largest_difference(state_of(run)[1], state_of(whole)[1])
+    difference = largest_difference(weights_of(run), weights_of(whole))
     print(f"weights differ by {difference:.2g} at most")
     assert difference < TOLERANCE

@@ -1,4 +1,4 @@
-"""A whole training on a GPU: every precision, streaming and resident, stopped and gone on with."""
+"""A whole training on a GPU: every precision, streamed and cached images, and resumed."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,20 +30,20 @@ def _own_precision() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("precision", "resident", "more"),
+    ("precision", "cached", "more"),
     [
         ("bf16", "always", ["--compile"]),
         ("fp16", "never", ["--mixup", "0.2", "--cutmix", "1"]),
         ("fp32", "never", ["--ema-epochs", "1", "--gpu-decode", "never"]),
     ],
 )
-def test_a_run_learns_is_stopped_and_goes_on(
-    shards: Path, tmp_path: Path, precision: str, resident: str, more: list[str]
+def test_a_run_learns_and_is_resumed(
+    shards: Path, tmp_path: Path, precision: str, cached: str, more: list[str]
 ) -> None:
     run = tmp_path / "run"
     flags = ["--arch", "resnet18", "--shards", str(shards), "--image-size", "64", "--lr", "0.02"]
     flags += ["--batch-size", "16", "--micro-batch-size", "4", "--run-dir", str(run)]
-    flags += ["--device", "gpu", "--precision", precision, "--cache-images", resident, *more]
+    flags += ["--device", "gpu", "--precision", precision, "--cache-images", cached, *more]
     train([*flags, "--epochs", "2"])
     train([*flags, "--epochs", "8"])
     records = read_metrics(run)
@@ -54,7 +54,7 @@ def test_a_run_learns_is_stopped_and_goes_on(
     assert export_encoder(run, tmp_path / "out").arch == "resnet18"
 
 
-def test_the_doctor_finds_the_gpu_fit(
+def test_the_doctor_passes_on_a_gpu(
     shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--arch", "resnet18", "--shards", str(shards), "--image-size", "64"]

@@ -13,37 +13,25 @@ from accelerate.state import AcceleratorState
 from networks import SMALL_ARCH
 from safetensors.torch import load_file
 from torch import nn
+from training_runs import newest, position, run_flags
 
-from micrograph.cli import UserError
 from pretrain.config import TrainConfig
 from pretrain.export.encoder import export_encoder
 from pretrain.loading.loader import Step
 from pretrain.loading.sample_order import EpochSampler
 from pretrain.network.classifier import build_classifier
-from pretrain.runs.checkpoint import load_checkpoint
 from pretrain.runs.metrics_log import read_metrics
 from pretrain.runs.run_folder import RunPaths
 from pretrain.runs.skips import BufferSnapshot
 from pretrain.train import Training, take_step
 from pretrain.train import main as train
-from pretrain.training.distributed import synchronise_norms
 from pretrain.training.ema import build_ema
-from pretrain.training.micro_batch import check_kernels, fit_micro_batch, largest_map
 from pretrain.training.optim import build_optimizer
-from pretrain.training.progress import Progress
 
-TOGETHER = ["--optimizer", "adam", "--lr", "1e-3", "--ema-epochs", "0.5", "--mixup", "0.4"]
-TOGETHER += [
-    "--cutmix",
-    "1",
-    "--mix-prob",
-    "0.7",
-    "--class-balance-power",
-    "0.5",
-    "--dropout",
-    "0.2",
-]
-TOGETHER += ["--class-weight-power", "0.5", "--loss", "bce", "--clip-grad", "1"]
+ALL_OPTIONS = (
+    f"--optimizer adam --lr {1e-3} --ema-epochs 0.5 --mixup 0.4 --cutmix 1 --mix-prob 0.7 "
+    "--class-balance-power 0.5 --class-weight-power 0.5 --dropout 0.2 --loss bce --clip-grad 1"
+).split()
 
 
 @pytest.fixture(autouse=True)
@@ -55,51 +43,29 @@ def _own_precision() -> Iterator[None]:
 
 
 def flags(shards: Path, run: Path, *more: str) -> list[str]:
-    base = ["--arch", SMALL_ARCH, "--shards", str(shards), "--run-dir", str(run)]
-    base += ["--image-size", "32", "--batch-size", "8", "--epochs", "2", "--threads", "1"]
-    return [*base, "--device", "cpu", "--loader-threads", "1", *more]
+    return run_flags(shards, run, "--epochs", "2", *more)
 
 
 def test_a_run_with_all_options_resumes_bit_for_bit(
     shards: Path, tmp_path: Path, fork_server: Any
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train(flags(shards, whole, *TOGETHER))
-    every_step = flags(shards, killed, *TOGETHER, "--checkpoint-minutes", "1e-6")
+    train(flags(shards, whole, *ALL_OPTIONS))
+    every_step = flags(shards, killed, *ALL_OPTIONS, "--checkpoint-minutes", "1e-6")
     fork_server.start(every_step, stops=(0, "step", 9, SIGKILL))
     assert fork_server.wait() == [-SIGKILL], fork_server.log.read_text()
-    stopped = load_checkpoint(killed / "checkpoints", Progress)
-    assert stopped is not None and (stopped[0].epoch, stopped[0].step) == (1, 2)
+    assert position(killed) == (1, 2)
     train(every_step)
-    one, other = (load_checkpoint(run / "checkpoints", Progress) for run in (whole, killed))
-    assert one is not None
-    assert other is not None
-    assert one[0] == other[0]  # progress
-    assert_equal(one[1], other[1])  # model, optimizer, average
+    (progress, state), (other_progress, other_state) = newest(whole), newest(killed)
+    assert progress == other_progress
+    torch.testing.assert_close(other_state, state, rtol=0, atol=0)  # model, optimizer, average
 
 
-def assert_equal(one: Any, other: Any) -> None:
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_equal(one[key], other[key])
-    elif isinstance(one, list | tuple):
-        for pair in zip(one, other, strict=True):
-            assert_equal(*pair)
-    else:
-        assert one == other
-
-
-def test_the_average_is_what_is_kept_and_bf16_keeps_weights_in_fp32(
-    shards: Path, tmp_path: Path
-) -> None:
+def test_the_averaged_weights_are_kept_and_bf16_stores_fp32(shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(flags(shards, run, "--epochs", "1", "--ema-epochs", "1", "--precision", "bf16"))
-    found = load_checkpoint(run / "checkpoints", Progress)
-    assert found is not None
-    model, average = found[1]["model"], found[1]["ema"]
+    state = newest(run)[1]
+    model, average = state["model"], state["ema"]
     kept = load_file(RunPaths(run).best)
     assert {tensor.dtype for tensor in kept.values()} == {torch.float32, torch.int64}
     assert all(torch.equal(kept[name], average[name]) for name in kept)
@@ -108,7 +74,7 @@ def test_the_average_is_what_is_kept_and_bf16_keeps_weights_in_fp32(
     assert np.isfinite(record["val_loss"])
 
 
-def test_accumulating_equals_one_large_batch_where_no_batch_norm_is(
+def test_accumulating_equals_one_large_batch_without_batch_norm(
     shards: Path, tmp_path: Path
 ) -> None:
     runs = [tmp_path / size for size in ("8", "4")]
@@ -122,7 +88,7 @@ def test_accumulating_equals_one_large_batch_where_no_batch_norm_is(
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_a_step_that_fp16_leaves_out_moves_no_average(optimizer: Any) -> None:
+def test_a_step_that_fp16_skips_changes_no_average(optimizer: Any) -> None:
     accelerator = Accelerator(cpu=True)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)
     accelerator.scaler = scaler
@@ -135,24 +101,22 @@ def test_a_step_that_fp16_leaves_out_moves_no_average(optimizer: Any) -> None:
     sampler = EpochSampler(samples=8, batch_size=8, micro_batch_size=8, seed=0)
     unused: Any = None
     training = Training(
-        *(
-            config,
-            accelerator,
-            unused,
-            sampler,
-            unused,
-            unused,
-            model,
-            steps,
-            ema,
-            BufferSnapshot(model),
-        )
+        config=config,
+        accelerator=accelerator,
+        run=unused,
+        sampler=sampler,
+        meter=unused,
+        objective=unused,
+        model=model,
+        optimizer=steps,
+        ema=ema,
+        snapshot=BufferSnapshot(model),
     )
-    for scale, taken in ((1e9, False), (1e-30, True)):
+    for scale, stepped in ((1e9, False), (1e-30, True)):
         accelerator.backward(model(torch.full((1, 2), scale)).sum())
-        assert take_step(training, 1, Step(0, 8, 1, iter(()))) is taken
-        assert torch.equal(plain.weight, before) is not taken
-        assert torch.equal(ema.model.weight, before) is not taken
+        assert take_step(training, 1, Step(0, 8, 1, iter(()))) is stepped
+        assert torch.equal(plain.weight, before) is not stepped
+        assert torch.equal(ema.model.weight, before) is not stepped
         steps.zero_grad()
     assert scaler.get_scale() == 2.0**119
 
@@ -171,71 +135,11 @@ def test_a_gradient_is_clipped_to_the_limit(shards: Path, tmp_path: Path) -> Non
     assert 0 < moved**0.5 <= 6 * lr * limit * 1.01  # six steps, each of at most rate times limit
 
 
-def test_synchronised_norms_keep_parameters_and_names() -> None:
-    model = build_classifier("resnet18", "random", 3, 0.0)
-    names, parameters = list(model.state_dict()), list(model.parameters())
-    assert synchronise_norms(model, 1, torch.device("cpu")) is model
-    with pytest.raises(UserError, match="sync_bn works between GPUs only"):
-        synchronise_norms(model, 2, torch.device("cpu"))
-    converted = synchronise_norms(model, 2, torch.device("cuda"))
-    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in converted.modules())
-    assert list(converted.state_dict()) == names
-    assert all(a is b for a, b in zip(parameters, converted.parameters(), strict=True))
-
-
 @pytest.mark.slow  # a C++ compiler at work
 def test_a_compiled_run_exports_under_the_usual_names(shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(flags(shards, run, "--compile", "--epochs", "1", "--ema-epochs", "1"))
     names = list(build_classifier(SMALL_ARCH, "random", 3, 0.0).state_dict())
-    found = load_checkpoint(run / "checkpoints", Progress)
-    assert found is not None
-    assert list(found[1]["model"]) == list(found[1]["ema"]) == names
+    state = newest(run)[1]
+    assert list(state["model"]) == list(state["ema"]) == names
     assert export_encoder(run, tmp_path / "out").arch == SMALL_ARCH
-
-
-@pytest.mark.parametrize(("arch", "most"), [("vgg11", 64 * 64 * 64), ("resnet18", 64 * 32 * 32)])
-def test_the_largest_map_is_found_without_a_trace(arch: str, most: int) -> None:
-    model = build_classifier(arch, "random", 10, 0.5)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    assert largest_map(model, 64, torch.device("cpu")) == most
-    assert model.training
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-
-
-def test_a_micro_batch_beyond_what_kernels_count_is_refused() -> None:
-    config = TrainConfig(arch="vgg11", image_size=64)
-    model = build_classifier(config.arch, "random", 10, 0.5)
-    check_kernels(model, 8191, config, torch.device("cpu"))  # times 64^3: just below 2^31
-    with pytest.raises(UserError, match=r"2\.1 billion elements.*--micro-batch-size 8191 is the"):
-        check_kernels(model, 8192, config, torch.device("cpu"))
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_the_batch_that_is_found_trains_within_the_memory(optimizer: Any) -> None:
-    accelerator = Accelerator(mixed_precision="bf16")
-    config = TrainConfig(
-        arch="densenet121",  # many maps, none of them large
-        image_size=224,
-        batch_size=1 << 16,  # more than any GPU holds
-        optimizer=optimizer,
-        ema_epochs=1.0,
-        precision="bf16",
-    )
-    model: nn.Module = build_classifier(config.arch, "random", 10, 0.0).to(accelerator.device)
-    ema = build_ema(model, config)
-    assert ema is not None
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    size = fit_micro_batch(model, config, accelerator, [])
-    assert 2 <= size < 1 << 16
-    assert size.bit_count() == 1  # a halving of the batch
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    model, steps = accelerator.prepare(model, build_optimizer(model, config))
-    for step in range(3):
-        images = torch.zeros(size, 3, 224, 224, device=accelerator.device)
-        accelerator.backward(model(images).square().mean())
-        steps.step()
-        steps.zero_grad()
-        ema.update(accelerator.unwrap_model(model), 0, step, 3)

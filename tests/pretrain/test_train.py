@@ -1,42 +1,27 @@
-"""Whole training runs: the same numbers twice, after a kill, and in two processes."""
+"""Whole training runs: the same numbers again, after a kill, and in two processes."""
 
-import json
 import signal
 import subprocess
 import sys
 import time
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from checkout import ROOT
-from networks import SMALL_ARCH
 from safetensors.torch import load_file
+from training_runs import ids_of, newest, numbers, position, run_flags
 from waiting import wait_for
+from written_sets import write_set
 
 from micrograph.cli import EXIT_INTERRUPTED, EXIT_USER_ERROR
-from pretrain.runs.checkpoint import load_checkpoint
 from pretrain.runs.metrics_log import read_metrics
 from pretrain.runs.run_folder import RunPaths
 from pretrain.train import main as train
-from pretrain.training.progress import Progress
-from shards.write import WriteConfig, write_shards
-
-TIMING = {"images_per_second", "data_wait", "epoch_seconds"}
 
 
 def flags(shards: Path, run: Path, *more: str) -> list[str]:
-    base = ["--arch", SMALL_ARCH, "--shards", str(shards), "--run-dir", str(run), "--lr", "0.02"]
-    base += ["--image-size", "32", "--batch-size", "8", "--epochs", "3", "--threads", "1"]
-    return [*base, "--dropout", "0.3", "--loader-threads", "1", *more]
-
-
-def numbers(run: Path) -> list[dict[str, float]]:
-    return [
-        {key: value for key, value in record.items() if key not in TIMING}
-        for record in read_metrics(run)
-    ]
+    return run_flags(shards, run, "--lr", "0.02", "--epochs", "3", "--dropout", "0.3", *more)
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +38,6 @@ def assert_equal_runs(one: Path, other: Path) -> None:
     assert all(first[name].equal(second[name]) for name in first)
 
 
-def test_the_same_command_gives_the_same_numbers(
-    shards: Path, uninterrupted: Path, tmp_path: Path
-) -> None:
-    train(flags(shards, tmp_path / "again"))
-    assert_equal_runs(uninterrupted, tmp_path / "again")
-
-
 def test_a_run_killed_twice_in_mid_epoch_ends_as_if_never_killed(
     shards: Path, uninterrupted: Path, tmp_path: Path, fork_server: Any
 ) -> None:
@@ -68,63 +46,37 @@ def test_a_run_killed_twice_in_mid_epoch_ends_as_if_never_killed(
     for call, at in ((3, (0, 2)), (7, (1, 2))):  # its third step, and the seventh of the next
         fork_server.start(every_step, stops=(0, "step", call, signal.SIGKILL))
         assert fork_server.wait() == [-signal.SIGKILL], fork_server.log.read_text()
-        found = load_checkpoint(RunPaths(run).checkpoints, Progress)
-        assert found is not None and (found[0].epoch, found[0].step) == at
+        assert position(run) == at
     train(every_step)
     assert_equal_runs(uninterrupted, run)
 
 
-def test_a_terminated_run_saves_and_goes_on(
+def test_a_terminated_run_saves_and_resumes(
     shards: Path, uninterrupted: Path, tmp_path: Path, fork_server: Any
 ) -> None:
     run = tmp_path / "terminated"
     fork_server.start(flags(shards, run), stops=(0, "step", 9, signal.SIGTERM))
     assert fork_server.wait() == [EXIT_INTERRUPTED], fork_server.log.read_text()
-    found = load_checkpoint(RunPaths(run).checkpoints, Progress)
-    assert found is not None and (found[0].epoch, found[0].step) == (1, 3)
+    assert position(run) == (1, 3)
+    first = newest(run)[0].epoch_seconds
+    before = time.monotonic()
     train(flags(shards, run))
+    rest = time.monotonic() - before
     assert_equal_runs(uninterrupted, run)
+    assert 0 < first < read_metrics(run)[1]["epoch_seconds"] < first + rest  # of both attempts
 
 
 def test_two_processes_train_on_the_global_batches_of_one(
     shards: Path, uninterrupted: Path, tmp_path: Path, fork_server: Any
 ) -> None:
     run = tmp_path / "two"
-    argv = flags(shards, run, "--record-ids", "--device", "cpu", "--micro-batch-size", "4")
+    argv = flags(shards, run, "--record-ids", "--micro-batch-size", "4")
     fork_server.start(argv, world=2)
     assert fork_server.wait() == [0, 0], fork_server.log.read_text()
-    alone = read_ids(uninterrupted, 1)
-    together = read_ids(run, 2)
-    assert together == alone
+    alone = ids_of(uninterrupted)
+    assert ids_of(run) == alone
     assert sorted(i for step in range(6) for i in alone[0, step]) == list(range(48))
     assert [r["epoch"] for r in read_metrics(run)] == [1, 2, 3]
-
-
-def read_ids(run: Path, world: int) -> dict[tuple[int, int], list[int]]:
-    """(epoch, step) -> sorted ids over all processes."""
-    batches: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for rank in range(world):
-        for line in (run / f"ids-{rank}-of-{world}.jsonl").read_text().splitlines():
-            record: dict[str, Any] = json.loads(line)
-            batches[record["epoch"], record["step"]] += record["ids"]
-    return {at: sorted(ids) for at, ids in batches.items()}
-
-
-def test_an_epoch_takes_the_time_of_all_its_attempts(
-    shards: Path, tmp_path: Path, fork_server: Any
-) -> None:
-    run = tmp_path / "interrupted"
-    argv = flags(shards, run, "--epochs", "1")
-    fork_server.start(argv, stops=(0, "step", 4, signal.SIGTERM))
-    assert fork_server.wait() == [EXIT_INTERRUPTED], fork_server.log.read_text()
-    found = load_checkpoint(RunPaths(run).checkpoints, Progress)
-    assert found is not None and (found[0].epoch, found[0].step) == (0, 4)
-    assert found[0].epoch_seconds > 0
-    before = time.monotonic()
-    train(argv)
-    here = time.monotonic() - before
-    (record,) = read_metrics(run)
-    assert found[0].epoch_seconds < record["epoch_seconds"] < found[0].epoch_seconds + here
 
 
 def test_a_finished_run_is_left_alone(
@@ -136,14 +88,14 @@ def test_a_finished_run_is_left_alone(
     assert numbers(uninterrupted) == before
 
 
-def test_more_epochs_go_on_from_a_finished_run(shards: Path, tmp_path: Path) -> None:
+def test_more_epochs_continue_a_finished_run(shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "longer"
     train(flags(shards, run, "--epochs", "1"))
     train(flags(shards, run, "--epochs", "2"))
     assert [record["epoch"] for record in read_metrics(run)] == [1, 2]
 
 
-def test_a_second_trainer_in_the_same_folder_is_refused_and_the_first_stops_when_asked(
+def test_a_second_trainer_in_the_same_folder_is_refused(
     shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "busy"
@@ -162,7 +114,7 @@ def test_a_second_trainer_in_the_same_folder_is_refused_and_the_first_stops_when
             process.send_signal(signal.SIGTERM)
             output, _ = process.communicate()
             assert process.returncode == EXIT_INTERRUPTED, output
-            assert "the same command goes on" in output
+            assert "the same command resumes" in output
         finally:
             process.kill()
 
@@ -172,7 +124,7 @@ def test_a_corpus_of_one_class_is_refused(
 ) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "noise").symlink_to(corpus / "noise")
-    write_shards(WriteConfig(source=str(tmp_path / "in"), out=str(tmp_path / "one"), workers=1))
+    write_set(tmp_path / "in", tmp_path / "one")
     with pytest.raises(SystemExit):
         train(flags(tmp_path / "one", tmp_path / "run"))
     assert "has 1 classes" in capsys.readouterr().err
@@ -201,9 +153,3 @@ def test_training_stops_early(shards: Path, tmp_path: Path) -> None:
     # A rate this small changes nothing that the validation could see.
     train(flags(shards, run, "--lr", "1e-9", "--patience", "1", "--epochs", "9"))
     assert len(read_metrics(run)) < 9
-
-
-def newest_number(run: Path) -> int:
-    folder = RunPaths(run).checkpoints
-    names = [path.name for path in folder.glob("state-*.pt")] if folder.is_dir() else []
-    return max((int(name.split("-")[1]) for name in names), default=-1)

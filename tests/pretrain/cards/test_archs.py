@@ -103,38 +103,31 @@ def test_a_linear_layer_goes_to_timm_even_where_timm_has_two_more(tmp_path: Path
     pooled = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=0).eval()
     images = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
-        found, wanted = pooled(images), model.pool(model.features(images))
-    assert torch.allclose(found[:, :512], wanted, rtol=1e-4, atol=1e-6)
+        found, expected = pooled(images), model.pool(model.features(images))
+    assert torch.allclose(found[:, :512], expected, rtol=1e-4, atol=1e-6)
     assert not found[:, 512:].any()
 
 
-def test_an_unknown_arch_names_the_nearest() -> None:
-    with pytest.raises(UserError, match="nearest is 'efficientnet-b4'"):
-        find_arch("efficientnet_b4")
+@pytest.mark.parametrize(
+    ("arch", "message"),
+    [
+        ("efficientnet_b4", "nearest is 'efficientnet-b4'"),
+        ("tu-local-dir:export/timm", "weights of your own go to --init"),
+    ],
+)
+def test_what_is_not_an_arch_is_an_error(arch: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        find_arch(arch)
 
 
-def test_a_file_is_no_arch() -> None:
-    with pytest.raises(UserError, match="weights of your own go to --init"):
-        find_arch("tu-local-dir:export/timm")
-
-
-def test_the_table_holds_paper_as_encoders() -> None:
+def test_the_table_holds_paper_as_encoders_as_smp_and_timm_know_them() -> None:
     assert len(ARCHS) == 43
     assert {"vgg16_bn", "dpn131", "senet154", "xception", "efficientnet-b7"} <= ARCHS.keys()
-    assert {name for name, spec in ARCHS.items() if spec.weight_tag == "imagenet+5k"} == {
-        "dpn68b",
-        "dpn92",
-        "dpn107",
-    }
-
-
-def test_smp_has_the_weights_that_the_table_names() -> None:
     for name, spec in ARCHS.items():
         assert spec.weight_tag in smp.encoders.encoders[name]["pretrained_settings"], name
-
-
-def test_timm_has_the_models_that_the_table_names() -> None:
-    assert [spec.timm_name for spec in ARCHS.values() if not timm.is_model(spec.timm_name)] == []
+        assert timm.is_model(spec.timm_name), name
+    extra = {name for name, spec in ARCHS.items() if spec.weight_tag == "imagenet+5k"}
+    assert extra == {"dpn68b", "dpn92", "dpn107"}
 
 
 def test_the_printed_table_fits_a_page(capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,8 +136,8 @@ def test_the_printed_table_fits_a_page(capsys: pytest.CaptureFixture[str]) -> No
     assert max(len(line) for line in lines) <= 100
     assert "…" not in "".join(lines)
     (row,) = [line.split() for line in lines if line.startswith("se_resnext101_32x4d")]
-    wanted = ["legacy_seresnext101_32x4d", "46.91", "16", "imagenet", "yes", "equal"]
-    assert row[1:] == wanted
+    expected = ["legacy_seresnext101_32x4d", "46.91", "16", "imagenet", "yes", "equal"]
+    assert row[1:] == expected
 
 
 def test_programs_get_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -206,6 +199,6 @@ def logits_differ_by(folder: Path, model: Classifier, size: int) -> float:
     loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     images = torch.randn(2, 3, size, size)
     with torch.no_grad():
-        found, wanted = loaded(images), model.eval()(images)
+        found, expected = loaded(images), model.eval()(images)
     assert loaded.pretrained_cfg["label_names"] == list(CLASSES)
-    return float((found - wanted).abs().max() / wanted.abs().max())
+    return float((found - expected).abs().max() / expected.abs().max())

@@ -1,4 +1,4 @@
-"""The doctor finds what would stop or slow a training, and names the remedy."""
+"""The doctor finds what would stop or slow down a training, and names the remedy."""
 
 import json
 import os
@@ -6,19 +6,20 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from damage import flip
 
 from pretrain.config import TrainConfig
 from pretrain.doctor.__main__ import main
 from pretrain.doctor.checks import examine
 from pretrain.doctor.finding import Finding, Place
-from pretrain.doctor.inputs import check_init, check_run_folder, check_wandb
+from pretrain.doctor.inputs import check_init, check_run_folder
 from pretrain.doctor.machine import check_cores, check_dali, check_gpu, check_port
 
 ALONE = Place(rank=0, world=1, local_rank=0, local_world=1, host="here")
@@ -37,10 +38,10 @@ def only(findings: list[Finding], check: str) -> Finding:
 
 @contextmanager
 def busy_port() -> Iterator[int]:
-    with socket.socket() as taken:
-        taken.bind(("", 0))
-        taken.listen()
-        yield taken.getsockname()[1]
+    with socket.socket() as busy:
+        busy.bind(("", 0))
+        busy.listen()
+        yield busy.getsockname()[1]
 
 
 def test_a_machine_that_can_train_passes_and_the_time_is_estimated(
@@ -53,16 +54,9 @@ def test_a_machine_that_can_train_passes_and_the_time_is_estimated(
     assert "3 classes, 48 training, 12 validation images" in only(findings, "shards").found
     assert only(findings, "memory").found.startswith("micro-batches of 16:")
     assert "10 epochs: " in only(findings, "time").found
+    times = only(findings, "time").numbers
+    assert times["run_seconds"] == pytest.approx(10 * times["epoch_seconds"])
     assert not (tmp_path / "run").exists()
-
-
-def test_the_time_grows_with_the_epochs(shards: Path, tmp_path: Path) -> None:
-    from pretrain.doctor.trial import estimate
-
-    config = settings(shards, tmp_path)
-    epoch, run = estimate(config, train_images=80, val_images=60, images_per_second=10)
-    assert (epoch, run) == (10, 100)  # a validation image costs a third
-    assert estimate(replace(config, epochs=20), 80, 60, 10) == (10, 200)
 
 
 def test_missing_shards_are_reported_once_with_exit_code_1(
@@ -80,10 +74,7 @@ def test_missing_shards_are_reported_once_with_exit_code_1(
 
 def test_a_corrupted_shard_is_named(shards: Path, tmp_path: Path) -> None:
     shutil.copytree(shards, tmp_path / "set")
-    path = tmp_path / "set" / "train-00001.tar"
-    content = bytearray(path.read_bytes())
-    content[3000] ^= 1
-    path.write_bytes(content)
+    flip(tmp_path / "set" / "train-00001.tar", 3000)
     findings = examine(settings(tmp_path / "set", tmp_path / "run"), ALONE, with_trial=False)
     fault = only([f for f in findings if f.level == "fail"], "shards")
     assert "train-00001.tar: SHA-256 differs" in fault.found
@@ -136,16 +127,12 @@ def test_more_threads_than_cores_give_a_warning(shards: Path, tmp_path: Path) ->
     assert "--loader-threads 10000" in finding.found
 
 
-def test_a_disk_too_small_for_the_checkpoints_is_found(shards: Path, tmp_path: Path) -> None:
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(tmp_path)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a file system needs root")
-    try:
-        (finding,) = check_run_folder(settings(shards, tmp_path / "run"), ALONE)
-        assert finding.level == "fail"
-        assert "0.51 GB needed" in finding.found  # 46.8 MB, four times twice, and three times
-    finally:
-        subprocess.run(["umount", str(tmp_path)], check=True)
+def test_a_disk_too_small_for_the_checkpoints_is_found(
+    shards: Path, small_disk: Callable[[int], Any]
+) -> None:
+    (finding,) = check_run_folder(settings(shards, small_disk(2000).folder / "run"), ALONE)
+    assert finding.level == "fail"
+    assert "0.51 GB needed" in finding.found  # 46.8 MB, four times twice, and three times
 
 
 def test_unreachable_imagenet_weights_are_found(
@@ -160,25 +147,8 @@ def test_unreachable_imagenet_weights_are_found(
     assert "--init random" in finding.remedy
 
 
-def test_wandb_needs_a_login_unless_offline(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("wandb", reason="needs pip install '.[wandb]'")
-    config = settings(shards, tmp_path, wandb=True)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    assert [f.level for f in check_wandb(config, ALONE)] == ["fail"]
-    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password key\n")
-    (tmp_path / "netrc").chmod(0o600)
-    assert [f.level for f in check_wandb(config, ALONE)] == ["ok"]
-    (tmp_path / "netrc").unlink()
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    assert [f.level for f in check_wandb(config, ALONE)] == ["ok"]
-
-
 @pytest.mark.slow
-def test_two_processes_connect_and_train_together(shards: Path, tmp_path: Path) -> None:
+def test_two_processes_connect_and_train(shards: Path, tmp_path: Path) -> None:
     arguments = ["--arch", "resnet18", "--image-size", "32", "--batch-size", "16", "--json"]
     arguments += ["--device", "cpu", "--shards", str(shards), "--run-dir", str(tmp_path / "run")]
     with busy_port() as port:

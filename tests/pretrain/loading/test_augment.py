@@ -1,4 +1,4 @@
-"""What is drawn for each sample."""
+"""The augmentation parameters of each sample."""
 
 from dataclasses import fields, replace
 
@@ -15,21 +15,17 @@ IDS = np.arange(4000)
 HEIGHTS, WIDTHS = np.full(4000, 300), np.full(4000, 500)
 
 
-def test_a_sample_is_augmented_the_same_in_any_batch() -> None:
+def test_augmentation_depends_on_epoch_and_sample_not_on_the_batch() -> None:
     many = training_params(CONFIG, 1, IDS, HEIGHTS, WIDTHS)
     one = training_params(CONFIG, 1, IDS[77:78], HEIGHTS[77:78], WIDTHS[77:78])
     assert np.array_equal(many.roi_start[77], one.roi_start[0])
     assert many.angle[77] == one.angle[0]
     assert many.noise[77] == one.noise[0]
+    later = training_params(CONFIG, 2, IDS, HEIGHTS, WIDTHS)
+    assert not np.array_equal(many.roi_start, later.roi_start)
 
 
-def test_epochs_augment_differently() -> None:
-    first = training_params(CONFIG, 0, IDS, HEIGHTS, WIDTHS)
-    second = training_params(CONFIG, 1, IDS, HEIGHTS, WIDTHS)
-    assert not np.array_equal(first.roi_start, second.roi_start)
-
-
-def test_windows_stay_inside_the_image() -> None:
+def test_crops_stay_inside_the_image() -> None:
     params = training_params(CONFIG, 0, IDS, HEIGHTS, WIDTHS)
     corners = np.stack([params.roi_start, params.roi_end])
     assert corners.min() > -1e-3
@@ -46,7 +42,7 @@ def test_flips_swap_the_bounds_of_half_the_samples() -> None:
     assert np.all(params.roi_start < params.roi_end)
 
 
-def test_angles_are_even_within_their_bound_and_zero_where_none_is_drawn() -> None:
+def test_angles_are_uniform_and_zero_without_a_rotation() -> None:
     params = training_params(CONFIG, 0, IDS, HEIGHTS, WIDTHS)
     assert abs(params.rotates.mean() - CONFIG.rotate_prob) < 0.04
     assert not params.angle[~params.rotates].any()
@@ -55,7 +51,7 @@ def test_angles_are_even_within_their_bound_and_zero_where_none_is_drawn() -> No
     assert counts.min() > 0.75 * counts.mean()
 
 
-def test_crops_cover_the_stated_share_of_the_area() -> None:
+def test_crops_cover_the_configured_fraction_of_the_area() -> None:
     config = TrainConfig(arch="resnet18", rotate_prob=0, crop_aspect_max=1.0, crop_area_min=0.25)
     squares = np.full(4000, 400)
     params = training_params(config, 0, IDS, squares, squares)
@@ -66,7 +62,7 @@ def test_crops_cover_the_stated_share_of_the_area() -> None:
     assert abs(shares.mean() - 0.625) < 0.02
 
 
-def test_photometry_turns_around_mid_grey() -> None:
+def test_contrast_keeps_mid_grey() -> None:
     config = TrainConfig(arch="resnet18", brightness=0)
     params = training_params(config, 0, IDS, HEIGHTS, WIDTHS)
     assert np.allclose(0.5 * params.contrast + params.shift, 0.5, atol=1e-6)
@@ -75,14 +71,14 @@ def test_photometry_turns_around_mid_grey() -> None:
     assert np.all((params.noise >= 0) & (params.noise <= config.noise))
 
 
-def test_validation_takes_the_central_square_and_nothing_else() -> None:
+def test_validation_crops_the_central_square_only() -> None:
     params = validation_params(CONFIG, np.array([400]), np.array([800]))
     assert params.roi_start[0].tolist() == [25, 225]  # 0.875 * 400 = 350 wide, centred
     assert params.roi_end[0].tolist() == [375, 575]
     assert (params.contrast[0], params.shift[0], params.noise[0]) == (1, 0, 0)
 
 
-def test_paper_bs_recipe_resizes_the_whole_image_and_nothing_else() -> None:
+def test_paper_bs_recipe_only_resizes_the_whole_image() -> None:
     recipe = ROOT / "configs" / "pretrain" / "nanosem.yaml"
     config = build_config(TrainConfig, read_recipe(recipe))
     trained = training_params(config, 3, IDS, HEIGHTS, WIDTHS)
@@ -95,7 +91,7 @@ def test_paper_bs_recipe_resizes_the_whole_image_and_nothing_else() -> None:
             assert np.array_equal(getattr(trained, field.name), getattr(validated, field.name))
 
 
-def test_quarter_turns_are_even_and_never_an_angle() -> None:
+def test_quarter_turns_are_uniform_without_an_angle() -> None:
     config = TrainConfig(
         arch="resnet18", rotation_mode="quarter", rotate_prob=0.75, hflip_prob=0, vflip_prob=0
     )
@@ -109,7 +105,7 @@ def test_quarter_turns_are_even_and_never_an_angle() -> None:
     assert np.all(abs(np.bincount(kinds)[[0, 3, 5, 6]] / 4000 - 0.25) < 0.03)
 
 
-def test_stretches_are_even_in_their_logarithm() -> None:
+def test_aspect_ratios_are_log_uniform() -> None:
     config = TrainConfig(arch="resnet18", rotate_prob=0, crop_aspect_max=1.5, crop_area_min=0.1)
     squares = np.full(4000, 900)
     params = training_params(config, 0, IDS, squares, squares)
@@ -135,7 +131,7 @@ def test_the_scale_of_a_rotated_crop_is_that_of_an_upright_one() -> None:
     assert np.allclose(scale(rotated), scale(upright), rtol=0.005)  # sizes are whole pixels
 
 
-def test_noise_is_cut_from_inside_its_bank() -> None:
+def test_noise_windows_stay_inside_the_bank() -> None:
     bank = noise_bank(CONFIG)
     params = training_params(CONFIG, 0, IDS, HEIGHTS, WIDTHS)
     assert bank.std() == pytest.approx(1, abs=0.005)

@@ -1,4 +1,4 @@
-"""How much each class counts where classes differ in size."""
+"""Class balancing by sampling and by weights."""
 
 import numpy as np
 import pytest
@@ -9,11 +9,9 @@ from pretrain.loading.sample_order import EpochSampler
 LABELS = np.repeat([0, 1, 2], [12, 3, 1])
 
 
-@pytest.mark.parametrize(("power", "wanted"), [(0.0, [12, 3, 1]), (1.0, [6, 5, 5])])
-def test_an_epoch_keeps_its_length_and_shares_it_by_the_power(
-    power: float, wanted: list[int]
-) -> None:
-    assert class_quotas(LABELS, power).tolist() == wanted  # 16 draws; 16 / 3 rounded to 6, 5, 5
+@pytest.mark.parametrize(("power", "expected"), [(0.0, [12, 3, 1]), (1.0, [6, 5, 5])])
+def test_quotas_keep_the_length_of_an_epoch(power: float, expected: list[int]) -> None:
+    assert class_quotas(LABELS, power).tolist() == expected  # 16 draws; 16 / 3 rounded to 6, 5, 5
 
 
 def test_the_square_root_lies_between() -> None:
@@ -31,13 +29,13 @@ def test_every_image_of_a_class_comes_equally_often() -> None:
     assert counts[-1] == 7 * 5  # the single image of the last class: five times in each epoch
 
 
-def test_repeats_within_an_epoch_are_told_apart() -> None:
+def test_repeats_within_an_epoch_have_different_ids() -> None:
     draws = balanced_draws(LABELS, 1.0, seed=5, epoch=0)
     assert len(set(draws.tolist())) == 16
     assert sorted(draws[-5:].tolist()) == [15, 31, 47, 63, 79]  # image 15, its first to fifth time
 
 
-def test_a_plan_balances_and_is_a_function_of_seed_and_epoch() -> None:
+def test_the_sampler_balances_as_a_function_of_seed_and_epoch() -> None:
     sampler = EpochSampler(
         samples=16, batch_size=4, micro_batch_size=2, seed=5, labels=LABELS, balance=1.0
     )

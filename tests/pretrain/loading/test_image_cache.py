@@ -1,4 +1,4 @@
-"""What is kept decoded, and when."""
+"""Which decoded images are cached, and when."""
 
 from pathlib import Path
 
@@ -12,12 +12,11 @@ from pretrain.loading.cpu_pipeline import decode
 from pretrain.loading.image_cache import DecodedImageCache, decide_caching, free_memory, image_bytes
 from pretrain.loading.open_sources import open_sources
 from pretrain.loading.shard_reader import open_split
-from pretrain.training.micro_batch import queued_bytes
 
 CPU = torch.device("cpu")
 
 
-def test_an_arena_gives_back_what_was_put(shards: Path) -> None:
+def test_a_cache_returns_the_images_put(shards: Path) -> None:
     data = open_split(shards, "train")
     image_cache = DecodedImageCache(data, CPU)
     assert image_cache.get(5) is None
@@ -27,17 +26,17 @@ def test_an_arena_gives_back_what_was_put(shards: Path) -> None:
         image_cache.put(sample, torch.from_numpy(images[sample]))
     assert image_cache.complete
     for sample, image in enumerate(images):
-        held = image_cache.get(sample)
-        assert held is not None
-        assert np.array_equal(held.numpy(), image)
+        cached = image_cache.get(sample)
+        assert cached is not None
+        assert np.array_equal(cached.numpy(), image)
 
 
-def test_images_are_kept_where_they_fit(shards: Path) -> None:
+def test_images_are_cached_if_they_fit(shards: Path) -> None:
     data = open_split(shards, "train")
     assert image_bytes(data) == 48 * 64 * 64
-    for choice, kept in (("auto", True), ("always", True), ("never", False)):
+    for choice, cached in (("auto", True), ("always", True), ("never", False)):
         (decided,) = decide_caching(choice, [data], CPU)  # type: ignore[arg-type]
-        assert decided.cached is kept
+        assert decided.cached is cached
     # So many processes on one machine that none has room.
     crowd = free_memory() // image_bytes(data)
     (crowded,) = decide_caching("auto", [data], CPU, processes=crowd)
@@ -52,31 +51,22 @@ def test_splits_share_one_budget(shards: Path) -> None:
     assert image_bytes(train) == 4 * image_bytes(val)
     # Each process has room in its half for the larger one and an eighth or a half of it more.
     room = {share: int(free_memory() / (2 * share * image_bytes(train))) for share in (1.12, 1.5)}
-    kept = {
+    cached = {
         share: [r.cached for r in decide_caching("auto", [train, val], CPU, processes=crowd)]
         for share, crowd in room.items()
     }
-    assert kept == {1.12: [True, False], 1.5: [True, True]}
+    assert cached == {1.12: [True, False], 1.5: [True, True]}
     crowd = int(free_memory() / (1.12 * image_bytes(train)))
     with pytest.raises(UserError, match="train and val need"):
         decide_caching("always", [train, val], CPU, processes=crowd)
 
 
-def test_what_dali_queues_is_counted_in_full(shards: Path) -> None:
-    train, val = open_split(shards, "train"), open_split(shards, "val")
-    config = TrainConfig(arch="resnet18", image_size=32)
-    stored, resized = 16 * 64 * 64, 3 * 16 * 32 * 32
-    assert queued_bytes([train], 16, config) == 3 * (stored + resized) + 2 * stored
-    val_stored = 12 * 64 * 64  # it has no more
-    assert queued_bytes([train, val], 16, config) == (5 * stored + 5 * val_stored + 2 * 3 * resized)
-
-
-def test_the_free_memory_is_some_and_not_more_than_there_is() -> None:
+def test_free_memory_is_below_the_total() -> None:
     total = int(Path("/proc/meminfo").read_text().split()[1]) * 1024
     assert 2**26 < free_memory() <= total
 
 
-def test_both_decisions_are_told(shards: Path) -> None:
+def test_both_decisions_are_in_the_summary(shards: Path) -> None:
     splits = [open_split(shards, "train"), open_split(shards, "val")]
     config = TrainConfig(arch="resnet18", image_size=32)
     train, val = open_sources(splits, config, CPU, 1, 1)

@@ -48,7 +48,7 @@ def test_cutmix_puts_a_box_of_the_partner_in_and_counts_its_pixels() -> None:
             assert len(rows) == box
 
 
-def test_a_sample_mixes_by_its_own_draw() -> None:
+def test_mixing_depends_on_epoch_and_sample_only() -> None:
     settings = config(mixup=0.4, cutmix=1.0)
     _, together = mix(settings, 3, batch([0, 1, 2, 3]), 4)
     _, alone = mix(settings, 3, batch([1, 2]), 4)
@@ -57,13 +57,13 @@ def test_a_sample_mixes_by_its_own_draw() -> None:
     assert not torch.equal(together, later)
 
 
-def test_only_a_share_of_the_samples_is_mixed() -> None:
+def test_only_a_fraction_of_the_samples_is_mixed() -> None:
     _, targets = mix(config(mixup=1.0, mix_prob=0.25), 0, batch(list(range(400))), 400)
     untouched = (targets.max(1).values == 1).float().mean().item()
     assert untouched == pytest.approx(0.75, abs=0.08)  # four deviations
 
 
-def test_the_shares_follow_the_beta_distribution() -> None:
+def test_mixing_weights_follow_the_beta_distribution() -> None:
     _, targets = mix(config(mixup=0.2), 0, batch(list(range(4000))), 4000)
     kept = targets.diagonal()
     # Beta(a, a) has mean 1/2 and variance 1 / (4 (2 a + 1)).

@@ -1,4 +1,4 @@
-"""Both ways to make pixels give the same pictures: DALI (here on the CPU) and the thread pool."""
+"""Both pipelines give the same images: DALI (here on the CPU) and the thread pool."""
 
 import shutil
 import time
@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from damage import overwrite
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from written_sets import write_set
 
 from micrograph.cli import UserError
 from pretrain.config import TrainConfig
@@ -21,7 +23,6 @@ from pretrain.loading.image_cache import DecodedImageCache
 from pretrain.loading.sample_order import Ids
 from pretrain.loading.shard_reader import ShardReader, open_split
 from shards.format.schema import IMAGENET_STD
-from shards.write import WriteConfig, write_shards
 
 CPU = torch.device("cpu")
 SIDE = 48
@@ -42,15 +43,11 @@ def pictures(
             smooth = [gaussian_filter(rng.standard_normal(shape), 4) for _ in range(bands)]
             pixels = np.uint8(np.clip(127 + 400 * np.stack(smooth, -1), 0, 255))
             Image.fromarray(pixels.squeeze()).save(folder / "in" / name / f"{number}.png")
-    write_shards(
-        WriteConfig(
-            source=str(folder / "in"),
-            out=str(folder / "out"),
-            profile="exact" if "png" in request.param else "fast",
-            workers=1,
-            val_per_class=0,
-            report=False,
-        )
+    write_set(
+        folder / "in",
+        folder / "out",
+        profile="exact" if "png" in request.param else "fast",
+        val_per_class=0,
     )
     return open_split(folder / "out", "train")
 
@@ -58,11 +55,11 @@ def pictures(
 def work(
     data: ShardReader, config: TrainConfig, batches: int = 2
 ) -> list[tuple[Ids, AugmentParams]]:
-    slots = np.array_split(np.arange(len(data)), batches)
-    rows = [data.index[ids] for ids in slots]
+    parts = np.array_split(np.arange(len(data)), batches)
+    rows = [data.index[ids] for ids in parts]
     return [
         (ids, training_params(config, 0, ids, row["height"], row["width"]))
-        for ids, row in zip(slots, rows, strict=True)
+        for ids, row in zip(parts, rows, strict=True)
     ]
 
 
@@ -79,13 +76,11 @@ def by_dali(
 
 
 @pytest.mark.parametrize("rotation", ["any", "quarter"])
-def test_both_ways_give_the_same_pictures(pictures: ShardReader, rotation: str) -> None:
+def test_both_pipelines_give_the_same_images(pictures: ShardReader, rotation: str) -> None:
     config = TrainConfig(arch="resnet18", image_size=SIDE, rotation_mode=rotation, rotate_prob=0.8)  # type: ignore[arg-type]
     items = work(pictures, config)
-    host, dali = (
-        make(CpuPipeline(pictures, config, 2, None), items),
-        make(by_dali(pictures, config), items),
-    )
+    host = make(CpuPipeline(pictures, config, 2, None), items)
+    dali = make(by_dali(pictures, config), items)
     assert host.shape == dali.shape == (16, 3, SIDE, SIDE)
     # In grey levels: two roundings and two bilinear kernels apart; chroma decoders by some more.
     levels = (host - dali).abs() * torch.tensor(IMAGENET_STD).view(3, 1, 1) * 255
@@ -95,17 +90,15 @@ def test_both_ways_give_the_same_pictures(pictures: ShardReader, rotation: str) 
     assert levels[torch.from_numpy(upright)].amax().item() < 3.5
 
 
-def test_validation_pictures_are_the_same_both_ways(pictures: ShardReader) -> None:
+def test_both_pipelines_give_the_same_validation_images(pictures: ShardReader) -> None:
     config = TrainConfig(arch="resnet18", image_size=SIDE)
     row = pictures.index
     items = [
         (ids, validation_params(config, row["height"][ids], row["width"][ids]))
         for ids in np.array_split(np.arange(len(pictures)), 2)
     ]
-    host, dali = (
-        make(CpuPipeline(pictures, config, 1, None), items),
-        make(by_dali(pictures, config), items),
-    )
+    host = make(CpuPipeline(pictures, config, 1, None), items)
+    dali = make(by_dali(pictures, config), items)
     assert ((host - dali).abs() * 0.229 * 255).amax().item() < 3.5
 
 
@@ -116,7 +109,7 @@ def test_quarter_turns_are_exact(pictures: ShardReader, turns: int) -> None:
     turning = TrainConfig(
         arch="resnet18", image_size=SIDE, rotate_prob=1, rotation_mode="quarter", **still
     )  # type: ignore[arg-type]
-    wanted = make(CpuPipeline(pictures, upright, 1, None), work(pictures, upright))
+    reference = make(CpuPipeline(pictures, upright, 1, None), work(pictures, upright))
     items = work(pictures, turning)
     got = make(CpuPipeline(pictures, turning, 1, None), items)
     params = [d for _, d in items]
@@ -126,57 +119,57 @@ def test_quarter_turns_are_exact(pictures: ShardReader, turns: int) -> None:
     ours = np.flatnonzero(np.all(np.column_stack([sideways, flips]) == expected, axis=1))
     assert len(ours)
     for at in ours:
-        assert torch.equal(got[at], wanted[at].rot90(turns, (1, 2)))
+        assert torch.equal(got[at], reference[at].rot90(turns, (1, 2)))
 
 
-@pytest.mark.parametrize("way", ["host", "dali"])
-def test_held_images_give_the_pixels_of_streamed_ones(pictures: ShardReader, way: str) -> None:
+@pytest.mark.parametrize("pipeline", ["host", "dali"])
+def test_cached_images_give_the_pixels_of_streamed_ones(
+    pictures: ShardReader, pipeline: str
+) -> None:
     config = TrainConfig(arch="resnet18", image_size=SIDE)
     items, image_cache = work(pictures, config), DecodedImageCache(pictures, CPU)
-    if way == "host":
-        streaming, holding = (
+    if pipeline == "host":
+        streaming, caching = (
             CpuPipeline(pictures, config, 2, None),
             CpuPipeline(pictures, config, 2, image_cache),
         )
-        wanted = make(streaming, items)
-        assert torch.equal(make(holding, items), wanted)  # decodes and keeps
+        reference = make(streaming, items)
+        assert torch.equal(make(caching, items), reference)  # decodes and caches
     else:
-        wanted = make(by_dali(pictures, config), items)
+        reference = make(by_dali(pictures, config), items)
         fill_image_cache(image_cache, pictures, CPU, 1, "cpu")
-        holding = by_dali(pictures, config, image_cache)  # type: ignore[assignment]
+        caching = by_dali(pictures, config, image_cache)  # type: ignore[assignment]
     assert image_cache.complete
-    assert torch.equal(make(holding, items), wanted)
+    assert torch.equal(make(caching, items), reference)
 
 
-@pytest.mark.parametrize("way", ["host", "dali", "held by dali"])
-def test_a_damaged_image_is_told(shards: Path, tmp_path: Path, way: str) -> None:
+@pytest.mark.parametrize("pipeline", ["host", "dali", "cached by dali"])
+def test_a_damaged_image_is_named(shards: Path, tmp_path: Path, pipeline: str) -> None:
     shutil.copytree(shards, tmp_path / "bad")
     data = open_split(tmp_path / "bad", "train")
     row = data.index[7]
     shard = data.folder / data.manifest.splits["train"].shards[row["shard"]].name
-    with shard.open("r+b") as stream:
-        stream.seek(int(row["offset"]) + 40)  # the header still says what kind of image it is
-        stream.write(b"garbage" * 20)
+    overwrite(shard, int(row["offset"]) + 40, b"garbage" * 20)  # after the header
     config = TrainConfig(arch="resnet18", image_size=32)
-    told = "has a damaged image at byte" if way == "host" else "DALI cannot make a batch"
-    with pytest.raises(UserError, match=rf"{told}.*shards.verify {data.folder}$"):
-        if way == "held by dali":
+    message = "has a damaged image at byte" if pipeline == "host" else "DALI cannot make a batch"
+    with pytest.raises(UserError, match=rf"{message}.*shards.verify {data.folder}$"):
+        if pipeline == "cached by dali":
             fill_image_cache(DecodedImageCache(data, CPU), data, CPU, 1, "cpu")
-        pixels = CpuPipeline(data, config, 1, None) if way == "host" else by_dali(data, config)
+        pixels = CpuPipeline(data, config, 1, None) if pipeline == "host" else by_dali(data, config)
         make(pixels, work(data, config, 6))
 
 
-@pytest.mark.parametrize("way", ["host", "dali"])
-def test_an_epoch_left_early_does_not_leak_into_the_next(shards: Path, way: str) -> None:
+@pytest.mark.parametrize("pipeline", ["host", "dali"])
+def test_an_epoch_left_early_does_not_affect_the_next(shards: Path, pipeline: str) -> None:
     data = open_split(shards, "train")
     config = TrainConfig(arch="resnet18", image_size=32)
-    pixels = CpuPipeline(data, config, 1, None) if way == "host" else by_dali(data, config)
+    pixels = CpuPipeline(data, config, 1, None) if pipeline == "host" else by_dali(data, config)
     items = work(data, config, 6)
-    wanted = make(pixels, items)
+    reference = make(pixels, items)
     left = pixels.batches(items)
     next(left)
     next(left)
-    assert torch.equal(make(pixels, items), wanted)
+    assert torch.equal(make(pixels, items), reference)
 
 
 def test_batches_are_made_while_the_network_computes(shards: Path) -> None:
@@ -200,24 +193,14 @@ def test_batches_are_made_while_the_network_computes(shards: Path) -> None:
         assert time.monotonic() - begun < 30
 
 
-def test_copies_of_a_constant_image_spread_as_drawn(tmp_path: Path) -> None:
+def test_contrast_brightness_and_noise_are_those_drawn(tmp_path: Path) -> None:
     # Nearly constant: one pixel differs, since the writer rejects blank images.
     for name, low in (("a", 127), ("b", 126)):
         (tmp_path / "in" / name).mkdir(parents=True)
         pixels = np.full((40, 40), 128, np.uint8)
         pixels[0, 0] = low
         Image.fromarray(pixels).save(tmp_path / "in" / name / "0.png")
-    write_shards(
-        WriteConfig(
-            source=str(tmp_path / "in"),
-            out=str(tmp_path / "out"),
-            profile="exact",
-            masks="keep",
-            workers=1,
-            val_per_class=0,
-            report=False,
-        )
-    )
+    write_set(tmp_path / "in", tmp_path / "out", profile="exact", masks="keep", val_per_class=0)
     data = open_split(tmp_path / "out", "train")
     config = TrainConfig(arch="resnet18", image_size=SIDE)
     samples = np.zeros(1, np.int64)
@@ -238,16 +221,16 @@ def test_copies_of_a_constant_image_spread_as_drawn(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("by_gpu", [False, True])
-def test_a_busy_gpu_gives_the_pictures_of_the_cpu(
-    pictures: ShardReader, by_gpu: bool, held: bool
+def test_a_busy_gpu_gives_the_images_of_the_cpu(
+    pictures: ShardReader, by_gpu: bool, cached: bool
 ) -> None:
     config = TrainConfig(arch="resnet18", image_size=SIDE)
     gpu = torch.device("cuda", torch.cuda.current_device())
     decode = choose_decode_path(pictures, gpu.index).name if by_gpu else "cpu"
     items = work(pictures, config) * 8  # many times what DALI has in hand
-    image_cache = DecodedImageCache(pictures, gpu) if held else None
+    image_cache = DecodedImageCache(pictures, gpu) if cached else None
     if image_cache is not None:
         fill_image_cache(image_cache, pictures, gpu, 2, decode)
     pixels = DaliPipeline(
@@ -258,7 +241,7 @@ def test_a_busy_gpu_gives_the_pictures_of_the_cpu(
         got.append(images.clone())
         for _ in range(20):  # DALI is ahead of torch by now: its memory is read late
             load = load @ load / 1000
-    wanted = make(CpuPipeline(pictures, config, 2, None), items)
-    levels = torch.cat(got).cpu() - wanted
+    reference = make(CpuPipeline(pictures, config, 2, None), items)
+    levels = torch.cat(got).cpu() - reference
     levels = levels.abs() * torch.tensor(IMAGENET_STD).view(3, 1, 1) * 255
     assert levels.mean((1, 2, 3)).amax().item() < 1.0  # in each picture: a wrong one is off by tens

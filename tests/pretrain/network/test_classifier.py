@@ -25,8 +25,8 @@ def test_the_head_pools_drops_and_is_linear() -> None:
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         pooled = model.encoder(images)[-1].mean((2, 3))
-        wanted = pooled @ model.linear.weight.T + model.linear.bias
-        assert torch.allclose(model(images), wanted, atol=1e-5)
+        expected = pooled @ model.linear.weight.T + model.linear.bias
+        assert torch.allclose(model(images), expected, atol=1e-5)
         assert not torch.equal(model.train()(images), model(images))
 
 
@@ -35,7 +35,7 @@ def test_efficientnets_own_head_convolution_is_trained() -> None:
     assert model.features(torch.randn(1, 3, 64, 64)).shape == (1, 1280, 2, 2)
 
 
-def test_random_weights_are_the_seeds() -> None:
+def test_random_weights_depend_on_the_seed() -> None:
     def weight(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
         return build_encoder("resnet18", "random").state_dict()["layer4.1.conv2.weight"]
@@ -61,7 +61,7 @@ def test_an_init_is_random_imagenet_an_export_or_a_name(init: str, kind: str, la
     assert (found.location is None) == (kind in ("random", "imagenet"))
 
 
-def test_a_misspelt_word_is_no_file() -> None:
+def test_a_misspelt_init_names_the_nearest() -> None:
     with pytest.raises(UserError, match="'imagnet'; nearest is 'imagenet'"):
         resolve_init("imagnet")
 
@@ -70,7 +70,7 @@ def test_a_misspelt_word_is_no_file() -> None:
 def no_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> str:
-    """Where no hub answers; its client's cache is `tmp_path`, what it says goes to `caplog`."""
+    """No hub answers here; its client's cache is `tmp_path`, its log goes to `caplog`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         hub = f"http://127.0.0.1:{probe.getsockname()[1]}"
@@ -83,7 +83,7 @@ def no_hub(
     return hub
 
 
-def test_a_hub_out_of_reach_is_told_without_trying_again_and_again(
+def test_an_unreachable_hub_is_an_error_without_retries(
     no_hub: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     for arch in ("resnet18", "tu-convnext_atto"):
@@ -117,7 +117,7 @@ def test_without_network_weights_come_from_the_cache(
     assert constants.HF_HUB_OFFLINE is offline
 
 
-def test_by_a_proxy_that_only_the_client_knows_it_is_left_to_it(
+def test_a_proxy_that_only_the_client_knows_is_left_to_it(
     no_hub: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("all_proxy", "socks5h://127.0.0.1:1080")
@@ -126,7 +126,7 @@ def test_by_a_proxy_that_only_the_client_knows_it_is_left_to_it(
 
 
 @pytest.mark.parametrize("status", [200, 401, 503])
-def test_a_hub_that_answers_whatever_it_says_is_left_to_its_client(
+def test_a_hub_that_answers_is_left_to_its_client(
     status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Hub(BaseHTTPRequestHandler):
@@ -147,7 +147,7 @@ def test_a_hub_that_answers_whatever_it_says_is_left_to_its_client(
         server.shutdown()
 
 
-def test_imagenet_weights_that_cannot_be_had_name_their_tag(
+def test_unavailable_imagenet_weights_name_their_tag(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -1,4 +1,4 @@
-"""What a person is told about speed: the share of waiting, and the time left."""
+"""Speed: images per second, the fraction of waiting, and the time left."""
 
 import time
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pretrain.loading.loader import Batch, Step
-from pretrain.runs.throughput import ThroughputMeter, duration, seconds_between, seconds_left
+from pretrain.runs.throughput import ThroughputMeter, duration, seconds_left
 
 BATCH = Batch(torch.zeros(1, 3, 1, 1), torch.zeros(1, dtype=torch.int64), np.zeros(1, np.int64))
 
@@ -31,22 +31,22 @@ def slow_steps(count: int, seconds: float, slept: list[float]) -> Iterator[Step]
         yield Step(number, 8, 1, batches())
 
 
-def test_the_time_that_batches_take_to_come_is_the_share_of_waiting() -> None:
-    pace = ThroughputMeter(epochs=1, steps_per_epoch=5, visible=False)
+def test_waiting_for_batches_is_measured() -> None:
+    meter = ThroughputMeter(epochs=1, steps_per_epoch=5, visible=False)
     waited: list[float] = []
     trained: list[float] = []
-    for step in pace.watch(slow_steps(5, 0.06, waited), 0, 0):
+    for step in meter.watch(slow_steps(5, 0.06, waited), 0, 0):
         for _ in step.batches:
             trained.append(sleep(0.02))
-    measured, seconds = pace.measured(), sum(waited) + sum(trained)  # 0.4 where nothing else runs
+    measured, seconds = meter.measured(), sum(waited) + sum(trained)  # 0.4 where nothing else runs
     assert measured["data_wait"] == pytest.approx(sum(waited) / seconds, abs=0.1)
     assert measured["images_per_second"] == pytest.approx(40 / seconds, rel=0.3)
 
 
 def test_an_epoch_with_no_step_left_has_no_speed() -> None:
-    pace = ThroughputMeter(epochs=1, steps_per_epoch=5, visible=False)
-    assert list(pace.watch(iter(()), 0, 5)) == []
-    assert pace.measured()["images_per_second"] == pace.measured()["data_wait"] == 0
+    meter = ThroughputMeter(epochs=1, steps_per_epoch=5, visible=False)
+    assert list(meter.watch(iter(()), 0, 5)) == []
+    assert meter.measured()["images_per_second"] == meter.measured()["data_wait"] == 0
 
 
 def test_time_left_follows_from_the_latest_epochs() -> None:
@@ -56,15 +56,9 @@ def test_time_left_follows_from_the_latest_epochs() -> None:
     assert seconds_left(lines, 6) == 0
 
 
-def test_validation_and_checkpoints_are_known_from_earlier_attempts() -> None:
-    assert seconds_between([], 100) == 0
-    lines = [{"epoch_seconds": s, "images_per_second": 10.0} for s in (90, 13, 12, 14, 13, 70)]
-    assert seconds_between(lines, 100) == 3
-
-
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0, "0 s"), (99, "99 s"), (100, "2 min"), (3599, "1 h 0 min"), (200_000, "2 d 8 h")],
 )
-def test_durations_read_well(seconds: float, text: str) -> None:
+def test_durations_are_readable(seconds: float, text: str) -> None:
     assert duration(seconds) == text

@@ -1,4 +1,4 @@
-"""What befalls one of two processes ends both of them: an error, or being asked to stop."""
+"""An error or a stop request in one of two processes ends both."""
 
 import fcntl
 import os
@@ -14,31 +14,32 @@ from typing import Any
 import pytest
 import torch
 from checkout import ROOT
+from damage import overwrite
 from safetensors.torch import load_file
+from training_runs import newest, position
 from waiting import wait_for
 
 from micrograph.cli import EXIT_INTERRUPTED, EXIT_USER_ERROR
 from pretrain.loading.sample_order import EpochSampler
-from pretrain.runs.checkpoint import list_checkpoints, load_checkpoint
+from pretrain.runs.checkpoint import list_checkpoints
 from pretrain.runs.phases import Phase
 from pretrain.runs.run_folder import RunPaths
 from pretrain.runs.status import read_status
-from pretrain.training.progress import Progress
 from shards.format.schema import read_index, read_manifest
 
 STEPS = 9  # of an epoch
 
 
 @pytest.mark.parametrize(
-    ("flag", "value", "said"),
+    ("flag", "value", "message"),
     [
         ("--shards", "absent", "python -m shards.write"),
         ("--run-dir", "damaged", "no checkpoint in"),  # found when it resumes
         ("--run-dir", "empty", "has no state to roll back to"),  # when it has diverged
     ],
 )
-def test_an_error_of_one_process_ends_both_and_is_told_once(
-    tiny: list[str], tmp_path: Path, fork_server: Any, flag: str, value: str, said: str
+def test_an_error_of_one_process_ends_both_and_is_printed_once(
+    tiny: list[str], tmp_path: Path, fork_server: Any, flag: str, value: str, message: str
 ) -> None:
     checkpoints = RunPaths(tmp_path / "damaged").checkpoints
     checkpoints.mkdir(parents=True)
@@ -48,7 +49,7 @@ def test_an_error_of_one_process_ends_both_and_is_told_once(
     fork_server.start(argv, world=2, last=[flag, str(tmp_path / value)])
     assert fork_server.wait() == [EXIT_USER_ERROR] * 2
     errors = [line for line in _log(fork_server, before) if line.startswith("error:")]
-    assert len(errors) == 1 and said in errors[0], errors
+    assert len(errors) == 1 and message in errors[0], errors
     status = read_status(run)
     if flag == "--run-dir":  # the first has opened its folder
         assert status is not None
@@ -66,9 +67,7 @@ def test_an_image_that_one_process_cannot_decode_ends_both(
     shutil.copytree(shards, bad)
     row = read_index(bad, split)[sample]
     shard = bad / read_manifest(bad).splits[split].shards[row["shard"]].name
-    with shard.open("r+b") as stream:
-        stream.seek(int(row["offset"]) + 40)  # the header still says what kind of image it is
-        stream.write(b"garbage" * 20)
+    overwrite(shard, int(row["offset"]) + 40, b"garbage" * 20)  # after the header
     argv = [*tiny, "--run-dir", str(run), "--device", "cpu"]
     fork_server.start(argv, world=2, last=["--shards", str(bad)])
     assert fork_server.wait() == [EXIT_USER_ERROR] * 2
@@ -76,15 +75,14 @@ def test_an_image_that_one_process_cannot_decode_ends_both(
     assert len(errors) == 1, errors
     assert f"{shard} has a damaged image at byte {row['offset']}" in errors[0]
     assert f"python -m shards.verify {bad}" in errors[0]
-    found = load_checkpoint(RunPaths(run).checkpoints, Progress)
-    assert found is not None and (found[0].epoch, found[0].step) == (0, saved)
+    assert position(run) == (0, saved)
     status = read_status(run)
     assert status is not None and status.reason == "another process failed"
 
 
 @dataclass(frozen=True)
 class Stop:
-    """That one process is asked to stop, and where the run then stands."""
+    """A stop request to one process, and the checkpoint it leaves."""
 
     rank: int
     phase: Phase  # at whose beginning it is asked
@@ -104,7 +102,7 @@ STOPS = [
 
 
 @pytest.mark.slow
-def test_a_stop_of_one_process_stops_both_in_every_part_of_a_run(
+def test_a_stop_request_stops_both_in_every_part_of_a_run(
     even: list[str], tmp_path: Path, fork_server: Any
 ) -> None:
     flags = [*even, "--micro-batch-size", "2", "--epochs", "3", "--patience", "3"]
@@ -119,12 +117,11 @@ def test_a_stop_of_one_process_stops_both_in_every_part_of_a_run(
         assert fork_server.wait() == [EXIT_INTERRUPTED] * 2, (stop, _log(fork_server))
         status = read_status(stopped)
         assert status is not None and status.state == "interrupted", (stop, status)
-        found = load_checkpoint(RunPaths(stopped).checkpoints, Progress)
-        assert (found and (found[0].epoch, found[0].step)) == stop.saved, stop
+        assert position(stopped) == stop.saved, stop
     fork_server.start([*flags, "--run-dir", str(stopped)], world=2)
     assert fork_server.wait() == [0, 0], _log(fork_server)
-    one, other = (load_checkpoint(RunPaths(run).checkpoints, Progress) for run in (whole, stopped))
-    assert one is not None and other is not None and one[0] == other[0]
+    one, other = newest(whole), newest(stopped)
+    assert one[0] == other[0]
     torch.testing.assert_close(other[1]["optimizer"], one[1]["optimizer"], rtol=0, atol=0)
     _assert_equal_weights(other[1]["model"], one[1]["model"])
     _assert_equal_weights(other[1]["ema"], one[1]["ema"])
@@ -132,7 +129,7 @@ def test_a_stop_of_one_process_stops_both_in_every_part_of_a_run(
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_the_job_and_the_run_goes_on_exactly(
+def test_a_killed_process_ends_the_job_and_the_run_resumes_exactly(
     even: list[str], tmp_path: Path, fork_server: Any
 ) -> None:
     flags = [*even, "--micro-batch-size", "4", "--epochs", "3", "--patience", "3"]
@@ -157,12 +154,11 @@ def test_a_killed_process_ends_the_job_and_the_run_goes_on_exactly(
     print(f"the job ended {time.monotonic() - struck:.1f} s after one of its processes was killed")
     with RunPaths(killed).lock.open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # no trainer is left
-    found = load_checkpoint(checkpoints, Progress)
-    assert found is not None and found[0].epoch < 3
+    assert newest(killed)[0].epoch < 3
     fork_server.start([*flags, "--run-dir", str(killed)], world=2)
     assert fork_server.wait() == [0, 0], _log(fork_server)
-    one, other = (load_checkpoint(RunPaths(run).checkpoints, Progress) for run in (whole, killed))
-    assert one is not None and other is not None and one[0] == other[0]
+    one, other = newest(whole), newest(killed)
+    assert one[0] == other[0]
     _assert_equal_weights(other[1]["model"], one[1]["model"])
 
 
@@ -172,15 +168,17 @@ def _children(parent: int) -> list[int]:
 
 
 def _rank(process: int) -> str:
-    """Which of a launcher's trainers a process is; empty where it is none."""
+    """The rank of a launcher's trainer; empty for another process."""
     entries = Path(f"/proc/{process}/environ").read_text().split("\0")
     return next((e.removeprefix("RANK=") for e in entries if e.startswith("RANK=")), "")
 
 
-def _assert_equal_weights(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+def _assert_equal_weights(
+    found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]
+) -> None:
     """Bit for bit; but running statistics, averaged once more at each stop, to within rounding."""
-    assert found.keys() == wanted.keys()
-    for name, tensor in wanted.items():
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
         rounding = 1e-6 if "running_" in name else 0.0
         torch.testing.assert_close(found[name], tensor, rtol=rounding, atol=rounding)
 

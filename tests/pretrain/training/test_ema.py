@@ -38,5 +38,5 @@ def test_running_statistics_are_averaged_and_their_count_is_copied() -> None:
     assert ema.model.num_batches_tracked == model.num_batches_tracked == 2
 
 
-def test_nothing_is_averaged_unless_asked_for() -> None:
+def test_averaging_is_off_by_default() -> None:
     assert build_ema(nn.Linear(1, 1), TrainConfig(arch="resnet18")) is None

@@ -1,4 +1,4 @@
-"""The optimiser, and the learning rate as a function of the step."""
+"""The optimizer, and the learning rate as a function of the step."""
 
 from typing import Any
 
@@ -11,15 +11,15 @@ from pretrain.training.optim import build_optimizer, learning_rate
 
 
 @pytest.mark.parametrize(
-    ("epoch", "wanted"), [(0, 0.1), (29, 0.1), (30, 0.09), (59, 0.09), (60, 0.081)]
+    ("epoch", "expected"), [(0, 0.1), (29, 0.1), (30, 0.09), (59, 0.09), (60, 0.081)]
 )
-def test_paper_a_decays_by_ten_percent_every_thirty_epochs(epoch: int, wanted: float) -> None:
+def test_paper_a_decays_by_ten_percent_every_thirty_epochs(epoch: int, expected: float) -> None:
     config = TrainConfig(arch="resnet18")
-    assert learning_rate(config, epoch, 0, 10) == pytest.approx(wanted)
+    assert learning_rate(config, epoch, 0, 10) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
-    ("epoch", "step", "wanted"),
+    ("epoch", "step", "expected"),
     [
         (0, 0, 0.05),  # a quarter of the way up after one of four warm-up steps
         (1, 1, 0.2),
@@ -28,9 +28,9 @@ def test_paper_a_decays_by_ten_percent_every_thirty_epochs(epoch: int, wanted: f
         (9, 1, 0.2 * 0.5 * (1 - 0.98078528)),  # cos(15/16 pi)
     ],
 )
-def test_warm_up_and_cosine(epoch: int, step: int, wanted: float) -> None:
+def test_warm_up_and_cosine(epoch: int, step: int, expected: float) -> None:
     config = TrainConfig(arch="resnet18", lr=0.2, lr_schedule="cosine", warmup_epochs=2, epochs=10)
-    assert learning_rate(config, epoch, step, 2) == pytest.approx(wanted, rel=1e-6)
+    assert learning_rate(config, epoch, step, 2) == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_constant_rate_stays_after_the_warm_up() -> None:
@@ -39,13 +39,13 @@ def test_a_constant_rate_stays_after_the_warm_up() -> None:
     assert rates == pytest.approx([0.5e-4, 1e-4, 1e-4])
 
 
-def test_the_rate_grows_with_the_batch_if_asked_to() -> None:
+def test_the_rate_scales_with_the_batch_if_configured() -> None:
     config = TrainConfig(arch="resnet18", lr=0.1, lr_reference_batch_size=256, batch_size=1024)
     assert learning_rate(config, 0, 0, 10) == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "wanted"),
+    ("optimizer", "expected"),
     [
         # One step from weight 1 with gradient 3, rate 0.1, decay 0.01.
         ("sgd", 1 - 0.1 * (3 + 0.01)),
@@ -53,11 +53,11 @@ def test_the_rate_grows_with_the_batch_if_asked_to() -> None:
         ("adamw", 1 - 0.1 * 0.01 - 0.1),
     ],
 )
-def test_each_optimizer_takes_its_step(optimizer: Any, wanted: float) -> None:
+def test_each_optimizer_takes_its_step(optimizer: Any, expected: float) -> None:
     model = _linear()
     config = TrainConfig(arch="resnet18", lr=0.1, weight_decay=0.01, optimizer=optimizer)
     _step(model, config)
-    assert model.weight.item() == pytest.approx(wanted, abs=1e-6)
+    assert model.weight.item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_norms_and_biases_can_be_left_out_of_the_decay() -> None:

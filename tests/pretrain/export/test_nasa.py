@@ -1,4 +1,4 @@
-"""NASA's files, made here in their format: imported whole, or refused for what is wrong."""
+"""NASA's files, made here in their format: imported completely, or refused with the reason."""
 
 import pickle
 import threading
@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from micrograph.cli import UserError
 from pretrain.cards.encoder_card import read_card
-from pretrain.import_nasa import import_file, main, parse_file_name
+from pretrain.export.nasa import import_file, published_model
+from pretrain.import_nasa import main
 from pretrain.network.classifier import bare_encoder
 from pretrain.registry.__main__ import main as registry_main
 
@@ -59,17 +60,17 @@ def save(folder: Path, arch: str, state: object, kind: str = "microscopynet") ->
         pytest.param("vgg11_bn", marks=pytest.mark.slow),
     ],
 )
-def test_the_encoder_is_taken_and_the_head_left(arch: str, tmp_path: Path) -> None:
+def test_the_encoder_is_imported_without_the_head(arch: str, tmp_path: Path) -> None:
     state = published_state(arch)
-    card = import_file(save(tmp_path, arch, state), tmp_path / "out")
-    imported = load_file(tmp_path / "out" / "encoder.safetensors")
+    out, _, card = import_file(save(tmp_path, arch, state), tmp_path / "out")
+    imported = load_file(out / "encoder.safetensors")
     assert all(torch.equal(imported[name], state[name]) for name in imported)
     dropped = {name.split(".")[0] for name in state.keys() - imported.keys()}
     assert dropped <= {"fc", "_fc", "classifier", "last_linear"} and len(dropped) == 1
     smp.Unet(arch, encoder_weights=None).encoder.load_state_dict(imported)
-    loaded = timm.create_model(f"local-dir:{tmp_path}/out/timm", pretrained=True, num_classes=0)
+    loaded = timm.create_model(f"local-dir:{out}/timm", pretrained=True, num_classes=0)
     assert loaded.num_classes == 0
-    assert read_card(tmp_path / "out") == card
+    assert read_card(out) == card
 
 
 @pytest.fixture
@@ -77,8 +78,8 @@ def resnet(tmp_path: Path) -> Path:
     return save(tmp_path, "resnet18", published_state("resnet18"), "imagenet-microscopynet")
 
 
-def test_the_card_holds_what_was_published_and_no_more(resnet: Path, tmp_path: Path) -> None:
-    card = import_file(resnet, tmp_path / "out")
+def test_the_card_holds_what_was_published(resnet: Path, tmp_path: Path) -> None:
+    _, _, card = import_file(resnet, tmp_path / "out")
     assert card.metrics == pytest.approx({"top1": 0.81185, "top5": 0.96926})
     assert (card.init, card.classes, card.corpus_hash, card.converged) == ("imagenet", (), "", True)
     assert card.sources[0].licence == "MIT"
@@ -95,32 +96,32 @@ def test_it_is_published_under_the_name_of_nasas_package(
     assert "81.2%" in capsys.readouterr().out
 
 
-def test_a_published_model_that_guesses_is_marked(tmp_path: Path) -> None:
+def test_a_published_model_at_chance_level_is_marked(tmp_path: Path) -> None:
     state = bare_encoder("vgg11").state_dict() | {"classifier.0.bias": torch.zeros(4096)}
     path = save(tmp_path, "vgg11", state, "imagenet-microscopynet")
-    assert not import_file(path, tmp_path / "out").converged
+    assert not import_file(path, tmp_path / "out")[2].converged
 
 
-def test_the_file_that_stands_for_two_is_marked(capsys: pytest.CaptureFixture[str]) -> None:
-    told = parse_file_name("resnext101_pretrained_microscopynet_v1.0.pth.tar")
-    assert (told.arch, told.init) == ("resnext101_32x8d", "random")
+def test_the_file_published_for_two_encoders_has_one_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model, tag = published_model("resnext101_pretrained_microscopynet_v1.0.pth.tar")
+    assert (model.arch, model.init, tag) == ("resnext101_32x8d", "random", "micronet")
     with pytest.raises(SystemExit):
-        main(["resnext101_32x8d_pretrained_imagenet-microscopynet_v1.0.pth.tar"])
+        main(["resnext101_pretrained_imagenet-microscopynet_v1.0.pth.tar"])
     assert "for both; import that one" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "hint"),
     [
-        ("resnet18.pth", "is not the name of a file that NASA published"),
-        ("resnet19_pretrained_microscopynet_v1.0.pth.tar", "nearest is 'resnet1"),
-        ("vgg19_pretrained_microscopynet_v1.0.pth.tar", "no vgg19 was published as micronet"),
-        ("resnet18_pretrained_microscopynet_v1.1.pth.tar", "no resnet18 was published"),
+        ("resnet18.pth", ""),
+        ("resnet19_pretrained_microscopynet_v1.0.pth.tar", "nearest is resnet1"),
+        ("resnet18_pretrained_microscopynet_v1.1.pth.tar", "nearest is resnet18_"),
     ],
 )
-def test_what_nasa_did_not_publish_is_refused(name: str, said: str, tmp_path: Path) -> None:
-    torch.save({}, tmp_path / name)
-    with pytest.raises(UserError, match=said):
+def test_another_file_name_is_an_error(name: str, hint: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"is not the name of a file that NASA published.*{hint}"):
         import_file(tmp_path / name, tmp_path / "out")
 
 
@@ -129,7 +130,7 @@ class Evil:
         return (print, ("executed",))
 
 
-def test_other_content_is_refused_and_nothing_in_it_runs(
+def test_other_content_is_refused_and_never_executed(
     resnet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     state = torch.load(resnet, weights_only=True)
@@ -140,13 +141,13 @@ def test_other_content_is_refused_and_nothing_in_it_runs(
         "1 tensors unknown, first fcx.weight": state | {"fcx.weight": torch.zeros(1)},
         "other things than named tensors": {"epoch": 3},
     }
-    for said, content in faults.items():
+    for message, content in faults.items():
         torch.save(content, resnet)
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             import_file(resnet, tmp_path / "out")
     for content in (pickle.dumps(Evil()), b"", b"<html>not found</html>"):
         resnet.write_bytes(content)
-        with pytest.raises(UserError, match=r"holds more than tensors: .*download it again"):
+        with pytest.raises(UserError, match=r"not a file of tensors only: .*download it again"):
             import_file(resnet, tmp_path / "out")
     resnet.unlink()
     resnet.mkdir()
@@ -156,13 +157,13 @@ def test_other_content_is_refused_and_nothing_in_it_runs(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_bare_name_is_fetched(
+def test_a_file_given_by_name_is_downloaded(
     resnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr("pretrain.import_nasa.ADDRESS", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr("pretrain.export.nasa.ADDRESS", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.chdir(tmp_path / "..")
     main([resnet.name, "--out", str(tmp_path / "imported")])
     server.shutdown()
