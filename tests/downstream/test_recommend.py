@@ -8,14 +8,12 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
 from downstream.finetune.config import SegmentConfig
-from downstream.probing.advice import decoder_scores
 from downstream.probing.candidates import Candidate
 from downstream.probing.features import hypercolumns
 from downstream.probing.folds import read_folds
@@ -152,17 +150,6 @@ def test_only_significantly_worse_encoders_are_not_worth_a_try() -> None:
     assert [item.worth_a_try for item in ranked] == [True, True, False]
 
 
-def test_decoders_are_compared_where_all_were_tried() -> None:
-    def run(decoder: str, seed: int, iou: float) -> dict[str, object]:
-        twin = json.dumps({"decoder": decoder, "seed": seed})
-        return {"twin": twin, "init": "random", "decoder": decoder, "micro_iou": iou}
-
-    runs = [run("Unet", 0, 0.8), run("FPN", 0, 0.6), run("Unet", 1, 0.7), run("FPN", 1, 0.9)]
-    runs.append(run("FPN", 2, 0.1))  # no Unet beside it: left out
-    means, settings = decoder_scores(pd.DataFrame(runs))
-    assert (means, settings) == (pytest.approx({"Unet": 0.75, "FPN": 0.75}), 2)
-
-
 def test_the_note_on_decoders_agrees_with_paper_a() -> None:
     printed = read_published("paper_a").query("table == '3'")
     ious = printed.pivot(index="experiment", columns="name", values="value")
@@ -178,7 +165,6 @@ def test_the_note_on_decoders_agrees_with_paper_a() -> None:
         (["--encoders", "resnet18x"], "no encoder 'resnet18x'"),
         ([], "no encoders to try; give --encoders"),
         (["--encoders", ARCH, "--folds", "5"], "into 5 folds"),
-        (["--encoders", ARCH, "--runs", "absent"], "no such folder: absent"),
     ],
 )
 def test_mistakes_are_one_line(
