@@ -31,7 +31,7 @@ from gpu_speed import LOADER_BATCH, add_settings
 from micrograph.cli import cores
 from pretrain.loading.decoder_check import choose_decode_path
 from pretrain.loading.shard_reader import open_split
-from shards.format.config import JPEG_MAX_SIDE, WriteConfig
+from shards.shard_format.config import JPEG_MAX_SIDE, WriteConfig
 from shards.write import write_shards
 
 PARTS = ("loader", "questions", "training")

@@ -45,7 +45,7 @@ from pretrain.loading.shard_reader import ShardReader, open_split
 from pretrain.network.classifier import build_classifier
 from pretrain.runs.throughput import ThroughputMeter
 from pretrain.training.optim import build_optimizer
-from shards.format.schema import IMAGENET_MEAN, IMAGENET_STD
+from shards.shard_format.schema import IMAGENET_MEAN, IMAGENET_STD
 from shards.write import WriteConfig, write_shards
 
 BATCH = 32

@@ -23,7 +23,7 @@ from downstream.inference.legend import build_legend
 from downstream.inference.outputs import OutputWriter
 from downstream.labels.classes import parse_classes
 from downstream.network.segmenter import STRIDE, Segmenter
-from shards.format.schema import IMAGENET_MEAN, IMAGENET_STD
+from shards.shard_format.schema import IMAGENET_MEAN, IMAGENET_STD
 
 
 def main() -> None:

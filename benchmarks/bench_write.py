@@ -27,11 +27,11 @@ from typing import Any
 from PIL import Image
 
 from shards.duplicates.fingerprint import compute_fingerprint
-from shards.format.config import FAST_MAX_SIDE, Profile, WriteConfig
 from shards.images.annotations import find_annotations
 from shards.images.clean import clean_image
 from shards.images.databar import find_data_bar
 from shards.images.decode import decode_raw, encode_image, shrink, to_eight_bits
+from shards.shard_format.config import FAST_MAX_SIDE, Profile, WriteConfig
 
 PROFILES: tuple[Profile, ...] = ("fast", "exact")
 Encode = Callable[[Path], bytes]

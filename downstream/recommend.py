@@ -32,7 +32,7 @@ from downstream.probing.record import SEED, open_for_recording, pin_entries, rec
 from downstream.scoring.metrics import Scores, mean_defined
 from micrograph.atomic import write_json
 from micrograph.cli import UserError, console, program, progress, warn
-from micrograph.intervals import CONFIDENCE
+from micrograph.confidence_intervals import CONFIDENCE
 from micrograph.settings import Positional, build_config, load_config, read_recipe
 from pretrain.registry.storage.pull import REGISTRY_VARIABLE
 

@@ -20,7 +20,7 @@ from launch.tasks.grid import load_grid
 from launch.tasks.task_list import Grid
 from micrograph.atomic import write_atomically
 from micrograph.cli import console, program
-from micrograph.published_values import read_published
+from micrograph.literature_values import read_published
 from micrograph.report_tables import Table, format_percent, page, to_csv
 from micrograph.settings import Positional, load_config
 from pretrain.registry.nasa_models import micronet_models

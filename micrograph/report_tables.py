@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from micrograph.intervals import NAN, Interval
+from micrograph.confidence_intervals import NAN, Interval
 
 NO_VALUE = "-"
 

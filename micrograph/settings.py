@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from micrograph.cli import ArgumentParser, UserError, program_name
-from micrograph.conversion import convert, is_optional
+from micrograph.parse_values import convert, is_optional
 
 C = TypeVar("C")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from micrograph.field_marks import Mark
+from micrograph.setting_marks import Mark
 from pretrain.cards.archs import find_arch
 from pretrain.network.init import resolve_init
 

@@ -16,8 +16,6 @@ from rich.text import Text
 
 from micrograph.cli import program
 from micrograph.settings import Positional, load_config
-from shards.format.read_tables import printable
-from shards.format.schema import SPLITS, read_manifest
 from shards.report.set_stats import (
     ClassStats,
     Range,
@@ -27,6 +25,8 @@ from shards.report.set_stats import (
     readable,
     set_stats,
 )
+from shards.shard_format.read_tables import printable
+from shards.shard_format.schema import SPLITS, read_manifest
 
 _PIPE_WIDTH = 160  # columns of a table where there is no terminal
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from micrograph.cli import console, cores, program
 from micrograph.settings import Positional, load_config
-from shards.format.schema import (
+from shards.shard_format.schema import (
     read_manifest,
 )
 from shards.verification.faults import find_faults, local_tables

@@ -17,8 +17,9 @@ from micrograph.cli import UserError, console, program
 from micrograph.settings import build_config, given_settings
 from shards.encoding.encode import encode_sources
 from shards.encoding.spool import Catalog
-from shards.format.config import WriteConfig
-from shards.format.schema import (
+from shards.report.build import write_report
+from shards.shard_format.config import WriteConfig
+from shards.shard_format.schema import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     SCHEMA_VERSION,
@@ -30,7 +31,6 @@ from shards.format.schema import (
     write_index,
     write_manifest,
 )
-from shards.report.build import write_report
 from shards.sources.listing import Listing, list_sources
 from shards.sources.recipe import Corpus, plain_source, read_corpus
 from shards.splitting.assign import Split, check_split, split_images

@@ -54,10 +54,10 @@ def test_imports_run_downwards() -> None:
     ("file", "content"),
     [
         ("shards/helpers.py", '"""Of no layer."""'),
-        ("pretrain/elsewhere/__init__.py", '"""A room of no layer."""'),
-        ("shards/format/upwards.py", "import shards.writing.tar_files"),
+        ("pretrain/elsewhere/__init__.py", '"""A subpackage of no layer."""'),
+        ("shards/shard_format/upwards.py", "import shards.writing.tar_files"),
         ("pretrain/cards/upwards.py", "import downstream.labels.masks"),
-        ("micrograph/locks.py", "import shards.format.schema"),
+        ("micrograph/locks.py", "import shards.shard_format.schema"),
         ("downstream/labels/of_a_program.py", "import downstream.predict"),
     ],
 )
@@ -106,7 +106,7 @@ def test_no_module_shadows_another() -> None:
 
 def test_the_normalisation_constants_have_one_home() -> None:
     homes = [name for name, path in modules() if "0.485" in path.read_text(encoding="utf-8")]
-    assert homes == ["shards.format.schema"]
+    assert homes == ["shards.shard_format.schema"]
 
 
 def test_package_files_hold_a_docstring_only() -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, get_args
 
 from downstream.finetune.config import Augmentation
 from downstream.network.dilation import DILATIONS, dilation_error
-from micrograph.field_marks import Mark
+from micrograph.setting_marks import Mark
 from pretrain.cards.archs import TIMM_PREFIX, find_arch
 
 MethodName = Literal[

@@ -30,11 +30,11 @@ from downstream.network.segmenter import EncoderOrigin
 from downstream.scoring.metrics import constant_score, score
 from micrograph.atomic import write_atomically, write_json
 from micrograph.cli import UserError
-from micrograph.field_marks import Mark, plain_without
+from micrograph.setting_marks import Mark, plain_without
 from pretrain.cards.segmenter_card import SegmenterCard, write_segmenter_card
 from pretrain.network.timm_models import encoder_options
 from pretrain.runs.run_folder import RESULTS_VERSION, RunPaths, read_data, read_results
-from shards.format.schema import file_sha256
+from shards.shard_format.schema import file_sha256
 
 Split = Literal["val", "test"]
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from downstream.labels.classes import MicroIouClasses, parse_classes
 from downstream.labels.specimens import compile_pattern
-from micrograph.field_marks import Mark
+from micrograph.setting_marks import Mark
 from pretrain.cards.archs import find_arch
 
 Decoder = Literal[

@@ -38,11 +38,11 @@ from downstream.scoring.overlays import (
     overlay,
 )
 from micrograph.atomic import write_atomically, write_json
-from micrograph.field_marks import Mark, plain_without
+from micrograph.setting_marks import Mark, plain_without
 from pretrain.cards.segmenter_card import SegmenterCard, write_segmenter_card
 from pretrain.network.timm_models import encoder_options
 from pretrain.runs.run_folder import RESULTS_VERSION, RunPaths, read_results
-from shards.format.schema import file_sha256
+from shards.shard_format.schema import file_sha256
 
 SHOWN = 8  # images on the sheet
 

@@ -14,8 +14,8 @@ from torch import nn
 from downstream.network.segmenter import STRIDE
 from micrograph.cli import UserError, warn
 from pretrain.cards.segmenter_card import SegmenterCard
-from shards.format.schema import file_sha256
 from shards.images.decode import Pixels
+from shards.shard_format.schema import file_sha256
 
 INPUT, OUTPUT = "image", "probabilities"
 TOLERANCE = 1e-3  # of probabilities; rounding causes about 1e-5

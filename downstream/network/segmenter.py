@@ -24,8 +24,8 @@ from pretrain.network.init import resolve_init
 from pretrain.network.weights import load_strictly
 from pretrain.registry.storage.pull import find_segmenter
 from pretrain.runs.run_folder import RunPaths
-from shards.format.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo, file_sha256
 from shards.images.decode import Pixels
+from shards.shard_format.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo, file_sha256
 
 STRIDE = 32  # pixels; input sides of smp's networks are multiples of it
 

@@ -14,7 +14,7 @@ from pretrain.network.classifier import build_encoder
 from pretrain.registry.site.contents import encoders, find_entries
 from pretrain.registry.storage.folder_store import open_registry
 from pretrain.registry.storage.pull import default_registry, find_encoder
-from shards.format.schema import IMAGENET_MEAN, IMAGENET_STD
+from shards.shard_format.schema import IMAGENET_MEAN, IMAGENET_STD
 
 IMAGENET_PREFIX = "imagenet:"
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from micrograph.intervals import CONFIDENCE
+from micrograph.confidence_intervals import CONFIDENCE
 
 
 @dataclass(frozen=True, slots=True)

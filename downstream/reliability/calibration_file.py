@@ -16,7 +16,7 @@ from downstream.reliability.out_of_distribution import Reference
 from micrograph.atomic import write_atomically, write_json
 from micrograph.cli import UserError
 from pretrain.cards.segmenter_card import CALIBRATION_NAME, REFERENCE_NAME
-from shards.format.schema import read_versioned
+from shards.shard_format.schema import read_versioned
 
 SCHEMA_VERSION = 1
 RELIABILITY_NAME = "reliability.png"

@@ -30,7 +30,7 @@ from downstream.studies.adapt_findings import Gain
 from downstream.studies.adapt_runs import BASELINE, AdaptRuns, Variant
 from downstream.studies.report import save_figure, save_image
 from micrograph.cli import UserError, console
-from micrograph.intervals import CONFIDENCE, NAN
+from micrograph.confidence_intervals import CONFIDENCE, NAN
 from micrograph.report_tables import format_percent, named_rows
 from pretrain.runs.run_folder import RunPaths
 

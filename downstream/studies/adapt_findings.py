@@ -23,8 +23,8 @@ from downstream.studies.adapt_runs import (
 )
 from downstream.studies.adapt_tables import Row, spread
 from downstream.studies.report import difference_cells, difference_notes
-from micrograph.intervals import NAN, PairedDifference, bootstrap_mean, bootstrap_ratio
-from micrograph.published_values import read_published
+from micrograph.confidence_intervals import NAN, PairedDifference, bootstrap_mean, bootstrap_ratio
+from micrograph.literature_values import read_published
 from micrograph.report_tables import NO_VALUE, Percent, Table, named_rows
 
 

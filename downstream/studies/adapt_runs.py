@@ -22,8 +22,8 @@ from downstream.domains.study import SOURCE
 from downstream.studies.report import image_differences
 from downstream.studies.runs import init_label, mixed_settings, read_configs
 from micrograph.cli import UserError
-from micrograph.field_marks import Mark, marked
-from micrograph.intervals import Array, PairedDifference, paired_difference
+from micrograph.confidence_intervals import Array, PairedDifference, paired_difference
+from micrograph.setting_marks import Mark, marked
 from pretrain.runs.run_folder import RunPaths, read_data, read_results
 
 BASELINE = "source_only"

@@ -11,8 +11,8 @@ import pandas as pd
 
 from downstream.domains.study import SOURCE
 from downstream.studies.adapt_runs import BASELINE, AdaptRuns, Variant
-from micrograph.intervals import NAN, pooled_std
-from micrograph.published_values import read_published
+from micrograph.confidence_intervals import NAN, pooled_std
+from micrograph.literature_values import read_published
 from micrograph.report_tables import NO_VALUE, MeanStd, Percent, Table, named_rows
 
 Row = dict[str, object]

@@ -12,8 +12,8 @@ from downstream.scoring.metrics import score
 from downstream.studies.adapt_runs import AdaptRuns
 from downstream.studies.adapt_tables import Row, spread
 from micrograph.cli import progress
-from micrograph.intervals import NAN
-from micrograph.published_values import read_published
+from micrograph.confidence_intervals import NAN
+from micrograph.literature_values import read_published
 from micrograph.report_tables import Percent, Table, named_rows
 
 

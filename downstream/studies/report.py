@@ -10,7 +10,7 @@ import pandas as pd
 from PIL import Image
 
 from micrograph.atomic import write_atomically
-from micrograph.intervals import (
+from micrograph.confidence_intervals import (
     BOOTSTRAP_SEED,
     CONFIDENCE,
     RESAMPLES,

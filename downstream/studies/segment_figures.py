@@ -15,8 +15,8 @@ from downstream.scoring.overlays import CLASS_COLOURS
 from downstream.studies.report import save_figure
 from downstream.studies.segment_runs import in_order
 from downstream.studies.segment_tables import ALL, InitDifference
-from micrograph.intervals import CONFIDENCE
-from micrograph.published_values import read_published
+from micrograph.confidence_intervals import CONFIDENCE
+from micrograph.literature_values import read_published
 
 _PAPER_LABEL = "paper A, mean ± std (its own encoders and budget)"
 

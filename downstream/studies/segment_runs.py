@@ -9,9 +9,9 @@ import pandas as pd
 
 from downstream.finetune.config import DEFAULT_ARCH, SegmentConfig
 from downstream.studies.runs import init_label, mixed_settings, read_configs
-from micrograph.field_marks import Mark, marked, plain_without
-from micrograph.intervals import NAN
-from micrograph.published_values import read_published
+from micrograph.confidence_intervals import NAN
+from micrograph.literature_values import read_published
+from micrograph.setting_marks import Mark, marked, plain_without
 from micrograph.settings import to_json
 from pretrain.runs.run_folder import RunPaths, read_results
 

@@ -8,8 +8,8 @@ import pandas as pd
 
 from downstream.studies.report import difference_cells, difference_notes, image_differences
 from downstream.studies.segment_runs import in_order
-from micrograph.intervals import NAN, PairedDifference, paired_difference
-from micrograph.published_values import read_published
+from micrograph.confidence_intervals import NAN, PairedDifference, paired_difference
+from micrograph.literature_values import read_published
 from micrograph.report_tables import NO_VALUE, MeanStd, Percent, Table, format_percent, named_rows
 from pretrain.cards.archs import ARCHS
 

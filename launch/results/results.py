@@ -10,7 +10,7 @@ import pandas as pd
 from launch.state.state import TaskState, TaskStatus
 from launch.tasks.programs import find_program
 from micrograph.cli import UserError
-from micrograph.published_values import read_published
+from micrograph.literature_values import read_published
 from pretrain.registry.nasa_models import micronet_models
 from pretrain.runs.metrics_log import read_metrics
 from pretrain.runs.status import read_status

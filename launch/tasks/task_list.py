@@ -12,7 +12,7 @@ from launch.tasks.resources import Resources, SlurmSettings
 from micrograph.atomic import write_atomically
 from micrograph.cli import UserError
 from micrograph.settings import build_config, read_recipe, to_json
-from shards.format.schema import read_versioned
+from shards.shard_format.schema import read_versioned
 
 SCHEMA_VERSION = 1
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from micrograph.cli import UserError
-from shards.format.schema import SourceInfo, parse_versioned, read_versioned
+from shards.shard_format.schema import SourceInfo, parse_versioned, read_versioned
 
 SCHEMA_VERSION = 1
 CARD_NAME = "card.json"

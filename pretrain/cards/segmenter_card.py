@@ -13,7 +13,7 @@ from typing import Any
 from micrograph.atomic import write_atomically
 from micrograph.cli import UserError
 from pretrain.cards.encoder_card import CARD_NAME
-from shards.format.schema import SourceInfo, parse_versioned, read_versioned
+from shards.shard_format.schema import SourceInfo, parse_versioned, read_versioned
 
 SCHEMA_VERSION = 1
 SEGMENTER_NAME = "best.safetensors"

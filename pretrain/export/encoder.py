@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from micrograph.cli import UserError
-from micrograph.field_marks import Mark, plain_without
+from micrograph.setting_marks import Mark, plain_without
 from pretrain.cards.archs import find_arch
 from pretrain.cards.encoder_card import CARD_NAME, ENCODER_NAME, Card, write_card
 from pretrain.export.timm_folder import TIMM_FOLDER, TimmExport, write_timm_folder
@@ -22,7 +22,7 @@ from pretrain.network.timm_models import encoder_options
 from pretrain.network.weights import StateDict, load_strictly
 from pretrain.outputs.run_folder import BEST_METADATA, read_run, read_sources
 from pretrain.training.metrics import class_accuracy
-from shards.format.schema import file_sha256
+from shards.shard_format.schema import file_sha256
 
 _ENCODER = "encoder."  # prefix of the encoder's tensors in the classifier
 _DALI = re.compile(r"nvidia-dali(-nightly|-weekly)?-cuda\d+")  # its wheels

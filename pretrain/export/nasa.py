@@ -21,7 +21,7 @@ from pretrain.network.classifier import Classifier, bare_encoder, imagenet_tag
 from pretrain.network.weights import StateDict, load_strictly
 from pretrain.registry.nasa_models import MicroNetModel, micronet_models
 from pretrain.training.metrics import CHANCE_FACTOR
-from shards.format.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo, file_sha256
+from shards.shard_format.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo, file_sha256
 
 ADDRESS = "https://nasa-public-data.s3.amazonaws.com/microscopy_segmentation_models"
 IMAGE_SIZE = 224  # pixels; paper A does not say, and this is what its archs are used with

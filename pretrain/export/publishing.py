@@ -25,7 +25,7 @@ from pretrain.registry.storage.entry import README_NAME, create_manifest
 from pretrain.registry.storage.folder_store import HUB_PREFIX, open_registry
 from pretrain.registry.storage.kinds import AnyCard
 from pretrain.runs.status import read_status
-from shards.format.schema import file_sha256
+from shards.shard_format.schema import file_sha256
 
 _TIMM_FOLDER = "timm"  # pretrain.export.timm_folder, which needs torch, writes it
 
@@ -88,7 +88,7 @@ def _collect(run_dir: Path, folder: Path, licence: str | None) -> AnyCard:
 def _public_init(card: AnyCard) -> dict[str, Any]:
     """What changes in a card that others read: an encoder that began from a path does not name it.
 
-    Private settings are in no card (`micrograph.field_marks`).
+    Private settings are in no card (`micrograph.setting_marks`).
     """
     public = card.init in ("random", "imagenet") or is_name(card.init)
     init = card.init if public else UNPUBLISHED

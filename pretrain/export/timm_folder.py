@@ -32,7 +32,7 @@ from pretrain.cards.archs import TIMM_PREFIX, find_arch
 from pretrain.network.classifier import Classifier
 from pretrain.network.timm_models import encoder_options, feature_type
 from pretrain.network.weights import StateDict
-from shards.format.schema import SourceInfo
+from shards.shard_format.schema import SourceInfo
 
 TIMM_FOLDER = "timm"
 

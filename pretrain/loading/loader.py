@@ -19,7 +19,7 @@ from pretrain.loading.image_cache import DecodedImageCache
 from pretrain.loading.sample_order import EpochSampler, Ids, validation_micro_batches
 from pretrain.loading.shard_reader import ShardReader
 from pretrain.network.to_device import to_device
-from shards.format.schema import Index
+from shards.shard_format.schema import Index
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from micrograph.cli import UserError
 from pretrain.loading.sample_order import Ids
-from shards.format.schema import (
+from shards.shard_format.schema import (
     Index,
     Manifest,
     file_sha256,

@@ -17,7 +17,7 @@ from micrograph.cli import UserError, console, progress_bar, warn
 from micrograph.download import download, part_of
 from micrograph.locks import lock_folder
 from micrograph.remote_files import filesystem, is_url
-from shards.format.schema import (
+from shards.shard_format.schema import (
     MANIFEST_NAME,
     Manifest,
     file_sha256,

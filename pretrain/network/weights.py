@@ -10,7 +10,7 @@ from torch import nn
 from micrograph.cli import UserError, console, warn
 from pretrain.cards.encoder_card import CARD_NAME, ENCODER_NAME, Card, read_card
 from pretrain.registry.storage.pull import find_encoder
-from shards.format.schema import file_sha256
+from shards.shard_format.schema import file_sha256
 
 StateDict = dict[str, torch.Tensor]
 

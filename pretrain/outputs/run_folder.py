@@ -24,7 +24,13 @@ from pretrain.config import TrainConfig
 from pretrain.network.init import resolve_init
 from pretrain.registry.storage.pull import pin
 from pretrain.runs.run_folder import RunPaths
-from shards.format.schema import MANIFEST_NAME, Manifest, SourceInfo, manifest_text, read_manifest
+from shards.shard_format.schema import (
+    MANIFEST_NAME,
+    Manifest,
+    SourceInfo,
+    manifest_text,
+    read_manifest,
+)
 
 INIT_CARD_NAME = "init_card.json"
 BEST_METADATA = "best_epoch"  # key of the JSON text in the metadata of best.safetensors

@@ -16,7 +16,7 @@ from pretrain.outputs.run_folder import read_best_metadata
 from pretrain.runs.metrics_log import Confusion, MetricsLog, Record
 from pretrain.runs.run_folder import RunPaths
 from pretrain.runs.throughput import duration, seconds_left
-from shards.format.schema import Manifest
+from shards.shard_format.schema import Manifest
 
 _WANDB_ID_NAME = "wandb_id.txt"
 _STEP = "epochs_trained"  # including those that roll-backs have undone

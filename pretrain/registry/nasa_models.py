@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from micrograph.published_values import read_published
+from micrograph.literature_values import read_published
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from pretrain.cards.segmenter_card import (
     read_segmenter_card,
 )
 from pretrain.cards.usage import calibrate_command
-from shards.format.schema import SourceInfo, file_sha256
+from shards.shard_format.schema import SourceInfo, file_sha256
 
 TRAINED_ON = "the training set"  # a source beside those of the encoder
 _IMAGES = "ood_scores"  # in calibration.json, by the images' names

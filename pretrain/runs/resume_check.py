@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from micrograph.cli import UserError, console
-from micrograph.field_marks import Mark, marked
+from micrograph.setting_marks import Mark, marked
 from micrograph.settings import build_config, read_recipe
 from pretrain.runs.run_folder import RunPaths, read_data, read_results
 
@@ -19,7 +19,7 @@ def check_same_settings(
 ) -> None:
     """Raise `UserError` when the folder holds a run with settings that this one may not change.
 
-    `config` is a settings dataclass; marked fields may change (`micrograph.field_marks`), except
+    `config` is a settings dataclass; marked fields may change (`micrograph.setting_marks`), except
     those `fixed`, and the length of a run only until it has `finished`. A folder without a run
     passes.
     """

@@ -35,7 +35,7 @@ from pretrain.training.divergence import Diverged, after_rollback, chance_warnin
 from pretrain.training.ema import Ema
 from pretrain.training.metrics import Scores
 from pretrain.training.progress import Progress, after_epoch, why_finished
-from shards.format.schema import Manifest, read_manifest
+from shards.shard_format.schema import Manifest, read_manifest
 
 
 class TrainingRun:

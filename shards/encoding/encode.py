@@ -26,9 +26,9 @@ from micrograph.remote_files import MAX_FILE_BYTES, cached_store, read_ahead
 from shards.duplicates.fingerprint import Fingerprints
 from shards.encoding.sample import encode_sample
 from shards.encoding.spool import Catalog, Records, done_path, images_path, load_catalog, save_chunk
-from shards.format.config import WriteConfig
-from shards.format.schema import Rejected
 from shards.images.decode import RejectedImage
+from shards.shard_format.config import WriteConfig
+from shards.shard_format.schema import Rejected
 from shards.sources.listing import Listing, SourceFile, is_image_name
 
 CHUNK_FILES = 32  # a second of work: little to lose, little overhead

@@ -11,7 +11,6 @@ from PIL import Image
 
 from shards.duplicates.fingerprint import FINGERPRINT, Fingerprints, compute_fingerprint
 from shards.encoding.spool import RECORD, Records, dump_provenance
-from shards.format.config import WriteConfig
 from shards.images.clean import Cleaned, clean_image
 from shards.images.decode import (
     MIN_SIDE,
@@ -22,6 +21,7 @@ from shards.images.decode import (
     encode_image,
     shrink,
 )
+from shards.shard_format.config import WriteConfig
 from shards.sources.listing import SourceFile
 
 _FAINT = 64  # grey levels: no image of more comes out of JPEG as one flat grey

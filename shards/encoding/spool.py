@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from micrograph.cli import UserError
 from shards.duplicates.fingerprint import FINGERPRINT, Fingerprints
-from shards.format.schema import Rejected, npy
+from shards.shard_format.schema import Rejected, npy
 
 RECORD = np.dtype(
     [

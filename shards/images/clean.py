@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shards.format.config import WriteConfig
 from shards.images.annotations import MANY_MARKS, Annotations, find_annotations
 from shards.images.databar import DataBar, crop_data_bar, find_data_bar
 from shards.images.decode import (
@@ -23,6 +22,7 @@ from shards.images.decode import (
     to_eight_bits,
     window,
 )
+from shards.shard_format.config import WriteConfig
 
 # A label mask has few values, and nearly all its neighbouring pixels are equal. Micrographs have
 # noise, even those of few grey levels; with three values none is worth keeping.

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
-from shards.format.config import Profile
+from shards.shard_format.config import Profile
 
 SUFFIXES: dict[Profile, str] = {"fast": "jpg", "exact": "png"}  # of stored images
 

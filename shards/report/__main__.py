@@ -12,8 +12,8 @@ from typing import Annotated
 
 from micrograph.cli import program
 from micrograph.settings import Positional, load_config
-from shards.format.schema import REPORT_NAME, read_manifest
 from shards.report.build import write_report
+from shards.shard_format.schema import REPORT_NAME, read_manifest
 from shards.sources.listing import list_sources
 from shards.sources.recipe import plain_source, read_corpus
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from shards.format.read_tables import read_tables
-from shards.format.schema import REPORT_NAME, SPLITS, Index, Manifest, read_index
 from shards.report.html import Bar, Section, number, render
 from shards.report.sections import Pictures, picture_context, picture_sections, wanted_originals
 from shards.report.selection import MOST_PICTURES, Selection, choose
 from shards.report.set_stats import ClassStats, Range, SetStats, human_bytes, set_stats
 from shards.report.thumbnails import StoredImages, draw_originals
+from shards.shard_format.read_tables import read_tables
+from shards.shard_format.schema import REPORT_NAME, SPLITS, Index, Manifest, read_index
 from shards.sources.listing import Listing
 
 _COMMON_SIZES, _BINS = 8, 12

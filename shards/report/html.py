@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from micrograph.templates import render_template
-from shards.format.read_tables import printable
 from shards.report.set_stats import numbers, readable
 from shards.report.thumbnails import Picture
+from shards.shard_format.read_tables import printable
 
 Shape = tuple[str, Mapping[str, str]]  # name and attributes of an SVG element
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from micrograph.cli import cores
-from shards.format.read_tables import Pair, Sample, path_in_source
-from shards.format.schema import SPLITS, Manifest, Rejected
 from shards.report.html import Figure, FigurePair, Section, amount, line, polygon, rectangle
 from shards.report.reject_reasons import REASONS, UNSEEN
 from shards.report.selection import Group, Selection
 from shards.report.thumbnails import Picture, SourcePath, StoredImages, Wanted
+from shards.shard_format.read_tables import Pair, Sample, path_in_source
+from shards.shard_format.schema import SPLITS, Manifest, Rejected
 
 _SMALL, _MIDDLE, _LARGE = 112, 224, 300  # pixels, the longest side of a thumbnail
 

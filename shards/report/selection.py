@@ -5,8 +5,8 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from shards.format.read_tables import Pair, Sample, Tables
-from shards.format.schema import SPLITS, Rejected
+from shards.shard_format.read_tables import Pair, Sample, Tables
+from shards.shard_format.schema import SPLITS, Rejected
 
 PER_CLASS = 8  # of a contact sheet, two of them from validation
 MOST_PICTURES = 640  # of all contact sheets together: 3 MB

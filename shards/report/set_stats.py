@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from shards.format.read_tables import read_samples
-from shards.format.schema import SPLITS, Manifest, SourceInfo, read_index
+from shards.shard_format.read_tables import read_samples
+from shards.shard_format.schema import SPLITS, Manifest, SourceInfo, read_index
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,8 +14,8 @@ from PIL import Image
 
 from micrograph.cli import UserError
 from micrograph.remote_files import cached_store, is_archive, is_url
-from shards.format.schema import Manifest, idx_file
 from shards.images.decode import FORMATS, Pixels, RejectedImage, decode_raw, shrink, to_eight_bits
+from shards.shard_format.schema import Manifest, idx_file
 from shards.sources.listing import Listing, SourceFile
 
 # Limits of what a page may cost. Larger files are not shown; the page says how many.

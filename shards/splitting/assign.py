@@ -11,9 +11,9 @@ import numpy.typing as npt
 from micrograph.cli import UserError
 from micrograph.settings import nearest_hint
 from shards.encoding.spool import Catalog
-from shards.format.config import SplitRule, WriteConfig
-from shards.format.schema import SAMPLES_NAME, read_rows
 from shards.images.components import components
+from shards.shard_format.config import SplitRule, WriteConfig
+from shards.shard_format.schema import SAMPLES_NAME, read_rows
 from shards.splitting.groups import Grouping
 from shards.splitting.mosaic import cut_mosaic, lay_out
 from shards.splitting.rules import (

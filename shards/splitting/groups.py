@@ -14,8 +14,8 @@ import numpy.typing as npt
 from shards.duplicates.candidates import find_duplicates
 from shards.duplicates.matching import OVERLAP
 from shards.encoding.spool import Catalog
-from shards.format.schema import Rejected
 from shards.images.components import components
+from shards.shard_format.schema import Rejected
 
 _Ints = npt.NDArray[np.int64]
 _Bools = npt.NDArray[np.bool_]

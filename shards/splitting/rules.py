@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from shards.format.schema import LEFT_OUT_SPLIT, SPLITS
 from shards.images.components import components
+from shards.shard_format.schema import LEFT_OUT_SPLIT, SPLITS
 
 SPLIT_NAMES = (*SPLITS, LEFT_OUT_SPLIT)
 TRAIN, VAL, LEFT_OUT = range(3)  # positions in SPLIT_NAMES

@@ -16,7 +16,8 @@ import numpy as np
 
 from micrograph.cli import UserError, progress
 from micrograph.remote_files import filesystem, is_url
-from shards.format.schema import (
+from shards.images.decode import RejectedImage, decode_image
+from shards.shard_format.schema import (
     OVERLAPS_NAME,
     SAMPLES_NAME,
     SPLITS,
@@ -31,7 +32,6 @@ from shards.format.schema import (
     read_index,
     read_rows,
 )
-from shards.images.decode import RejectedImage, decode_image
 from shards.writing.tar_files import TarMember, dali_index, list_members
 
 Bring = Callable[[str], AbstractContextManager[Any]]

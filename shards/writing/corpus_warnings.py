@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from micrograph.cli import UserError, warn
-from shards.format.schema import Rejected
+from shards.shard_format.schema import Rejected
 from shards.sources.listing import Listing
 from shards.splitting.assign import Split
 

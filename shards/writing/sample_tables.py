@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from shards.encoding.spool import Catalog
-from shards.format.schema import (
+from shards.images.decode import Decision
+from shards.shard_format.schema import (
     OVERLAP_COLUMNS,
     OVERLAPS_NAME,
     REJECTS_NAME,
@@ -19,7 +20,6 @@ from shards.format.schema import (
     Rejected,
     file_sha256,
 )
-from shards.images.decode import Decision
 from shards.splitting.assign import Split
 from shards.splitting.groups import Grouping
 from shards.splitting.rules import SPLIT_NAMES

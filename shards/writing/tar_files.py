@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from micrograph.cli import progress
 from shards.encoding.spool import Catalog, Records, dump_provenance, parse_provenance
-from shards.format.config import WriteConfig
-from shards.format.schema import INDEX_DTYPE, Index, ShardInfo, file_sha256, idx_file
 from shards.images.decode import SUFFIXES
+from shards.shard_format.config import WriteConfig
+from shards.shard_format.schema import INDEX_DTYPE, Index, ShardInfo, file_sha256, idx_file
 
 
 @dataclass(frozen=True, slots=True)

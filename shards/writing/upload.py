@@ -6,7 +6,7 @@ from typing import Any
 
 from micrograph.cli import UserError, progress
 from micrograph.remote_files import filesystem
-from shards.format.schema import MANIFEST_NAME
+from shards.shard_format.schema import MANIFEST_NAME
 
 _OURS = re.compile(r"(train|val)(-\d{5}\.(tar|idx)|\.npy)")
 

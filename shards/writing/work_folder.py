@@ -8,7 +8,7 @@ from pathlib import Path
 from micrograph.cli import UserError
 from micrograph.locks import lock_folder
 from micrograph.remote_files import is_url
-from shards.format.schema import MANIFEST_NAME
+from shards.shard_format.schema import MANIFEST_NAME
 from shards.writing.upload import check_is_free, upload
 
 SPOOL = "spool"

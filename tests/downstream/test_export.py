@@ -18,7 +18,7 @@ from downstream.network.segmenter import load_segmenter
 from downstream.segment import segment
 from micrograph.cli import EXIT_USER_ERROR
 from pretrain.cards.segmenter_card import read_segmenter_card, write_segmenter_card
-from shards.format.schema import file_sha256
+from shards.shard_format.schema import file_sha256
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
 

@@ -20,7 +20,7 @@ from downstream.labels.masks import mask_to_indices, read_mask
 from downstream.network.segmenter import Segmenter, load_segmenter
 from downstream.reliability.calibration import fit_temperature, reliability
 from micrograph.cli import EXIT_USER_ERROR
-from shards.format.schema import IMAGENET_MEAN, IMAGENET_STD
+from shards.shard_format.schema import IMAGENET_MEAN, IMAGENET_STD
 
 FEW = ["--tile", "64", "--overlap", "32", "--threads", "1"]
 

@@ -21,7 +21,7 @@ from pretrain.cards.segmenter_card import read_segmenter_card, write_segmenter_c
 from pretrain.cards.usage import snippets
 from pretrain.export.publishing import publish
 from pretrain.registry.storage.pull import pull
-from shards.format.schema import file_sha256
+from shards.shard_format.schema import file_sha256
 
 NETWORK = f"unet-{SMALL_ARCH}"
 NAME = f"{NETWORK}.squares"

@@ -21,7 +21,7 @@ from downstream.probing.ranking import paired_interval, rank_candidates
 from downstream.recommend import main
 from downstream.segment import main as segment_main
 from micrograph.cli import EXIT_USER_ERROR
-from micrograph.published_values import read_published
+from micrograph.literature_values import read_published
 
 ARCH = "resnet18"
 

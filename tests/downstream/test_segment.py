@@ -25,7 +25,7 @@ from pretrain.cards.archs import ARCHS
 from pretrain.cards.segmenter_card import read_segmenter_card
 from pretrain.runs.run_folder import lock_folder, read_results
 from pretrain.runs.status import RunState, read_status
-from shards.format.schema import file_sha256
+from shards.shard_format.schema import file_sha256
 
 DECODERS = ("Unet", "UnetPlusPlus", "Linknet", "FPN", "PSPNet", "PAN", "DeepLabV3Plus", "DeepLabV2")
 

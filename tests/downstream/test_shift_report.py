@@ -26,7 +26,7 @@ from downstream.network.models import create_model
 from downstream.network.segmenter import Segmenter
 from downstream.network.two_heads import to_uda_network
 from downstream.shift_report import main, open_source, target_images
-from shards.format.schema import IMAGENET_MEAN, IMAGENET_STD
+from shards.shard_format.schema import IMAGENET_MEAN, IMAGENET_STD
 
 
 @pytest.fixture(scope="session")

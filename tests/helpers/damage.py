@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from shards.format.schema import (
+from shards.shard_format.schema import (
     SAMPLE_COLUMNS,
     file_sha256,
     read_index,

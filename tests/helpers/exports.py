@@ -6,7 +6,7 @@ from typing import Any
 
 from pretrain.cards.encoder_card import Card, write_card
 from pretrain.cards.segmenter_card import SegmenterCard, write_segmenter_card
-from shards.format.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo, file_sha256
+from shards.shard_format.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo, file_sha256
 
 OPEN = SourceInfo(name="steels", samples=48, licence="MIT", restriction=None, citation="A. B.")
 SECRET = SourceInfo(name="lab", samples=4, licence="own", restriction="export", citation=None)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from shards.format.schema import REJECTS_NAME, SAMPLES_NAME, Manifest, read_rows
+from shards.shard_format.schema import REJECTS_NAME, SAMPLES_NAME, Manifest, read_rows
 from shards.write import WriteConfig, write_shards
 
 

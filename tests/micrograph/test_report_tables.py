@@ -1,6 +1,6 @@
 """A table is the same in Markdown and in CSV."""
 
-from micrograph.intervals import NAN, Interval
+from micrograph.confidence_intervals import NAN, Interval
 from micrograph.report_tables import MeanStd, Percent, Table, page, to_csv, to_markdown
 
 ROWS = [

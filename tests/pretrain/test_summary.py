@@ -16,7 +16,7 @@ from pretrain.outputs.run_folder import BEST_METADATA
 from pretrain.runs.run_folder import RunPaths
 from pretrain.runs.status import Status, write_status
 from pretrain.summary import main, summarise
-from shards.format.schema import read_manifest, write_manifest
+from shards.shard_format.schema import read_manifest, write_manifest
 
 # discs, noise, stripes; true class by row.
 CONFUSION = [[4, 0, 0], [1, 3, 0], [3, 0, 1]]

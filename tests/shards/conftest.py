@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from written_sets import write_set
 
-from shards.format.schema import (
+from shards.shard_format.schema import (
     MANIFEST_NAME,
     corpus_hash,
     file_sha256,

@@ -21,10 +21,10 @@ from image_files import image_file, noise, whole_files
 from PIL import Image
 from written_sets import rejects_of, rows_of, write_set
 
-from shards.format.config import WriteConfig
-from shards.format.schema import SPLITS, read_index, read_manifest
 from shards.images.clean import Cleaned, clean_image
 from shards.images.decode import Pixels, Profile, RejectedImage, encode_image, shrink
+from shards.shard_format.config import WriteConfig
+from shards.shard_format.schema import SPLITS, read_index, read_manifest
 from shards.verification.faults import find_faults
 
 CONFIG = WriteConfig(source="x", out="y")

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from written_sets import files_of
 
-from shards.format.schema import MANIFEST_NAME
+from shards.shard_format.schema import MANIFEST_NAME
 from shards.synthetic.classes import TEXTURES
 from shards.synthetic.corpus import draw
 

@@ -24,7 +24,7 @@ from written_sets import write_set
 
 from micrograph.cli import UserError
 from micrograph.remote_files import filesystem
-from shards.format.schema import INDEX_DTYPE, file_sha256, read_manifest, read_rows
+from shards.shard_format.schema import INDEX_DTYPE, file_sha256, read_manifest, read_rows
 from shards.verification.faults import find_faults
 from shards.verify import main
 from shards.writing.tar_files import dali_index, list_members

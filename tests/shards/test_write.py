@@ -15,7 +15,7 @@ from PIL import Image
 from real_images import real_corpus
 from written_sets import files_of, samples_of, save_noise, sources_of, stored_images, write_set
 
-from shards.format.schema import INDEX_DTYPE, read_index, read_manifest
+from shards.shard_format.schema import INDEX_DTYPE, read_index, read_manifest
 from shards.sources.listing import is_image_name
 from shards.verification.faults import find_faults
 from shards.write import main

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from pretrain.registry.storage.kinds import AnyCard
-from shards.format.schema import SourceInfo
+from shards.shard_format.schema import SourceInfo
 
 # The hub's identifiers of licences.
 HUB_LICENCES = ("apache-2.0", "cc-by-4.0", "cc-by-sa-4.0", "cc0-1.0", "mit")

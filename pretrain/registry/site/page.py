@@ -22,7 +22,7 @@ from pretrain.registry.site.licences import format_licences, format_restrictions
 from pretrain.registry.site.listing import format_share
 from pretrain.registry.site.readme import numbers
 from pretrain.registry.site.scores import ScoredData, format_data, format_score
-from shards.format.read_tables import printable
+from shards.shard_format.read_tables import printable
 
 _TOP1 = """Top-1 is on each encoder's own validation images: compare it only between encoders of
 one corpus."""

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from micrograph.cli import UserError, warn
 from pretrain.cards.entry_names import EntryName
 from pretrain.registry.storage.folder_store import SCORES_FOLDER, Registry
-from shards.format.schema import parse_versioned
+from shards.shard_format.schema import parse_versioned
 
 SCHEMA_VERSION = 1
 PROBE = "linear-1"  # changes whenever the probe would give other numbers

@@ -19,7 +19,7 @@ from micrograph.cli import UserError
 from pretrain.cards.encoder_card import CARD_NAME
 from pretrain.cards.entry_names import EntryName, named_arch
 from pretrain.registry.storage.kinds import AnyCard, EntryKind, find_kind
-from shards.format.schema import file_sha256, parse_versioned
+from shards.shard_format.schema import file_sha256, parse_versioned
 
 ENTRY_JSON = "entry.json"
 README_NAME = "README.md"

@@ -26,7 +26,7 @@ from pretrain.cards.segmenter_card import (
     write_segmenter_card,
 )
 from pretrain.runs.run_folder import RunPaths
-from shards.format.schema import IMAGENET_MEAN, IMAGENET_STD, file_sha256
+from shards.shard_format.schema import IMAGENET_MEAN, IMAGENET_STD, file_sha256
 
 PUBLISHED = {"dilations": [6, 12], "aux": True, "one_logit": False}
 

@@ -16,7 +16,7 @@ from downstream.studies.adapt_findings import bn_share, gains, shared_tests
 from downstream.studies.adapt_runs import read_adapt_runs
 from micrograph.atomic import write_json
 from micrograph.cli import UserError
-from micrograph.published_values import read_published
+from micrograph.literature_values import read_published
 from micrograph.settings import dump_config
 from pretrain.runs.run_folder import RunPaths
 

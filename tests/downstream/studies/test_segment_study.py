@@ -22,7 +22,7 @@ from downstream.studies.segment_tables import (
 )
 from downstream.study import main
 from micrograph.atomic import write_json
-from micrograph.published_values import read_published
+from micrograph.literature_values import read_published
 from micrograph.settings import dump_config
 from pretrain.runs.run_folder import RunPaths
 

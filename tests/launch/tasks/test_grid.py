@@ -12,7 +12,7 @@ from launch.results.results import imagenet_top1, micronet_top1
 from launch.tasks.grid import build_grid, load_grid
 from launch.tasks.task_list import Grid, freeze
 from micrograph.cli import UserError
-from micrograph.published_values import read_published
+from micrograph.literature_values import read_published
 from micrograph.settings import load_config
 from pretrain.cards.archs import ARCHS
 from pretrain.config import TrainConfig

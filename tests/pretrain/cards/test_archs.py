@@ -16,7 +16,7 @@ from pretrain.archs import main
 from pretrain.cards.archs import ARCHS, find_arch
 from pretrain.export.timm_folder import TimmExport, write_timm_folder
 from pretrain.network.classifier import Classifier, build_classifier
-from shards.format.schema import IMAGENET_MEAN, IMAGENET_STD
+from shards.shard_format.schema import IMAGENET_MEAN, IMAGENET_STD
 
 # One of every kind; the others are slow tests, two minutes long in all.
 KINDS = (

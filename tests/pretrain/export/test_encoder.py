@@ -19,7 +19,7 @@ from pretrain.cards.encoder_card import read_card
 from pretrain.export.encoder import export_encoder
 from pretrain.network.classifier import build_encoder
 from pretrain.train import main as train
-from shards.format.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo, file_sha256
+from shards.shard_format.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo, file_sha256
 
 State = dict[str, torch.Tensor]
 

@@ -15,7 +15,7 @@ from pretrain.loading.augment import AugmentParams, training_params
 from pretrain.loading.loader import Batch, Loader
 from pretrain.loading.sample_order import EpochSampler
 from pretrain.loading.shard_reader import open_split
-from shards.format.schema import IMAGENET_MEAN, IMAGENET_STD
+from shards.shard_format.schema import IMAGENET_MEAN, IMAGENET_STD
 
 CONFIG = TrainConfig(arch="resnet18", image_size=32, batch_size=16)
 SAMPLER = EpochSampler(samples=48, batch_size=16, micro_batch_size=8, seed=0)

@@ -22,7 +22,7 @@ from pretrain.loading.decoder_check import choose_decode_path
 from pretrain.loading.image_cache import DecodedImageCache
 from pretrain.loading.sample_order import Ids
 from pretrain.loading.shard_reader import ShardReader, open_split
-from shards.format.schema import IMAGENET_STD
+from shards.shard_format.schema import IMAGENET_STD
 
 CPU = torch.device("cpu")
 SIDE = 48

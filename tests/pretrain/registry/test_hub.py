@@ -19,7 +19,7 @@ from werkzeug.serving import make_server
 
 from pretrain.export.timm_folder import TimmExport, write_timm_folder
 from pretrain.network.classifier import Classifier, bare_encoder
-from shards.format.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo
+from shards.shard_format.schema import IMAGENET_MEAN, IMAGENET_STD, SourceInfo
 
 pytest.importorskip("flask")
 from hub_server import TOKEN, Repository, make_app

@@ -14,7 +14,7 @@ from pretrain.network.init import resolve_init
 from pretrain.publish import main as publish_main
 from pretrain.registry.__main__ import main as registry_main
 from pretrain.registry.storage.pull import find_encoder, find_segmenter, pull
-from shards.format.schema import SourceInfo
+from shards.shard_format.schema import SourceInfo
 
 NAME, ENCODER = "unet-resnet18.alloy", "resnet18.steels"
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from micrograph.cli import EXIT_INTERRUPTED, UserError
-from micrograph.field_marks import Mark
+from micrograph.setting_marks import Mark
 from pretrain.runs.resume_check import check_same_data, check_same_settings
 from pretrain.runs.run import Run
 from pretrain.runs.status import RunState, Status, read_status

@@ -25,7 +25,7 @@ from pretrain.runs.checkpoint import list_checkpoints
 from pretrain.runs.phases import Phase
 from pretrain.runs.run_folder import RunPaths
 from pretrain.runs.status import read_status
-from shards.format.schema import read_index, read_manifest
+from shards.shard_format.schema import read_index, read_manifest
 
 STEPS = 9  # of an epoch
 

@@ -13,7 +13,7 @@ from written_sets import rejects_of, rows_of, save_noise, write_set
 from micrograph.cli import UserError
 from shards.encoding.encode import encode_sources
 from shards.encoding.spool import Catalog, images_path
-from shards.format.config import WriteConfig
+from shards.shard_format.config import WriteConfig
 from shards.sources.listing import list_sources
 from shards.sources.recipe import plain_source
 from shards.verification.faults import find_faults

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image, ImageDraw
 from written_sets import samples_of, write_set
 
-from shards.format.config import WriteConfig
 from shards.images.annotations import MANY_MARKS
 from shards.images.clean import clean_image
 from shards.images.databar import DataBar
 from shards.images.decode import Pixels, RejectedImage
+from shards.shard_format.config import WriteConfig
 from shards.synthetic.corpus import draw
 
 CONFIG = WriteConfig(source="x", out="y")

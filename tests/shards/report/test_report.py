@@ -18,13 +18,19 @@ from PIL import Image
 from written_sets import write_set
 
 import shards
-from shards.format.read_tables import Sample, Tables
-from shards.format.schema import OVERLAP_COLUMNS, Manifest, SourceInfo, read_manifest, read_rows
 from shards.report import thumbnails
 from shards.report.__main__ import main
 from shards.report.build import write_report
 from shards.report.reject_reasons import REASONS
 from shards.report.selection import MOST_PICTURES, choose, spread, spread_over
+from shards.shard_format.read_tables import Sample, Tables
+from shards.shard_format.schema import (
+    OVERLAP_COLUMNS,
+    Manifest,
+    SourceInfo,
+    read_manifest,
+    read_rows,
+)
 from shards.sources.listing import list_sources
 from shards.sources.recipe import plain_source
 from shards.write import WriteConfig, write_shards

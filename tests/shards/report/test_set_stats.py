@@ -10,8 +10,8 @@ import pytest
 from written_sets import write_set
 
 from micrograph.cli import UserError
-from shards.format.schema import read_manifest
 from shards.report.set_stats import human_bytes, set_stats
+from shards.shard_format.schema import read_manifest
 from shards.stats import main
 
 

@@ -9,7 +9,7 @@ import pytest
 from written_sets import write_set
 
 from micrograph.cli import UserError
-from shards.format.schema import read_rows
+from shards.shard_format.schema import read_rows
 from shards.sources.listing import Listing, is_image_name, list_sources
 from shards.sources.recipe import plain_source
 

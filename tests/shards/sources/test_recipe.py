@@ -16,7 +16,7 @@ from written_sets import samples_of
 
 from micrograph.cli import UserError
 from micrograph.settings import build_config
-from shards.format.schema import SourceInfo, read_manifest, read_rows
+from shards.shard_format.schema import SourceInfo, read_manifest, read_rows
 from shards.sources.listing import Listing, list_sources
 from shards.sources.recipe import SourceSpec, read_corpus
 from shards.verification.faults import find_faults

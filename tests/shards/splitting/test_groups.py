@@ -13,7 +13,7 @@ from real_images import real_corpus
 from written_sets import rejects_of, rows_of, write_set
 
 from micrograph.cli import UserError
-from shards.format.schema import read_manifest, read_rows
+from shards.shard_format.schema import read_manifest, read_rows
 from shards.synthetic.corpus import draw
 
 MakeCorpus = Callable[..., Path]

@@ -14,7 +14,7 @@ from written_sets import files_of, save_noise, write_set
 
 from micrograph import remote_files as stores
 from shards.encoding.encode import CHUNK_FILES
-from shards.format.schema import MANIFEST_NAME
+from shards.shard_format.schema import MANIFEST_NAME
 from shards.write import main
 
 PER_CLASS, SIDE = 24, 96

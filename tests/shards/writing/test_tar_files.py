@@ -12,8 +12,8 @@ import pytest
 from micrograph.cli import UserError
 from shards.encoding.encode import encode_sources
 from shards.encoding.spool import Catalog, images_path
-from shards.format.config import WriteConfig
-from shards.format.schema import Index, ShardInfo
+from shards.shard_format.config import WriteConfig
+from shards.shard_format.schema import Index, ShardInfo
 from shards.sources.listing import list_sources
 from shards.sources.recipe import plain_source
 from shards.writing.tar_files import TarMember, dali_index, list_members, write_split

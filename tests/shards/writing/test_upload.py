@@ -11,7 +11,7 @@ from written_sets import files_of, write_set
 
 from micrograph.cli import UserError
 from micrograph.remote_files import filesystem
-from shards.format.schema import read_manifest, read_rows
+from shards.shard_format.schema import read_manifest, read_rows
 from shards.verify import main as verify
 
 pytest.importorskip("s3fs", reason="needs pip install '.[s3]'")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import webdataset
 
-from shards.format.schema import SPLITS, read_index, read_manifest
+from shards.shard_format.schema import SPLITS, read_index, read_manifest
 
 Sample = tuple[str, int]  # SHA-256 of the encoded image, label
 

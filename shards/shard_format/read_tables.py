@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from micrograph.cli import UserError
-from shards.format.schema import OVERLAPS_NAME, REJECTS_NAME, SAMPLES_NAME, Rejected, read_rows
+from shards.shard_format.schema import (
+    OVERLAPS_NAME,
+    REJECTS_NAME,
+    SAMPLES_NAME,
+    Rejected,
+    read_rows,
+)
 
 _UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"  # controls, half pairs

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from micrograph.published_values import read_published
+from micrograph.literature_values import read_published
 
 
 def paper_b(table: str, quantity: str) -> pd.DataFrame:

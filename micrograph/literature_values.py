@@ -20,7 +20,7 @@ def read_published(name: str) -> pd.DataFrame:
 
     Absent numbers are nan, absent words are empty.
     """
-    with (files("micrograph") / "published" / f"{name}.csv").open(encoding="utf-8") as stream:
+    with (files("micrograph") / "literature" / f"{name}.csv").open(encoding="utf-8") as stream:
         frame = pd.read_csv(stream, dtype=str, keep_default_na=False)
     scale = frame["unit"].map({"percent": 100}).fillna(1)
     for column in ("value", "std", "top1", "top5", "epochs"):

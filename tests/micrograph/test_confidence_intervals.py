@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from micrograph.intervals import (
+from micrograph.confidence_intervals import (
     bootstrap_mean,
     bootstrap_ratio,
     paired_difference,

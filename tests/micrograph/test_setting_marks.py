@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from micrograph.field_marks import Mark, marked, plain_without
+from micrograph.setting_marks import Mark, marked, plain_without
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from micrograph.cli import cores
-from micrograph.field_marks import Mark, plain_without
+from micrograph.setting_marks import Mark, plain_without
 
 Profile = Literal["fast", "exact"]
 DataBarPolicy = Literal["crop", "keep"]
