@@ -75,24 +75,23 @@ def _provenance(
     cleaned: Cleaned,
     pixels: Pixels,
 ) -> dict[str, Any]:
-    # Keys as they stand in the tars: there the file is the source, and its source the origin.
     provenance: dict[str, Any] = {
         "class": class_name,
-        "source": file.name,
-        "source_sha256": hashlib.sha256(data).hexdigest(),
+        "path": file.name,
+        "file_sha256": hashlib.sha256(data).hexdigest(),
         "image_sha256": hashlib.sha256(image).hexdigest(),
         "height": pixels.shape[0],
         "width": pixels.shape[1],
         "notes": list(cleaned.notes.values()),
     }
     if source:
-        provenance["origin"] = source
+        provenance["source"] = source
     if file.specimen is not None:
         provenance["specimen"] = file.specimen
     if cleaned.bar is not None:
         provenance["data_bar"] = {**asdict(cleaned.bar), "of": cleaned.height}
     if cleaned.annotations is not None:
-        provenance["overlay"] = {
+        provenance["annotations"] = {
             "marks": cleaned.annotations.marks,
             "share": round(cleaned.annotations.share, 5),
             "of": list(cleaned.pixels.shape[:2]),  # the boxes' pixels, before any scaling

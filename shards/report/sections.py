@@ -132,7 +132,7 @@ def _annotated(sample: Sample, pictures: Pictures) -> Figure:
 def _boxes(sample: Sample, stored: StoredImages) -> list[tuple[float, ...]]:
     """Top, left, bottom, right in pixels of the stored image."""
     try:
-        annotations = json.loads(stored.provenance(sample.key))["overlay"]
+        annotations = json.loads(stored.provenance(sample.key))["annotations"]
         scale = sample.height / float(annotations["of"][0])
         return [tuple(float(side) * scale for side in box) for box in annotations["boxes"]]
     except (KeyError, IndexError, TypeError, ValueError):  # damaged: shards.verify reports it

@@ -13,8 +13,8 @@ A shard set is a folder:
 
 KEY is `[0-9a-z_]`, under 90 characters: DALI splits keys at the first dot and its index at white
 space, and a long name needs tar extensions that it misreads. `.cls` is the class index as ASCII
-digits (DALI's reader takes it as UINT8 bytes); `.json` is the provenance: the class, `source` (the
-file's path in its source), `origin` (that source's name), and what was done to the image.
+digits (DALI's reader takes it as UINT8 bytes); `.json` is the provenance: the class, `source` (its
+name in the recipe), `path` (the file in it), and what was done to the image.
 """
 
 import csv

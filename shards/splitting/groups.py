@@ -94,8 +94,8 @@ def _rejected(
         other = catalog.provenance(records[partner[position]])
         reason = "conflicting_labels" if position in ambiguous else "duplicate"
         yield Rejected(
-            source=provenance.get("origin", ""),
-            path=provenance["source"],
+            source=provenance.get("source", ""),
+            path=provenance["path"],
             reason=reason,
-            detail=f"same pixels as {other['source']} of class {other['class']}",
+            detail=f"same pixels as {other['path']} of class {other['class']}",
         )

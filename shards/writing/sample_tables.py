@@ -82,14 +82,14 @@ def _sample_rows(
         if not grouping.kept[position]:
             continue
         fold = int(split.folds[position])
-        bar, annotations = provenance.get("data_bar"), provenance.get("overlay")
+        bar, annotations = provenance.get("data_bar"), provenance.get("annotations")
         yield (
             row["key"].decode("ascii"),
             SPLIT_NAMES[split.assignment[position]],
             fold if fold >= 0 else "",
             provenance["class"],
-            provenance.get("origin", ""),
-            provenance["source"],
+            provenance.get("source", ""),
+            provenance["path"],
             groups.get(position, ""),
             provenance.get("specimen", ""),
             row["height"],

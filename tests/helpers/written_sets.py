@@ -47,7 +47,7 @@ def samples_of(folder: Path, split: str) -> dict[str, dict[str, bytes]]:
 
 
 def sources_of(folder: Path, split: str) -> list[str]:
-    return [json.loads(parts["json"])["source"] for parts in samples_of(folder, split).values()]
+    return [json.loads(parts["json"])["path"] for parts in samples_of(folder, split).values()]
 
 
 def stored_images(folder: Path, split: str, suffix: str) -> list[np.ndarray[Any, Any]]:

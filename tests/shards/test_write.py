@@ -40,9 +40,9 @@ def test_a_sample_is_image_label_and_provenance(fast_set: Path, corpus: Path) ->
         said = json.loads(parts["json"])
         assert parts["cls"] == {"alpha": b"0", "beta": b"1", "gamma": b"2"}[said["class"]], key
         assert said == {
-            "class": said["source"].split("/")[0],
-            "source": said["source"],
-            "source_sha256": hashlib.sha256((corpus / said["source"]).read_bytes()).hexdigest(),
+            "class": said["path"].split("/")[0],
+            "path": said["path"],
+            "file_sha256": hashlib.sha256((corpus / said["path"]).read_bytes()).hexdigest(),
             "image_sha256": hashlib.sha256(parts["jpg"]).hexdigest(),
             "height": 48,
             "width": 64,
@@ -185,7 +185,7 @@ def test_pixel_statistics_are_those_of_the_stored_images_grey_ones_in_every_chan
 def test_exact_profile_stores_the_source_pixels(exact_set: Path, colour_corpus: Path) -> None:
     for split in ("train", "val"):
         for parts in samples_of(exact_set, split).values():
-            source = Image.open(colour_corpus / json.loads(parts["json"])["source"])
+            source = Image.open(colour_corpus / json.loads(parts["json"])["path"])
             stored = Image.open(io.BytesIO(parts["png"]))
             assert stored.format == "PNG"
             assert np.array_equal(np.asarray(stored), np.asarray(source))

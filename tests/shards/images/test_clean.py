@@ -143,7 +143,7 @@ def test_decisions_are_counted_and_stand_in_the_provenance(
     }
     assert manifest.channels == 1
     parts = samples_of(out, "train").values()
-    said = {content["source"]: content for content in (json.loads(p["json"]) for p in parts)}
+    said = {content["path"]: content for content in (json.loads(p["json"]) for p in parts)}
     assert said["a/bar.png"]["data_bar"] == {"edge": "bottom", "row": ROWS, "of": SIDE}
-    assert said["a/marks.png"]["overlay"]["marks"] >= 6
-    assert said["a/marks.png"]["overlay"]["of"] == [768, 768]
+    assert said["a/marks.png"]["annotations"]["marks"] >= 6
+    assert said["a/marks.png"]["annotations"]["of"] == [768, 768]

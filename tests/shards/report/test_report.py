@@ -230,7 +230,7 @@ def test_the_outlines_of_a_pair_are_drawn_in_each_other(
 def test_marks_are_framed_where_the_provenance_has_them(copied: Path) -> None:
     key = edit_samples(copied, "annotations", ["3"])[0]["key"]
     # Stored at 48 x 64 pixels, found in 96 x 128: the boxes' pixels are half as large.
-    said = json.dumps({"overlay": {"of": [96, 128], "boxes": [[20, 40, 32, 88]]}}).encode()
+    said = json.dumps({"annotations": {"of": [96, 128], "boxes": [[20, 40, 32, 88]]}}).encode()
     for idx in copied.glob("*.idx"):
         content = idx.read_text()
         if f" {key}.json" in content:

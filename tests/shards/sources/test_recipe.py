@@ -242,7 +242,7 @@ def test_sources_become_one_set(merged: Path) -> None:
     assert all(len(splits) == 1 for splits in specimens.values())
     samples = samples_of(merged, "train") | samples_of(merged, "val")
     said = [json.loads(parts["json"]) for parts in samples.values()]
-    scales = {(content["origin"], content.get("nm_per_pixel")) for content in said}
+    scales = {(content["source"], content.get("nm_per_pixel")) for content in said}
     assert scales == {("one", 4.0), ("two", None), ("three", 6.0)}  # 96 pixels became 48
 
 

@@ -69,7 +69,7 @@ def test_group_stands_in_the_provenance(written: Written, tmp_path: Path) -> Non
         with tarfile.open(tmp_path / shard.name) as tar:
             streams = [tar.extractfile(name) for name in tar.getnames() if name.endswith(".json")]
             said += [json.loads(stream.read()) for stream in streams if stream is not None]
-    assert [(s["source"], s["group"]) for s in said if "group" in s] == [
+    assert [(s["path"], s["group"]) for s in said if "group" in s] == [
         ("a/img0.png", "first_of_group")
     ]
 
