@@ -72,7 +72,7 @@ def _measure_all(options: argparse.Namespace, scratch: Path) -> list[str]:
     if "loader" in options.parts:
         print(f"\nloader alone, {options.image_size} px, batches of {LOADER_BATCH}")
         print("aim: over 10,000 images/s decoding, over 100,000 from memory", flush=True)
-        for name, how in itertools.product(sets, ("streaming", "resident")):
+        for name, how in itertools.product(sets, ("streaming", "cached")):
             failed += _run("gpu_speed", "loader", name, how, "--shards", str(sets[name]), *own)
     if "questions" in options.parts:
         print(flush=True)

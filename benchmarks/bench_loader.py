@@ -158,7 +158,7 @@ def _ours(
 @contextmanager
 def _dali(data: ShardReader, config: TrainConfig) -> Iterator[Batches]:
     loader = Loader(data, config, micro_batch_size=BATCH, device=CPU, threads=1)
-    loader._pixels = DaliPipeline(
+    loader._pipeline = DaliPipeline(
         data, config, BATCH, cores(), device=CPU, decode="cpu", image_cache=None
     )
     yield itertools.chain.from_iterable(_epoch(loader, len(data), n) for n in itertools.count(1))

@@ -138,18 +138,18 @@ def _measure_training(options: argparse.Namespace, scratch: Path) -> None:
         name = f"{config.arch}{', compiled' if config.compile else ''}, micro-batches of {size}"
         print(name, flush=True)
         fixed = 0.0
-        for way, source in sources.items():
+        for title, source in sources.items():
             loader = _loader(source, config, size, device, threads)
             if not fixed:
                 fixed, _ = _rate(training, _Fixed(loader), options.seconds, None)
                 print(f"    {'a fixed batch':40}{fixed:>10,.0f}", flush=True)
             file = (
                 options.trace
-                and options.trace / f"{options.what}-{options.how}-{way.split(',')[0]}.json"
+                and options.trace / f"{options.what}-{options.how}-{title.split(',')[0]}.json"
             )
             rate, wait = _rate(training, _Endless(loader), options.seconds, file)
             numbers = f"{rate:>10,.0f}{rate / fixed:>10.1%}{wait:>9.2%}"
-            print(f"    {way:40}{numbers}   {source.summary}; {threads} threads", flush=True)
+            print(f"    {title:40}{numbers}   {source.summary}; {threads} threads", flush=True)
 
 
 def _config(**settings: Any) -> TrainConfig:
