@@ -1,6 +1,7 @@
 """Tiny corpora of real image files, and the shard sets made of them."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -94,3 +95,9 @@ def exact_set(colour_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     out = tmp_path_factory.mktemp("sets") / "exact"
     write_set(colour_corpus, out, profile="exact", shard_samples=5)
     return out
+
+
+@pytest.fixture
+def folder(fast_set: Path, tmp_path: Path) -> Path:
+    """A copy of `fast_set` to damage."""
+    return shutil.copytree(fast_set, tmp_path / "set")
