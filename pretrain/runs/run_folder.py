@@ -93,11 +93,20 @@ def read_results(folder: Path) -> dict[str, Any]:
     path = RunPaths(folder).results
     if not path.is_file():
         raise UserError(f"no {path.name} in {folder}: the run is not finished")
-    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return results
+    return _read_json(path)
 
 
 def read_data(folder: Path) -> dict[str, Any]:
     """`data.json` of a run that has begun: `sha256`, `classes`, image names in `splits`."""
-    description: dict[str, Any] = json.loads(RunPaths(folder).data.read_text(encoding="utf-8"))
-    return description
+    return _read_json(RunPaths(folder).data)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises `UserError` for a file that holds something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged: it holds no JSON object")
+    return content

@@ -11,6 +11,7 @@ from micrograph.cli import EXIT_INTERRUPTED, UserError
 from micrograph.setting_marks import Mark
 from pretrain.runs.resume_check import check_same_data, check_same_settings
 from pretrain.runs.run import Run
+from pretrain.runs.run_folder import read_data, read_results
 from pretrain.runs.status import RunState, Status, read_status
 
 
@@ -118,3 +119,11 @@ def test_other_data_are_refused(tmp_path: Path) -> None:
     check_same_data(tmp_path, "a", "a", "data")
     with pytest.raises(UserError, match="other images or labels than data now holds"):
         check_same_data(tmp_path, "a", "b", "data")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "\x00"])
+def test_damaged_results_end_in_one_line(tmp_path: Path, content: str) -> None:
+    for name, read in (("results.json", read_results), ("data.json", read_data)):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(UserError, match=f"{name} is damaged"):
+            read(tmp_path)
