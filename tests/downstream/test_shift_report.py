@@ -102,7 +102,7 @@ def test_the_program_reports_each_target_and_how_often_its_signals_are_right(
     assert str(run / "shift_report.json") in printed
     report = json.loads((run / "shift_report.json").read_text())
     for name in ("feature_distance", "changed_pixels"):
-        assert f"right on {report['hit_rates'][name]:.0%} of drawn shifts" in printed
+        assert f"right on {report['hit_rates'][name]:.0%} of 32 drawn shifts" in printed
     (turned,) = report["targets"].values()
     assert f"{turned['feature_distance']:.2f}" in printed
     assert len(turned["images"]) == 6
